@@ -1,0 +1,59 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+#
+# make demo PROMPT="a red heart, twemoji style"   a picture from the shipped checkpoint
+# make test                                       the tests (test-slow: the long ones)
+# make quality | make style                       check | mend the style
+# ARGS="..." is handed on to scripts/generate.py or pytest; PYTHON=python3.12 picks the interpreter of a new .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a red heart, twemoji style
+ARGS ?=
+BIN := $(VENV)/bin
+
+# The prompt reaches the shell through the environment, so that it may hold quotes and dollar signs.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+.PHONY: demo test test-slow quality style clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.installed
+	$(BIN)/python scripts/generate.py checkpoints/emoji-64 "$$PROMPT" $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+quality: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Caches and build products; .venv and the pictures in out/ stay.
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache
+	find src scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# pip is the last thing that venv writes: where it is missing, the environment is made (again).
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rq_hf needs Python 3.11 or newer, and '$(PYTHON)' is not; name another one, as in: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second run start at once; a change of setup.py installs again.
+$(VENV)/.installed: setup.py | $(BIN)/pip
+	@echo "Installing rq_hf into $(VENV); the first time this takes some minutes."
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py | $(BIN)/pip
+	@echo "Installing rq_hf and its development tools into $(VENV); the first time this takes some minutes."
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	@touch $(VENV)/.installed $@

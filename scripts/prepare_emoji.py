@@ -1,0 +1,574 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+r"""Build a captioned picture set of emoji: some 1,600 concepts, each drawn by several openly licensed artists.
+
+python scripts/prepare_emoji.py --output_dir data/emoji-64 --size 64
+
+The drawings come from npm packages (SVG; one style is WebP), the names and keywords from Unicode CLDR. Splits and
+captions follow from hashes of names, so that two builds with the same arguments are equal byte for byte.
+Load the folder with `datasets.load_dataset(folder)`; its README.md says what the splits and columns are.
+"""
+
+import argparse
+import difflib
+import hashlib
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import resvg_py  # pip install "rq_hf[data]"
+from PIL import Image
+from tqdm import tqdm
+
+
+class Style(NamedTuple):
+    package: str
+    version: str
+    license: str  # SPDX identifier
+    credit: str
+
+    def is_used(self, sharealike: bool) -> bool:
+        return sharealike or "-SA-" not in self.license
+
+
+STYLES = {
+    "3d": Style("@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "Fluent Emoji (3D), (c) Microsoft Corporation"),
+    "fluent": Style("@iconify-json/fluent-emoji", "1.2.7", "MIT", "Fluent Emoji (colour), (c) Microsoft Corporation"),
+    "flat": Style("@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Fluent Emoji (flat), (c) Microsoft Corporation"),
+    "noto": Style("@iconify-json/noto", "1.2.9", "Apache-2.0", "Noto Emoji, Google"),
+    "blob": Style("@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Noto Emoji v1, Google"),
+    "twemoji": Style(
+        "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twemoji, (c) Twitter, Inc and other contributors"
+    ),
+    "emojione": Style("@iconify-json/emojione", "1.2.3", "CC-BY-4.0", "EmojiOne 2.3"),
+    "firefox": Style("@iconify-json/fxemoji", "1.2.2", "Apache-2.0", "FxEmojis, Mozilla"),
+    "cartoon": Style("@iconify-json/streamline-emojis", "1.2.4", "CC-BY-4.0", "Streamline Emojis, Streamline"),
+    "openmoji": Style("@iconify-json/openmoji", "1.2.29", "CC-BY-SA-4.0", "OpenMoji"),
+    "classic": Style("@iconify-json/emojione-v1", "1.2.3", "CC-BY-SA-4.0", "EmojiOne 1"),
+}
+NAMES = Style("emojibase-data", "17.0.0", "MIT", "Unicode CLDR names, (c) 2017-2019 Miles Johnson")
+NAMING_STYLES = ("noto", "twemoji", "flat")  # their packages tell each icon's code points, and share a naming scheme
+TONES = ("default", "light", "medium-light", "medium", "medium-dark", "dark")
+GROUPS = ("smileys", "people", "component", "animals and nature", "food and drink", "travel and places")
+GROUPS += ("activities", "objects", "symbols", "flags")
+SPLITS = ("train", "validation", "test_combos", "test_concepts")
+# Icons whose name matches a concept, but whose picture shows something else.
+WRONG_MATCHES = set(
+    "3d/person-mountain-biking blob/water-pistol cartoon/headphone cartoon/right-anger-bubble cartoon/turkey "
+    "cartoon/water-pistol emojione/cricket emojione/up-button emojione/water-pistol firefox/keyboard firefox/kiss "
+    "firefox/sunglasses firefox/tram-car firefox/water-pistol".split()
+)
+# The 3D package has its medium-light and medium skin tones exchanged in all concepts but these.
+SWAPPED_TONES = {"3d": {2: 3, 3: 2}}
+NOT_SWAPPED = {"technologist", "man-technologist", "woman-technologist"}
+MARGIN = 0.04  # on each side, in parts of the icon's box
+NEAR_TWIN, SAME_PICTURE = 0.05, 0.02  # root mean square difference of two thumbnails in [0, 1]
+
+README = """---
+language: [en]
+license: [{licenses}]
+task_categories: [text-to-image]
+size_categories: ["{size_category}"]
+configs:
+- config_name: default
+  data_files: [{data_files}]
+---
+# Captioned emoji, {size} px
+{num_pictures} pictures of {num_concepts} concepts, {size}x{size} pixels on white, by `scripts/prepare_emoji.py`.
+
+{table}
+
+- `train`: all that the other splits leave.
+- `validation`: 5 % of the training pairs of concept and style, by a hash of their names, with all their skin tones.
+- `test_combos`: pairs whose concept `train` has in other styles only (`held_out` = "style"), and single skin tones
+  (`held_out` = "tone") of pairs that `train` or `validation` has in other tones.
+- `test_concepts`: concepts that no other split has; `words_seen` tells whether `train` has each word of the name.
+
+A split without pictures is left out. `twin` marks pictures with a near twin in another style or the look of another
+concept: none is in `test_combos`, while the twin of one in `validation` may be in `train`. `text` is the main caption;
+`captions` lists 4 to 6, the last two with loose keywords. `weight` is 1 / the tones that a pair has in the split.
+
+## Licences and credits
+Images are rendered from: {credits}. Changes: rasterised on white, padded, resized.
+Names and keywords: Unicode CLDR through emojibase-data (MIT). Packages: SOURCES.json. Each style keeps its licence:
+MIT (its text is in LICENSE-MIT), [Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0),
+[CC-BY-4.0](https://creativecommons.org/licenses/by/4.0), [CC-BY-SA-4.0](https://creativecommons.org/licenses/by-sa/4.0).
+"""
+
+
+class Concept(NamedTuple):
+    key: str
+    name: str  # as CLDR has it
+    label: str  # as captions have it
+    hexcode: str
+    group: str
+    tags: list[str]
+    emoji: str
+    skins: dict[int, tuple[str, str]]  # tone -> hexcode, CLDR name
+
+
+@dataclass
+class Picture:
+    concept: Concept
+    style: str
+    tone: int
+    icon: str
+    twin: bool = False  # nearly equals the concept's picture in another style
+    double: bool = False  # equals another concept's picture in its style
+    split: str = "train"
+    held_out: str = ""  # what a test picture holds out: "concept", "style" or "tone"
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.concept.key, self.style
+
+    @property
+    def path(self) -> str:
+        return f"{self.style}/{self.concept.key}" + (f"-tone{self.tone}" if self.tone else "") + ".png"
+
+
+def hash_fraction(*parts: str | int) -> float:
+    """Map names to a number in [0, 1) that is the same on every machine."""
+    return int.from_bytes(hashlib.sha1("|".join(map(str, parts)).encode()).digest()[:6], "big") / 2**48
+
+
+def normalize_hexcode(hexcode: str) -> str:
+    """Lower-case a code point sequence, without the variation selectors that packages use differently."""
+    return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
+
+
+def fold_to_ascii(text: str) -> str:
+    return unicodedata.normalize("NFKD", text.replace("’", "'")).encode("ascii", "ignore").decode()
+
+
+def slug(name: str) -> str:
+    name = fold_to_ascii(name).lower().replace("'", "").replace("&", " and ")
+    return re.sub(r"[^a-z0-9]+", "-", name.replace("#", " hash ").replace("*", " asterisk ")).strip("-")
+
+
+def readable_label(name: str) -> str:
+    """Turn a CLDR name into caption words: "woman: red hair" into "woman with red hair"."""
+    name = fold_to_ascii(name)
+    kind, _, rest = name.partition(": ")
+    if kind in ("person", "man", "woman") and rest:
+        return f"{kind} with {rest}"
+    if kind in ("family", "couple with heart", "kiss") and rest:
+        return f"{kind} of {rest.replace(', ', ' and ')}"
+    return name.replace(": ", " ").strip()
+
+
+def make_captions(concept: Concept, style: str, tone: int) -> list[str]:
+    """Write four to six captions of a picture; the first is the main one, the last two name keywords."""
+    subject, skin = concept.label, f"{TONES[tone]} skin tone"
+    if tone:
+        subject += f" and {skin}" if " with " in subject else f" with {skin}"
+    captions = [f"{subject}, {style} style", f"{'an' if style[0] in 'aeiou' else 'a'} {style} emoji of {subject}"]
+    captions += [f"{subject} in {style} style", subject]
+    tags = [tag for tag in concept.tags if tag not in concept.label.split()]
+    draws = [int(hash_fraction("tag", concept.key, style, tone, draw) * len(tags)) for draw in range(3)]
+    drawn = list(dict.fromkeys(tags[draw] for draw in draws if tags))
+    if tags:
+        captions.append(f"{subject}, {', '.join(drawn)}, {style} style")
+    if len(tags) > 1:
+        keywords = ", ".join(list(dict.fromkeys(drawn + tags[:2]))[:3])
+        captions.append(f"{keywords} with {skin}, {style} style" if tone else f"{keywords}, {style} style")
+    return captions
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`--npm_dir` must hold {path} as JSON, got: {error}") from error
+
+
+def read_version(npm_dir: Path, source: Style) -> str:
+    version = read_json(npm_dir / source.package / "package.json")["version"]
+    if version != source.version:
+        print(f"warning: {source.package} should be {source.version}, got {version}", file=sys.stderr)
+    return version
+
+
+def read_concepts(npm_dir: Path, dropped: Counter) -> list[Concept]:
+    """Read the concepts that can be drawn and named, counting in `dropped` what is left out."""
+    concepts = []
+    for entry in read_json(npm_dir / NAMES.package / "en" / "data.json"):
+        name, group, skins = entry["label"], GROUPS[entry.get("group", 2)], entry.get("skins", [])
+        if group == "component":
+            dropped["concepts: regional letters, hair and skin swatches"] += 1
+        elif group == "flags" and name.startswith("flag:"):
+            dropped["concepts: country flags"] += 1
+        elif "“" in name or '"' in name:
+            dropped["concepts: Japanese word buttons"] += 1
+        else:
+            single = {
+                skin["tone"]: (skin["hexcode"], skin["label"]) for skin in skins if isinstance(skin["tone"], int)
+            }
+            dropped["skins: couples of two tones"] += len(skins) - len(single)
+            tags = [readable_label(tag) for tag in entry.get("tags", []) if tag.isascii()]
+            names = slug(name), name, readable_label(name)
+            concepts.append(Concept(*names, entry["hexcode"], group, tags, entry["emoji"], single))
+    repeated = [key for key, count in Counter(concept.key for concept in concepts).items() if count > 1]
+    if repeated:
+        raise ValueError(f"The names in {NAMES.package} must differ, got two concepts for each of {repeated}.")
+    return concepts
+
+
+class IconPack:
+    """One style's drawings: an iconify package of SVG icons, or a package of one bitmap per code point sequence."""
+
+    def __init__(self, npm_dir: Path, style: Style):
+        self.package, folder = style.package, npm_dir / style.package
+        self.version = read_version(npm_dir, style)
+        if self.package.startswith("@iconify-json/"):
+            license = read_json(folder / "info.json")["license"]["spdx"]
+            self.data = read_json(folder / "icons.json")
+            self.icons, self.aliases = self.data["icons"], self.data.get("aliases", {})
+            characters = read_json(folder / "chars.json") if (folder / "chars.json").exists() else {}
+        else:
+            license, self.data = read_json(folder / "package.json")["license"], None
+            self.icons, self.aliases = {path.stem: path for path in sorted((folder / "assets").glob("*.webp"))}, {}
+            characters = {name: name for name in self.icons}
+        self.names = {normalize_hexcode(hexcode): name for hexcode, name in characters.items()}
+        self.squeezed = {}  # names without hyphens; a first variant "cat-1" stands for "cat" where there is none
+        for name in [*self.icons, *self.aliases]:
+            for short in (name, name.removesuffix("-1")):
+                self.squeezed.setdefault(short.replace("-", ""), name)
+        if license != style.license:
+            raise ValueError(f"{self.package} must be licensed {style.license}, got {license}.")
+        if not self.icons:
+            raise ValueError(f"{folder} must hold drawings, got none.")
+
+    def resolve(self, name: str | None) -> str | None:
+        """Follow aliases to an icon; a turned or mirrored one counts as missing."""
+        while name in self.aliases and name not in self.icons:
+            if self.aliases[name].keys() & {"rotate", "hFlip", "vFlip"}:
+                return None
+            name = self.aliases[name]["parent"]
+        return name if name in self.icons else None
+
+    def find(self, hexcode: str, name: str, shared_names: dict[str, list[str]]) -> str | None:
+        """Find the icon of an emoji: by code points where the package tells them, else by its names."""
+        hexcode = normalize_hexcode(hexcode)
+        if self.names:
+            return self.resolve(self.names.get(hexcode))
+        names = [*shared_names.get(hexcode, []), slug(name)]
+        if "-" not in hexcode:
+            names.append(slug(unicodedata.name(chr(int(hexcode, 16)), "")))
+        found = (self.resolve(n) or self.resolve(self.squeezed.get(n.replace("-", ""))) for n in names)
+        return next(filter(None, found), None)
+
+    def svg(self, icon: str) -> str:
+        """Put an icon's body into a document whose square view box has the margin around it."""
+        drawing = self.data["icons"][icon]
+        width, height = (drawing.get(side, self.data.get(side, 16)) for side in ("width", "height"))
+        side = max(width, height) * (1 + 2 * MARGIN)
+        left, top = drawing.get("left", 0) - (side - width) / 2, drawing.get("top", 0) - (side - height) / 2
+        namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        box = f'viewBox="{left} {top} {side} {side}" width="{side}" height="{side}"'
+        return f"<svg {namespaces} {box}>{drawing['body']}</svg>"
+
+    def render(self, icon: str, size: int) -> Image.Image:
+        """Draw an icon, centred on a white square of `size` pixels."""
+        if self.data is None:
+            drawing = Image.open(self.icons[icon]).convert("RGBA")
+            drawn, resample = round(max(drawing.size) * (1 + 2 * MARGIN)), Image.LANCZOS
+        else:
+            drawn, resample = size * 2 if size < 256 else size, Image.BOX
+            try:
+                png = resvg_py.svg_to_bytes(self.svg(icon), width=drawn, height=drawn, skip_system_fonts=True)
+            except ValueError as error:
+                raise ValueError(f"Icon {icon} of {self.package} cannot be rendered: {error}.") from error
+            drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+        ground = Image.new("RGBA", (drawn, drawn), "white")
+        ground.alpha_composite(drawing, ((drawn - drawing.width) // 2, (drawn - drawing.height) // 2))
+        return ground.convert("RGB").resize((size, size), resample)
+
+
+Packs = dict[str, IconPack]  # by style
+
+
+def match_pictures(concepts: list[Concept], packs: Packs, tones: list[int], dropped: Counter) -> list[Picture]:
+    """Find the icon of each concept, style and tone; concepts of a single style are left out."""
+    shared_names = defaultdict(list)
+    for style in NAMING_STYLES:
+        for hexcode, name in packs[style].names.items():
+            shared_names[hexcode].append(name)
+    pictures = []
+    for concept in concepts:
+        found = []
+        for style, pack in packs.items():
+            icon = pack.find(concept.hexcode, concept.name, shared_names)
+            if icon is None or f"{style}/{concept.key}" in WRONG_MATCHES:
+                dropped["styles of a concept: wrong match"] += icon is not None
+                continue
+            found.append(Picture(concept, style, 0, icon))
+            swapped = {} if concept.key in NOT_SWAPPED else SWAPPED_TONES.get(style, {})
+            for tone in filter(concept.skins.get, tones):
+                skin = concept.skins.get(swapped.get(tone, tone))
+                toned_icon = pack.find(*skin, shared_names) if skin else None
+                if toned_icon not in (None, icon):
+                    found.append(Picture(concept, style, tone, toned_icon))
+        several = len({picture.style for picture in found}) > 1
+        pictures += found if several else []
+        dropped["concepts: drawn in fewer than two styles"] += not several
+    return pictures
+
+
+def make_thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Average a square picture (size, size, 3) to 16x16 and flatten it, in [0, 1]."""
+    block = len(pixels) // 16
+    return pixels.reshape(16, block, 16, block, 3).mean((1, 3)).ravel() / 255
+
+
+def find_look_alikes(thumbnails: np.ndarray, groups: Sequence, names: Sequence[str], limit: float) -> np.ndarray:
+    """Mark pictures that nearly equal another one.
+
+    Args:
+        thumbnails: (N, 768), in [0, 1].
+        groups, names: N of each; only pictures of equal groups and different names are compared.
+        limit: root mean square difference below which two pictures are alike.
+
+    Returns:
+        Booleans (N,).
+    """
+    members = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    numbers = np.unique(names, return_inverse=True)[1]
+    marks = np.zeros(len(numbers), dtype=bool)
+    for indices in members.values():
+        drawings = thumbnails[indices]
+        squares = (drawings**2).sum(1)
+        squared_difference = (squares[:, None] + squares - 2 * drawings @ drawings.T) / drawings.shape[1]
+        another = numbers[indices, None] != numbers[indices]
+        marks[indices] = ((squared_difference < limit**2) & another).any(1)
+    return marks
+
+
+def assign_splits(pictures: Sequence[Picture]) -> None:
+    """Set `split` and `held_out` of all pictures of a set, by hashes of their names.
+
+    5 % of the concepts with at least 3 styles are held out. 30 % of the others with at least 4 styles lose one style,
+    with all its skin tones, to test_combos, which also takes 4 % of the single skin tones, both without look-alikes.
+    Of the rest, 5 % of the pairs of concept and style go to validation: no picture of theirs is left in train.
+    """
+    members = defaultdict(list)
+    for picture in pictures:
+        members[picture.concept.key].append(picture)
+    held_concepts, held_pairs = set(), set()
+    for key, drawings in members.items():
+        styles = {picture.style for picture in drawings}
+        has_double = any(picture.double for picture in drawings)
+        if len(styles) >= 3 and not has_double and hash_fraction("concept", key) < 0.05:
+            held_concepts.add(key)
+        elif len(styles) >= 4 and hash_fraction("combo", key) <= 0.30:
+            styles -= {picture.style for picture in drawings if picture.twin or picture.double}
+            ranked = sorted((hash_fraction("style", key, style), style) for style in styles)
+            held_pairs.update((key, style) for _, style in ranked[:1])
+    for picture in pictures:
+        unique = not (picture.twin or picture.double)
+        if picture.concept.key in held_concepts:
+            picture.split, picture.held_out = "test_concepts", "concept"
+        elif picture.pair in held_pairs:
+            picture.split, picture.held_out = "test_combos", "style"
+        elif picture.tone and unique and hash_fraction("tone", *picture.pair, picture.tone) < 0.04:
+            picture.split, picture.held_out = "test_combos", "tone"
+        elif hash_fraction("validation", *picture.pair) < 0.05:
+            picture.split = "validation"
+
+
+def render_pictures(pictures: list[Picture], packs: Packs, size: int, folder: Path, dropped: Counter) -> list[Picture]:
+    """Draw the pictures into `folder`, mark those that look alike, and return those that are not blank."""
+    kept, thumbnails = [], []
+    for picture in tqdm(pictures, desc="rendering", mininterval=1):
+        drawing = packs[picture.style].render(picture.icon, size)
+        pixels = np.asarray(drawing)
+        if (pixels.min(-1) < 245).mean() < 0.02:
+            dropped["pictures: white on white"] += 1
+            continue
+        (folder / picture.path).parent.mkdir(parents=True, exist_ok=True)
+        drawing.save(folder / picture.path)
+        kept.append(picture)
+        thumbnails.append(make_thumbnail(pixels))
+    if not kept:
+        raise ValueError("The chosen concepts must be drawn in two styles or more, got none that is.")
+    styles, keys = [picture.style for picture in kept], [picture.concept.key for picture in kept]
+    tones = [(picture.concept.key, picture.tone) for picture in kept]
+    twins = find_look_alikes(np.stack(thumbnails), tones, styles, NEAR_TWIN)
+    doubles = find_look_alikes(np.stack(thumbnails), styles, keys, SAME_PICTURE)
+    for picture, twin, double in zip(kept, twins, doubles, strict=True):
+        picture.twin, picture.double = bool(twin), bool(double)
+    return kept
+
+
+def write_splits(source: Path, folder: Path, pictures: list[Picture]) -> None:
+    """Move each picture from `source` to its split in `folder`, and describe it in the split's metadata.jsonl."""
+    words = {picture.concept.key: set(re.findall("[a-z0-9]+", picture.concept.label.lower())) for picture in pictures}
+    seen = set().union(*(words[picture.concept.key] for picture in pictures if picture.split == "train"))
+    num_tones = Counter((picture.split, *picture.pair) for picture in pictures)
+    rows = defaultdict(list)
+    for picture in pictures:
+        concept, style, origin = picture.concept, picture.style, STYLES[picture.style]
+        captions = make_captions(concept, style, picture.tone)
+        row = {"file_name": picture.path, "text": captions[0], "captions": captions, "concept": concept.key}
+        row |= {"style": style, "tone": TONES[picture.tone], "group": concept.group, "emoji": concept.emoji}
+        row |= {"license": origin.license, "icon": f"{origin.package}:{picture.icon}", "held_out": picture.held_out}
+        row |= {"words_seen": words[concept.key] <= seen, "twin": picture.twin or picture.double}
+        row |= {"weight": round(1 / num_tones[picture.split, *picture.pair], 4)}
+        rows[picture.split].append(json.dumps(row, ensure_ascii=False) + "\n")
+        (folder / picture.split / style).mkdir(parents=True, exist_ok=True)
+        (source / picture.path).rename(folder / picture.split / picture.path)
+    for split, lines in rows.items():
+        (folder / split / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def render_readme(pictures: list[Picture], styles: Sequence[str], size: int) -> str:
+    """Fill in the data card; its `configs` name the splits that are not empty."""
+    splits = [split for split in SPLITS if any(picture.split == split for picture in pictures)]
+    counts = Counter((picture.split, picture.style) for picture in pictures)
+    counts.update((picture.split, "all") for picture in pictures)
+    table = [["style", *splits, "credit", "licence"], ["---"] * (len(splits) + 3)]
+    for style in [*styles, "all"]:
+        origin = [STYLES[style].credit, STYLES[style].license] if style in STYLES else ["", ""]
+        table.append([style, *(str(counts[split, style]) for split in splits), *origin])
+    return README.format(
+        size=size,
+        num_pictures=len(pictures),
+        num_concepts=len({picture.concept.key for picture in pictures}),
+        size_category=("n<1K", "1K<n<10K", "10K<n<100K")[(len(pictures) >= 1000) + (len(pictures) >= 10_000)],
+        licenses=", ".join(sorted({STYLES[style].license.lower() for style in styles})),
+        data_files=", ".join(f"{{split: {split}, path: {split}/**}}" for split in splits),
+        table="\n".join(f"| {' | '.join(row)} |" for row in table),
+        credits="; ".join(f"{STYLES[style].credit}, {STYLES[style].license}" for style in styles),
+    )
+
+
+def choose_concepts(concepts: list[Concept], keys: str | None, limit: int | None) -> list[Concept]:
+    """Take the concepts that `keys` names, or `limit` of them evenly spread, or all."""
+    if keys is None:
+        count = len(concepts) if limit is None else min(limit, len(concepts))
+        return [concepts[index * len(concepts) // count] for index in range(count)]
+    known, wanted = [concept.key for concept in concepts], [slug(key) for key in keys.split(",")]
+    for key in set(wanted) - set(known):
+        close = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+        raise ValueError(f"`--concepts` must name known concepts, got {key!r}; the closest are {close}.")
+    return [concept for concept in concepts if concept.key in wanted]
+
+
+def build(folder: Path, npm_dir: Path, options: argparse.Namespace) -> None:
+    """Build the set in an empty folder, and print what it holds and what was dropped."""
+    dropped = Counter()
+    packs = {name: IconPack(npm_dir, style) for name, style in STYLES.items() if style.is_used(options.sharealike)}
+    concepts = choose_concepts(read_concepts(npm_dir, dropped), options.concepts, options.limit)
+    pictures = match_pictures(concepts, packs, options.tones, dropped)
+    with tempfile.TemporaryDirectory(dir=folder) as drawings:
+        pictures = render_pictures(pictures, packs, options.size, Path(drawings), dropped)
+        assign_splits(pictures)
+        write_splits(Path(drawings), folder, pictures)
+    (folder / "README.md").write_text(render_readme(pictures, list(packs), options.size), encoding="utf-8")
+    shutil.copyfile(npm_dir / NAMES.package / "LICENSE", folder / "LICENSE-MIT")
+    sources = {name: STYLES[name]._replace(version=pack.version)._asdict() for name, pack in packs.items()}
+    sources |= {"names": NAMES._replace(version=read_version(npm_dir, NAMES))._asdict()}
+    (folder / "SOURCES.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(pictures)} pictures of {len({picture.concept.key for picture in pictures})} concepts")
+    for split in SPLITS:
+        members = [picture for picture in pictures if picture.split == split]
+        print(f"  {split}: {len(members)}, {sum(not picture.tone for picture in members)} of them in default tone")
+    print("dropped:", *(f"  {count} {reason}" for reason, count in sorted(dropped.items()) if count), sep="\n")
+
+
+def install_packages(cache_dir: Path, sharealike: bool) -> Path:
+    """Have npm install the pinned packages below `cache_dir` unless they are there; return their node_modules."""
+    wanted = {style.package: style.version for style in (*STYLES.values(), NAMES) if style.is_used(sharealike)}
+    modules = cache_dir / "node_modules"
+    manifests = {package: modules / package / "package.json" for package in wanted}
+    if all(path.exists() and read_json(path)["version"] == wanted[package] for package, path in manifests.items()):
+        return modules
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError("npm was not found: install Node.js, or give `--npm_dir` a node_modules with the packages.")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    (cache_dir / "package.json").write_text(json.dumps({"private": True, "dependencies": wanted}))
+    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+    result = subprocess.run(command, cwd=cache_dir, capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(f"`npm install` in {cache_dir} failed:\n{result.stderr[-2000:]}")
+    return modules
+
+
+def publish(built: Path, output_dir: Path, workspace: Path) -> None:
+    """Rename the finished folder to `output_dir`; what was there is removed with `workspace`."""
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    if output_dir.exists():
+        output_dir.rename(workspace / "replaced")
+    built.rename(output_dir)
+
+
+def check_output_dir(output_dir: Path, overwrite: bool) -> None:
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"`--output_dir` must be a folder, got the file {output_dir}.")
+    if output_dir.exists() and any(output_dir.iterdir()):
+        if not overwrite:
+            raise ValueError(f"`--output_dir` must be new or empty, got {output_dir}; --overwrite replaces it.")
+        if not (output_dir / "SOURCES.json").exists():
+            raise ValueError(f"--overwrite replaces only sets of this script, and {output_dir} has no SOURCES.json.")
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    add = parser.add_argument
+    add("--output_dir", type=Path, required=True, help="folder to write")
+    add("--size", type=int, default=64, help="width and height in pixels, a multiple of 16 (%(default)s)")
+    add("--tones", default="1,2,3,4,5", help='skin tones beside the default, "" for none (%(default)s)')
+    add("--npm_dir", type=Path, help="node_modules that has the packages (default: npm installs them)")
+    add("--cache_dir", type=Path, default="~/.cache/rq_hf/npm", help="where npm installs them (%(default)s)")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--concepts", help='concepts to draw, such as "red-heart,rocket" (default: all)')
+    choice.add_argument("--limit", type=int, help="number of concepts, evenly spread (default: all)")
+    add("--sharealike", action="store_true", help="add two styles under CC-BY-SA-4.0, which changes the splits")
+    add("--overwrite", action="store_true", help="replace a set that is in --output_dir")
+    options = parser.parse_args(arguments)
+    tones = {tone.strip() for tone in options.tones.split(",")} - {""}
+    if options.size < 16 or options.size % 16:
+        parser.error(f"`--size` must be a positive multiple of 16, got {options.size}.")
+    if not tones <= set("12345"):
+        parser.error(f"`--tones` must be numbers from 1 (light) to 5 (dark), got {options.tones!r}.")
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"`--limit` must be at least 1, got {options.limit}.")
+    options.tones = sorted(map(int, tones))
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse_arguments(parser, arguments)
+    output_dir = options.output_dir.expanduser().resolve()
+    try:
+        check_output_dir(output_dir, options.overwrite)
+        npm_dir = options.npm_dir or install_packages(options.cache_dir.expanduser(), options.sharealike)
+        parent = next(folder for folder in output_dir.parents if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=parent) as workspace:
+            built = Path(workspace) / "built"
+            built.mkdir()
+            build(built, npm_dir, options)
+            publish(built, output_dir, Path(workspace))
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    print(f"written to {output_dir}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the workspace is removed
+    main()

@@ -1,0 +1,88 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Trains an RQ-Transformer (stage 2) on the codes of a trained RQ-VAE, and assembles the pipeline.
+
+    accelerate launch scripts/train_rqt.py [CONFIG.json] [--flag value ...]
+
+Without a configuration it trains a small one on the emoji pictures of tests/fixtures with the shipped RQ-VAE.
+Captions (`--caption_column`), class labels (`--label_column`) or neither decide what the model is conditioned on.
+"""
+
+import logging
+from pathlib import Path
+
+import transformers
+from transformers import EarlyStoppingCallback
+from transformers.trainer_utils import set_seed
+
+from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf.training import (
+    CodeDataArguments,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
+    code_datasets,
+    load_dataset_splits,
+    load_rqvae,
+    load_tokenizer,
+    parse_arguments,
+    resume_checkpoint,
+    transformer_config,
+    write_card,
+)
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "emoji-rqt-fixture.json"
+
+
+def main(argv=None):
+    arguments = parse_arguments(
+        RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments, DEFAULT_CONFIG, __doc__, argv
+    )
+    training, data = arguments.training, arguments.data
+    logging.basicConfig(level=training.get_process_log_level(), format="%(asctime)s %(name)s: %(message)s")
+    transformers.logging.set_verbosity(training.get_process_log_level())
+    checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    rqvae = load_rqvae(data)
+    tokenizer = load_tokenizer(data)
+    splits = load_dataset_splits(data)
+    config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
+    set_seed(training.seed)
+    model = RQTransformerForImageGeneration(config)
+    model.set_codebook(rqvae.codebook)
+    for name, value in arguments.card.get("sampling", {}).items():
+        setattr(model.generation_config, name, value)
+    datasets = code_datasets(arguments, splits, rqvae, config, tokenizer)
+    write_card(
+        "pipeline",
+        arguments,
+        {"rqvae": rqvae.config, "transformer": config},
+        {"rqvae": rqvae.num_parameters(), "transformer": model.num_parameters()},
+    )
+    patience = training.early_stopping_patience
+    trainer = RQTransformerTrainer(
+        model=model,
+        args=training,
+        rqvae=rqvae,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    if "validation" in datasets:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.accelerator.wait_for_everyone()
+    pipeline = RQImageGenerationPipeline(
+        rqvae=trainer.rqvae, transformer=trainer.accelerator.unwrap_model(trainer.model), tokenizer=tokenizer
+    )
+    if trainer.is_world_process_zero():
+        pipeline.save_pretrained(training.output_dir)
+        if training.push_to_hub:
+            pipeline.push_to_hub(
+                training.hub_model_id or Path(training.output_dir).name, private=training.hub_private_repo
+            )
+
+
+if __name__ == "__main__":
+    main()

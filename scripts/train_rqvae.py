@@ -1,0 +1,69 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Trains an RQ-VAE (stage 1).
+
+    accelerate launch scripts/train_rqvae.py [CONFIG.json] [--flag value ...]
+
+Without a configuration it trains a small one on the emoji pictures of tests/fixtures.
+"""
+
+import logging
+from pathlib import Path
+
+import transformers
+from transformers.trainer_utils import set_seed
+
+from rq_hf import RQVAEConfig, RQVAEModel
+from rq_hf.training import (
+    DataArguments,
+    PictureDataset,
+    RQVAETrainer,
+    RQVAETrainingArguments,
+    load_dataset_splits,
+    parse_arguments,
+    resume_checkpoint,
+    write_card,
+)
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "emoji-rqvae-fixture.json"
+
+
+def main(argv=None):
+    arguments = parse_arguments(RQVAEConfig, RQVAETrainingArguments, DataArguments, DEFAULT_CONFIG, __doc__, argv)
+    training, data = arguments.training, arguments.data
+    logging.basicConfig(level=training.get_process_log_level(), format="%(asctime)s %(name)s: %(message)s")
+    transformers.logging.set_verbosity(training.get_process_log_level())
+    checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    config = RQVAEConfig(**arguments.model)
+    splits = load_dataset_splits(data)
+    datasets = {
+        name: PictureDataset(
+            rows,
+            config.image_size,
+            num_channels=config.num_channels,
+            image_column=data.image_column,
+            transform=data.transform,
+            training=name == "train",
+            seed=training.seed,
+        )
+        for name, rows in splits.items()
+    }
+    set_seed(training.seed)
+    model = RQVAEModel(config)
+    write_card("rqvae", arguments, config, model.num_parameters())
+    trainer = RQVAETrainer(
+        model=model, args=training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation")
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if "validation" in datasets:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()

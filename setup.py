@@ -1,0 +1,75 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Packaging: `pip install .`, or `pip install -e ".[dev]"` to work on the code."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """Returns the version that `rq_hf/__init__.py` states, without importing the package."""
+    source = (ROOT / "src" / "rq_hf" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('src/rq_hf/__init__.py must have a line `__version__ = "..."`.')
+    return match.group(1)
+
+
+install_requires = [
+    "torch>=2.6",
+    "transformers>=5.4,<6",
+    "diffusers>=0.40,<1",
+    "huggingface_hub>=1.31,<3",
+    "tokenizers>=0.22,<0.24",
+    "accelerate>=1.1",
+    "datasets>=4",
+    "safetensors>=0.8",
+    "jinja2>=3.1",  # templates of huggingface_hub's ModelCard
+    "numpy",
+    "pillow",
+]
+
+extras = {
+    "train": ["torchvision>=0.21", "lpips>=0.1.4", "peft>=0.18", "tensorboard>=2.18"],
+    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.3"],
+    "data": ["resvg-py>=0.5"],
+    "demo": ["gradio>=6"],
+    "quantization": ["torchao>=0.15"],
+}
+extras["dev"] = [
+    *extras["train"],
+    *extras["data"],
+    "parameterized>=0.9",  # imported by the model tests of transformers
+    "pre-commit>=4",
+    "pytest>=8.4",
+    "ruff>=0.17,<0.18",  # one minor version, as the next may format differently
+]
+
+setup(
+    name="rq_hf",
+    version=read_version(),
+    description="RQ-VAE and RQ-Transformer (CVPR 2022) for transformers and diffusers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The rq_hf authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["residual quantization", "text-to-image", "autoregressive", "diffusers", "transformers"],
+    # The card templates lie at the top of the repository and are installed as `rq_hf.model_cards`.
+    packages=[*find_packages("src"), "rq_hf.model_cards"],
+    package_dir={"": "src", "rq_hf.model_cards": "model_cards"},
+    package_data={"rq_hf.model_cards": ["*.md"]},
+    python_requires=">=3.11",
+    install_requires=install_requires,
+    extras_require=extras,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,257 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sampling of code maps (section 3.2): two nested loops over positions and depths, each with its key/value cache.
+
+Symbols: B pictures, S condition tokens, T = H*W positions, D code depth, K codebook size, n_z codebook width.
+z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its first d.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from transformers import GenerationConfig, GenerationMixin
+
+from .residual_quantizer import inverse_cdf_sample
+
+
+class KeyValueCache:
+    """Preallocated keys and values of one attention layer, `(B, heads, length, head_dim)` each."""
+
+    def __init__(self, shape: tuple[int, int, int, int], like: torch.Tensor):
+        self.keys = like.new_empty(shape)
+        self.values = like.new_empty(shape)
+        self.length = 0
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores keys and values of the next tokens; returns those of all tokens so far."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
+    """Logits with all but the kept codes at -inf.
+
+    Args:
+        logits: `(B, K)`.
+        top_k: keep the `top_k` largest and what ties with them; `None` keeps all.
+        top_p: of those, keep the smallest set of largest ones whose probability reaches `top_p`; `None` or 1 keeps
+            all. Only the `top_k` largest are sorted.
+    """
+    size = logits.shape[-1]
+    nucleus = top_p is not None and top_p < 1
+    if (top_k is None or top_k >= size) and not nucleus:
+        return logits
+    largest = logits.topk(min(top_k or size, size), dim=-1).values  # (B, k), descending
+    smallest_kept = largest[:, -1:]
+    if nucleus:
+        probabilities = largest.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # mass of the larger ones
+        smallest_kept = largest.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    return logits.masked_fill(logits < smallest_kept, float("-inf"))
+
+
+def _one_per_depth(name: str, value, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
+    """`value`, a number or one per depth or `None`, as a checked list of `code_depth` entries."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
+    if len(values) != code_depth:
+        raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
+    for entry in values:
+        if entry is not None and (isinstance(entry, (bool, str)) or not valid(entry)):
+            raise ValueError(f"`{name}` must be {expected}, got {value}.")
+    return values
+
+
+def draw_uniforms(
+    generator: torch.Generator | list[torch.Generator] | None, batch_size: int, code_shape: tuple[int, int, int]
+) -> torch.Tensor:
+    """One uniform in [0, 1) per code, `(B, H, W, D)`, picture after picture, on the generator's device."""
+    generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
+    if len(generators) != batch_size:
+        raise ValueError(
+            f"`generator` must be one or a list of one per picture ({batch_size}), got {len(generators)}."
+        )
+    device = "cpu" if generators[0] is None else generators[0].device
+    return torch.stack([torch.rand(code_shape, generator=each, device=device) for each in generators])
+
+
+class RQTransformerGenerationMixin(GenerationMixin):
+    """`generate` of [`RQTransformerForImageGeneration`]; `GenerationMixin` saves and loads its `generation_config`."""
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.LongTensor,
+        do_sample: bool | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        negative_input_ids: torch.LongTensor | None = None,
+        known_codes: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        callback: Callable[[int, torch.LongTensor], torch.LongTensor | bool | None] | None = None,
+        generation_config: GenerationConfig | None = None,
+    ) -> torch.LongTensor:
+        r"""Samples code maps, position by position in raster order and depth by depth (Eq. 9).
+
+        `do_sample`, `temperature`, `top_k`, `top_p` and `guidance_scale` that are `None` come from the generation
+        config, and where that has none they are `True`, 1, all, 1 and 1.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, condition_length)`):
+                Conditions: caption ids, one class id, or one start id (0).
+            do_sample (`bool`, *optional*):
+                Draw codes, or take the likeliest.
+            temperature (`float` or `list[float]`, *optional*):
+                > 0, one number or one per depth; under 1 sharpens.
+            top_k (`int` or `list[int]`, *optional*):
+                Draw from the `top_k >= 1` likeliest codes, one number or one per depth.
+            top_p (`float` or `list[float]`, *optional*):
+                Draw from the smallest set of likeliest codes with this probability, in (0, 1].
+            guidance_scale (`float`, *optional*):
+                g >= 0 of classifier-free guidance, logits = null + g (conditional - null). 1: off.
+            negative_input_ids (`torch.LongTensor` of shape `(B or 1, condition_length)`, *optional*):
+                Conditions that guidance leads away from; `config.null_condition_ids` by default.
+            known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
+                Codes to keep where `known_mask` is `True`.
+            known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
+                Which codes are known; all, if only `known_codes` is given.
+            generator (`torch.Generator` or a list of one per picture, *optional*):
+                Gives one uniform per code, drawn before the loop, picture after picture. A batch with one generator
+                per picture equals its singles.
+            callback (*optional*):
+                `callback(position, codes)` after each of the T positions, with the codes so far `(B, H, W, D)`. If it
+                returns codes, the loop goes on with them, as far as positions after this one are concerned; if it
+                returns `False`, the loop stops and the remaining codes are 0.
+            generation_config (`GenerationConfig`, *optional*):
+                Instead of the model's own.
+
+        Returns:
+            `torch.LongTensor` of shape `(B, H, W, D)`.
+
+        Raises:
+            `ValueError`: an argument of the wrong shape or range, guidance without a null condition, or logits that
+            are not finite.
+        """
+        config = self.config
+        height, width, depth = config.code_shape
+        defaults = generation_config if generation_config is not None else self.generation_config
+
+        def setting(value, name, fallback):
+            value = value if value is not None else getattr(defaults, name, None)
+            return value if value is not None else fallback
+
+        do_sample = setting(do_sample, "do_sample", True)
+        temperature = _one_per_depth(
+            "temperature", setting(temperature, "temperature", 1.0), depth, lambda v: v > 0, "greater than 0"
+        )
+        top_k = _one_per_depth(
+            "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v == int(v), "an integer of at least 1"
+        )
+        top_p = _one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
+        guidance_scale = setting(guidance_scale, "guidance_scale", 1.0)
+        self._check_condition("input_ids", input_ids)
+        batch_size = len(input_ids)
+        if guidance_scale != 1.0:
+            if not guidance_scale >= 0:
+                raise ValueError(f"`guidance_scale` must be at least 0, got {guidance_scale}.")
+            input_ids = torch.cat([input_ids, self._null_condition(negative_input_ids, input_ids)])  # (2B, S)
+        elif negative_input_ids is not None:
+            raise ValueError("`negative_input_ids` needs a `guidance_scale` other than 1.")
+        known_codes, known_mask = self._check_known_codes(known_codes, known_mask, batch_size, input_ids.device)
+
+        device = input_ids.device
+        uniforms = draw_uniforms(generator, batch_size, (height, width, depth)) if do_sample else None
+        uniforms = uniforms.to(device).flatten(1, 2) if do_sample else None  # (B, T, D)
+        codes = torch.zeros(batch_size, height * width, depth, dtype=torch.long, device=device)
+        all_finite = torch.ones((), dtype=torch.bool, device=device)
+        copies = len(input_ids) // batch_size  # 2 under guidance: conditional and null share the codes
+
+        inputs = self.condition_inputs(input_ids)  # (B, S, n_e)
+        spatial_caches = self.spatial_transformer.new_caches(inputs, config.condition_length + height * width)
+        depth_caches = self.depth_transformer.new_caches(inputs, depth)
+        for position in range(height * width):
+            context = self.spatial_transformer(inputs, spatial_caches)[:, -1:]  # (B, 1, n_e), h_t
+            quantized = 0.0  # z-hat_t^(0)
+            for cache in depth_caches:
+                cache.length = 0
+            for d in range(depth):
+                if d == 0:
+                    inputs = self.depth_positions(context)
+                else:
+                    inputs = self.depth_positions(self.depth_projection(quantized.repeat(copies, 1, 1)), offset=d)
+                logits = self.code_head(self.depth_transformer(inputs, depth_caches))[:, 0].float()  # (B, K)
+                if copies == 2:
+                    conditional, null = logits.chunk(2)
+                    logits = null + guidance_scale * (conditional - null)
+                all_finite &= logits.isfinite().all()
+                if do_sample:
+                    filtered = filter_logits(logits / temperature[d], top_k[d], top_p[d])
+                    code = inverse_cdf_sample(filtered.softmax(-1), uniforms[:, position, d])
+                else:
+                    code = logits.argmax(-1)
+                if known_mask is not None:
+                    code = torch.where(known_mask[:, position, d], known_codes[:, position, d], code)
+                codes[:, position, d] = code
+                quantized = quantized + self.codebook(code[:, None, None], first_depth=d)[:, :, 0]  # (B, 1, n_z)
+            if callback is not None:
+                answer = callback(position, codes.view(batch_size, height, width, depth))
+                if answer is False:
+                    break
+                if isinstance(answer, torch.Tensor):
+                    codes = answer.reshape(batch_size, height * width, depth)
+                    quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
+            inputs = self.spatial_positions(self.spatial_projection(quantized.repeat(copies, 1, 1)), offset=position)
+        if not all_finite:
+            raise ValueError("The logits must be finite, got NaN or infinity: the weights or the dtype are at fault.")
+        return codes.view(batch_size, height, width, depth)
+
+    def _check_condition(self, name: str, ids: torch.Tensor) -> None:
+        length, size = self.config.condition_length, self.config.vocab_size
+        if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.shape[1] != length or len(ids) == 0:
+            got = tuple(ids.shape) if isinstance(ids, torch.Tensor) else type(ids).__name__
+            raise ValueError(f"`{name}` must be a tensor of shape (batch_size, {length}), got {got}.")
+        if ids.is_floating_point() or not (0 <= ids.min() and ids.max() < size):
+            raise ValueError(f"`{name}` must be integers in [0, {size}), got {ids.dtype} up to {ids.max()}.")
+
+    def _null_condition(self, negative_input_ids: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
+        if negative_input_ids is None:
+            if self.config.null_condition_ids is None:
+                raise ValueError(
+                    "`guidance_scale` other than 1 needs `negative_input_ids`, or a model trained with condition "
+                    "dropout; this one has no `null_condition_ids` in its config."
+                )
+            negative_input_ids = torch.tensor([self.config.null_condition_ids], device=input_ids.device)
+        self._check_condition("negative_input_ids", negative_input_ids)
+        return negative_input_ids.to(input_ids.device).expand_as(input_ids)
+
+    def _check_known_codes(self, codes: torch.Tensor | None, mask: torch.Tensor | None, batch_size: int, device):
+        """Known codes and their mask, both `(B, T, D)` on `device`, or `None` twice."""
+        if codes is None:
+            if mask is not None:
+                raise ValueError("`known_mask` must come with `known_codes`, got None for the latter.")
+            return None, None
+        shape = self.config.code_shape
+        if tuple(codes.shape[1:]) != shape or codes.shape[0] not in (1, batch_size):
+            raise ValueError(f"`known_codes` must have shape {(batch_size, *shape)}, got {tuple(codes.shape)}.")
+        if codes.is_floating_point() or not (0 <= codes.min() and codes.max() < self.config.codebook_size):
+            raise ValueError(f"`known_codes` must be integers in [0, {self.config.codebook_size}), got {codes.dtype}.")
+        if mask is None:
+            mask = torch.ones(shape, dtype=torch.bool)
+        if mask.dtype != torch.bool:
+            raise ValueError(f"`known_mask` must be bool, got {mask.dtype}.")
+        if tuple(mask.shape) == shape[:2]:
+            mask = mask[..., None].expand(shape)
+        if mask.ndim == 3:
+            mask = mask[None]
+        if tuple(mask.shape[1:]) != shape or mask.shape[0] not in (1, batch_size):
+            expected = f"{shape[:2]}, {shape} or {(batch_size, *shape)}"
+            raise ValueError(f"`known_mask` must have shape {expected}, got {tuple(mask.shape)}.")
+        full = (batch_size, *shape)
+        return codes.to(device).expand(full).flatten(1, 2), mask.to(device).expand(full).flatten(1, 2)

@@ -1,0 +1,377 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The RQ-Transformer (section 3.2): a spatial transformer over positions, a depth transformer over the codes of each.
+
+Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth, K codebook size, n_z codebook width,
+n_e hidden width. e(k) code vector, z-hat_t^(d) partial sum of the first d code vectors of position t, h_t context.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_rq_transformer import RQTransformerConfig
+from .generation_rq_transformer import KeyValueCache, RQTransformerGenerationMixin
+from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
+
+
+@dataclass
+class RQTransformerOutput(ModelOutput):
+    """
+    Output of [`RQTransformerForImageGeneration`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            `(1 - text_loss_weight) * image_loss + text_loss_weight * text_loss`, or the image loss alone without a
+            text head. Nats per code.
+        logits (`torch.FloatTensor` of shape `(B, H, W, D, K)`, *optional*):
+            Prediction of each code.
+        text_logits (`torch.FloatTensor` of shape `(B, S - 1, vocab_size)`, *optional*):
+            Prediction of caption tokens 1..S-1, with a text head.
+        image_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Mean cross-entropy of the codes (Eq. 14).
+        text_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Mean cross-entropy of the caption tokens.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    text_logits: torch.FloatTensor | None = None
+    image_loss: torch.FloatTensor | None = None
+    text_loss: torch.FloatTensor | None = None
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector to each token: `(B, length, n_e)`, the first token at `offset`."""
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_positions, hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor, offset: int = 0) -> torch.Tensor:
+        return hidden_states + self.weight[offset : offset + hidden_states.shape[1]]
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out, `(B, heads, length, head_dim)` to `(B, length, heads, head_dim)`."""
+    scores = query @ key.transpose(2, 3) * scaling
+    length, key_length = scores.shape[-2:]
+    causal = torch.ones(length, key_length, dtype=torch.bool, device=scores.device).tril(key_length - length)
+    weights = scores.masked_fill(~causal, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention of each token to itself and those before it."""
+
+    def __init__(self, config: RQTransformerConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        self.num_key_value_groups = 1
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+        batch_size, length, _ = hidden_states.shape
+        projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
+        if cache is not None:
+            key, value = cache.append(key, value)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
+        return self.out_proj(attended.reshape(batch_size, length, -1))
+
+
+class TransformerBlock(GradientCheckpointingLayer):
+    """Pre-norm attention and MLP, each with its residual."""
+
+    def __init__(self, config: RQTransformerConfig):
+        super().__init__()
+        intermediate_size = config.intermediate_size or 4 * config.hidden_size
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CausalSelfAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_size, intermediate_size),
+            nn.GELU(),
+            nn.Linear(intermediate_size, config.hidden_size),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+        hidden_states = hidden_states + self.dropout(self.attention(self.attention_norm(hidden_states), cache))
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class TransformerStack(nn.Module):
+    """Blocks in a row; there is no normalization after the last."""
+
+    def __init__(self, config: RQTransformerConfig, num_layers: int):
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(num_layers)])
+
+    def new_caches(self, hidden_states: torch.Tensor, length: int) -> list[KeyValueCache]:
+        """Empty caches, one per block, for up to `length` tokens of the batch, dtype and device of `hidden_states`."""
+        heads = self.config.num_attention_heads
+        shape = (len(hidden_states), heads, length, self.config.hidden_size // heads)
+        return [KeyValueCache(shape, like=hidden_states) for _ in self.blocks]
+
+    def forward(self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None) -> torch.Tensor:
+        for index, block in enumerate(self.blocks):
+            hidden_states = block(hidden_states, caches[index] if caches is not None else None)
+        return hidden_states
+
+
+class PredictionHead(nn.Module):
+    """Layer normalization and a linear map to logits."""
+
+    def __init__(self, config: RQTransformerConfig, num_classes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.linear = nn.Linear(config.hidden_size, num_classes)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(hidden_states))
+
+
+class CodeHead(PredictionHead):
+    """The head that all depths share, with a loss that never holds logits or targets of more than a block of codes."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        residuals: torch.Tensor | None = None,
+        codebook: torch.Tensor | None = None,
+        temperature: float | None = None,
+    ) -> torch.Tensor:
+        """Logits `(..., K)`, or with targets the mean cross-entropy (Eq. 14), a scalar.
+
+        Args:
+            hidden_states: `(..., D, n_e)`.
+            labels: `(..., D)` codes, or
+            residuals: `(..., D, n_z)` with the code vectors `(1 or D, K, n_z)` and tau for soft targets (Eq. 15).
+        """
+        if labels is None and residuals is None:
+            return super().forward(hidden_states)
+        depth = hidden_states.shape[-2]
+        total = 0.0
+        # Depths of separate codebooks have their own targets; a shared codebook needs no such split.
+        groups = range(depth) if residuals is not None and len(codebook) > 1 else [slice(None)]
+        for group in groups:
+            rows = hidden_states[..., group, :].reshape(-1, hidden_states.shape[-1])
+            targets = labels if residuals is None else residuals[..., group, :]
+            targets = targets.reshape(-1) if residuals is None else targets.reshape(len(rows), -1)
+            vectors = codebook[group if isinstance(group, int) else 0] if residuals is not None else None
+            blocks = row_blocks(len(rows), self.linear.out_features)
+            for block in blocks:
+                arguments = (rows[block], targets[block], vectors, temperature)
+                if len(blocks) > 1 and torch.is_grad_enabled():
+                    total = total + checkpoint(self._loss_sum, *arguments, use_reentrant=False)
+                else:
+                    total = total + self._loss_sum(*arguments)
+        return total / hidden_states[..., 0].numel()
+
+    def _loss_sum(self, rows, targets, codebook, temperature):
+        if codebook is not None:
+            targets = soft_code_probabilities(targets, codebook, temperature)
+        return F.cross_entropy(super().forward(rows).float(), targets, reduction="sum")
+
+
+class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedModel):
+    r"""
+    Autoregressive model of code maps under a condition (section 3.2).
+
+    The spatial transformer reads the condition and, for each position, the sum of its code vectors; its output h_t is
+    the context from which the depth transformer predicts the D codes of the next position, coarse to fine (Eq. 9-13).
+
+    Args:
+        config ([`RQTransformerConfig`]): architecture.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration
+    >>> config = RQTransformerConfig(
+    ...     vocab_size=10, condition_length=1, code_shape=(4, 4, 2), codebook_size=32, codebook_dim=8,
+    ...     hidden_size=32, num_spatial_layers=2, num_depth_layers=1, num_attention_heads=2,
+    ... )
+    >>> model = RQTransformerForImageGeneration(config).eval()
+    >>> model.generate(torch.tensor([[3]]), top_k=16, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 4, 4, 2])
+    ```
+    """
+
+    config_class = RQTransformerConfig
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["TransformerBlock"]
+
+    def __init__(self, config: RQTransformerConfig):
+        super().__init__(config)
+        hidden_size, code_depth = config.hidden_size, config.code_shape[2]
+        self.codebook = Codebook(
+            1 if config.shared_codebook else code_depth, config.codebook_size, config.codebook_dim
+        )
+        self.condition_embedding = nn.Embedding(config.vocab_size, hidden_size)
+        self.condition_positions = LearnedPositions(config.condition_length, hidden_size)
+        self.spatial_projection = nn.Linear(config.codebook_dim, hidden_size)
+        self.spatial_positions = LearnedPositions(config.num_positions, hidden_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.spatial_transformer = TransformerStack(config, config.num_spatial_layers)
+        self.depth_projection = nn.Linear(config.codebook_dim, hidden_size)
+        self.depth_positions = LearnedPositions(code_depth, hidden_size)
+        self.depth_transformer = TransformerStack(config, config.num_depth_layers)
+        self.code_head = CodeHead(config, config.codebook_size)
+        self.text_head = PredictionHead(config, config.vocab_size) if config.condition_length > 1 else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LearnedPositions):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, Codebook):
+            init.normal_(module.weight)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.condition_embedding
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.condition_embedding = value
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.text_head.linear if self.text_head is not None else None
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.text_head.linear = value
+
+    @torch.no_grad()
+    def set_codebook(self, codebook: torch.Tensor) -> None:
+        """Copies the code vectors of an RQ-VAE, `RQVAEModel.codebook`, which this model reads and predicts.
+
+        Args:
+            codebook (`torch.Tensor` of shape `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`).
+
+        Raises:
+            `ValueError`: wrong shape.
+        """
+        weight = self.codebook.weight
+        if codebook.shape != weight.shape:
+            raise ValueError(f"`codebook` must have shape {tuple(weight.shape)}, got {tuple(codebook.shape)}.")
+        weight.copy_(codebook)
+
+    def condition_inputs(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """First inputs of the spatial transformer: `(B, S)` ids to `(B, S, n_e)`."""
+        return self.embedding_dropout(self.condition_positions(self.condition_embedding(input_ids)))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        codes: torch.LongTensor,
+        labels: torch.Tensor | None = None,
+        residuals: torch.Tensor | None = None,
+        label_temperature: float | None = None,
+        output_logits: bool | None = None,
+    ) -> RQTransformerOutput:
+        r"""Predicts every code from the condition and the codes before it (teacher forcing).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, S)`):
+                Conditions.
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`):
+                Code maps, the inputs.
+            labels (`torch.Tensor`, *optional*):
+                Targets: codes `(B, H, W, D)`, or distributions `(B, H, W, D, K)` for small K.
+            residuals (`torch.Tensor` of shape `(B, H, W, D, n_z)`, *optional*):
+                Instead of `labels`: residuals of [`RQVAEModel.quantize`], from which the soft targets of Eq. 15 are
+                computed block by block inside the loss.
+            label_temperature (`float`, *optional*):
+                tau > 0 of Eq. 15, needed with `residuals`.
+            output_logits (`bool`, *optional*):
+                Whether to return `(B, H, W, D, K)` logits; by default unless `residuals` are given. Without them the
+                loss is computed block by block.
+
+        Returns:
+            [`RQTransformerOutput`], or a tuple with `return_dict=False`.
+        """
+        batch_size, height, width, depth = codes.shape
+        vectors = self.codebook(codes.flatten(1, 2))  # (B, T, D, n_z), e(k)
+        partial_sums = vectors.cumsum(dim=2)  # (B, T, D, n_z), z-hat^(d)
+
+        condition = self.condition_inputs(input_ids)  # (B, S, n_e)
+        shifted = self.spatial_positions(self.spatial_projection(partial_sums[:, :-1, -1]))  # (B, T-1, n_e), Eq. 10
+        spatial_inputs = torch.cat([condition, self.embedding_dropout(shifted)], dim=1)  # (B, S+T-1, n_e)
+        hidden_states = self.spatial_transformer(spatial_inputs)
+        condition_length = input_ids.shape[1]
+        context = hidden_states[:, condition_length - 1 :]  # (B, T, n_e), h_t, Eq. 11
+
+        coarser = self.depth_projection(partial_sums[:, :, :-1])  # (B, T, D-1, n_e), Eq. 12
+        depth_inputs = torch.cat([context[:, :, None], coarser], dim=2).flatten(0, 1)  # (B*T, D, n_e)
+        depth_states = self.depth_transformer(self.depth_positions(depth_inputs))
+        depth_states = depth_states.view(batch_size, height, width, depth, -1)  # (B, H, W, D, n_e)
+
+        if output_logits is None:
+            output_logits = residuals is None
+        logits = self.code_head(depth_states) if output_logits else None  # (B, H, W, D, K), Eq. 13
+        image_loss = self._image_loss(depth_states, logits, labels, residuals, label_temperature)
+
+        text_logits, text_loss = None, None
+        if self.text_head is not None:
+            text_logits = self.text_head(hidden_states[:, : condition_length - 1])  # (B, S-1, vocab_size)
+            if image_loss is not None:
+                text_loss = self._text_loss(text_logits, input_ids[:, 1:])
+        loss = image_loss
+        if text_loss is not None:
+            weight = self.config.text_loss_weight
+            loss = (1 - weight) * image_loss + weight * text_loss
+        return RQTransformerOutput(
+            loss=loss, logits=logits, text_logits=text_logits, image_loss=image_loss, text_loss=text_loss
+        )
+
+    def _image_loss(self, depth_states, logits, labels, residuals, temperature) -> torch.Tensor | None:
+        """Mean cross-entropy of the codes (Eq. 14)."""
+        if residuals is not None:
+            if labels is not None:
+                raise ValueError("`labels` and `residuals` are two kinds of target: give one, got both.")
+            if temperature is None:
+                raise ValueError("`residuals` need a `label_temperature`, got None.")
+            return self.code_head(
+                depth_states, residuals=residuals, codebook=self.codebook.weight, temperature=temperature
+            )
+        if labels is None:
+            return None
+        if labels.is_floating_point():  # soft, (B, H, W, D, K)
+            logits = self.code_head(depth_states) if logits is None else logits
+            return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(0, -2).float())
+        if logits is None:
+            return self.code_head(depth_states, labels=labels)
+        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+
+    def _text_loss(self, text_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of caption tokens 1..S-1, leaving out `pad_token_id` if it is set."""
+        counted = torch.ones_like(targets, dtype=torch.bool)
+        if self.config.pad_token_id is not None:
+            counted = targets != self.config.pad_token_id
+        losses = F.cross_entropy(text_logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        return (losses * counted.flatten()).sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,313 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Residual quantization (section 3.1).
+
+Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codebook width, N = B*H*W vectors.
+z latents, r_d residual before depth d+1, e(k) code vector, z-hat^(d) partial sum of the first d code vectors.
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+# Elements of the largest distance block held at once: 64 MiB in fp32.
+MAX_BLOCK_ELEMENTS = 2**24
+# `per_step` restarts a code whose moving average falls under this part of the codebook's mean.
+RELATIVE_RESTART_THRESHOLD = 0.1
+
+
+def row_blocks(num_rows: int, row_elements: int):
+    """Slices over `num_rows` rows such that a block has at most `MAX_BLOCK_ELEMENTS` elements (but at least a row)."""
+    rows = max(1, MAX_BLOCK_ELEMENTS // row_elements)
+    return [slice(start, min(start + rows, num_rows)) for start in range(0, num_rows, rows)]
+
+
+def relative_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """||r - e(k)||^2 - ||r||^2 for all k: it has the same argmin and the same softmax over k as the distance.
+
+    Args:
+        residuals: `(N, n_z)`, fp32.
+        codebook: `(K, n_z)`, fp32.
+
+    Returns:
+        `(N, K)`.
+    """
+    return torch.addmm(codebook.square().sum(-1), residuals, codebook.t(), alpha=-2)
+
+
+def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, temperature: float) -> torch.Tensor:
+    r"""Q_tau(k | r) of Eq. 15: softmax over k of -||r - e(k)||^2 / tau.
+
+    Args:
+        residuals (`torch.Tensor` of shape `(..., n_z)`): residual vectors.
+        codebook (`torch.Tensor` of shape `(K, n_z)`): code vectors.
+        temperature (`float`): tau > 0; towards 0 the nearest code gets all the mass.
+
+    Returns:
+        `torch.Tensor` of shape `(..., K)`, fp32, whatever the inputs' dtype and autocast.
+    """
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
+    with torch.autocast(residuals.device.type, enabled=False):
+        flat = residuals.float().reshape(-1, residuals.shape[-1])
+        probabilities = torch.softmax(relative_distances(flat, codebook.float()) / -temperature, dim=-1)
+    return probabilities.reshape(*residuals.shape[:-1], -1)
+
+
+def inverse_cdf_sample(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The code at which the cumulative distribution passes `uniforms`.
+
+    Args:
+        probabilities: `(N, K)`, not negative; rows need not sum to 1.
+        uniforms: `(N,)` in [0, 1).
+
+    Returns:
+        `(N,)` long. A code of probability 0 is never returned.
+    """
+    cumulative = probabilities.cumsum(-1)
+    thresholds = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
+
+
+class Codebook(nn.Module):
+    """Code vectors, one set for all depths or one for each, behind a `forward` so that offloading hooks see it.
+
+    Buffers:
+        weight: `(1, K, n_z)` shared, `(D, K, n_z)` separate.
+    """
+
+    def __init__(self, num_codebooks: int, codebook_size: int, codebook_dim: int):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim))
+
+    def at_depth(self, depth: int) -> torch.Tensor:
+        """`(K, n_z)` code vectors searched at `depth`."""
+        return self.weight[depth if len(self.weight) > 1 else 0]
+
+    def forward(self, codes: torch.Tensor, first_depth: int = 0) -> torch.Tensor:
+        """Code vectors e(k) of codes at depths `first_depth`, `first_depth + 1`, ...
+
+        Args:
+            codes: `(..., d)` long.
+            first_depth: depth of `codes[..., 0]`.
+
+        Returns:
+            `(..., d, n_z)`.
+        """
+        num_codebooks, codebook_size, codebook_dim = self.weight.shape
+        if num_codebooks > 1:
+            depths = torch.arange(first_depth, first_depth + codes.shape[-1], device=codes.device)
+            codes = codes + depths * codebook_size
+        return F.embedding(codes, self.weight.view(-1, codebook_dim))
+
+
+class ResidualQuantizer(nn.Module):
+    r"""Quantizes latent vectors into D codes each, coarse to fine (Eq. 3-5); moving averages train the codebook.
+
+    Everything here runs in fp32 with autocast off, and the buffers stay fp32 when the model is cast.
+
+    Args:
+        codebook_size (`int`): K.
+        codebook_dim (`int`): n_z.
+        code_depth (`int`): D.
+        shared_codebook (`bool`, defaults to `True`): one codebook for all depths.
+        decay (`float`, defaults to 0.99): decay of the moving averages.
+        epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes.
+        restart_unused_codes (`bool`, defaults to `True`): replace codes that are hardly used.
+
+    Buffers:
+        codebook.weight: `(C, K, n_z)` code vectors, C = 1 shared or D separate.
+        cluster_size: `(C, K)` moving average of the number of vectors of each code.
+        embedding_sum: `(C, K, n_z)` moving average of the sum of those vectors; codebook = sum / smoothed size.
+        num_updates: `(C,)` updates by the `per_step` rule, whose averages have a shorter memory at first.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        codebook_dim: int,
+        code_depth: int,
+        shared_codebook: bool = True,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        restart_unused_codes: bool = True,
+    ):
+        super().__init__()
+        self.code_depth = code_depth
+        self.decay = decay
+        self.epsilon = epsilon
+        self.restart_unused_codes = restart_unused_codes
+        num_codebooks = 1 if shared_codebook else code_depth
+        self.codebook = Codebook(num_codebooks, codebook_size, codebook_dim)
+        self.register_buffer("cluster_size", torch.zeros(num_codebooks, codebook_size))
+        self.register_buffer("embedding_sum", self.codebook.weight.clone())
+        self.register_buffer("num_updates", torch.zeros(num_codebooks))
+
+    def _apply(self, fn, recurse=True):
+        def keep_dtype(tensor):
+            moved = fn(tensor)
+            return moved.to(tensor.dtype) if tensor.is_floating_point() else moved
+
+        return super()._apply(keep_dtype, recurse)
+
+    @torch.no_grad()
+    def quantize(
+        self,
+        latents: torch.Tensor,
+        temperature: float | None = None,
+        stochastic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""Codes of latents by Eq. 3, or sampled by Eq. 15; the codebook is left alone.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): encoder output z.
+            temperature (`float`, *optional*): tau of Eq. 15, used if `stochastic`. `None` or 0: hard codes.
+            stochastic (`bool`, defaults to `False`): draw each code from Q_tau(. | r) instead of taking the nearest.
+            generator (`torch.Generator`, *optional*): for the draws, on any device.
+
+        Returns:
+            codes `(B, H, W, D)` long and residuals r_0..r_{D-1} `(B, H, W, D, n_z)` fp32.
+        """
+        shape = latents.shape[:-1]
+        stochastic = stochastic and temperature is not None and temperature > 0
+        codes, residuals = [], []
+        with torch.autocast(latents.device.type, enabled=False):
+            residual = latents.float().reshape(-1, latents.shape[-1])  # r_0 = z
+            for depth in range(self.code_depth):
+                residuals.append(residual)
+                if stochastic:
+                    device = generator.device if generator is not None else latents.device
+                    uniforms = torch.rand(len(residual), generator=generator, device=device).to(latents.device)
+                    code = self._sample(residual, depth, temperature, uniforms)
+                else:
+                    code = self._nearest(residual, depth)
+                codes.append(code)
+                residual = residual - F.embedding(code, self.codebook.at_depth(depth))  # r_d = r_{d-1} - e(k_d)
+        codes = torch.stack(codes, dim=-1).view(*shape, self.code_depth)  # (B, H, W, D)
+        residuals = torch.stack(residuals, dim=-2).view(*shape, self.code_depth, -1)  # (B, H, W, D, n_z)
+        return codes, residuals
+
+    def forward(
+        self, latents: torch.Tensor, codebook_update: Literal["per_depth", "per_step"] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        r"""Quantizes for training: straight-through estimator and commitment loss, and a codebook update if asked for.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): encoder output z.
+            codebook_update (*optional*): `None` leaves the codebook alone. `"per_depth"` is the official rule: after
+                each depth the averages, restarts and codebook are brought up to date, so the next depth searches the
+                new codebook, and a code restarts when its average falls under 1. `"per_step"` makes one update after
+                all depths, and a code restarts when its average falls under 0.1 of the codebook's mean.
+
+        Returns:
+            quantized z-hat `(B, H, W, n_z)` whose gradient passes to the latents, codes `(B, H, W, D)`, and the
+            commitment loss (Eq. 7, mean over depths), a scalar.
+        """
+        if codebook_update not in (None, "per_depth", "per_step"):
+            raise ValueError(f"`codebook_update` must be None, 'per_depth' or 'per_step', got {codebook_update!r}.")
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            flat = latents.reshape(-1, latents.shape[-1])  # (N, n_z)
+            residual, partial_sum = flat.detach(), torch.zeros_like(flat)
+            codes, residuals, commitment_loss = [], [], 0.0
+            for depth in range(self.code_depth):
+                code = self._nearest(residual, depth)
+                vectors = F.embedding(code, self.codebook.at_depth(depth))  # e(k_d), before any update
+                if codebook_update == "per_depth":
+                    self._update_per_depth(depth if len(self.cluster_size) > 1 else 0, residual, code)
+                codes.append(code)
+                residuals.append(residual)
+                residual = residual - vectors
+                partial_sum = partial_sum + vectors  # z-hat^(d), Eq. 4
+                commitment_loss = commitment_loss + F.mse_loss(flat, partial_sum)  # ||z - sg[z-hat^(d)]||^2, Eq. 7
+            if codebook_update == "per_step":
+                self._update_per_step(residuals, codes)
+            quantized = flat + (partial_sum - flat).detach()
+        codes = torch.stack(codes, dim=-1).view(*latents.shape[:-1], self.code_depth)  # (B, H, W, D)
+        return quantized.view_as(latents), codes, commitment_loss / self.code_depth
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        """z-hat^(d), the sum of the code vectors (Eq. 4): `(B, H, W, d)` long, d <= D, to `(B, H, W, n_z)`."""
+        return self.codebook(codes).sum(-2)
+
+    def _nearest(self, residual: torch.Tensor, depth: int) -> torch.Tensor:
+        """Q(r; C), the nearest code of each residual (Eq. 3), block by block: `(N,)`."""
+        codebook = self.codebook.at_depth(depth)
+        blocks = row_blocks(len(residual), len(codebook))
+        return torch.cat([relative_distances(residual[block], codebook).argmin(-1) for block in blocks])
+
+    def _sample(self, residual: torch.Tensor, depth: int, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+        """A code drawn from Q_tau(. | r) for each residual (Eq. 15), block by block: `(N,)`."""
+        codebook = self.codebook.at_depth(depth)
+        blocks = row_blocks(len(residual), len(codebook))
+        return torch.cat(
+            [
+                inverse_cdf_sample(soft_code_probabilities(residual[block], codebook, temperature), uniforms[block])
+                for block in blocks
+            ]
+        )
+
+    # The codebook update: moving averages of counts and sums, restarts, then codebook = sum / smoothed count.
+
+    @torch.no_grad()
+    def _update_per_depth(self, index: int, vectors: torch.Tensor, codes: torch.Tensor):
+        """The official rule for codebook `index`, `vectors` `(N, n_z)` and their `codes` `(N,)`."""
+        self._update_averages(index, vectors, codes, self.decay)
+        if self.restart_unused_codes:
+            one = torch.ones_like(self.cluster_size[index, 0])
+            self._restart(index, self.cluster_size[index] < one, one, vectors)
+        self._update_codebook(index)
+
+    @torch.no_grad()
+    def _update_per_step(self, residuals: list[torch.Tensor], codes: list[torch.Tensor]):
+        """One update after all depths, with averages that forget fast at first and restarts relative to mean usage."""
+        if len(self.cluster_size) == 1:
+            residuals, codes = [torch.cat(residuals)], [torch.cat(codes)]
+        for index, (vectors, code) in enumerate(zip(residuals, codes, strict=True)):
+            updates = self.num_updates[index]
+            self._update_averages(index, vectors, code, ((1 + updates) / (10 + updates)).clamp(max=self.decay))
+            updates += 1
+            if self.restart_unused_codes:
+                mean_size = self.cluster_size[index].mean()
+                unused = self.cluster_size[index] < RELATIVE_RESTART_THRESHOLD * mean_size
+                self._restart(index, unused, mean_size, vectors)
+            self._update_codebook(index)
+
+    def _update_averages(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, decay: float | torch.Tensor):
+        counts = torch.zeros_like(self.cluster_size[index]).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
+        sums = torch.zeros_like(self.embedding_sum[index]).index_add_(0, codes, vectors)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        self.cluster_size[index].mul_(decay).add_(counts * (1 - decay))
+        self.embedding_sum[index].mul_(decay).add_(sums * (1 - decay))
+
+    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, vectors: torch.Tensor):
+        """Puts random `vectors` in the place of `unused` codes, as if each had `size` hits."""
+        cluster_size, embedding_sum = self.cluster_size[index], self.embedding_sum[index]
+        candidates = self._restart_candidates(vectors, len(cluster_size))
+        embedding_sum.copy_(torch.where(unused[:, None], candidates * size, embedding_sum))
+        cluster_size.copy_(torch.where(unused, size, cluster_size))
+
+    def _update_codebook(self, index: int):
+        cluster_size = self.cluster_size[index]
+        total = cluster_size.sum()
+        smoothed = total * (cluster_size + self.epsilon) / (total + len(cluster_size) * self.epsilon)
+        self.codebook.weight[index].copy_(self.embedding_sum[index] / smoothed[:, None])
+
+    @staticmethod
+    def _restart_candidates(vectors: torch.Tensor, count: int) -> torch.Tensor:
+        """`count` vectors drawn from the batch (all processes'), repeated with a little noise where it is smaller."""
+        if dist.is_available() and dist.is_initialized():
+            share = vectors[torch.randint(len(vectors), (-(-count // dist.get_world_size()),), device=vectors.device)]
+            gathered = [torch.empty_like(share) for _ in range(dist.get_world_size())]
+            dist.all_gather(gathered, share)
+            return torch.cat(gathered)[:count]
+        if len(vectors) < count:
+            vectors = vectors.repeat(-(-count // len(vectors)), 1)
+            vectors = vectors + torch.rand_like(vectors) * (0.01 / vectors.shape[-1] ** 0.5)
+        return vectors[torch.randperm(len(vectors), device=vectors.device)[:count]]

@@ -1,0 +1,11 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Training of both stages with transformers' `Trainer`."""
+
+from .arguments import ScriptArguments, parse_arguments
+from .card import write_card
+from .conditions import CodeDataArguments, code_datasets, load_rqvae, load_tokenizer, transformer_config
+from .data import TRANSFORMS, CodeDataset, DataArguments, PictureDataset, load_dataset_splits
+from .trainer import RQTrainer, resume_checkpoint
+from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
+from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments

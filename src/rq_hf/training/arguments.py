@@ -1,0 +1,125 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Command lines of the training scripts: `script.py [CONFIG.json] [--flag value ...]`, flags win."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
+
+from ..configuration_rqvae import unknown_field_message
+from .data import DataArguments
+
+SECTIONS = ("model", "training", "data", "card")
+
+
+@dataclass
+class ScriptArguments:
+    """What a training script was asked for."""
+
+    training: TrainingArguments
+    data: DataArguments
+    model: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
+    """Fields that `config_class` adds to those of every configuration."""
+    common = {each.name for each in fields(PreTrainedConfig)}
+    return [each.name for each in fields(config_class) if each.name not in common or each.name == "id2label"]
+
+
+def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
+    """A training configuration file as its four sections; paths that start with "." are relative to the file.
+
+    Raises:
+        `ValueError`: not a JSON object of known sections.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"The configuration must be a JSON file, got {str(path)!r}, which is none.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The configuration {str(path)!r} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
+        raise ValueError(f"The configuration {str(path)!r} must be an object of the sections {SECTIONS}.")
+    for name in config:
+        if name not in SECTIONS:
+            raise ValueError(unknown_field_message(f"The configuration {str(path)!r}", name, list(SECTIONS)))
+    for name, value in config.get("data", {}).items():
+        if isinstance(value, str) and value.startswith("."):
+            config["data"][name] = str((path.parent / value).resolve())
+    return {name: config.get(name, {}) for name in SECTIONS}
+
+
+def parse_arguments(
+    config_class: type[PreTrainedConfig],
+    training_class: type[TrainingArguments],
+    data_class: type[DataArguments],
+    default_config: str | Path,
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> ScriptArguments:
+    """Reads `[CONFIG.json] [--flag value ...]`.
+
+    Args:
+        config_class: the model's configuration; its fields are flags with JSON values.
+        training_class: the stage's `TrainingArguments`.
+        data_class: the stage's `DataArguments`.
+        default_config: configuration file used where the command line names none.
+        description: first line of `--help`.
+        argv: arguments instead of the command line's.
+
+    Raises:
+        `ValueError`: an unknown key or flag, named with the closest known one.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = " ".join([sys.argv[0], *argv])
+    path = argv.pop(0) if argv and not argv[0].startswith("-") else default_config
+    sections = read_config(path)
+
+    parser = HfArgumentParser(
+        (training_class, data_class),
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [CONFIG.json] [options]",
+    )
+    known = {
+        "model": own_fields(config_class),
+        "training": [each.name for each in fields(training_class) if each.init],
+        "data": [each.name for each in fields(data_class)],
+    }
+    for section, names in known.items():
+        for name in sections[section]:
+            if name not in names:
+                raise ValueError(unknown_field_message(f"Section `{section}` of {str(path)!r}", name, names))
+    for name in known["model"]:
+        parser.add_argument(f"--{name}", type=_json_value, default=argparse.SUPPRESS, help="model field, a JSON value")
+    parser.set_defaults(**sections["training"], **sections["data"])
+
+    training, data, *rest = parser.parse_args_into_dataclasses(
+        args=argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    *namespace, remaining = rest
+    for text in remaining:
+        if text.startswith("--"):
+            flags = [name for names in known.values() for name in names]
+            raise ValueError(unknown_field_message("The command line", text.lstrip("-").split("=")[0], flags))
+    if remaining:
+        raise ValueError(f"The command line takes one configuration file, first; got also {' '.join(remaining)}.")
+    model = {**sections["model"], **(vars(namespace[0]) if namespace else {})}
+    return ScriptArguments(training=training, data=data, model=model, card=sections["card"], command=command)

@@ -1,0 +1,64 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The model card of a training run, written before it starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from ..cards import render_card, save_card
+from .arguments import ScriptArguments
+
+# Training arguments that say where and how a run is watched, not what it learns.
+_NOT_IN_CARD = (
+    "output_dir",
+    "logging",
+    "report_to",
+    "run_name",
+    "hub_",
+    "push_to_hub",
+    "save_",
+    "eval_",
+    "disable_tqdm",
+)
+
+
+def write_card(kind: str, arguments: ScriptArguments, architecture: Any, num_parameters: Any) -> None:
+    """Renders README.md into the run's output folder; one that is there already is left alone.
+
+    Args:
+        kind: "rqvae" or "pipeline".
+        arguments: of the training script; its `card` section may hold `license`, `language`, `dataset` (Hub id),
+            `summary`, `training_data`, `attribution`, `intended_use`, `limitations`, `example_input` and `sampling`.
+        architecture: configuration, or those of a pipeline.
+        num_parameters: parameters, or those of a pipeline.
+    """
+    training, card = arguments.training, arguments.card
+    if not training.should_save:
+        return
+    given = json.loads(training.to_json_string())
+    defaults = json.loads(type(training)(output_dir=training.output_dir, use_cpu=training.use_cpu).to_json_string())
+    changed = {
+        name: value
+        for name, value in given.items()
+        if value != defaults.get(name) and not name.startswith(_NOT_IN_CARD)
+    }
+    metadata = ModelCardData(
+        license=card.get("license"),
+        language=card.get("language"),
+        datasets=card.get("dataset"),
+        model_name=card.get("model_name", Path(training.output_dir).name),
+    )
+    texts = "summary training_data attribution training_procedure intended_use limitations example_input sampling"
+    rendered = render_card(
+        kind,
+        metadata,
+        architecture=architecture,
+        num_parameters=num_parameters,
+        training_arguments={"seed": training.seed, **changed},
+        training_commands=card.get("training_commands", f"accelerate launch {arguments.command}"),
+        **{name: card[name] for name in texts.split() if name in card},
+    )
+    save_card(rendered, training.output_dir)

@@ -1,0 +1,433 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""A Hub on 127.0.0.1: the endpoints that the real `huggingface_hub` client calls, over real HTTP and real files.
+
+The clients read `HF_ENDPOINT`, `HF_HOME` and the like once, at import, and some keep what they made of them
+(transformers one `HfApi`, datasets its own constants). Hence importing this module starts the server and sets the
+environment, and conftest.py imports it before any of them. From then on this process and the processes that it starts
+know no other Hub, so that a stray download fails at once. The fixture `hub` gives a test the server, emptied.
+
+Xet is off: its client does not speak HTTP to the endpoint. Pull requests are not served.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import yaml
+
+USER = "tester"
+TOKEN = "hf_loopback"
+LARGE_FILE_SUFFIXES = (".arrow", ".bin", ".parquet", ".png", ".pt", ".safetensors", ".tar", ".zip")
+CONTENT_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+METADATA_BLOCK = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---", re.DOTALL)
+
+
+class HubError(Exception):
+    """An error response: `code` is the X-Error-Code by which the client picks the exception it raises."""
+
+    def __init__(self, status: int, message: str, code: str | None = None):
+        self.status, self.message, self.code = status, message, code
+
+
+class Request(NamedTuple):
+    """What a client sent, and the status it got."""
+
+    method: str
+    path: str
+    status: int
+
+
+class Response(NamedTuple):
+    """What a route answers: a JSON-able object, bytes, or text."""
+
+    body: object = ""
+    status: int = 200
+    headers: dict[str, str] = {}
+
+
+class Repository:
+    """Branches, tags and commits of one repository; the files of each commit are a folder of their own."""
+
+    def __init__(self, folder: Path, repo_id: str, private: bool):
+        self.folder, self.repo_id, self.private = folder, repo_id, private
+        self.branches: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.commits: dict[str, dict] = {}
+        self.branches["main"] = self.commit({}, "initial commit", parent=None)
+
+    def commit(self, files: dict[str, Path], title: str, parent: str | None, message: str = "") -> str:
+        """Stores `files` (path in the repository -> file to link to) as a new commit and returns its sha."""
+        date = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        tree = sorted((path, blob_id(file)) for path, file in files.items())
+        sha = hashlib.sha1(repr((self.repo_id, parent, len(self.commits), title, date, tree)).encode()).hexdigest()
+        (self.folder / sha).mkdir(parents=True)
+        for path, file in files.items():
+            target = self.folder / sha / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(file, target)
+        authors = [{"user": USER}]
+        self.commits[sha] = dict(id=sha, title=title, message=message, date=date, authors=authors, parent=parent)
+        return sha
+
+    def resolve(self, revision: str) -> str:
+        """The sha that a branch, a tag or a (short) sha stands for."""
+        if sha := self.branches.get(revision) or self.tags.get(revision):
+            return sha
+        found = [sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)]
+        if len(found) != 1:
+            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return found[0]
+
+    def files(self, revision: str = "main") -> dict[str, Path]:
+        """Files at a revision: path in the repository -> the file on disk."""
+        root = self.folder / self.resolve(revision)
+        return {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def is_large(path: str, size: int) -> bool:
+    """Whether a file goes through LFS; the client never sends an empty one there."""
+    return size > 0 and path.endswith(LARGE_FILE_SUFFIXES)
+
+
+def blob_id(file: Path) -> str:
+    """Git's object id of a file, the same that the client computes to leave out unchanged files."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def describe(path: str, file: Path) -> dict:
+    """A file as the tree endpoints list it."""
+    size = file.stat().st_size
+    entry = {"type": "file", "path": path, "oid": blob_id(file), "size": size}
+    if is_large(path, size):
+        entry["lfs"] = {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": size, "pointerSize": 134}
+    return entry
+
+
+class Hub:
+    """The server, listening from the start, and what it stores under `folder`.
+
+    Attributes:
+        endpoint: what `HF_ENDPOINT` must be.
+        token: the only token that is accepted.
+        blobs: the folder of uploaded contents, each named by its sha256.
+        cache: the cache folder of clients; delete it to download anew.
+        environment: the variables that make a process use this Hub.
+        requests: all requests answered so far.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.token = folder, TOKEN
+        self.blobs, self.cache = folder / "blobs", folder / "home" / "hub"
+        self.lock = threading.RLock()
+        self.reset()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        self.environment = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_CACHE": str(self.cache),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": self.token,
+            "NO_PROXY": "127.0.0.1",
+            "TRANSFORMERS_OFFLINE": "0",
+            "no_proxy": "127.0.0.1",
+        }
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        """Forgets all repositories and requests, and empties the clients' cache."""
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.requests: list[Request] = []
+        for folder in ("blobs", "models", "datasets", "spaces", "home/hub"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        self.blobs.mkdir(parents=True)
+
+    def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
+        if (repo_type, repo_id) not in self.repositories:
+            raise HubError(404, "Repository not found", "RepoNotFound")
+        return self.repositories[repo_type, repo_id]
+
+    def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, Path]:
+        """Files of a repository at a revision: path in the repository -> the file on the server's disk."""
+        return self.repository(repo_id, repo_type).files(revision)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection. A route is a method that returns a `Response` or raises a `HubError`; `send` writes either."""
+
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body leave in one packet
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_request(self) -> None:
+        self.url = urlsplit(self.path)
+        self.query = {name: values[-1] for name, values in parse_qs(self.url.query).items()}
+        self.body = self.read_body()
+        try:
+            response = self.route()
+        except HubError as error:
+            headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
+            response = Response({"error": error.message}, error.status, headers)
+        except Exception:  # 501, since the client would try again and again on a 500
+            response = Response({"error": traceback.format_exc()}, 501)
+        self.send(response)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_request
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def send(self, response: Response) -> None:
+        body = response.body
+        if isinstance(body, dict | list):
+            body = json.dumps(body)
+        content = body if isinstance(body, bytes) else body.encode()
+        self.hub.requests.append(Request(self.command, self.path, response.status))
+        self.send_response(response.status)
+        for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def route(self) -> Response:
+        method = "GET" if self.command == "HEAD" else self.command
+        for route_method, pattern, function in ROUTES:
+            if route_method == method and (match := re.fullmatch(pattern, self.url.path)):
+                authorization = self.headers.get("Authorization")
+                if authorization not in (None, f"Bearer {self.hub.token}"):
+                    raise HubError(401, "Invalid credentials in Authorization header")
+                if authorization is None and function in NEEDS_TOKEN:
+                    raise HubError(401, "Invalid username or password.")
+                with self.hub.lock:
+                    arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
+                    if "repo_id" in arguments:
+                        kind = arguments.pop("kind").rstrip("/s") or "model"
+                        arguments["repository"] = self.readable_repository(arguments.pop("repo_id"), kind)
+                    return function(self, **arguments)
+        raise HubError(404, f"No such endpoint: {method} {self.url.path}")
+
+    def readable_repository(self, repo_id: str, kind: str) -> Repository:
+        """Like the real Hub, never says to a client without a token whether a repository exists."""
+        known = self.hub.repositories.get((kind, repo_id))
+        if self.headers.get("Authorization") is None and (known is None or known.private):
+            raise HubError(401, "Invalid username or password.", "RepoNotFound")
+        return self.hub.repository(repo_id, kind)
+
+    def create_repository(self) -> Response:
+        payload = json.loads(self.body)
+        kind, repo_id = payload.get("type") or "model", f"{payload.get('organization') or USER}/{payload['name']}"
+        prefix = "" if kind == "model" else f"{kind}s/"
+        body = {"url": f"{self.hub.endpoint}/{prefix}{repo_id}", "name": repo_id}
+        if (kind, repo_id) in self.hub.repositories:
+            return Response(body | {"error": "You already created this repo"}, 409)
+        private = payload.get("private") or payload.get("visibility") == "private"
+        self.hub.repositories[kind, repo_id] = Repository(self.hub.folder / f"{kind}s" / repo_id, repo_id, private)
+        return Response(body)
+
+    def who_am_i(self) -> Response:
+        auth = {"type": "access_token", "accessToken": {"displayName": "loopback", "role": "write"}}
+        return Response({"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": auth})
+
+    def validate_yaml(self) -> Response:
+        """Only that the metadata block is a mapping; the real Hub also checks its values."""
+        match = METADATA_BLOCK.match(json.loads(self.body)["content"])
+        try:
+            metadata = yaml.safe_load(match.group(1)) if match else {}
+        except yaml.YAMLError as error:
+            metadata = str(error)
+        if not isinstance(metadata, dict):
+            return Response({"errors": [{"message": f"Invalid metadata: {metadata}"}], "warnings": []}, 400)
+        return Response({"errors": [], "warnings": []})
+
+    def information(self, repository: Repository, revision: str) -> Response:
+        sha = repository.resolve(revision or "main")
+        files = [describe(path, file) for path, file in repository.files(sha).items()]
+        siblings = [{"rfilename": entry["path"]} for entry in files]
+        if "blobs" in self.query:
+            for sibling, entry in zip(siblings, files, strict=True):
+                sibling |= {"size": entry["size"], "blobId": entry["oid"]}
+                if "lfs" in entry:
+                    sibling["lfs"] = entry["lfs"] | {"sha256": entry["lfs"]["oid"]}
+        fixed = {"downloads": 0, "likes": 0, "gated": False, "disabled": False, "tags": []}
+        answer = {"id": repository.repo_id, "sha": sha, "private": repository.private, "siblings": siblings}
+        return Response(answer | {"lastModified": repository.commits[sha]["date"]} | fixed)
+
+    def tree(self, repository: Repository, revision: str, path: str) -> Response:
+        files = repository.files(revision)
+        inside = {name: file for name, file in files.items() if not path or name.startswith(f"{path}/")}
+        if path and not inside:
+            raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound")
+        entries = [describe(name, file) for name, file in inside.items()]
+        depth = len(Path(path).parts) + 1
+        for folder in {folder for name in inside for folder in Path(name).parents if len(folder.parts) >= depth}:
+            entries.append({"type": "directory", "path": str(folder), "oid": "0" * 40, "size": 0})
+        if self.query.get("recursive", "").lower() != "true":
+            entries = [entry for entry in entries if len(Path(entry["path"]).parts) == depth]
+        return Response(sorted(entries, key=lambda entry: entry["path"]))
+
+    def commits(self, repository: Repository, revision: str) -> Response:
+        history, sha = [], repository.resolve(revision)
+        while sha is not None:
+            history.append(repository.commits[sha])
+            sha = repository.commits[sha]["parent"]
+        return Response(history)
+
+    def create_branch(self, repository: Repository, branch: str) -> Response:
+        if branch in repository.branches:
+            raise HubError(409, "Reference already exists")
+        repository.branches[branch] = repository.resolve(json.loads(self.body).get("startingPoint", "main"))
+        return Response({})
+
+    def create_tag(self, repository: Repository, revision: str) -> Response:
+        tag = json.loads(self.body)["tag"]
+        if tag in repository.tags:
+            raise HubError(409, "Tag reference exists already")
+        repository.tags[tag] = repository.resolve(revision or "main")
+        return Response({})
+
+    def preupload(self, repository: Repository, revision: str) -> Response:
+        known, answers = repository.files(revision), []
+        for file in json.loads(self.body)["files"]:
+            path, mode = file["path"], "lfs" if is_large(file["path"], file["size"]) else "regular"
+            answer = {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
+            if path in known:
+                entry = describe(path, known[path])
+                answer["oid"] = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+            answers.append(answer)
+        return Response({"files": answers})
+
+    def lfs_batch(self, repository: Repository) -> Response:
+        objects = json.loads(self.body)["objects"]
+        for item in objects:
+            if not (self.hub.blobs / item["oid"]).exists():
+                item["actions"] = {"upload": {"href": f"{self.hub.endpoint}/lfs/{item['oid']}"}}
+        return Response({"transfer": "basic", "objects": objects})
+
+    def lfs_upload(self, oid: str) -> Response:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise HubError(400, f"The uploaded bytes do not hash to {oid}")
+        (self.hub.blobs / oid).write_bytes(self.body)
+        return Response()
+
+    def commit(self, repository: Repository, revision: str) -> Response:
+        if "create_pr" in self.query:
+            raise HubError(400, "Pull requests are not served here")
+        if revision not in repository.branches:
+            raise HubError(404, f"{revision} is not a branch", "RevisionNotFound")
+        parent = repository.branches[revision]
+        files, header = repository.files(parent), {}
+        for line in self.body.splitlines():
+            operation = json.loads(line)
+            key, value = operation["key"], operation["value"]
+            if key == "header":
+                header = value
+            elif key == "file":
+                content = base64.b64decode(value["content"])
+                files[value["path"]] = self.hub.blobs / hashlib.sha256(content).hexdigest()
+                files[value["path"]].write_bytes(content)
+            elif key == "lfsFile":
+                files[value["path"]] = self.hub.blobs / value["oid"]
+                if not files[value["path"]].exists():
+                    raise HubError(400, f"{value['path']}: its content was never uploaded")
+            elif key in ("deletedFile", "deletedFolder"):
+                path = value["path"].rstrip("/")
+                gone = [name for name in files if name == path or name.startswith(f"{path}/")]
+                if not gone:
+                    raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
+                for name in gone:
+                    del files[name]
+        if not parent.startswith(header.get("parentCommit", "")):
+            raise HubError(412, f"{revision} is at {parent}, not at {header['parentCommit']}")
+        sha = repository.commit(files, header["summary"], parent, header.get("description", ""))
+        repository.branches[revision] = sha
+        url = f"{self.hub.endpoint}/{repository.repo_id}/commit/{sha}"
+        return Response({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def download(self, repository: Repository, revision: str, path: str) -> Response:
+        sha, files = repository.resolve(revision), repository.files(revision)
+        if path not in files:
+            raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound")
+        entry, content = describe(path, files[path]), files[path].read_bytes()
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{entry["oid"]}"', "Accept-Ranges": "bytes"}
+        if "lfs" in entry:
+            headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])}
+        if not (match := CONTENT_RANGE.fullmatch(self.headers.get("Range", ""))):
+            return Response(content, 200, headers)
+        first, last = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
+        if first > last:
+            return Response("", 416, headers | {"Content-Range": f"bytes */{len(content)}"})
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return Response(content[first : last + 1], 206, headers)
+
+
+NAME = r"(?P<repo_id>[\w.-]+/[\w.-]+)"
+API = rf"/api/(?P<kind>models|datasets|spaces)/{NAME}"
+REPO = rf"/(?P<kind>datasets/|spaces/|){NAME}"
+REVISION = r"(?P<revision>[^/]+)"
+ROUTES: list[tuple[str, str, Callable[..., Response]]] = [
+    ("POST", "/api/repos/create", Handler.create_repository),
+    ("GET", "/api/whoami-v2", Handler.who_am_i),
+    ("POST", "/api/validate-yaml", Handler.validate_yaml),
+    ("GET", rf"{API}(?:/revision/{REVISION})?", Handler.information),
+    ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?", Handler.tree),
+    ("GET", rf"{API}/commits/{REVISION}", Handler.commits),
+    ("POST", rf"{API}/branch/(?P<branch>[^/]+)", Handler.create_branch),
+    ("POST", rf"{API}/tag/{REVISION}", Handler.create_tag),
+    ("POST", rf"{API}/preupload/{REVISION}", Handler.preupload),
+    ("POST", rf"{API}/commit/{REVISION}", Handler.commit),
+    ("POST", rf"{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_upload),
+    ("GET", rf"{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.download),
+]
+NEEDS_TOKEN = {
+    Handler.create_repository,
+    Handler.who_am_i,
+    Handler.create_branch,
+    Handler.create_tag,
+    Handler.preupload,
+    Handler.commit,
+    Handler.lfs_batch,
+}  # the address that an upload goes to is the permission to upload, as with signed addresses
+
+
+if "huggingface_hub" in sys.modules:
+    raise ImportError("hub_server must be imported before huggingface_hub, which reads HF_ENDPOINT at import.")
+STORAGE = tempfile.TemporaryDirectory(prefix="rq_hf_hub_")
+HUB = Hub(Path(STORAGE.name))
+os.environ.update(HUB.environment)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """The Hub that all clients use, with nothing on it and an empty cache."""
+    HUB.reset()
+    return HUB
