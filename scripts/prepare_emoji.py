@@ -428,7 +428,7 @@ def write_splits(source: Path, folder: Path, pictures: list[Picture]) -> None:
         row |= {"license": origin.license, "icon": f"{origin.package}:{picture.icon}", "held_out": picture.held_out}
         row |= {"words_seen": words[concept.key] <= seen, "twin": picture.twin or picture.double}
         row |= {"weight": round(1 / num_tones[picture.split, *picture.pair], 4)}
-        rows[picture.split].append(json.dumps(row, ensure_ascii=False) + "\n")
+        rows[picture.split].append(json.dumps(row, ensure_ascii=True) + "\n")
         (folder / picture.split / style).mkdir(parents=True, exist_ok=True)
         (source / picture.path).rename(folder / picture.split / picture.path)
     for split, lines in rows.items():

@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 
 import transformers
+from huggingface_hub import create_repo, upload_folder
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
@@ -57,6 +58,8 @@ def main(argv=None):
         {"rqvae": rqvae.config, "transformer": config},
         {"rqvae": rqvae.num_parameters(), "transformer": model.num_parameters()},
     )
+    # The trainer would push the transformer alone; what is shared is the pipeline, at the end.
+    push_to_hub, training.push_to_hub = training.push_to_hub, False
     patience = training.early_stopping_patience
     trainer = RQTransformerTrainer(
         model=model,
@@ -78,9 +81,17 @@ def main(argv=None):
     )
     if trainer.is_world_process_zero():
         pipeline.save_pretrained(training.output_dir)
-        if training.push_to_hub:
-            pipeline.push_to_hub(
-                training.hub_model_id or Path(training.output_dir).name, private=training.hub_private_repo
+        if push_to_hub:
+            repo_id = training.hub_model_id or Path(training.output_dir).name
+            repo_id = create_repo(
+                repo_id, private=training.hub_private_repo, token=training.hub_token, exist_ok=True
+            ).repo_id
+            upload_folder(
+                repo_id=repo_id,
+                folder_path=training.output_dir,
+                token=training.hub_token,
+                ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
+                commit_message="End of training",
             )
 
 

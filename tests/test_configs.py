@@ -62,10 +62,11 @@ def test_sections_name_only_known_fields_and_build(name, tmp_path):
     config = CONFIGS[name]
     assert set(config) == {"model", "training", "data", "card"}
     build_config(name)
-    data_class = DataArguments if name in RQVAES else CodeDataArguments
+    arguments_class, data_class = RQTransformerTrainingArguments, CodeDataArguments
+    if name in RQVAES:
+        arguments_class, data_class = RQVAETrainingArguments, DataArguments
     assert set(config["data"]) <= field_names(data_class)
     assert data_class(**config["data"]).transform in TRANSFORMS
-    arguments_class = RQVAETrainingArguments if name in RQVAES else RQTransformerTrainingArguments
     assert set(config["training"]) <= field_names(arguments_class)
     arguments_class(**config["training"] | {"output_dir": str(tmp_path), "use_cpu": True})
 
@@ -94,7 +95,9 @@ def test_default_configs_are_the_imagenet_rqvae_and_the_cc3m_transformer():
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name in TRANSFORMERS])
 def test_transformer_fits_the_rqvae_that_its_card_names(name):
-    transformer, rqvae = build_config(name), build_config(CONFIGS[name]["card"]["rqvae"])
+    rqvae_name = CONFIGS[name]["card"]["rqvae"]
+    assert CONFIGS[name]["data"]["rqvae_name_or_path"] == CONFIGS[rqvae_name]["training"]["output_dir"]
+    transformer, rqvae = build_config(name), build_config(rqvae_name)
     for field in ("code_shape", "codebook_size", "codebook_dim", "shared_codebook"):
         assert getattr(transformer, field) == getattr(rqvae, field), field
 
@@ -113,15 +116,15 @@ def test_batch_per_process_and_accumulation_give_the_published_batch(name):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name in TRANSFORMERS])
 def test_card_sampling_lies_inside_the_codebook(name):
-    for key in ("sampling", "released_sampling"):
-        sampling = CONFIGS[name]["card"][key]
+    card = CONFIGS[name]["card"]
+    for sampling in (card["sampling"], card["released"]["sampling"]):
         assert set(sampling) == {"temperature", "top_k", "top_p"}
         assert sampling["temperature"] > 0 and 0 < sampling["top_p"] <= 1
         assert 1 <= sampling["top_k"] <= CONFIGS[name]["model"]["codebook_size"]
 
 
 def test_every_released_archive_has_a_transformer_config():
-    archives = {CONFIGS[name]["card"]["archive"] for name in PUBLISHED if name in TRANSFORMERS}
+    archives = {CONFIGS[name]["card"]["released"]["archive"] for name in PUBLISHED if name in TRANSFORMERS}
     names = ["ffhq", "church", "cat", "bedroom", "cc3m"]
     names += [f"imagenet_{size}" for size in ("480M", "821M", "1.4B", "1.4B_rqvae_50e", "3.8B_rqvae_50e")]
     assert archives == {f"{name}.tar.gz" for name in names}

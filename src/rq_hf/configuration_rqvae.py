@@ -25,6 +25,7 @@ _PASSED_ON = {
     "per_layer_config",
     "quantization_config",
     "torch_dtype",
+    "use_cache",  # `Trainer` sets it on every model
 }
 
 

@@ -243,6 +243,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
         self.depth_transformer = TransformerStack(config, config.num_depth_layers)
         self.code_head = CodeHead(config, config.codebook_size)
         self.text_head = PredictionHead(config, config.vocab_size) if config.condition_length > 1 else None
+        self.generation_config.do_sample = True
         self.post_init()
 
     @torch.no_grad()

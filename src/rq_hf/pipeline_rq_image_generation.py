@@ -4,8 +4,10 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
@@ -327,3 +329,20 @@ def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:
     coarser = min(first.dtype, second.dtype, key=lambda dtype: torch.finfo(dtype).bits)
     if not torch.equal(first.to(second.device, coarser), second.to(coarser)):
         raise ValueError("`transformer` and `rqvae` must have one codebook: they do not belong together.")
+
+
+def component_subfolder(name_or_path: str | Path, component: str) -> str:
+    """Where to find a component of a pipeline, for `from_pretrained(name_or_path, subfolder=...)`.
+
+    Args:
+        name_or_path: Hub id or folder, of a pipeline or of the component alone.
+        component: "rqvae", "transformer" or "tokenizer".
+
+    Returns:
+        `component` if `name_or_path` is a pipeline, else "".
+    """
+    if Path(name_or_path).is_dir():
+        is_pipeline = (Path(name_or_path) / "model_index.json").is_file()
+    else:
+        is_pipeline = huggingface_hub.file_exists(str(name_or_path), "model_index.json")
+    return component if is_pipeline else ""

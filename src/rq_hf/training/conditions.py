@@ -3,16 +3,15 @@
 """Stage 2 from its arguments: the frozen RQ-VAE, the condition (captions, labels or none), configuration and data."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..configuration_rq_transformer import RQTransformerConfig
 from ..modeling_rqvae import RQVAEModel
+from ..pipeline_rq_image_generation import component_subfolder
 from .arguments import ScriptArguments
 from .data import CodeDataset, DataArguments, PictureDataset
 from .trainer_rq_transformer import cache_latents
@@ -33,20 +32,11 @@ class CodeDataArguments(DataArguments):
     )
 
 
-def _component_subfolder(name_or_path: str, component: str) -> str:
-    """`component` if `name_or_path` is a pipeline, "" if it is the component itself."""
-    if Path(name_or_path).is_dir():
-        is_pipeline = (Path(name_or_path) / "model_index.json").is_file()
-    else:
-        is_pipeline = huggingface_hub.file_exists(name_or_path, "model_index.json")
-    return component if is_pipeline else ""
-
-
 def load_rqvae(data: CodeDataArguments) -> RQVAEModel:
     """The trained RQ-VAE, in evaluation mode and fp32."""
     if data.rqvae_name_or_path is None:
         raise ValueError("`rqvae_name_or_path` must be a Hub id or a folder, got None.")
-    subfolder = _component_subfolder(data.rqvae_name_or_path, "rqvae")
+    subfolder = component_subfolder(data.rqvae_name_or_path, "rqvae")
     return RQVAEModel.from_pretrained(data.rqvae_name_or_path, subfolder=subfolder, use_safetensors=True).float()
 
 
@@ -58,7 +48,7 @@ def load_tokenizer(data: CodeDataArguments) -> PreTrainedTokenizerFast | None:
         return None
     if data.tokenizer_name_or_path is None:
         raise ValueError("`tokenizer_name_or_path` must be given with a `caption_column`, got None.")
-    subfolder = _component_subfolder(data.tokenizer_name_or_path, "tokenizer")
+    subfolder = component_subfolder(data.tokenizer_name_or_path, "tokenizer")
     return AutoTokenizer.from_pretrained(data.tokenizer_name_or_path, subfolder=subfolder)
 
 

@@ -98,12 +98,6 @@ def to_pixel_values(picture: Image.Image) -> torch.Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """A generator that depends on nothing but its three numbers."""
-    words = np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0]) >> 1)
-
-
 def parse_filter(text: str) -> dict[str, str]:
     """ "a=b,c=d" as a dictionary."""
     pairs = [part.split("=", 1) for part in text.split(",")]
@@ -164,7 +158,27 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]
     return splits
 
 
-class PictureDataset(Dataset):
+class SeededDataset(Dataset):
+    """A data set whose random choices depend on (seed, epoch, sample index) alone.
+
+    The epoch is in shared memory, so that data loader workers that live on see it change.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """To be called before each epoch."""
+        self._epoch.fill_(epoch)
+
+    def generator(self, index: int, stream: int = 0) -> torch.Generator:
+        """The generator of a sample in this epoch; different streams are independent."""
+        words = np.random.SeedSequence([self.seed, int(self._epoch), index, stream]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
+class PictureDataset(SeededDataset):
     """Pictures for stage 1: `{"pixel_values": (channels, size, size) in [-1, 1]}`.
 
     Args:
@@ -187,31 +201,25 @@ class PictureDataset(Dataset):
         training: bool = True,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.rows = rows.select_columns([image_column])
         self.image_size = image_size
         self.mode = {1: "L", 3: "RGB"}[num_channels]
         self.image_column = image_column
         self.transform = TRANSFORMS[transform][0 if training else 1]
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = sample_generator(self.seed, self.epoch, index)
-        return {"pixel_values": self.prepare(self.rows[index][self.image_column], generator)}
+        return {"pixel_values": self.prepare(self.rows[index][self.image_column], self.generator(index))}
 
     def prepare(self, picture: Image.Image, generator: torch.Generator | None = None) -> torch.Tensor:
         """The transformed pixels of one picture, `(channels, size, size)`."""
         return to_pixel_values(self.transform(picture.convert(self.mode), self.image_size, generator))
 
 
-class CodeDataset(Dataset):
+class CodeDataset(SeededDataset):
     """Samples of stage 2: a condition `input_ids` `(condition_length,)` with `pixel_values` or cached `latents`.
 
     Args:
@@ -240,6 +248,7 @@ class CodeDataset(Dataset):
         training: bool = True,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.pictures = pictures
         self.conditions = conditions
         self.encoder = encoder
@@ -247,12 +256,10 @@ class CodeDataset(Dataset):
         self.condition_dropout = condition_dropout
         self.null_condition_ids = null_condition_ids
         self.training = training
-        self.seed = seed
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
-        self.epoch = epoch
+        """To be called before each epoch."""
+        super().set_epoch(epoch)
         if isinstance(self.pictures, PictureDataset):
             self.pictures.set_epoch(epoch)
 
@@ -261,8 +268,7 @@ class CodeDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         sample = self.pictures[index]
-        # A stream of its own: the picture's crop must not decide the caption.
-        generator = sample_generator(self.seed + 1, self.epoch, index)
+        generator = self.generator(index, stream=1)  # the picture's crop does not decide the caption
         return {**sample, "input_ids": torch.tensor(self._condition(index, generator))}
 
     def _condition(self, index: int, generator: torch.Generator) -> list[int] | tuple[int, ...]:

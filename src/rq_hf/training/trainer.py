@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the training data set which epoch begins: the data loader does so on some set-ups only."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if hasattr(train_dataloader.dataset, "set_epoch"):
+            train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
 class RQTrainer(Trainer):
@@ -19,6 +27,7 @@ class RQTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.args.label_names = self.label_names = []
         self.can_return_loss = True  # the loss needs no label column
+        self.add_callback(SetEpoch())
         self._recorded: dict[str, tuple[torch.Tensor, int]] = {}
 
     def record(self, model: nn.Module, **values: torch.Tensor) -> None:

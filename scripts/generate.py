@@ -1,0 +1,85 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Generates pictures from prompts, class labels or nothing, and writes them as one PNG sheet, a row per prompt.
+
+python scripts/generate.py checkpoints/emoji-64 "a red heart, twemoji style" --num_images 4 --seed 0
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from rq_hf import RQImageGenerationPipeline
+from rq_hf.picture_grid import picture_grid, unused_path
+
+
+def one_or_more(kind):
+    """Parses "0.9" as a number and "0.9,0.8" as one per depth."""
+
+    def parse(text: str):
+        values = [kind(part) for part in text.split(",")]
+        return values[0] if len(values) == 1 else values
+
+    parse.__name__ = f"{kind.__name__} or comma-separated list"
+    return parse
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="Hub id or folder of a pipeline")
+    parser.add_argument("prompts", nargs="*", help="captions")
+    parser.add_argument("--class_labels", nargs="+", help="class ids or names, instead of captions")
+    parser.add_argument("--negative_prompt", help="what guidance leads away from")
+    parser.add_argument("--num_images", type=int, default=4, help="pictures per prompt or label")
+    parser.add_argument("--temperature", type=one_or_more(float), help="one number, or one per depth: 1,1,0.9,0.8")
+    parser.add_argument("--top_k", type=one_or_more(int), help="one number, or one per depth")
+    parser.add_argument("--top_p", type=one_or_more(float), help="one number, or one per depth")
+    parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance, 1: off")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; each next one has the next seed")
+    parser.add_argument("--revision", help="revision on the Hub")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--tile_size", type=int, default=256, help="pixels per picture on the sheet")
+    parser.add_argument("--output", type=Path, help="PNG to write; by default a new file in out/")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    arguments = parse_arguments(argv)
+    if arguments.num_images < 1:
+        raise ValueError(f"`--num_images` must be at least 1, got {arguments.num_images}.")
+    dtype = getattr(torch, arguments.dtype)
+    pipe = RQImageGenerationPipeline.from_pretrained(arguments.model, revision=arguments.revision, dtype=dtype)
+    pipe.to(arguments.device)
+    labels = arguments.class_labels and [int(label) if label.isdigit() else label for label in arguments.class_labels]
+    captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
+    count = len(captions) * arguments.num_images
+    images = pipe(
+        prompt=arguments.prompts or None,
+        class_labels=labels,
+        negative_prompt=arguments.negative_prompt,
+        num_images_per_prompt=arguments.num_images,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        guidance_scale=arguments.guidance_scale,
+        generator=[torch.Generator().manual_seed(arguments.seed + index) for index in range(count)],
+    ).images
+    rows = [images[start : start + arguments.num_images] for start in range(0, count, arguments.num_images)]
+    path = arguments.output
+    if path is None:
+        name = re.sub(r"[^a-z0-9]+", "-", captions[0].lower()).strip("-")[:60] or "pictures"
+        path = unused_path(Path("out") / f"{name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture_grid(rows, captions, tile_size=arguments.tile_size).save(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,61 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Shows what an RQ-VAE keeps of a picture: the original, and what the first 1, 2, ..., D codes per position give.
+
+    python scripts/reconstruct.py picture.png [more.png ...] --model checkpoints/emoji-64
+
+Pictures are put on white, cropped to a centred square and resized to the model's size.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageOps
+
+from rq_hf import RQVAEModel
+from rq_hf.picture_grid import picture_grid, unused_path
+from rq_hf.pipeline_rq_image_generation import component_subfolder
+
+
+def read_picture(path: Path, size: int) -> Image.Image:
+    """A square RGB picture of `size` pixels, transparent parts white."""
+    with Image.open(path) as file:
+        picture = file.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, "white")
+    return ImageOps.fit(Image.alpha_composite(ground, picture).convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="+", type=Path, help="picture files")
+    parser.add_argument("--model", default="checkpoints/emoji-64", help="Hub id or folder of an RQ-VAE or a pipeline")
+    parser.add_argument("--tile_size", type=int, default=160, help="pixels per picture on the sheet")
+    parser.add_argument("--output", type=Path, help="PNG to write; by default a new file in out/")
+    arguments = parser.parse_args(argv)
+
+    rqvae = RQVAEModel.from_pretrained(arguments.model, subfolder=component_subfolder(arguments.model, "rqvae")).eval()
+    processor = VaeImageProcessor(do_resize=False)
+    pictures = [read_picture(path, rqvae.config.image_size) for path in arguments.pictures]
+    codes = rqvae.encode(processor.preprocess(pictures))
+    columns = [pictures]
+    for depth in range(1, rqvae.config.code_depth + 1):
+        decoded = rqvae.decode(codes[..., :depth])
+        columns.append(processor.postprocess(decoded, output_type="pil"))
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    texts = [f"depth {depth}" for depth in range(1, rqvae.config.code_depth + 1)]
+    captions = [[path.name, *texts] for path in arguments.pictures]
+    path = arguments.output or unused_path(Path("out") / f"{arguments.pictures[0].stem}-reconstruction.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture_grid(rows, captions, tile_size=arguments.tile_size).save(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    try:
+        with torch.inference_mode():
+            main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,163 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The training and inference scripts as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rq_hf import RQImageGenerationPipeline, RQVAEModel
+
+ROOT = Path(__file__).parents[1]
+FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+SMALL_RQVAE = [
+    "--image_size", "32", "--base_channels", "8", "--channel_multiplier", "[1,2,2]", "--norm_num_groups", "4",
+    "--latent_channels", "8", "--codebook_dim", "8", "--codebook_size", "16", "--code_depth", "2",
+]  # fmt: skip
+SHORT = [
+    "--use_cpu", "true", "--max_steps", "12", "--save_steps", "3", "--logging_steps", "1", "--eval_steps", "12",
+    "--per_device_train_batch_size", "4", "--max_train_samples", "20", "--max_eval_samples", "4",
+    "--disable_tqdm", "true",
+]  # fmt: skip
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+
+
+def run(*arguments: object, folder: Path) -> str:
+    finished = subprocess.run(
+        command(*arguments), cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert finished.returncode == 0, finished.stdout[-4000:]
+    return finished.stdout
+
+
+def kill_after_first_checkpoint(arguments: list[str], output: Path, folder: Path) -> None:
+    """Starts a training and kills it as soon as one checkpoint is complete and the next is not the last."""
+    process = subprocess.Popen(
+        arguments, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not (output / "checkpoint-3" / "trainer_state.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def training_losses(output: Path) -> list[float]:
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def assert_resumes_exactly(script: str, arguments: list, folder: Path) -> Path:
+    """Trains once in one go and once killed and resumed; returns the output folder of the latter."""
+    whole, resumed = folder / "whole", folder / "resumed"
+    run(script, *arguments, "--output_dir", whole, folder=folder)
+    resumable = [*arguments, "--output_dir", resumed, "--resume_from_checkpoint", "last"]
+    kill_after_first_checkpoint(command(script, *resumable), resumed, folder)
+    assert not (resumed / "all_results.json").exists()
+    run(script, *resumable, folder=folder)
+    assert len(training_losses(whole)) == 12
+    assert training_losses(resumed) == pytest.approx(training_losses(whole), abs=1e-5)
+    results = [json.loads((output / "eval_results.json").read_text())["eval_loss"] for output in (whole, resumed)]
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
+    return resumed
+
+
+@pytest.fixture(scope="module")
+def rqvae_folder(tmp_path_factory) -> Path:
+    """An RQ-VAE trained by the script, killed and resumed."""
+    return assert_resumes_exactly("train_rqvae.py", [*SHORT, *SMALL_RQVAE], tmp_path_factory.mktemp("rqvae"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    run(
+        "train_caption_tokenizer.py", "--dataset_name", FIXTURE, "--caption_column", "captions", "--vocab_size", 300,
+        "--max_length", 8, "--output_dir", folder / "tokenizer", folder=folder,
+    )  # fmt: skip
+    return folder / "tokenizer"
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(rqvae_folder, tokenizer_folder, tmp_path_factory) -> Path:
+    """A pipeline trained by the script on those, killed and resumed."""
+    models = ["--rqvae_name_or_path", rqvae_folder, "--tokenizer_name_or_path", tokenizer_folder]
+    small = ["--hidden_size", 32, "--num_attention_heads", 2, "--dropout", 0.1, "--cache_latents", "false"]
+    folder = tmp_path_factory.mktemp("pipeline")
+    return assert_resumes_exactly("train_rqt.py", [*SHORT, *models, *small], folder)
+
+
+def test_train_rqvae_is_killed_resumes_and_ends_where_an_uninterrupted_run_ends(rqvae_folder):
+    model = RQVAEModel.from_pretrained(rqvae_folder)
+    assert model.config.code_shape == (8, 8, 2)
+    assert (rqvae_folder / "README.md").read_text().startswith("---")
+
+
+def test_train_rqt_is_killed_resumes_and_leaves_a_pipeline(pipeline_folder):
+    pipe = RQImageGenerationPipeline.from_pretrained(pipeline_folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a red heart").images[0].size == (32, 32)
+    assert pipe.transformer.config.null_condition_ids == (0,) * 8
+    assert (pipeline_folder / "README.md").read_text().startswith("---")
+    assert not list(pipeline_folder.rglob("*.bin"))
+
+
+def test_a_fresh_start_does_not_mix_with_earlier_checkpoints(rqvae_folder):
+    arguments = command("train_rqvae.py", *SHORT, *SMALL_RQVAE, "--output_dir", rqvae_folder)
+    finished = subprocess.run(arguments, env=ENVIRONMENT, text=True, capture_output=True)
+    assert finished.returncode != 0 and "fresh start" in finished.stderr
+
+
+def test_generate_writes_a_sheet_and_prints_its_path(pipeline_folder, tmp_path):
+    options = ["--num_images", 2, "--tile_size", 32, "--seed", 5]
+    printed = [
+        Path(run("generate.py", pipeline_folder, "a heart", "a cat", *options, folder=tmp_path).splitlines()[-1])
+        for _ in range(2)
+    ]
+    first, second = (Image.open(tmp_path / path) for path in printed)
+    assert printed[0] != printed[1]  # nothing is overwritten
+    assert first.tobytes() == second.tobytes()
+    assert first.width > 2 * 32 and first.height > 2 * 32
+
+
+def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
+    for arguments, expected in (
+        ([pipeline_folder, "a heart", "--top_k", 0], "`top_k`"),
+        ([pipeline_folder], "`prompt` must be given"),
+        ([tmp_path / "nothing", "a heart"], "nothing"),
+    ):
+        finished = subprocess.run(
+            command("generate.py", *arguments), cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True
+        )
+        assert finished.returncode != 0 and expected in finished.stderr.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+
+
+def test_reconstruct_shows_original_and_every_depth(rqvae_folder, pipeline_folder, tmp_path):
+    picture = next(FIXTURE.rglob("*.png"))
+    for model in (rqvae_folder, pipeline_folder):
+        printed = run("reconstruct.py", picture, "--model", model, "--tile_size", 32, folder=tmp_path).splitlines()[-1]
+        with Image.open(tmp_path / printed) as sheet:
+            assert sheet.width >= 3 * 32  # the original and two depths
+
+
+def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
+    arguments = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train_rqt.py")]
+    finished = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    output = tmp_path / "runs" / "emoji-rqt-fixture"
+    losses = training_losses(output)
+    assert losses[-1] < losses[0]
+    RQImageGenerationPipeline.from_pretrained(output)

@@ -1,0 +1,341 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Training: command lines, seeded data, transforms, checkpoints to resume from, and both trainers."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig
+from rq_hf.caption_tokenizer import BPEDropoutEncoder
+from rq_hf.training import (
+    TRANSFORMS,
+    CodeDataArguments,
+    CodeDataset,
+    DataArguments,
+    PictureDataset,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
+    RQVAETrainer,
+    RQVAETrainingArguments,
+    cache_latents,
+    load_dataset_splits,
+    load_tokenizer,
+    parse_arguments,
+    resume_checkpoint,
+    transformer_config,
+)
+from rq_hf.training.arguments import ScriptArguments
+
+FIXTURE = Path(__file__).parent / "fixtures" / "emoji"
+
+
+@pytest.fixture(scope="module")
+def emoji() -> datasets.DatasetDict:
+    return datasets.load_dataset(str(FIXTURE))
+
+
+def write_config(folder: Path, **sections) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(sections))
+    return path
+
+
+def parse(path, *flags):
+    return parse_arguments(
+        RQVAEConfig, RQVAETrainingArguments, DataArguments, path, "test", [str(path), "--use_cpu", "true", *flags]
+    )
+
+
+def test_flags_win_over_the_configuration_file(tmp_path):
+    path = write_config(
+        tmp_path, model={"code_depth": 8}, training={"learning_rate": 0.1, "max_steps": 7}, card={"a": 1}
+    )
+    arguments = parse(path, "--learning_rate", "0.2", "--code_depth", "2", "--channel_multiplier", "[1, 2]")
+    assert arguments.training.learning_rate == 0.2 and arguments.training.max_steps == 7
+    assert arguments.model == {"code_depth": 2, "channel_multiplier": [1, 2]}
+    assert arguments.card == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "sections, flags, match",
+    [
+        ({"model": {"code_dept": 8}}, (), "`code_dept`; the closest known one is `code_depth`"),
+        ({"training": {"learning_rat": 1}}, (), "the closest known one is `learning_rate`"),
+        ({"data": {"dataset": "x"}}, (), "the closest known one is `dataset_name`"),
+        ({"modle": {}}, (), "the closest known one is `model`"),
+        ({}, ("--learning_rat", "1"), "the closest known one is `learning_rate`"),
+        ({}, ("--code_dept=3",), "the closest known one is `code_depth`"),
+    ],
+)
+def test_unknown_names_are_errors_that_name_the_closest(tmp_path, sections, flags, match):
+    with pytest.raises(ValueError, match=match):
+        parse(write_config(tmp_path, **sections), *flags)
+
+
+def test_configuration_that_is_no_json_object_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(ValueError, match="JSON file"):
+        parse(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        parse(path)
+    path.write_text('{"model": 3}')
+    with pytest.raises(ValueError, match="sections"):
+        parse(path)
+
+
+def test_paths_that_start_with_a_dot_are_relative_to_the_file(tmp_path):
+    (tmp_path / "configs").mkdir()
+    path = write_config(tmp_path / "configs", data={"dataset_name": "../pictures"})
+    assert parse(path).data.dataset_name == str(tmp_path / "pictures")
+
+
+def test_splits_filter_and_limits(emoji):
+    splits = load_dataset_splits(
+        DataArguments(str(FIXTURE), validation_split="validation", filter="tone=default", max_train_samples=10)
+    )
+    assert len(splits["train"]) == 10
+    expected = sum(tone == "default" for tone in emoji["validation"]["tone"])
+    assert len(splits["validation"]) == expected
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"dataset_name": None}, "`dataset_name`"),
+        ({"train_split": "trian"}, "`train_split` must be one of"),
+        ({"image_column": "picture"}, "`image_column` must name a column"),
+        ({"filter": "tone"}, "COLUMN=VALUE"),
+        ({"filter": "tone=green"}, "which none has"),
+        ({"transform": "flip"}, "`transform` must be one of"),
+    ],
+)
+def test_bad_data_arguments_are_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        load_dataset_splits(DataArguments(**{"dataset_name": str(FIXTURE), **changes}))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_give_the_size_and_depend_on_the_generator_alone(name):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8))
+    training, evaluation = TRANSFORMS[name]
+    for size in (32, 64):
+        assert evaluation(picture, size).size == (size, size)
+        same = [np.array(training(picture, size, torch.Generator().manual_seed(3))) for _ in range(2)]
+        assert (same[0] == same[1]).all() and same[0].shape == (size, size, 3)
+    several = {training(picture, 32, torch.Generator().manual_seed(seed)).tobytes() for seed in range(8)}
+    assert len(several) > 1 or name in ("center_crop", "lsun")
+
+
+def sample_of_every_worker_count(dataset, epoch):
+    results = []
+    for workers in (0, 2):
+        dataset.set_epoch(epoch)
+        loader = DataLoader(dataset, batch_size=2, num_workers=workers)
+        results.append(torch.cat([batch["pixel_values"] for batch in loader]))
+    assert torch.equal(*results)
+    return results[0]
+
+
+def test_samples_depend_on_seed_epoch_and_index_not_on_workers(emoji):
+    rows = emoji["train"].select(range(6))
+    dataset = PictureDataset(rows, 32, transform="imagenet", seed=1)
+    first, second = (sample_of_every_worker_count(dataset, epoch) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, sample_of_every_worker_count(dataset, 0))
+    assert not torch.equal(first, sample_of_every_worker_count(PictureDataset(rows, 32, transform="imagenet"), 0))
+
+
+def test_workers_that_live_on_see_the_epoch_change(emoji):
+    dataset = PictureDataset(emoji["train"].select(range(4)), 32, transform="imagenet")
+    loader = DataLoader(dataset, batch_size=4, num_workers=1, persistent_workers=True)
+    batches = []
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        batches.append(next(iter(loader))["pixel_values"])
+    assert not torch.equal(*batches)
+
+
+def test_pixels_are_in_range_and_channels_first(emoji):
+    sample = PictureDataset(emoji["train"], 64, training=False)[0]["pixel_values"]
+    assert sample.shape == (3, 64, 64) and sample.min() >= -1 and sample.max() == 1
+    assert PictureDataset(emoji["train"], 64, num_channels=1, training=False)[0]["pixel_values"].shape == (1, 64, 64)
+
+
+@pytest.fixture
+def caption_data(emoji, tiny_tokenizer):
+    rows = emoji["train"].select(range(8))
+    arguments = {"pictures": PictureDataset(rows, 16), "conditions": rows["captions"]}
+    return arguments, BPEDropoutEncoder(tiny_tokenizer), tiny_tokenizer
+
+
+def test_caption_variants_and_dropout_are_for_training_only(caption_data):
+    arguments, encoder, tokenizer = caption_data
+    evaluation = CodeDataset(**arguments, encoder=encoder, training=False)
+    expected = tokenizer(arguments["conditions"][0][0], padding="max_length", truncation=True).input_ids
+    assert evaluation[0]["input_ids"].tolist() == expected
+    training = CodeDataset(**arguments, encoder=encoder, bpe_dropout=0.5, seed=2)
+    drawn = []
+    for epoch in range(6):
+        training.set_epoch(epoch)
+        drawn.append(tuple(training[0]["input_ids"].tolist()))
+        assert tuple(training[0]["input_ids"].tolist()) == drawn[-1]
+    assert len(set(drawn)) > 2
+
+
+def test_condition_dropout_gives_the_null_condition_at_its_rate(caption_data):
+    arguments, encoder, _ = caption_data
+    null = [0] * len(encoder("", 0.0))
+    dataset = CodeDataset(**arguments, encoder=encoder, condition_dropout=0.3, null_condition_ids=null)
+    dropped = 0
+    for epoch in range(50):
+        dataset.set_epoch(epoch)
+        dropped += sum(dataset[index]["input_ids"].tolist() == null for index in range(8))
+    assert 0.2 < dropped / 400 < 0.4
+
+
+def stage2_arguments(data, tmp_path, **training) -> ScriptArguments:
+    model = {"hidden_size": 16, "num_spatial_layers": 1, "num_depth_layers": 1, "num_attention_heads": 2}
+    training = RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **training)
+    return ScriptArguments(training=training, data=data, model=model)
+
+
+def test_the_data_decide_the_condition(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    rows = emoji["train"]
+    captions = stage2_arguments(CodeDataArguments(caption_column="text"), tmp_path, condition_dropout=0.1)
+    config = transformer_config(captions, tiny_rqvae, tiny_tokenizer, rows)
+    assert config.vocab_size == len(tiny_tokenizer) and config.condition_length == tiny_tokenizer.model_max_length
+    assert config.null_condition_ids == (tiny_tokenizer.pad_token_id,) * config.condition_length
+    labels = stage2_arguments(CodeDataArguments(label_column="style"), tmp_path, condition_dropout=0.1)
+    config = transformer_config(labels, tiny_rqvae, None, rows)
+    styles = sorted(set(rows["style"]))
+    assert config.vocab_size == len(styles) + 1 and config.null_condition_ids == (len(styles),)
+    assert config.id2label == dict(enumerate(styles))
+    neither = stage2_arguments(CodeDataArguments(), tmp_path)
+    config = transformer_config(neither, tiny_rqvae, None, rows)
+    assert config.vocab_size == config.condition_length == 1
+    nothing_to_drop = stage2_arguments(CodeDataArguments(), tmp_path, condition_dropout=0.1)
+    with pytest.raises(ValueError, match="nothing to drop"):
+        transformer_config(nothing_to_drop, tiny_rqvae, None, rows)
+    with pytest.raises(ValueError, match="exclude each other"):
+        load_tokenizer(CodeDataArguments(caption_column="text", label_column="style"))
+    with pytest.raises(ValueError, match="`tokenizer_name_or_path`"):
+        load_tokenizer(CodeDataArguments(caption_column="text"))
+
+
+@pytest.mark.parametrize("changes", [{"code_temperature": 0.0}, {"bpe_dropout": 1.5}, {"condition_dropout": -0.1}])
+def test_bad_training_arguments_are_refused(tmp_path, changes):
+    with pytest.raises(ValueError, match=f"`{next(iter(changes))}` must be"):
+        RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
+
+
+def make_checkpoint(folder: Path, complete: bool = True) -> str:
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}" if complete else '{"step": ')
+    return str(folder)
+
+
+def test_resuming_takes_the_newest_complete_checkpoint(tmp_path):
+    assert resume_checkpoint(str(tmp_path), "last") is None
+    old, new = (make_checkpoint(tmp_path / f"checkpoint-{step}") for step in (90, 1000))
+    cut_short = make_checkpoint(tmp_path / "checkpoint-2000", complete=False)
+    assert resume_checkpoint(str(tmp_path), "last") == new
+    assert resume_checkpoint(str(tmp_path), old) == old
+    with pytest.raises(ValueError, match="complete checkpoint"):
+        resume_checkpoint(str(tmp_path), cut_short)
+    with pytest.raises(ValueError, match="fresh start"):
+        resume_checkpoint(str(tmp_path), None)
+
+
+def test_stage1_training_lowers_the_loss_and_logs_its_parts(emoji, tiny_rqvae, tmp_path):
+    pictures = PictureDataset(emoji["train"].select(range(16)), tiny_rqvae.config.image_size)
+    arguments = RQVAETrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=30, per_device_train_batch_size=8,
+        learning_rate=3e-3, logging_steps=5, l1_weight=0.5, save_steps=30, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = RQVAETrainer(model=tiny_rqvae, args=arguments, train_dataset=pictures, eval_dataset=pictures)
+    codebook = tiny_rqvae.codebook.clone()
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {"reconstruction_loss", "commitment_loss", "code_usage"} <= set(trainer.state.log_history[0])
+    assert not torch.equal(codebook, tiny_rqvae.codebook)
+    codebook = tiny_rqvae.codebook.clone()
+    metrics = trainer.evaluate()
+    assert torch.equal(codebook, tiny_rqvae.codebook)
+    assert metrics["eval_psnr"] == pytest.approx(10 * np.log10(4 / metrics["eval_reconstruction_loss"]), abs=1e-2)
+    saved = {path.name for path in (tmp_path / "checkpoint-30").iterdir()}
+    assert "training_args.json" in saved and "training_args.bin" not in saved
+    assert json.loads((tmp_path / "checkpoint-30" / "training_args.json").read_text())["l1_weight"] == 0.5
+
+
+def stage2_trainer(emoji, rqvae, tokenizer, folder, cached=False, **training):
+    rows = emoji["train"].select(range(12))
+    pictures = PictureDataset(rows, rqvae.config.image_size)
+    config = RQTransformerConfig.from_rqvae_config(
+        rqvae.config, vocab_size=len(tokenizer), condition_length=tokenizer.model_max_length, pad_token_id=0,
+        hidden_size=32, num_spatial_layers=1, num_depth_layers=1, num_attention_heads=2, dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = RQTransformerForImageGeneration(config)
+    model.set_codebook(rqvae.codebook)
+    source = cache_latents(pictures, rqvae.eval()) if cached else pictures
+    data = CodeDataset(source, rows["text"], encoder=BPEDropoutEncoder(tokenizer), bpe_dropout=0.1)
+    arguments = RQTransformerTrainingArguments(**{
+        "output_dir": str(folder), "use_cpu": True, "report_to": "none", "max_steps": 12, "learning_rate": 3e-3,
+        "per_device_train_batch_size": 6, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, **training,
+    })  # fmt: skip
+    return RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae, train_dataset=data, eval_dataset=data)
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_stage2_trains_on_cached_latents_as_on_pictures(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    runs = [
+        stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / str(cached), cached) for cached in (False, True)
+    ]
+    for trainer in runs:
+        trainer.train()
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=2e-2)  # latents are kept in half precision
+    assert losses(runs[0])[-1] < losses(runs[0])[0]
+    metrics = runs[0].evaluate()
+    assert {"eval_loss", "eval_image_loss", "eval_text_loss"} <= set(metrics)
+    assert not any(name.startswith("rqvae") for name, _ in runs[0].model.named_parameters())
+
+
+def test_stochastic_codes_differ_between_steps_and_repeat_with_the_seed(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    settings = {"learning_rate": 0.0, "per_device_train_batch_size": 12, "code_temperature": 5.0, "max_steps": 3}
+    fixed = {"bpe_dropout": 0.0, **settings}
+    first = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "a", **fixed)
+    again = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "b", **fixed)
+    for trainer in (first, again):
+        trainer.train_dataset.bpe_dropout = 0.0
+        trainer.train()
+    assert losses(first) == losses(again)
+    assert len(set(losses(first))) == 3
+    hard = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "c", stochastic_codes=False, **fixed)
+    hard.train_dataset.bpe_dropout = 0.0
+    hard.train()
+    assert max(losses(hard)) - min(losses(hard)) < 1e-4
+
+
+def test_gradient_accumulation_equals_the_large_batch(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    common = {"max_steps": 3, "stochastic_codes": False, "max_grad_norm": 0.0, "learning_rate": 1e-3}
+    whole = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "a", per_device_train_batch_size=12, **common)
+    parts = stage2_trainer(
+        emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "b", per_device_train_batch_size=6,
+        gradient_accumulation_steps=2, **common,
+    )  # fmt: skip
+    for trainer in (whole, parts):
+        trainer.model.config.pad_token_id = None  # the text loss is a mean over tokens, else batches weigh unequally
+        trainer.train()
+    assert losses(whole) == pytest.approx(losses(parts), abs=1e-4)

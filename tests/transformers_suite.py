@@ -1,0 +1,322 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Runs transformers' own model tests on `RQVAEModel` and `RQTransformerForImageGeneration`.
+
+Their test classes are not in the wheel of transformers but in its source distribution, which pip fetches for exactly
+the installed version. The two files used are kept under `~/.cache/rq_hf` (or `$XDG_CACHE_HOME/rq_hf`), so only the
+first run needs the package registry.
+
+    python tests/transformers_suite.py [--report report.json] [name of a test ...]
+
+It prints the failures and each reason to skip. The exit code is 1 if a test failed, 2 if the tests could not be had.
+"""
+
+import argparse
+import fnmatch
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import types
+import unittest
+from collections import Counter, defaultdict
+from pathlib import Path
+
+if __name__ == "__main__":  # both are read when transformers is imported: no test goes to the Hub or looks for a GPU
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_TEST_DEVICE", "cpu")
+
+import torch
+import transformers
+
+from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+
+PACKAGE = "transformers_tests"
+FILES = ("test_modeling_common.py", "test_configuration_common.py")
+
+# Tests that assume what is not so for our models, by name or pattern. What they would show all the same is tested in
+# test_transformers_suite.py.
+NO_HIDDEN_STATES = "forward has no `output_hidden_states` or `output_attentions`: there is no single stack of states"
+RANDOM_CODEBOOK = "wants equal buffers from two seeds, but code vectors are random at first"
+OWN_CHECKPOINTING = "looks for transformers' checkpointing layer, but the towers are diffusers', which has its own"
+SKIPS = {
+    RQVAEModel: {
+        "test_gradient_checkpointing_enable_disable": OWN_CHECKPOINTING,
+        "test_hidden_states_output": NO_HIDDEN_STATES,
+        "test_init_weights_can_init_buffers": RANDOM_CODEBOOK,
+        "test_model_get_set_embeddings": "wants an `nn.Embedding` of tokens, but the input is pixels",
+        "test_model_outputs_equivalence": NO_HIDDEN_STATES,
+        "test_retain_grad_hidden_states_attentions": NO_HIDDEN_STATES,
+        "test_training_gradient_checkpointing*": OWN_CHECKPOINTING,
+    },
+    RQTransformerForImageGeneration: {
+        "test_attention_outputs": NO_HIDDEN_STATES,
+        "test_eager_matches_sdpa_inference_*": "compares `hidden_states`, which the output does not have",
+        "test_hidden_states_output": NO_HIDDEN_STATES,
+        "test_init_weights_can_init_buffers": RANDOM_CODEBOOK,
+        "test_model_base_model_prefix": "wants a base model under a head, but the model is one whole",
+        "test_model_outputs_equivalence": NO_HIDDEN_STATES,
+        "test_retain_grad_hidden_states_attentions": NO_HIDDEN_STATES,
+    },
+}
+
+# A value other than the default for each attribute that every configuration has.
+COMMON_CONFIG_VALUES = {
+    "architectures": ["SomeModel"],
+    "chunk_size_feed_forward": 2,
+    "dtype": "float16",
+    "id2label": {0: "only"},
+    "label2id": {"only": 0},
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "problem_type": "regression",
+    "return_dict": False,
+}
+
+
+class TestsNotFoundError(RuntimeError):
+    """The source distribution of transformers, or a test file in it, could not be had."""
+
+
+def cache_folder() -> Path:
+    """Folder of the test files of the installed version."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "rq_hf" / f"transformers-{transformers.__version__}"
+
+
+def fetch_tests() -> Path:
+    """Folder that holds transformers' test files as the package `transformers_tests`, fetched if it is not there yet.
+
+    Raises:
+        `TestsNotFoundError`: pip could not fetch them, or this version does not ship them.
+    """
+    folder = cache_folder()
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    version = transformers.__version__
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        command = [sys.executable, "-m", "pip", "download", f"transformers=={version}", "--dest", temporary]
+        source_only = ["--no-deps", "--no-binary", "transformers"]
+        quickly = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]
+        done = subprocess.run([*command, *source_only, *quickly], capture_output=True, text=True)
+        archives = list(Path(temporary).glob("*.tar.gz"))
+        if done.returncode or not archives:
+            raise TestsNotFoundError(
+                f"transformers' model tests need the source distribution of transformers {version} from the package "
+                f"registry (only once: it is then kept in {folder}), and pip could not fetch it:\n"
+                f"{(done.stderr or done.stdout).strip()}"
+            )
+        package = Path(temporary) / "unpacked" / PACKAGE
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        with tarfile.open(archives[0]) as archive:
+            for name in FILES:
+                try:
+                    content = archive.extractfile(f"transformers-{version}/tests/{name}").read()
+                except KeyError:
+                    raise TestsNotFoundError(
+                        f"The source distribution of transformers {version} has no tests/{name}."
+                    ) from None
+                (package / name).write_bytes(content)
+        try:
+            package.parent.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise
+    return folder
+
+
+def import_tests(folder: Path) -> tuple[types.ModuleType, types.ModuleType]:
+    """Their two modules; what they import from test files that the source distribution lacks is put in its place."""
+    sys.path.insert(0, str(folder))
+    stand_ins = {
+        "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
+        "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
+        "utils.test_configuration_utils": {"config_common_kwargs": COMMON_CONFIG_VALUES},
+    }
+    for name, contents in stand_ins.items():
+        module = types.ModuleType(f"{PACKAGE}.{name}")
+        module.__dict__.update(contents)
+        sys.modules[module.__name__] = module
+    return tuple(importlib.import_module(f"{PACKAGE}.{Path(name).stem}") for name in FILES)
+
+
+class RQVAETester:
+    """Config and inputs of a tiny RQ-VAE, under the names by which their tests ask for them."""
+
+    is_training = True
+    batch_size = 4
+    common_properties = []
+    config_values = {
+        "image_size": 16,
+        "base_channels": 8,
+        "channel_multiplier": [1, 2],
+        "num_res_blocks": 1,
+        "attention_levels": [1],
+        "latent_channels": 16,
+        "norm_num_groups": 4,
+        "codebook_size": 16,
+        "codebook_dim": 8,
+        "code_depth": 3,
+    }
+
+    def get_config(self) -> RQVAEConfig:
+        return RQVAEConfig(**self.config_values)
+
+    def prepare_config_and_inputs_for_common(self):
+        return self.get_config(), {"pixel_values": torch.rand(self.batch_size, 3, 16, 16) * 2 - 1}
+
+
+class RQTransformerTester:
+    """Config and inputs of a tiny RQ-Transformer with captions, under the names by which their tests ask for them."""
+
+    is_training = True
+    batch_size = 4
+    num_hidden_layers = 2
+    common_properties = ["hidden_size", "num_attention_heads", "vocab_size"]
+    config_values = {
+        "vocab_size": 40,
+        "condition_length": 7,
+        "code_shape": [2, 3, 4],
+        "codebook_size": 32,
+        "codebook_dim": 8,
+        "hidden_size": 32,
+        "num_spatial_layers": 2,
+        "num_depth_layers": 2,
+        "num_attention_heads": 4,
+    }
+
+    def get_config(self) -> RQTransformerConfig:
+        return RQTransformerConfig(**self.config_values)
+
+    def prepare_config_and_inputs_for_common(self):
+        input_ids = torch.randint(40, (self.batch_size, 7))
+        return self.get_config(), {"input_ids": input_ids, "codes": torch.randint(32, (self.batch_size, 2, 3, 4))}
+
+
+TESTERS = {RQVAEModel: RQVAETester(), RQTransformerForImageGeneration: RQTransformerTester()}
+
+
+def build_test_case(model_class: type, modeling_tests, configuration_tests) -> type[unittest.TestCase]:
+    """All tests of `ModelTesterMixin` and `ConfigTester` for one of our models."""
+    tester = TESTERS[model_class]
+
+    class ModelTest(modeling_tests.ModelTesterMixin, unittest.TestCase):
+        all_model_classes = (model_class,)
+        # None: their generation tests, which are not in the source distribution, generate rows of tokens, not code maps.
+        all_generative_model_classes = ()
+        has_attentions = model_class is RQTransformerForImageGeneration
+        test_resize_embeddings = model_class is RQTransformerForImageGeneration
+
+        def setUp(self):
+            self.model_tester = tester
+
+        def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+            inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+            if return_labels and "codes" in inputs:
+                inputs["labels"] = inputs["codes"]
+            return inputs
+
+        def test_config(self):
+            configuration_tests.ConfigTester(
+                self,
+                config_class=model_class.config_class,
+                has_text_modality=False,
+                common_properties=tester.common_properties,
+                **tester.config_values,
+            ).run_common_tests()
+
+    ModelTest.__name__ = ModelTest.__qualname__ = f"{model_class.__name__}Test"
+    for pattern, reason in SKIPS[model_class].items():
+        for name in fnmatch.filter(dir(ModelTest), pattern):
+            setattr(ModelTest, name, unittest.skip(reason)(lambda self: None))
+    return ModelTest
+
+
+class Outcomes(unittest.TextTestResult):
+    """Keeps the outcome of each test: "passed", "failed: <traceback>" or "skipped: <reason>"."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.outcomes = {}
+
+    def record(self, test, outcome: str) -> None:
+        name = getattr(test, "test_case", test).id().rsplit(".", 1)[-1]  # a subtest counts for its test
+        if not self.outcomes.get(name, "").startswith("failed"):
+            self.outcomes[name] = outcome
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.record(test, "passed")
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.record(test, f"skipped: {reason}")
+
+    def addFailure(self, test, error):
+        super().addFailure(test, error)
+        self.record(test, f"failed: {self.failures[-1][1]}")
+
+    def addError(self, test, error):
+        super().addError(test, error)
+        self.record(test, f"failed: {self.errors[-1][1]}")
+
+    def addSubTest(self, test, subtest, error):
+        super().addSubTest(test, subtest, error)
+        if error is not None:
+            self.record(subtest, f"failed: {self._exc_info_to_string(error, test)}")
+
+
+def run_model_tests(names: list[str]) -> dict[str, dict[str, str]]:
+    """Outcome of each test of each model, or only of the tests in `names`."""
+    modules = import_tests(fetch_tests())
+    outcomes = {}
+    for model_class in TESTERS:
+        test_case = build_test_case(model_class, *modules)
+        names_here = names or unittest.defaultTestLoader.getTestCaseNames(test_case)
+        runner = unittest.TextTestRunner(io.StringIO(), resultclass=Outcomes, buffer=True, warnings="ignore")
+        outcomes[model_class.__name__] = runner.run(unittest.TestSuite(map(test_case, names_here))).outcomes
+    return outcomes
+
+
+def summary(outcomes: dict[str, dict[str, str]]) -> str:
+    """Counts, failures and, reason by reason, skips of each model."""
+    lines = []
+    for model, tests in outcomes.items():
+        counts = Counter(outcome.split(":")[0] for outcome in tests.values())
+        lines.append(f"{model}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped")))
+        lines += [f"{name} {outcome}" for name, outcome in tests.items() if outcome.startswith("failed")]
+        skipped = defaultdict(list)
+        for name, outcome in tests.items():
+            if outcome.startswith("skipped"):
+                skipped[outcome.removeprefix("skipped: ")].append(name)
+        for reason, names in skipped.items():
+            shown = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
+            lines.append(f"  skipped {', '.join(shown)}: {reason}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Runs transformers' own model tests on the models of rq_hf.")
+    parser.add_argument("--report", type=Path, help="where to write the outcomes as JSON")
+    parser.add_argument("names", nargs="*", help="names of tests to run, all by default")
+    arguments = parser.parse_args()
+    transformers.logging.disable_progress_bar()
+    try:
+        outcomes = run_model_tests(arguments.names)
+    except TestsNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.report is not None:
+        arguments.report.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+    print(summary(outcomes))
+    return int(any(outcome.startswith("failed") for tests in outcomes.values() for outcome in tests.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
