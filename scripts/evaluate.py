@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Measures an RQ-VAE or a pipeline on a data set, prints a table and writes a JSON file that model cards can read.
 
-    python scripts/evaluate.py reconstruction MODEL --dataset_name data/emoji-64 --split test_combos --filter tone=default
-    python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512 --seed 0
+    python scripts/evaluate.py reconstruction MODEL --dataset_name data/emoji-64 --split test_combos
+    python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512
 
 MODEL is a Hub id or folder. `reconstruction` takes an RQ-VAE or a pipeline and gives PSNR, SSIM, losses and the use of
 the codes, for all depths and depth by depth. `prompts` takes a pipeline of captions, draws one picture per prompt and
@@ -16,20 +16,18 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
+import numpy as np
 import torch
-from huggingface_hub.utils import validate_repo_id
-from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import functional as TF
 from tqdm.auto import tqdm
 
-import rq_hf
-from rq_hf import RQImageGenerationPipeline, RQVAEModel, metrics
+from rq_hf import RQImageGenerationPipeline, RQVAEModel, __version__, metrics
 from rq_hf.picture_grid import picture_grid
 from rq_hf.pipeline_rq_image_generation import component_subfolder
 from rq_hf.training.data import (
@@ -37,14 +35,13 @@ from rq_hf.training.data import (
     PictureDataset,
     check_column,
     parse_filter,
-    sample_generator,
     select_rows,
 )
 
-SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "guidance_scale")
 STYLE_GROUPS = [["3d", "fluent", "flat"]]  # one artist's drawings in three materials
 SHIFT = 2  # pixels
-SHEET_PICTURES, SHEET_COLUMNS = 64, 4
+SHEET_PICTURES, SHEET_COLUMNS, TILE_SIZE = 48, 3, 256
+HIT_NAMES = {"concept_top1": "concept top-1", "concept_top5": "concept top-5", "style_accuracy": "style"}
 FLOOR_NAMES = {
     "other_style_copy": "copy of another style",
     "other_styles_mean": "mean of the other styles",
@@ -108,11 +105,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise ValueError(f"`--batch_size` must be at least 1, got {arguments.batch_size}.")
-    if not Path(arguments.model).is_dir():
-        try:
-            validate_repo_id(arguments.model)
-        except ValueError as error:
-            raise ValueError(f"`MODEL` must be a folder or a Hub id, got {arguments.model!r}.") from error
     if arguments.command == "prompts":
         if arguments.num_prompts is not None and arguments.num_prompts < 1:
             raise ValueError(f"`--num_prompts` must be at least 1, got {arguments.num_prompts}.")
@@ -123,13 +115,13 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load_splits(arguments: argparse.Namespace, columns: Sequence[str]) -> datasets.DatasetDict:
-    """All splits of the data set, of which `--split` is one and has these columns."""
+def load_splits(arguments: argparse.Namespace, *columns: str) -> datasets.DatasetDict:
+    """All splits; the one to measure has these columns."""
     splits = datasets.load_dataset(arguments.dataset_name, arguments.dataset_config_name)
     if arguments.split not in splits:
         raise ValueError(f"`--split` must be one of {list(splits)}, got {arguments.split!r}.")
     for name in columns:
-        check_column(splits[arguments.split], getattr(arguments, name), name)
+        check_column(splits[arguments.split], getattr(arguments, name), f"--{name}")
     return splits
 
 
@@ -142,80 +134,228 @@ def column_texts(rows: datasets.Dataset, column: str) -> list[str]:
     values, feature = list(rows[column]), rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.int2str(values)
-    return [str(value[0] if isinstance(value, (list, tuple)) else value) for value in values]
+    return [str(value[0] if isinstance(value, list) else value) for value in values]
 
 
 def picture_batches(
-    rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace, description: str
+    rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace
 ) -> Iterator[torch.Tensor]:
-    """Pixels `(B, C, height, width)` in [-1, 1] of the pictures, sized as the model's."""
-    config = rqvae.config
+    """Pixels `(B, C, height, width)` in [-1, 1] of pictures of the model's size."""
+    config, column = rqvae.config, arguments.image_column
     pictures = PictureDataset(
-        rows, config.image_size, config.num_channels, arguments.image_column, arguments.transform, training=False
+        rows, config.image_size, config.num_channels, column, arguments.transform, training=False
     )
-    for batch in tqdm(DataLoader(pictures, batch_size=arguments.batch_size), desc=description, unit="batch"):
+    for batch in tqdm(DataLoader(pictures, batch_size=arguments.batch_size), desc="Reading pictures", unit="batch"):
         yield batch["pixel_values"]
 
 
-def evaluate_reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
-    rqvae = RQVAEModel.from_pretrained(
+def component_folder(arguments: argparse.Namespace, component: str) -> str:
+    """`component_subfolder` of the model, which may be named wrongly or out of reach."""
+    if not Path(arguments.model).is_dir():
+        try:
+            return component_subfolder(arguments.model, component)
+        except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
+            raise ValueError(f"`MODEL` must be a folder or a Hub id, got {arguments.model!r}: {error}") from error
+    return component_subfolder(arguments.model, component)
+
+
+def load_rqvae(arguments: argparse.Namespace) -> RQVAEModel:
+    """An RQ-VAE of its own or a pipeline's, whole, on its device."""
+    rqvae, loaded = RQVAEModel.from_pretrained(
         arguments.model,
-        subfolder=component_subfolder(arguments.model, "rqvae"),
+        subfolder=component_folder(arguments, "rqvae"),
         revision=arguments.revision,
         use_safetensors=True,
         dtype=getattr(torch, arguments.dtype),
+        output_loading_info=True,
     )
-    rqvae.to(arguments.device).eval()
-    rows = filtered(load_splits(arguments, ["image_column"])[arguments.split], arguments)
-    batches = picture_batches(rows, rqvae, arguments, "Reconstructing")
-    results, depths = metrics.measure_reconstruction(rqvae, batches)
-    return {"num_pictures": len(rows), "metrics": results, "depths": depths}
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ValueError(
+            f"`MODEL` must be an RQ-VAE, got {arguments.model!r}, which lacks weights such as {missing[0]}."
+        )
+    return rqvae.to(arguments.device).eval()
+
+
+def evaluate_reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
+    rqvae = load_rqvae(arguments)
+    rows = filtered(load_splits(arguments, "image_column")[arguments.split], arguments)
+    totals, depths = metrics.measure_reconstruction(rqvae, picture_batches(rows, rqvae, arguments))
+    return {"num_pictures": len(rows), "metrics": totals, "depths": depths}
+
+
+def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
+    """A pipeline that draws captions, on its device."""
+    if not component_folder(arguments, "transformer"):
+        raise ValueError(f"`MODEL` must be a pipeline (with a model_index.json), got {arguments.model!r}.")
+    pipe = RQImageGenerationPipeline.from_pretrained(
+        arguments.model, revision=arguments.revision, dtype=getattr(torch, arguments.dtype)
+    )
+    if pipe.tokenizer is None:
+        raise ValueError(f"`MODEL` must draw captions, got {arguments.model!r}, a pipeline without a tokenizer.")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(arguments.device)
 
 
 def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     pipe = load_pipeline(arguments)
-    splits = load_splits(arguments, ["image_column", "caption_column", "concept_column", "style_column"])
+    splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
     split = filtered(splits[arguments.split], arguments)
-    number = len(split) if arguments.num_prompts is None else arguments.num_prompts
-    if number > len(split):
-        raise ValueError(f"`--num_prompts` must be at most the {len(split)} rows of the split, got {number}.")
-    indices = list(range(len(split)))
-    if number < len(split):
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(arguments.seed))
-        indices = order[:number].tolist()
+    gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments)
+    indices = choose_rows(len(split), arguments.num_prompts, arguments.seed)
     rows = split.select(indices)
     prompts = column_texts(rows, arguments.caption_column)
-    pipe.encode_prompt(prompts)  # Refuses what it cannot draw before anything is drawn.
+    pipe.encode_prompt(prompts)  # refuses here, before hours of drawing, what it cannot draw
     asked = column_texts(rows, arguments.concept_column), column_texts(rows, arguments.style_column)
-
-    gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments)
-    styles = column_texts(gallery, arguments.style_column)
+    concepts, styles = (column_texts(gallery, column) for column in (arguments.concept_column, arguments.style_column))
     unknown = {style for group in arguments.style_group or [] for style in group}.difference(styles)
     if unknown:
-        raise ValueError(f"`--style_group` must name styles of the data set, {sorted(set(styles))}, got {unknown}.")
-    accuracy = metrics.PromptAccuracy(
-        torch.cat([metrics.pooled_pixels(batch) for batch in real_pictures(gallery, pipe, arguments, "Real pictures")]),
-        column_texts(gallery, arguments.concept_column),
-        styles,
-        arguments.style_group or STYLE_GROUPS,
-    )
-    shifted = [
-        metrics.pooled_pixels(metrics.shift_down(batch, SHIFT))
-        for batch in real_pictures(rows, pipe, arguments, "Floors")
-    ]
-    floors = {**accuracy.floors(*asked, seed=arguments.seed), "shifted": accuracy.score(torch.cat(shifted), *asked)}
-    floors = {name: {"num_pictures": len(scores), **scores.summary()} for name, scores in floors.items()}
-    floors["chance"] = {"num_pictures": number, **accuracy.chance(*asked)}
+        raise ValueError(f"`--style_group` must name styles of {sorted(set(styles))}, got {sorted(unknown)}.")
 
+    def features(rows: datasets.Dataset, change: Callable[[torch.Tensor], torch.Tensor] = lambda same: same):
+        batches = (metrics.to_uint8((pixels + 1) / 2) for pixels in picture_batches(rows, pipe.rqvae, arguments))
+        return torch.cat([metrics.pooled_pixels(change(pictures)) for pictures in batches])
+
+    groups = arguments.style_group or STYLE_GROUPS
+    accuracy = metrics.PromptAccuracy(features(gallery), concepts, styles, groups)
+    floors = {
+        **accuracy.floors(*asked, seed=arguments.seed),
+        "shifted": accuracy.score(features(rows, lambda pictures: metrics.shift_down(pictures, SHIFT)), *asked),
+    }
+    drawn = torch.cat(list(generated_batches(pipe, prompts, indices, arguments)))
+    scores = accuracy.score(metrics.pooled_pixels(drawn), *asked)
+    if arguments.save_pictures is not None:
+        save_pictures(drawn, scores, rows, gallery, arguments)
+    return {
+        "num_pictures": len(rows),
+        "metrics": scores.summary(),
+        "floors": {
+            **{name: {"num_pictures": len(floor), **floor.summary()} for name, floor in floors.items()},
+            "chance": {"num_pictures": len(rows), **accuracy.chance(*asked)},
+        },
+        "sampling": {
+            name: getattr(pipe.transformer.generation_config, name, None) if given is None else given
+            for name, given in sampling_options(arguments).items()
+        },
+    }
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "guidance_scale")}
+
+
+def choose_rows(count: int, number: int | None, seed: int) -> list[int]:
+    """All rows, or a random sample of `number`; a larger sample begins with the smaller one."""
+    if number is None:
+        return list(range(count))
+    if number > count:
+        raise ValueError(f"`--num_prompts` must be at most {count}, the rows of the split, got {number}.")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:number].tolist()
+
+
+def picture_generator(seed: int, index: int) -> torch.Generator:
+    """A generator that depends on nothing but its two numbers."""
+    words = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
+def generated_batches(
+    pipe: RQImageGenerationPipeline, prompts: list[str], indices: list[int], arguments: argparse.Namespace
+) -> Iterator[torch.Tensor]:
+    """Pictures `(B, C, height, width)`, uint8, one per prompt, each seeded by the seed and its row in the split."""
+    sampling = sampling_options(arguments)
+    with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
+        for start in range(0, len(prompts), arguments.batch_size):
+            part = slice(start, start + arguments.batch_size)
+            generators = [picture_generator(arguments.seed, index) for index in indices[part]]
+            pictures = pipe(prompts[part], generator=generators, output_type="pt", **sampling).images
+            progress.update(len(pictures))
+            yield metrics.to_uint8(pictures).cpu()
+
+
+def save_pictures(
+    pictures: torch.Tensor,
+    scores: metrics.PromptScores,
+    rows: datasets.Dataset,
+    gallery: datasets.Dataset,
+    arguments: argparse.Namespace,
+) -> None:
+    """The pictures as PNG files, metadata.jsonl with their prompts and scores, and sheet.png of the first ones."""
     folder = arguments.save_pictures
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    features, shown = [], []
-    for picture in generated_pictures(pipe, prompts, indices, arguments):
-        if folder is not None:
-            shown.append(Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).numpy()))
-            shown[-1].save(folder / f"{len(shown) - 1:05d}.png")
-            del shown[-1].tmp
-        features.append(metrics.pooled_pixels(picture[None]))
-    scores = accuracy.score(torch.cat(features), *asked)
-    return {"num_pictures": number, "metrics": scores.summary(), "floors": floors}
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [TF.to_pil_image(picture) for picture in pictures]
+    prompts = column_texts(rows, arguments.caption_column)
+    nearest = column_texts(gallery.select(scores.nearest.tolist()), arguments.concept_column)
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for index, picture in enumerate(drawn):
+            picture.save(folder / f"{index:05d}.png")
+            entry = {
+                "file_name": f"{index:05d}.png",
+                "prompt": prompts[index],
+                "concept_rank": scores.concept_rank[index].item(),
+                "style_hit": scores.style_hit[index].item(),
+                "nearest_concept": nearest[index],
+            }
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    rows_of_tiles, captions = [], []
+    for start in range(0, min(len(drawn), SHEET_PICTURES), SHEET_COLUMNS):
+        part = range(start, min(len(drawn), start + SHEET_COLUMNS))
+        real = [gallery[scores.nearest[index].item()][arguments.image_column] for index in part]
+        rows_of_tiles.append([tile for index, each in zip(part, real, strict=True) for tile in (drawn[index], each)])
+        captions.append([text for index in part for text in (prompts[index], f"nearest: {nearest[index]}")])
+    picture_grid(rows_of_tiles, captions, tile_size=TILE_SIZE).save(folder / "sheet.png")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    texts = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *texts])
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    if "depths" in results:
+        depths = [list(row.values()) for row in results["depths"]]
+        totals = markdown_table(["metric", "all depths"], list(results["metrics"].items()))
+        return totals + "\n\n" + markdown_table(list(results["depths"][0]), depths)
+    lines = [("model", results["dataset"]["num_pictures"], *results["metrics"].values())]
+    lines += [(FLOOR_NAMES[name], *floor.values()) for name, floor in results["floors"].items()]
+    return markdown_table(["", "pictures", *HIT_NAMES.values()], lines)
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Writes the file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse_arguments(argv)
+    check_arguments(arguments)
+    evaluate = {"reconstruction": evaluate_reconstruction, "prompts": evaluate_prompts}[arguments.command]
+    measured = evaluate(arguments)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    results = {
+        "dataset": {
+            "name": arguments.dataset_name,
+            "config": arguments.dataset_config_name,
+            "split": arguments.split,
+            "filter": arguments.filter,
+            "num_pictures": measured.pop("num_pictures"),
+        },
+        "model": arguments.model,
+        **measured,
+        "command": shlex.join(["python", "scripts/evaluate.py", *argv]),
+        "settings": {**settings, "rq_hf_version": __version__, "torch_version": torch.__version__},
+    }
+    if arguments.output is not None:
+        write_json(arguments.output, results)
+    print(tables(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -428,7 +428,7 @@ def write_splits(source: Path, folder: Path, pictures: list[Picture]) -> None:
         row |= {"license": origin.license, "icon": f"{origin.package}:{picture.icon}", "held_out": picture.held_out}
         row |= {"words_seen": words[concept.key] <= seen, "twin": picture.twin or picture.double}
         row |= {"weight": round(1 / num_tones[picture.split, *picture.pair], 4)}
-        rows[picture.split].append(json.dumps(row, ensure_ascii=True) + "\n")
+        rows[picture.split].append(json.dumps(row, ensure_ascii=False) + "\n")
         (folder / picture.split / style).mkdir(parents=True, exist_ok=True)
         (source / picture.path).rename(folder / picture.split / picture.path)
     for split, lines in rows.items():
@@ -509,14 +509,6 @@ def install_packages(cache_dir: Path, sharealike: bool) -> Path:
     return modules
 
 
-def publish(built: Path, output_dir: Path, workspace: Path) -> None:
-    """Rename the finished folder to `output_dir`; what was there is removed with `workspace`."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    if output_dir.exists():
-        output_dir.rename(workspace / "replaced")
-    built.rename(output_dir)
-
-
 def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"`--output_dir` must be a folder, got the file {output_dir}.")
@@ -563,7 +555,10 @@ def main(arguments: list[str] | None = None) -> None:
             built = Path(workspace) / "built"
             built.mkdir()
             build(built, npm_dir, options)
-            publish(built, output_dir, Path(workspace))
+            output_dir.parent.mkdir(parents=True, exist_ok=True)
+            if output_dir.exists():
+                output_dir.rename(Path(workspace) / "replaced")  # removed with the workspace
+            built.rename(output_dir)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     print(f"written to {output_dir}")

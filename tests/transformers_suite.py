@@ -208,7 +208,7 @@ def build_test_case(model_class: type, modeling_tests, configuration_tests) -> t
 
     class ModelTest(modeling_tests.ModelTesterMixin, unittest.TestCase):
         all_model_classes = (model_class,)
-        # None: their generation tests, which are not in the source distribution, generate rows of tokens, not code maps.
+        # Their generation tests, which the source distribution lacks, are about rows of tokens, not code maps.
         all_generative_model_classes = ()
         has_attentions = model_class is RQTransformerForImageGeneration
         test_resize_embeddings = model_class is RQTransformerForImageGeneration
@@ -307,6 +307,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="names of tests to run, all by default")
     arguments = parser.parse_args()
     transformers.logging.disable_progress_bar()
+    transformers.logging.disable_default_handler()  # the tests that read warnings bring their own handler
     try:
         outcomes = run_model_tests(arguments.names)
     except TestsNotFoundError as error:

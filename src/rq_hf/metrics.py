@@ -209,11 +209,11 @@ class PromptScores:
         return len(self.concept_rank)
 
     def summary(self) -> dict[str, float]:
-        """Parts of the pictures in [0, 1]: `concept_top1`, `concept_top5` and `style`."""
+        """Parts of the pictures in [0, 1]: `concept_top1`, `concept_top5` and `style_accuracy`."""
         return {
             "concept_top1": (self.concept_rank < 1).double().mean().item(),
             "concept_top5": (self.concept_rank < 5).double().mean().item(),
-            "style": self.style_hit.double().mean().item(),
+            "style_accuracy": self.style_hit.double().mean().item(),
         }
 
 
@@ -246,7 +246,7 @@ class PromptAccuracy:
     >>> concepts, styles = ["cat", "cat", "dog", "dog"], ["noto", "blob", "noto", "blob"]
     >>> accuracy = PromptAccuracy(pooled_pixels(pictures), concepts, styles)
     >>> accuracy.score(pooled_pixels(pictures), concepts, styles).summary()
-    {'concept_top1': 1.0, 'concept_top5': 1.0, 'style': 1.0}
+    {'concept_top1': 1.0, 'concept_top5': 1.0, 'style_accuracy': 1.0}
     ```
     """
 
@@ -326,20 +326,20 @@ class PromptAccuracy:
 
     def chance(self, concepts: Sequence[str], styles: Sequence[str]) -> dict[str, float]:
         """What pictures in random order would score on average, as [`PromptScores.summary`]."""
-        totals = dict.fromkeys(("concept_top1", "concept_top5", "style"), 0.0)
+        totals = dict.fromkeys(("concept_top1", "concept_top5", "style_accuracy"), 0.0)
         for concept, style in zip(concepts, styles, strict=True):
             _, shows_concept, _, has_style = self._candidates(concept, style)
             size, hits = len(shows_concept), int(shows_concept.sum())
             for name, drawn in (("concept_top1", 1), ("concept_top5", min(5, size))):
                 totals[name] += 1 - math.comb(size - hits, drawn) / math.comb(size, drawn)
-            totals["style"] += has_style.double().mean().item()
+            totals["style_accuracy"] += has_style.double().mean().item()
         return {name: total / len(concepts) for name, total in totals.items()}
 
     def _group(self, style: str) -> str:
         return self._group_of.get(style, style)
 
     def _candidates(self, concept: str, style: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Real pictures of the style and which of them show the concept, those of the concept and which have the style."""
+        """Real pictures of the style, which of them show the concept, those of the concept, which have the style."""
         of_style, of_concept = self._styles.where(style), self._concepts.where(concept)
         shows_concept = self._concepts.ids[of_style] == self._concepts.id_of(concept)
         has_style = self._groups.ids[of_concept] == self._groups.id_of(self._group(style))

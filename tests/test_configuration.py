@@ -1,0 +1,176 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The two configurations: defaults, refusals, and files."""
+
+import json
+import logging
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+
+from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+
+CONFIG_CLASSES = [RQVAEConfig, RQTransformerConfig]
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_defaults_are_the_imagenet_rqvae_and_a_transformer_that_fits_it():
+    config = RQVAEConfig()
+    assert config.downsample_factor == 32
+    assert config.code_shape == RQTransformerConfig().code_shape == (8, 8, 4)
+    assert RQTransformerConfig().num_positions == 64
+    assert RQTransformerConfig.from_rqvae_config(config).to_dict() == RQTransformerConfig().to_dict()
+
+
+@pytest.mark.parametrize(
+    "config_class, field, closest",
+    [
+        (RQVAEConfig, "code_dpeth", "code_depth"),
+        (RQVAEConfig, "codebook", "codebook_dim"),
+        (RQTransformerConfig, "hidden_sizes", "hidden_size"),
+        (RQTransformerConfig, "condition_lenght", "condition_length"),
+        (RQTransformerConfig, "top_k", ""),  # belongs in the generation config
+    ],
+)
+def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_class, field, closest):
+    with pytest.raises(ValueError, match=f"{config_class.__name__} has no field `{field}`.*`{closest}"):
+        config_class(**{field: 3})
+
+
+@pytest.mark.parametrize(
+    "config_class, fields",
+    [
+        (RQVAEConfig, {"code_depth": "3"}),
+        (RQVAEConfig, {"code_depth": 3.0}),
+        (RQVAEConfig, {"code_depth": True}),
+        (RQVAEConfig, {"channel_multiplier": 3}),
+        (RQVAEConfig, {"shared_codebook": 1}),
+        (RQVAEConfig, {"codebook_decay": "0.9"}),
+        (RQTransformerConfig, {"code_shape": 8}),
+        (RQTransformerConfig, {"code_shape": ["8", "8", "4"]}),
+        (RQTransformerConfig, {"null_condition_ids": 5}),
+        (RQTransformerConfig, {"hidden_size": None}),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, fields):
+    with pytest.raises(StrictDataclassError, match=f"(?s)field '{next(iter(fields))}'.*TypeError"):
+        config_class(**fields)
+
+
+@pytest.mark.parametrize(
+    "config_class, fields, message",
+    [
+        (RQVAEConfig, {"code_depth": 0}, "`code_depth` must be at least 1, got 0"),
+        (RQVAEConfig, {"codebook_size": -1}, "`codebook_size` must be at least 1, got -1"),
+        (RQVAEConfig, {"num_res_blocks": 0}, "`num_res_blocks` must be at least 1"),
+        (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a non-empty list"),
+        (RQVAEConfig, {"channel_multiplier": [1, 0]}, "`channel_multiplier` must be a non-empty list of positive"),
+        (RQVAEConfig, {"attention_levels": [6]}, "`attention_levels` must be indexes.*6 levels"),
+        (RQVAEConfig, {"attention_levels": [-1]}, "`attention_levels` must be indexes"),
+        (RQVAEConfig, {"image_size": 250}, "`image_size` must be a multiple of the downsample factor.* 32, got 250"),
+        (RQVAEConfig, {"base_channels": 48}, "`norm_num_groups` must be a divisor.*48"),
+        (RQVAEConfig, {"codebook_decay": 1}, r"`codebook_decay` must be in \[0, 1\), got 1"),
+        (RQVAEConfig, {"codebook_decay": float("nan")}, "`codebook_decay` must be in"),
+        (RQVAEConfig, {"codebook_epsilon": 0}, "`codebook_epsilon` must be greater than 0"),
+        (RQVAEConfig, {"commitment_weight": -1}, "`commitment_weight` must be at least 0"),
+        (RQTransformerConfig, {"code_shape": (8, 8)}, r"`code_shape` must be three positive integers .*\(8, 8\)"),
+        (RQTransformerConfig, {"code_shape": (8, 0, 4)}, "`code_shape` must be three positive integers"),
+        (RQTransformerConfig, {"num_attention_heads": 3}, "`hidden_size` must be a multiple of .* = 3, got 1280"),
+        (RQTransformerConfig, {"intermediate_size": 0}, "`intermediate_size` must be at least 1"),
+        (RQTransformerConfig, {"dropout": 1.0}, r"`dropout` must be in \[0, 1\)"),
+        (RQTransformerConfig, {"text_loss_weight": 1.5}, r"`text_loss_weight` must be in \[0, 1\]"),
+        (RQTransformerConfig, {"layer_norm_eps": -1e-5}, "`layer_norm_eps` must be greater than 0"),
+        (RQTransformerConfig, {"initializer_range": -0.02}, "`initializer_range` must be at least 0"),
+        (RQTransformerConfig, {"pad_token_id": 16384}, r"`pad_token_id` must be in \[0, 16384\)"),
+        (RQTransformerConfig, {"null_condition_ids": [0, 0]}, "`null_condition_ids` must be 32 ids"),
+        (RQTransformerConfig, {"null_condition_ids": [-1] * 32}, "`null_condition_ids` must be 32 ids"),
+        (RQTransformerConfig, {"vocab_size": 1, "id2label": {0: "a", 1: "b"}}, "`id2label` must be at most one name"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(config_class, fields, message):
+    with pytest.raises(StrictDataclassError, match=f"(?s)ValueError: {message}"):
+        config_class(**fields)
+
+
+def test_a_transformer_takes_the_codes_of_its_rqvae_and_refuses_to_contradict_it():
+    rqvae = RQVAEConfig(image_size=64, channel_multiplier=[1, 2, 4], attention_levels=[2], shared_codebook=False)
+    config = RQTransformerConfig.from_rqvae_config(rqvae, vocab_size=10, condition_length=1, code_shape=[16, 16, 4])
+    assert (config.code_shape, config.codebook_size, config.codebook_dim) == ((16, 16, 4), 16384, 256)
+    assert config.shared_codebook is False and config.vocab_size == 10
+    for field, value in {"code_shape": (8, 8, 4), "codebook_size": 9, "shared_codebook": True}.items():
+        with pytest.raises(ValueError, match=f"`{field}` must be the RQ-VAE's"):
+            RQTransformerConfig.from_rqvae_config(rqvae, **{field: value})
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_a_saved_configuration_comes_back_equal_and_without_warnings(config_class, tmp_path, caplog):
+    fields = {
+        RQVAEConfig: {"image_size": 64, "channel_multiplier": [1, 2], "attention_levels": [], "codebook_decay": 0},
+        RQTransformerConfig: {"vocab_size": 4, "condition_length": 1, "id2label": {0: "cat", 1: "goose, gander"}},
+    }[config_class]
+    config = config_class(**fields)
+    config.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        for loaded in (config_class.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+            assert type(loaded) is config_class
+            assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
+            assert loaded.code_shape == config.code_shape and isinstance(loaded.code_shape, tuple)
+            assert loaded.id2label == config.id2label and loaded.label2id == config.label2id
+    assert "no field" not in caplog.text
+
+
+@pytest.mark.parametrize("model_class", [RQVAEModel, RQTransformerForImageGeneration])
+def test_a_saved_models_configuration_has_no_field_that_loading_warns_about(
+    model_class, tiny_rqvae, make_transformer, tmp_path, caplog
+):
+    model = tiny_rqvae if model_class is RQVAEModel else make_transformer("class", attn_implementation="eager")
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        model_class.from_pretrained(tmp_path)
+    assert "no field" not in caplog.text
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_there_are_no_invented_labels(config_class):
+    config = config_class()
+    assert config.id2label is None and config.label2id is None and config.num_labels is None
+
+
+def test_names_of_classes_give_their_ids():
+    config = RQTransformerConfig(vocab_size=3, condition_length=1, id2label={0: "cat", 1: "goose"})
+    assert config.label2id == {"cat": 0, "goose": 1} and config.num_labels == 2
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_an_unknown_field_of_a_file_is_left_out_with_a_warning(config_class, tmp_path, caplog):
+    config_class().save_pretrained(tmp_path)
+    edit_json(tmp_path / "config.json", codebook_sizes=5)
+    with caplog.at_level(logging.WARNING):
+        config = config_class.from_pretrained(tmp_path)
+    assert not hasattr(config, "codebook_sizes")
+    assert f"{config_class.__name__} has no field `codebook_sizes`" in caplog.text
+    assert "`codebook_size`" in caplog.text and "ignored" in caplog.text
+
+
+def test_bad_values_of_a_file_and_beside_it_are_refused(tmp_path):
+    RQVAEConfig().save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="`code_depth` must be at least 1"):
+        RQVAEConfig.from_pretrained(tmp_path, code_depth=0)
+    assert RQVAEConfig.from_pretrained(tmp_path, code_depth=2).code_shape == (8, 8, 2)
+    assert RQVAEConfig.from_pretrained(tmp_path, channel_multiplier=[1] * 6).channel_multiplier == (1,) * 6
+    edit_json(tmp_path / "config.json", image_size=100)
+    with pytest.raises(StrictDataclassError, match="`image_size` must be a multiple"):
+        RQVAEConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_a_missing_or_broken_file_is_an_error_and_no_default(config_class, tmp_path):
+    with pytest.raises(OSError, match=r"config\.json"):
+        config_class.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"code_depth": 3, ')
+    with pytest.raises(OSError, match="not a valid JSON file"):
+        config_class.from_pretrained(tmp_path)

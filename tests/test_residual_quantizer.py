@@ -1,0 +1,445 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Residual quantization: codes and losses, stochastic codes, both codebook updates, precision, memory, processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from rq_hf import ResidualQuantizer, residual_quantizer, soft_code_probabilities
+from rq_hf.residual_quantizer import inverse_cdf_sample
+
+SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+BOTH_RULES = pytest.mark.parametrize("rule", ["per_depth", "per_step"])
+
+
+def make_latents(*shape: int, seed: int = 1, clusters: int = 12) -> torch.Tensor:
+    """Clustered vectors, so that codebooks have something to find: `(*shape, 6)`."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(clusters, 6, generator=torch.Generator().manual_seed(99)) * 2
+    chosen = centres[torch.randint(clusters, shape, generator=generator)]
+    return chosen + 0.4 * torch.randn(*shape, 6, generator=generator)
+
+
+def make_quantizer(shared: bool = True, trained: bool = True, codebook_size: int = 16, **fields) -> ResidualQuantizer:
+    quantizer = ResidualQuantizer(codebook_size, 6, 3, shared_codebook=shared, **fields)
+    if trained:
+        for step in range(10):
+            quantizer(make_latents(8, 4, 4, seed=step), "per_step")
+    return quantizer
+
+
+def books(quantizer: ResidualQuantizer) -> list[torch.Tensor]:
+    """The codebook of each depth."""
+    weight = quantizer.codebook.weight
+    return [weight[depth if len(weight) > 1 else 0] for depth in range(quantizer.code_depth)]
+
+
+def state(quantizer: ResidualQuantizer) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
+
+
+def assert_equal_states(first: dict, second: dict, exact: bool = True) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            first[name], second[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@SHARED_AND_SEPARATE
+def test_the_error_falls_with_depth(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(16, 4, 4, seed=50)
+    codes, _ = quantizer.quantize(latents)
+    errors = [latents.square().mean()]
+    errors += [(latents - quantizer.embed(codes[..., :depth])).square().mean() for depth in (1, 2, 3)]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.9 * errors[1] and errors[3] < 0.9 * errors[2]
+
+
+@SHARED_AND_SEPARATE
+def test_every_code_is_the_nearest_to_what_the_coarser_ones_left(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(2, 4, 3)
+    codes, residuals = quantizer.quantize(latents)
+    assert codes.shape == (2, 4, 3, 3) and codes.dtype == torch.long and residuals.shape == (2, 4, 3, 3, 6)
+    left = latents.double()
+    for depth, book in enumerate(books(quantizer)):
+        torch.testing.assert_close(residuals[..., depth, :].double(), left, rtol=0, atol=1e-5)
+        distances = (left[..., None, :] - book.double()).square().sum(-1)
+        assert torch.equal(codes[..., depth], distances.argmin(-1))
+        left = left - book.double()[codes[..., depth]]
+
+
+@SHARED_AND_SEPARATE
+def test_embedding_gives_the_latents_less_the_residual(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(2, 4, 3)
+    codes, residuals = quantizer.quantize(latents)
+    for depth in (1, 2):
+        partial_sum = quantizer.embed(codes[..., :depth])
+        torch.testing.assert_close(partial_sum, latents - residuals[..., depth, :], rtol=0, atol=1e-5)
+
+
+def test_of_equally_near_codes_the_first_is_taken():
+    quantizer = make_quantizer(trained=False, codebook_size=8)
+    quantizer.codebook.weight[0, 3:] = quantizer.codebook.weight[0, 2]
+    codes, _ = quantizer.quantize(make_latents(8, 4, 4))
+    assert (codes == 2).any() and codes.max() == 2
+
+
+@SHARED_AND_SEPARATE
+def test_training_and_evaluation_give_equal_codes_and_pictures_of_codes(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(4, 4, 4)
+    codes, _ = quantizer.quantize(latents)
+    before, embedded = state(quantizer), quantizer.embed(codes)
+    for rule in (None, "per_step"):
+        quantized, training_codes, _ = quantizer(latents, rule)
+        assert torch.equal(training_codes, codes)
+        torch.testing.assert_close(quantized, embedded, rtol=0, atol=1e-5)
+        if rule is None:
+            assert_equal_states(state(quantizer), before)
+
+
+def test_the_gradient_of_the_quantized_latents_passes_straight_through():
+    quantizer, latents = make_quantizer(), make_latents(2, 3, 3).requires_grad_()
+    weights = torch.randn(latents.shape)
+    (quantizer(latents)[0] * weights).sum().backward()
+    assert torch.equal(latents.grad, weights)
+
+
+@SHARED_AND_SEPARATE
+def test_commitment_is_the_mean_over_depths_and_moves_latents_only(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(2, 3, 3).requires_grad_()
+    _, codes, commitment = quantizer(latents)
+    loss, gradient, partial_sum = 0.0, 0.0, torch.zeros_like(latents)
+    for depth, book in enumerate(books(quantizer)):
+        partial_sum = partial_sum + book[codes[..., depth]]
+        difference = (latents - partial_sum).detach()
+        loss += difference.square().sum().item() / latents.numel() / 3
+        gradient += 2 * difference / latents.numel() / 3
+    assert commitment.item() == pytest.approx(loss, rel=1e-5)
+    commitment.backward()
+    torch.testing.assert_close(latents.grad, gradient)
+    assert not any(buffer.requires_grad for buffer in quantizer.buffers()) and not list(quantizer.parameters())
+
+
+def naive_update(latents, buffers, rule, decay, epsilon, restart):
+    """Both rules in plain loops over vectors and codes; `buffers` are lists of one tensor per codebook, and change."""
+    weights, sizes, sums, updates = (list(buffer.unbind()) for buffer in buffers)
+    num_codes, width = weights[0].shape
+    residual, depths, all_codes = latents.reshape(-1, width).clone(), 3, []
+    pools = [[] for _ in weights]
+
+    def update(index, vectors, codes, rate):
+        for k in range(num_codes):
+            own = [vector for vector, code in zip(vectors, codes, strict=True) if code == k]
+            sizes[index][k] = rate * sizes[index][k] + (1 - rate) * len(own)
+            sums[index][k] = rate * sums[index][k] + (1 - rate) * sum(own, torch.zeros(width))
+        if restart:
+            mean = sizes[index].sum().item() / num_codes
+            threshold, size = (1.0, 1.0) if rule == "per_depth" else (0.1 * mean, mean)
+            pool = torch.stack(list(vectors))
+            if len(pool) < num_codes:
+                pool = pool.repeat((num_codes + len(pool) - 1) // len(pool), 1)
+                pool = pool + torch.rand(pool.shape) * 0.01 / width**0.5
+            pool = pool[torch.randperm(len(pool))]
+            for k in range(num_codes):
+                if sizes[index][k] < threshold:
+                    sizes[index][k] = size
+                    sums[index][k] = size * pool[k]
+        total = sizes[index].sum()
+        for k in range(num_codes):
+            weights[index][k] = sums[index][k] / (total * (sizes[index][k] + epsilon) / (total + num_codes * epsilon))
+
+    for depth in range(depths):
+        index = depth if len(weights) > 1 else 0
+        codes = [int((vector - weights[index]).square().sum(-1).argmin()) for vector in residual]
+        chosen = torch.stack([weights[index][code].clone() for code in codes])
+        if rule == "per_depth":
+            update(index, residual, codes, decay)
+        pools[index] += list(zip(residual, codes, strict=True))
+        residual = residual - chosen
+        all_codes.append(codes)
+    if rule == "per_step":
+        for index, pool in enumerate(pools):
+            rate = min(decay, (1 + updates[index].item()) / (10 + updates[index].item()))
+            update(index, [vector for vector, _ in pool], [code for _, code in pool], rate)
+            updates[index] += 1
+    return torch.tensor(all_codes).T.reshape(*latents.shape[:-1], depths)
+
+
+@BOTH_RULES
+@SHARED_AND_SEPARATE
+@pytest.mark.parametrize("codebook_size", [8, 40], ids=["fewer codes than vectors", "more codes than vectors"])
+@pytest.mark.parametrize("restart", [True, False], ids=["restart", "no restart"])
+def test_update_rules_equal_plain_loops(rule, shared, codebook_size, restart):
+    decay = 0.9  # counts pass the threshold of `per_depth` within a few steps
+    quantizer = make_quantizer(shared, False, codebook_size, decay=decay, restart_unused_codes=restart)
+    names = ("codebook.weight", "cluster_size", "embedding_sum", "num_updates")
+    naive = [state(quantizer)[name] for name in names]
+    for step in range(5):
+        latents = make_latents(2, 4, 3, seed=step)
+        torch.manual_seed(step)
+        codes = quantizer(latents, rule)[1]
+        torch.manual_seed(step)
+        expected_codes = naive_update(latents, naive, rule, decay, 1e-5, restart)
+        assert torch.equal(codes, expected_codes), f"step {step}"
+        for name, expected in zip(names, naive, strict=True):
+            torch.testing.assert_close(state(quantizer)[name], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_the_codebook_becomes_the_mean_of_each_codes_vectors():
+    quantizer = ResidualQuantizer(4, 2, 1)
+    centres = torch.tensor([[5.0, 5], [5, -5], [-5, 5], [-5, -5]])
+    for _ in range(60):
+        vectors = (centres.repeat(16, 1) + 0.1 * torch.randn(64, 2))[None, None]
+        _, codes, _ = quantizer(vectors, "per_step")
+    assert codes.unique().numel() == 4
+    found = quantizer.codebook.weight[0]
+    nearest = torch.cdist(centres, found).argmin(1)
+    assert sorted(nearest.tolist()) == [0, 1, 2, 3]
+    torch.testing.assert_close(found[nearest], centres, rtol=0, atol=0.05)
+
+
+@BOTH_RULES
+@SHARED_AND_SEPARATE
+def test_unused_codes_revive(rule, shared):
+    quantizer, latents = make_quantizer(shared, decay=0.9), make_latents(16, 4, 4)
+    far = slice(8, None)
+    quantizer.codebook.weight[:, far] = quantizer.embedding_sum[:, far] = 1e3
+    quantizer.cluster_size[:, far] = 0
+    assert not (quantizer.quantize(latents)[0] >= 8).any()
+    quantizer(latents, rule)
+    assert quantizer.codebook.weight.abs().max() < 20 and (quantizer.cluster_size > 0).all()
+    for step in range(5):
+        quantizer(make_latents(16, 4, 4, seed=step), rule)
+    codes, _ = quantizer.quantize(latents)
+    used = [codes.flatten()] if shared else codes.flatten(0, -2).unbind(-1)
+    assert all(each.unique().numel() >= 14 for each in used)
+
+
+@BOTH_RULES
+def test_without_restarts_an_unused_code_attracts_nothing(rule):
+    quantizer = make_quantizer(trained=False, restart_unused_codes=False)
+    quantizer.codebook.weight[0, 5] = quantizer.embedding_sum[0, 5] = 1e3
+    for step in range(3):
+        codes = quantizer(make_latents(16, 4, 4, seed=step), rule)[1]
+        assert not (codes == 5).any()
+    assert quantizer.cluster_size[0, 5] == 0
+    assert (quantizer.cluster_size > 0).sum() > 8
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="`codebook_update` must be None, 'per_depth' or 'per_step', got 'ema'"):
+        make_quantizer(trained=False)(make_latents(1, 2, 2), "ema")
+
+
+def test_soft_probabilities_equal_the_formula_and_sum_to_one():
+    residuals, codebook = torch.randn(5, 3, 4), torch.randn(11, 4)
+    for temperature in (0.1, 0.5, 2.0):
+        probabilities = soft_code_probabilities(residuals, codebook, temperature)
+        assert probabilities.shape == (5, 3, 11)
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(5, 3))
+        distances = (residuals.double()[:, :, None] - codebook.double()).square().sum(-1)
+        weights = (-distances / temperature).exp()
+        torch.testing.assert_close(probabilities.double(), weights / weights.sum(-1, keepdim=True), rtol=0, atol=1e-5)
+
+
+def test_soft_probabilities_become_hard_towards_temperature_0_and_uniform_towards_infinity():
+    residuals, codebook = torch.randn(50, 4), torch.randn(11, 4)
+    nearest = torch.cdist(residuals, codebook).argmin(-1)
+    hard = soft_code_probabilities(residuals, codebook, 1e-6)
+    torch.testing.assert_close(hard, one_hot(nearest, 11).float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(soft_code_probabilities(residuals, codebook, 1e8), torch.full((50, 11), 1 / 11))
+    for temperature in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`temperature` must be greater than 0"):
+            soft_code_probabilities(residuals, codebook, temperature)
+
+
+@SHARED_AND_SEPARATE
+def test_stochastic_codes_are_as_frequent_as_their_probabilities(shared):
+    quantizer, temperature, count = make_quantizer(shared, codebook_size=6), 3.0, 40000
+    latent = make_latents(1, 1, 1)
+    codes, residuals = quantizer.quantize(latent.expand(count, 1, 1, 6), temperature, stochastic=True)
+    codes, residuals = codes.flatten(0, 2), residuals.flatten(0, 2)
+
+    def assert_frequencies(drawn, residual, book):
+        expected = soft_code_probabilities(residual, book, temperature)
+        frequencies = one_hot(drawn, 6).float().mean(0)
+        deviation = (expected * (1 - expected) / len(drawn)).sqrt()
+        assert ((frequencies - expected).abs() < 4.5 * deviation + 1e-6).all(), (frequencies, expected)
+
+    assert_frequencies(codes[:, 0], latent.flatten(), books(quantizer)[0])
+    assert codes[:, 0].unique().numel() > 1
+    first = codes[:, 0].mode().values  # the second code is drawn given what the drawn first one left
+    mine = codes[:, 0] == first
+    left = latent.flatten() - books(quantizer)[0][first]
+    torch.testing.assert_close(residuals[mine][:, 1], left.expand(int(mine.sum()), 6))
+    assert_frequencies(codes[mine][:, 1], left, books(quantizer)[1])
+
+
+def test_equal_generators_give_equal_stochastic_codes():
+    quantizer, latents = make_quantizer(), make_latents(4, 4, 4)
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return quantizer.quantize(latents, 2.0, stochastic=True, generator=generator)[0]
+
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    global_state = torch.get_rng_state()
+    draw(3)
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_without_a_temperature_codes_are_hard_and_a_negative_one_is_refused():
+    quantizer, latents = make_quantizer(), make_latents(4, 4, 4)
+    hard, _ = quantizer.quantize(latents)
+    for temperature in (None, 0, 0.0):
+        assert torch.equal(quantizer.quantize(latents, temperature, stochastic=True)[0], hard)
+    assert torch.equal(quantizer.quantize(latents, 2.0)[0], hard)  # `stochastic` is False
+    assert not torch.equal(quantizer.quantize(latents, 2.0, stochastic=True)[0], hard)
+    with pytest.raises(ValueError, match="`temperature` must be at least 0, got -1"):
+        quantizer.quantize(latents, -1.0, stochastic=True)
+
+
+def test_inverse_cdf_sampling_never_takes_a_code_of_probability_0():
+    probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0], [0, 0, 3, 0, 0], [1, 1, 1, 1, 0]])
+    extremes = [0.0, 0.25, 0.5, 0.75, 1 - 2**-24]
+    drawn = [inverse_cdf_sample(probabilities, torch.full((3,), uniform)).tolist() for uniform in extremes]
+    assert drawn == [[1, 2, 0], [1, 2, 1], [3, 2, 2], [3, 2, 3], [3, 2, 3]]
+    rows = torch.randn(2000, 300).mul(5).softmax(-1) * (torch.rand(2000, 300) < 0.5)
+    for uniforms in (torch.rand(2000), torch.full((2000,), 1 - 2**-24), torch.zeros(2000)):
+        assert (rows.gather(1, inverse_cdf_sample(rows, uniforms)[:, None]) > 0).all()
+
+
+@SHARED_AND_SEPARATE
+def test_codes_under_autocast_equal_those_in_fp32(shared):
+    quantizer, latents = make_quantizer(shared, codebook_size=64), make_latents(32, 4, 4)
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    hard, residuals = quantizer.quantize(latents)
+    drawn, _ = quantizer.quantize(latents, 1.0, stochastic=True, generator=generators[0])
+    soft = soft_code_probabilities(residuals, books(quantizer)[0], 0.5)
+    other = make_quantizer(shared, codebook_size=64)
+    other.load_state_dict(quantizer.state_dict())
+    quantized, _, commitment = quantizer(latents, "per_step")
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        assert torch.equal(other.quantize(latents)[0], hard)
+        assert torch.equal(other.quantize(latents, 1.0, True, generators[1])[0], drawn)
+        assert torch.equal(soft_code_probabilities(residuals, books(other)[0], 0.5), soft)
+        low_precision = other(latents, "per_step")
+    assert torch.equal(low_precision[0], quantized) and torch.equal(low_precision[1], hard)
+    assert low_precision[2] == commitment
+    assert torch.equal(other.cluster_size.sum(), quantizer.cluster_size.sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_casting_leaves_every_bit_of_the_buffers(dtype):
+    quantizer, latents = make_quantizer(), make_latents(8, 4, 4)
+    quantizer.cluster_size.mul_(1e4)  # beyond the largest half
+    before, codes = state(quantizer), quantizer.quantize(latents)[0]
+    assert_equal_states(state(torch.nn.Sequential(quantizer).to(dtype)[0]), before)
+    assert_equal_states(state(quantizer.half().bfloat16()), before)
+    assert torch.equal(quantizer.quantize(latents)[0], codes)
+    assert quantizer.quantize(latents.bfloat16())[1].dtype == torch.float32
+    assert quantizer.to("meta").codebook.weight.is_meta
+
+
+@SHARED_AND_SEPARATE
+@BOTH_RULES
+def test_the_size_of_a_block_changes_nothing(shared, rule, monkeypatch):
+    results = []
+    for elements in (2**24, 100):
+        monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", elements)
+        quantizer, latents = make_quantizer(shared, trained=False), make_latents(3, 4, 4)
+        quantizer.codebook.weight.copy_(torch.randn(quantizer.codebook.weight.shape, generator=seeded(1)))
+        quantizer.embedding_sum.copy_(quantizer.codebook.weight)
+        drawn = quantizer.quantize(latents, 1.0, stochastic=True, generator=seeded(2))
+        torch.manual_seed(0)
+        results.append((*quantizer.quantize(latents), *drawn, *quantizer(latents, rule), *state(quantizer).values()))
+    assert len(list(residual_quantizer.row_blocks(48, 16))) == 8
+    for whole, in_blocks in zip(*results, strict=True):
+        torch.testing.assert_close(whole, in_blocks)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Both run without the package, which takes seconds to import.
+PREAMBLE = f"""
+import importlib.util, sys, torch
+spec = importlib.util.spec_from_file_location("residual_quantizer", {residual_quantizer.__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+torch.set_num_threads(1)
+"""
+MEMORY = """
+def memory(key):  # MiB
+    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) / 1024
+
+batch_size, width = int(sys.argv[1]), int(sys.argv[2])
+quantizer = module.ResidualQuantizer(131072, width, 1)
+latents = torch.randn(batch_size, 8, 8, width, requires_grad=True)
+for name, call in {
+    "hard": lambda: quantizer.quantize(latents),
+    "stochastic": lambda: quantizer.quantize(latents, 1.0, stochastic=True),
+    "per_depth": lambda: quantizer(latents, "per_depth")[2].backward(),
+    "per_step": lambda: quantizer(latents, "per_step")[2].backward(),
+}.items():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = memory("VmRSS")
+    call()
+    print(name, memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of the memory is read from /proc")
+@pytest.mark.parametrize(
+    "batch_size, width, limit", [(16, 16, 450), pytest.param(64, 256, 2048, marks=pytest.mark.slow)]
+)
+def test_131072_codes_stay_under_2_gib(batch_size, width, limit):
+    """The short one would need 512 MiB for all distances at once, the long one 2 GiB."""
+    run = [sys.executable, "-c", PREAMBLE + MEMORY, str(batch_size), str(width)]
+    output = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    peaks = {name: float(peak) for name, peak in map(str.split, output.splitlines())}
+    assert peaks.keys() == {"hard", "stochastic", "per_depth", "per_step"}
+    print(peaks)
+    assert all(60 < peak < limit for peak in peaks.values()), peaks  # one block of distances is 64 MiB
+
+
+PROCESSES = """
+import torch.distributed as dist
+rank, folder = int(sys.argv[1]), sys.argv[2]
+for name, rule, num_codes, restart in [
+    ("sums", "per_step", 8, False), ("sums", "per_depth", 8, False),
+    ("restarts", "per_step", 40, True), ("restarts", "per_depth", 40, True), ("few", "per_depth", 200, True),
+]:
+    torch.manual_seed(0)
+    quantizer = module.ResidualQuantizer(num_codes, 6, 1, restart_unused_codes=restart)
+    latents = torch.randn(4, 2, 4, 4, 6)  # steps and pictures
+    if not dist.is_initialized() and rank < 2:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for step in latents:
+        quantizer(step[rank : rank + 1] if rank < 2 else step, rule)
+    torch.save(quantizer.state_dict(), f"{folder}/{name}-{rule}-{rank}")
+"""
+
+
+def test_processes_sum_their_counts_and_share_one_codebook(tmp_path):
+    run = [sys.executable, "-c", PREAMBLE + PROCESSES]
+    ranks = [subprocess.Popen([*run, rank, tmp_path], stderr=subprocess.PIPE, text=True) for rank in ("0", "1", "2")]
+    for process in ranks:  # the last works alone on the pictures of both others
+        assert process.wait(timeout=120) == 0, process.stderr.read()
+    for path in tmp_path.glob("*-0"):
+        first, second, alone = (torch.load(path.with_name(path.name[:-1] + rank)) for rank in "012")
+        assert_equal_states(first, second)
+        if path.name.startswith("sums"):
+            assert_equal_states(first, alone, exact=False)
+        else:  # restarted codes are vectors of the batch, no two the same
+            assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, path.name
+    assert len(list(tmp_path.glob("*-0"))) == 5
