@@ -1,9 +1,11 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Measures an RQ-VAE or a pipeline on a data set, prints a table and writes a JSON file that model cards can read.
+r"""Measures an RQ-VAE or a pipeline on a data set, prints a table and writes a JSON file that model cards can read.
 
-    python scripts/evaluate.py reconstruction MODEL --dataset_name data/emoji-64 --split test_combos
-    python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512
+    python scripts/evaluate.py reconstruction MODEL --dataset_name data/emoji-64 --split test_combos \
+        --filter tone=default --output reconstruction.json
+    python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512 \
+        --output prompts.json
 
 MODEL is a Hub id or folder. `reconstruction` takes an RQ-VAE or a pipeline and gives PSNR, SSIM, losses and the use of
 the codes, for all depths and depth by depth. `prompts` takes a pipeline of captions, draws one picture per prompt and
@@ -151,12 +153,10 @@ def picture_batches(
 
 def component_folder(arguments: argparse.Namespace, component: str) -> str:
     """`component_subfolder` of the model, which may be named wrongly or out of reach."""
-    if not Path(arguments.model).is_dir():
-        try:
-            return component_subfolder(arguments.model, component)
-        except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
-            raise ValueError(f"`MODEL` must be a folder or a Hub id, got {arguments.model!r}: {error}") from error
-    return component_subfolder(arguments.model, component)
+    try:
+        return component_subfolder(arguments.model, component)
+    except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
+        raise ValueError(f"`MODEL` must be a folder or a Hub id, got {arguments.model!r}: {error}") from error
 
 
 def load_rqvae(arguments: argparse.Namespace) -> RQVAEModel:

@@ -11,8 +11,8 @@ Captions (`--caption_column`), class labels (`--label_column`) or neither decide
 import logging
 from pathlib import Path
 
+import torch
 import transformers
-from huggingface_hub import create_repo, upload_folder
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
@@ -26,7 +26,9 @@ from rq_hf.training import (
     load_rqvae,
     load_tokenizer,
     parse_arguments,
+    push_folder,
     resume_checkpoint,
+    save_pipeline,
     transformer_config,
     write_card,
 )
@@ -80,19 +82,10 @@ def main(argv=None):
         rqvae=trainer.rqvae, transformer=trainer.accelerator.unwrap_model(trainer.model), tokenizer=tokenizer
     )
     if trainer.is_world_process_zero():
-        pipeline.save_pretrained(training.output_dir)
+        dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
+        save_pipeline(pipeline, training.output_dir, dtype)
         if push_to_hub:
-            repo_id = training.hub_model_id or Path(training.output_dir).name
-            repo_id = create_repo(
-                repo_id, private=training.hub_private_repo, token=training.hub_token, exist_ok=True
-            ).repo_id
-            upload_folder(
-                repo_id=repo_id,
-                folder_path=training.output_dir,
-                token=training.hub_token,
-                ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
-                commit_message="End of training",
-            )
+            push_folder(training)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ COLUMNS |= dict.fromkeys(TEXT_COLUMNS, Value("string")) | dict.fromkeys(["words_
 
 
 def make_concept(label="red heart", tags=(), skins=None):
-    return prepare_emoji.Concept(
-        prepare_emoji.slug(label), label, label, "2764", "smileys", list(tags), "❤", skins or {}
-    )
+    key = prepare_emoji.slug(label)
+    return prepare_emoji.Concept(key, label, label, "2764", "smileys", list(tags), "❤", skins or {})
 
 
 def read_rows(folder, split):

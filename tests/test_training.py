@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig
+from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig
 from rq_hf.caption_tokenizer import BPEDropoutEncoder
 from rq_hf.training import (
     TRANSFORMS,
@@ -29,6 +29,7 @@ from rq_hf.training import (
     load_tokenizer,
     parse_arguments,
     resume_checkpoint,
+    save_pipeline,
     transformer_config,
 )
 from rq_hf.training.arguments import ScriptArguments
@@ -339,3 +340,16 @@ def test_gradient_accumulation_equals_the_large_batch(emoji, tiny_rqvae, tiny_to
         trainer.model.config.pad_token_id = None  # the text loss is a mean over tokens, else batches weigh unequally
         trainer.train()
     assert losses(whole) == pytest.approx(losses(parts), abs=1e-4)
+
+
+def test_pipeline_saved_in_half_precision_is_small_and_loads_in_its_own_dtype(tiny_pipeline, tmp_path):
+    save_pipeline(tiny_pipeline, tmp_path / "whole")
+    save_pipeline(tiny_pipeline, tmp_path / "half", torch.float16)
+    sizes = [(tmp_path / name / "transformer" / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = RQImageGenerationPipeline.from_pretrained(tmp_path / "half")
+    assert loaded.transformer.dtype == loaded.rqvae.dtype == loaded.rqvae.codebook.dtype == torch.float32
+    averages = loaded.rqvae.quantizer.embedding_sum, tiny_pipeline.rqvae.quantizer.embedding_sum
+    assert torch.equal(*averages)
+    for ours, theirs in zip(loaded.transformer.parameters(), tiny_pipeline.transformer.parameters(), strict=True):
+        assert torch.equal(ours, theirs.half().float())

@@ -3,9 +3,9 @@
 """Training of both stages with transformers' `Trainer`."""
 
 from .arguments import ScriptArguments, parse_arguments
-from .card import write_card
 from .conditions import CodeDataArguments, code_datasets, load_rqvae, load_tokenizer, transformer_config
 from .data import TRANSFORMS, CodeDataset, DataArguments, PictureDataset, load_dataset_splits
+from .publishing import push_folder, save_pipeline, write_card
 from .trainer import RQTrainer, resume_checkpoint
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments

@@ -33,6 +33,13 @@ class RQTransformerTrainingArguments(TrainingArguments):
     cache_latents: bool = field(
         default=False, metadata={"help": "Encode every picture once, without random crops, and keep fp16 latents."}
     )
+    save_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "dtype of the weights of the final pipeline's files; it still loads in fp32.",
+            "choices": ["float16", "bfloat16"],
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "The codebook is constant."})

@@ -1,14 +1,16 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The model card of a training run, written before it starts."""
+"""What a training run leaves for others: its card, the folder of its pipeline, a repository on the Hub."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+import torch
+from huggingface_hub import ModelCardData, create_repo, upload_folder
 
 from ..cards import render_card, save_card
+from ..pipeline_rq_image_generation import RQImageGenerationPipeline
 from .arguments import ScriptArguments
 
 # Training arguments that say where and how a run is watched, not what it learns.
@@ -62,3 +64,39 @@ def write_card(kind: str, arguments: ScriptArguments, architecture: Any, num_par
         **{name: card[name] for name in texts.split() if name in card},
     )
     save_card(rendered, training.output_dir)
+
+
+def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Saves a pipeline, its weights in a smaller dtype than it works in.
+
+    A pipeline saved so loads in its own dtype by default: the stored weights are widened again. The moving averages of
+    the codebook keep their precision.
+
+    Args:
+        pipeline: on any device.
+        folder: where to.
+        dtype: of the stored weights; `None` is the pipeline's own.
+    """
+    pipeline.save_pretrained(folder)
+    if dtype is None:
+        return
+    for name in ("rqvae", "transformer"):
+        component = getattr(pipeline, name)
+        narrow = {
+            key: value if key.endswith((".cluster_size", ".embedding_sum", ".num_updates")) else value.to(dtype)
+            for key, value in component.state_dict().items()
+        }
+        component.save_pretrained(Path(folder) / name, state_dict=narrow)
+
+
+def push_folder(training: Any) -> None:
+    """Uploads a run's output folder, without checkpoints and optimizer states, as `TrainingArguments` say."""
+    name = training.hub_model_id or Path(training.output_dir).name
+    repo_id = create_repo(name, private=training.hub_private_repo, token=training.hub_token, exist_ok=True).repo_id
+    upload_folder(
+        repo_id=repo_id,
+        folder_path=training.output_dir,
+        token=training.hub_token,
+        ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
+        commit_message="End of training",
+    )

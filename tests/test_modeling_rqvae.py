@@ -1,0 +1,274 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The RQ-VAE model: sizes, encoding and decoding, losses, checkpointing, files, precision, bad input."""
+
+import inspect
+import warnings
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel
+
+from rq_hf import RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, RQVAEOutput
+
+
+def count(tensors) -> float:
+    """Millions of numbers."""
+    return sum(tensor.numel() for tensor in tensors) / 1e6
+
+
+def mean_gradients(model, pixel_values):
+    model.zero_grad()
+    model(pixel_values).loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "fields, parameters, codebook",
+    [
+        ({}, 100.207, 4.194),
+        ({"attention_levels": [4], "codebook_size": 2048}, 100.732 - 0.524, 0.524),  # FFHQ
+        ({"code_depth": 16, "image_size": 512}, 100.207, 4.194),
+        ({"codebook_size": 4096, "shared_codebook": False}, 100.207, 4 * 1.049),
+    ],
+)
+def test_models_have_the_published_sizes(fields, parameters, codebook):
+    with torch.device("meta"):
+        model = RQVAEModel(RQVAEConfig(**fields))
+    assert count(model.parameters()) == pytest.approx(parameters, abs=1e-3)
+    assert count([model.codebook]) == pytest.approx(codebook, abs=2e-3)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+def test_forward_equals_decoding_the_encoded_pictures(make_rqvae, pictures, shared):
+    model = make_rqvae(shared_codebook=shared)
+    assert model.codebook.shape == ((1 if shared else 3), 32, 8)
+    codes, output = model.encode(pictures), model(pictures)
+    assert codes.shape == (8, 4, 4, 3) and codes.unique().numel() > 10
+    assert torch.equal(output.codes, codes)
+    torch.testing.assert_close(model.decode(codes), output.reconstruction, rtol=0, atol=1e-5)
+
+
+def test_the_loss_is_the_squared_error_and_the_weighted_commitment(make_rqvae, pictures):
+    model = make_rqvae(commitment_weight=0.7)
+    output = model(pictures)
+    error = (output.reconstruction - pictures).square().mean()
+    torch.testing.assert_close(output.reconstruction_loss, error)
+    _, _, commitment = model.quantizer(model.encode_latents(pictures))
+    torch.testing.assert_close(output.commitment_loss, commitment)
+    torch.testing.assert_close(output.loss, error + 0.7 * commitment)
+    assert isinstance(output, RQVAEOutput)
+    torch.testing.assert_close(model(pictures, return_dict=False)[0], output.loss)
+
+
+def test_both_losses_reach_the_encoder_and_the_decoder(make_rqvae, pictures):
+    gradients = mean_gradients(make_rqvae().train(), pictures)
+    assert all(gradient.abs().max() > 0 for name, gradient in gradients.items() if not name.endswith("to_k.bias"))
+
+
+def test_the_codebook_follows_the_batch_only_if_asked_to(make_rqvae, pictures):
+    model = make_rqvae().train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(pictures)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    for rule in ("per_depth", "per_step"):
+        model(pictures, codebook_update=rule)
+        assert not torch.equal(model.codebook, before["quantizer.codebook.weight"])
+        before["quantizer.codebook.weight"] = model.codebook.clone()
+    assert model.quantizer.num_updates.item() == before["quantizer.num_updates"].item() + 1
+
+
+def test_any_size_that_the_factor_divides_is_taken(tiny_rqvae):
+    for height, width in [(16, 16), (8, 24), (4, 4), (20, 12)]:
+        pixels = torch.rand(2, 3, height, width) * 2 - 1
+        codes = tiny_rqvae.encode(pixels)
+        assert codes.shape == (2, height // 4, width // 4, 3)
+        assert tiny_rqvae.decode(codes).shape == pixels.shape
+        assert tiny_rqvae(pixels).reconstruction.shape == pixels.shape
+
+
+def test_a_picture_does_not_depend_on_its_batch(tiny_rqvae, pictures):
+    codes = tiny_rqvae.encode(pictures)
+    assert torch.equal(torch.cat([tiny_rqvae.encode(picture[None]) for picture in pictures]), codes)
+
+
+def test_the_first_depths_decode_to_the_picture_of_their_partial_sum(tiny_rqvae, pictures):
+    latents = tiny_rqvae.encode_latents(pictures)
+    codes, residuals = tiny_rqvae.quantize(latents)
+    assert torch.equal(codes, tiny_rqvae.encode(pictures))
+    for depth in (1, 2):
+        partial_sum = (latents - residuals[..., depth, :]).permute(0, 3, 1, 2)
+        expected = tiny_rqvae.decoder(tiny_rqvae.post_quant_conv(partial_sum))
+        torch.testing.assert_close(tiny_rqvae.decode(codes[..., :depth]), expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(tiny_rqvae.decode(codes[..., :1]), tiny_rqvae.decode(codes), atol=1e-3)
+
+
+def test_encoding_and_decoding_make_no_graph_and_latents_do(tiny_rqvae, pictures):
+    codes = tiny_rqvae.encode(pictures)
+    assert not tiny_rqvae.decode(codes).requires_grad
+    assert tiny_rqvae.encode_latents(pictures).requires_grad
+
+
+@pytest.mark.parametrize("levels", [(), (0,), (1, 2), (2,)])
+def test_attention_is_where_the_levels_say(make_rqvae, levels):
+    model = make_rqvae(attention_levels=levels, num_res_blocks=2)
+    for blocks, each in ((model.encoder.down_blocks, 2), (list(model.decoder.up_blocks)[::-1], 3)):
+        found = [len(getattr(block, "attentions", [])) for block in blocks]
+        assert found == [each if level in levels else 0 for level in range(3)]
+
+
+def test_gradient_checkpointing_recomputes_and_changes_nothing(make_rqvae, pictures):
+    model = make_rqvae().train()
+    calls = []
+    for tower in (model.encoder, model.decoder):
+        tower.mid_block.register_forward_pre_hook(lambda *_: calls.append(1))
+    expected = mean_gradients(model, pictures)
+    assert len(calls) == 2
+    model.gradient_checkpointing_enable()
+    gradients = mean_gradients(model, pictures)
+    assert len(calls) == 2 + 4
+    for name in expected:
+        torch.testing.assert_close(gradients[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_new_model_has_torchs_initial_weights(make_rqvae):
+    model = RQVAEModel(RQVAEConfig(image_size=64, channel_multiplier=[1, 1], attention_levels=[1], base_channels=64))
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            bound = module.weight[0].numel() ** -0.5
+            assert 0.9 * bound < module.weight.abs().max() <= bound, name
+            assert 0 < module.bias.abs().max() <= bound, name
+        elif isinstance(module, torch.nn.GroupNorm):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), name
+    assert model.codebook.std() == pytest.approx(1, abs=0.01)
+    assert torch.equal(model.quantizer.embedding_sum, model.codebook)
+    assert not model.quantizer.cluster_size.any() and not model.quantizer.num_updates.any()
+
+
+@pytest.mark.parametrize("load", [RQVAEModel.from_pretrained, AutoModel.from_pretrained], ids=["own class", "auto"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+def test_a_saved_model_comes_back_bit_for_bit(make_rqvae, pictures, tmp_path, load, shared):
+    model = make_rqvae(shared_codebook=shared)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert type(loaded) is RQVAEModel and not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(loaded.encode(pictures), model.encode(pictures))
+    assert type(AutoConfig.from_pretrained(tmp_path)) is RQVAEConfig
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_quantizer_in_fp32(tiny_rqvae, pictures, tmp_path, dtype):
+    buffers = {name: buffer.clone() for name, buffer in tiny_rqvae.named_buffers()}
+    latents, reconstruction = tiny_rqvae.encode_latents(pictures), tiny_rqvae(pictures).reconstruction
+    codes = tiny_rqvae.quantize(latents)[0]
+    tiny_rqvae.save_pretrained(tmp_path / "single")
+    loaded = RQVAEModel.from_pretrained(tmp_path / "single", dtype=dtype)
+    loaded.save_pretrained(tmp_path / "half")
+    for model in (loaded, RQVAEModel.from_pretrained(tmp_path / "half"), tiny_rqvae.to(dtype)):
+        assert model.dtype == model.decoder.conv_in.weight.dtype == dtype
+        for name, buffer in model.named_buffers():
+            assert buffer.dtype == torch.float32 and torch.equal(buffer, buffers[name]), name
+        assert torch.equal(model.quantize(latents)[0], codes)
+        decoded = model.decode(model.encode(pictures))
+        assert decoded.dtype == dtype and (decoded.float() - reconstruction).abs().mean() < 0.05
+        assert model(pictures, codebook_update="per_step").loss.isfinite()
+        model.quantizer.load_state_dict({name.removeprefix("quantizer."): b for name, b in buffers.items()})
+
+
+def test_a_model_made_in_half_precision_has_its_quantizer_in_fp32(tiny_rqvae, pictures):
+    model = AutoModel.from_config(tiny_rqvae.config, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert all(buffer.dtype == torch.float32 for buffer in model.buffers())
+    assert model(pictures, codebook_update="per_depth").reconstruction.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("model_class", [RQVAEModel, RQTransformerForImageGeneration])
+def test_what_trainer_looks_at_is_set(model_class):
+    assert model_class.accepts_loss_kwargs is False
+    assert list(inspect.signature(model_class.forward).parameters)[1] == model_class.main_input_name
+
+
+@pytest.mark.parametrize(
+    "pixels, message",
+    [
+        (torch.zeros(1, 3, 16, 18), r"shape \(batch_size, 3, height, width\) .* multiples of 4, got \(1, 3, 16, 18\)"),
+        (torch.zeros(1, 1, 16, 16), r"shape .*got \(1, 1, 16, 16\)"),
+        (torch.zeros(3, 16, 16), r"shape .*got \(3, 16, 16\)"),
+        (torch.zeros(1, 3, 0, 16), r"shape .*got \(1, 3, 0, 16\)"),
+        (torch.zeros(0, 3, 16, 16), r"shape .*got \(0, 3, 16, 16\)"),
+        (torch.full((1, 3, 16, 16), 1.5), r"in \[-1, 1\], got values from 1.5 to 1.5"),
+        (torch.randint(256, (1, 3, 16, 16)), r"in \[-1, 1\]"),
+        (torch.full((1, 3, 16, 16), float("nan")), r"in \[-1, 1\], got values from nan"),
+        ([[0.5]], "a tensor, got list"),
+    ],
+)
+def test_encode_refuses_what_is_no_picture(tiny_rqvae, pixels, message):
+    with pytest.raises(ValueError, match=f"`pixel_values` must (be|have) {message}"):
+        tiny_rqvae.encode(pixels)
+
+
+def test_forward_and_encode_latents_refuse_the_same_shapes(tiny_rqvae):
+    for call in (tiny_rqvae, tiny_rqvae.encode_latents):
+        with pytest.raises(ValueError, match=r"`pixel_values` must have shape .*got \(1, 3, 18, 16\)"):
+            call(torch.zeros(1, 3, 18, 16))
+
+
+@pytest.mark.parametrize(
+    "codes, message",
+    [
+        (torch.zeros(4, 4, 3, dtype=torch.long), r"shape .*depth from 1 to 3, got \(4, 4, 3\)"),
+        (torch.zeros(1, 4, 4, 4, dtype=torch.long), r"shape .*depth from 1 to 3, got \(1, 4, 4, 4\)"),
+        (torch.zeros(1, 4, 4, 0, dtype=torch.long), r"shape .*depth from 1 to 3"),
+        (torch.zeros(1, 4, 4, 3), "integers, got torch.float32"),
+        (torch.zeros(1, 4, 4, 3, dtype=torch.bool), "integers, got torch.bool"),
+        (torch.full((1, 4, 4, 3), 32), r"in \[0, 32\), got values from 32 to 32"),
+        (torch.full((1, 4, 4, 3), -1), r"in \[0, 32\), got values from -1"),
+        ([[[[1, 2, 3]]]], "a tensor, got list"),
+    ],
+)
+def test_decode_refuses_what_are_no_codes(tiny_rqvae, codes, message):
+    with pytest.raises(ValueError, match=f"`codes` must (be|have) {message}"):
+        tiny_rqvae.decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_decode_takes_integers_of_any_kind(tiny_rqvae, pictures, dtype):
+    codes = tiny_rqvae.encode(pictures)
+    assert torch.equal(tiny_rqvae.decode(codes.to(dtype)), tiny_rqvae.decode(codes))
+
+
+@pytest.mark.parametrize("kind", ["rqvae", "transformer"])
+def test_missing_truncated_and_pickled_files_are_errors(tiny_rqvae, make_transformer, tmp_path, kind):
+    model = tiny_rqvae if kind == "rqvae" else make_transformer()
+    load = type(model).from_pretrained
+    model.save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    content = weights.read_bytes()
+    for size in (0, 100, len(content) // 2, len(content) - 1):
+        weights.write_bytes(content[:size])
+        with pytest.raises(SafetensorError, match="deserializing header"):
+            load(tmp_path)
+    weights.unlink()
+    with pytest.raises(OSError, match="no file named model.safetensors"):
+        load(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="no file named model.safetensors"):
+        load(tmp_path)
+    assert type(load(tmp_path, use_safetensors=False)) is type(model)  # only if asked to
+    weights.write_bytes(content)
+    config.unlink()
+    with pytest.raises(OSError, match=r"config\.json"):
+        load(tmp_path)
+    with pytest.raises(OSError):
+        load(tmp_path / "nowhere")
+
+
+def test_using_a_model_warns_of_nothing(tiny_rqvae, pictures, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_rqvae.save_pretrained(tmp_path)
+        model = RQVAEModel.from_pretrained(tmp_path)
+        model.decode(model.encode(pictures))
