@@ -30,6 +30,7 @@ from torchvision.transforms import functional as TF
 from tqdm.auto import tqdm
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel, __version__, metrics
+from rq_hf.command_line import add_sampling_arguments, sampling_settings
 from rq_hf.picture_grid import picture_grid
 from rq_hf.pipeline_rq_image_generation import component_subfolder
 from rq_hf.training.data import (
@@ -50,17 +51,6 @@ FLOOR_NAMES = {
     "shifted": f"real picture, {SHIFT} px lower",
     "chance": "chance",
 }
-
-
-def one_or_more(kind):
-    """Parses "0.9" as a number and "0.9,0.8" as one per depth."""
-
-    def parse(text: str):
-        values = [kind(part) for part in text.split(",")]
-        return values[0] if len(values) == 1 else values
-
-    parse.__name__ = f"{kind.__name__} or comma-separated list"
-    return parse
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -93,10 +83,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     prompts.add_argument("--num_prompts", type=int, help="a random sample of the rows; all by default")
     prompts.add_argument("--seed", type=int, default=0, help="of the sample of rows, the pictures and the floors")
-    prompts.add_argument("--temperature", type=one_or_more(float), help="one number, or one per depth: 1,1,0.9,0.8")
-    prompts.add_argument("--top_k", type=one_or_more(int), help="one number, or one per depth")
-    prompts.add_argument("--top_p", type=one_or_more(float), help="one number, or one per depth")
-    prompts.add_argument("--guidance_scale", type=float, help="classifier-free guidance, 1: off")
+    add_sampling_arguments(prompts)
     prompts.add_argument(
         "--save_pictures", type=Path, metavar="DIR",
         help="new folder for the pictures, their scores and a sheet of the first ones beside the nearest real ones",
@@ -235,13 +222,9 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "sampling": {
             name: getattr(pipe.transformer.generation_config, name, None) if given is None else given
-            for name, given in sampling_options(arguments).items()
+            for name, given in sampling_settings(arguments).items()
         },
     }
-
-
-def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "guidance_scale")}
 
 
 def choose_rows(count: int, number: int | None, seed: int) -> list[int]:
@@ -263,7 +246,7 @@ def generated_batches(
     pipe: RQImageGenerationPipeline, prompts: list[str], indices: list[int], arguments: argparse.Namespace
 ) -> Iterator[torch.Tensor]:
     """Pictures `(B, C, height, width)`, uint8, one per prompt, each seeded by the seed and its row in the split."""
-    sampling = sampling_options(arguments)
+    sampling = sampling_settings(arguments)
     with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
         for start in range(0, len(prompts), arguments.batch_size):
             part = slice(start, start + arguments.batch_size)

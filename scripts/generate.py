@@ -13,18 +13,8 @@ from pathlib import Path
 import torch
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.command_line import add_sampling_arguments, sampling_settings
 from rq_hf.picture_grid import picture_grid, unused_path
-
-
-def one_or_more(kind):
-    """Parses "0.9" as a number and "0.9,0.8" as one per depth."""
-
-    def parse(text: str):
-        values = [kind(part) for part in text.split(",")]
-        return values[0] if len(values) == 1 else values
-
-    parse.__name__ = f"{kind.__name__} or comma-separated list"
-    return parse
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -34,10 +24,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--class_labels", nargs="+", help="class ids or names, instead of captions")
     parser.add_argument("--negative_prompt", help="what guidance leads away from")
     parser.add_argument("--num_images", type=int, default=4, help="pictures per prompt or label")
-    parser.add_argument("--temperature", type=one_or_more(float), help="one number, or one per depth: 1,1,0.9,0.8")
-    parser.add_argument("--top_k", type=one_or_more(int), help="one number, or one per depth")
-    parser.add_argument("--top_p", type=one_or_more(float), help="one number, or one per depth")
-    parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance, 1: off")
+    add_sampling_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; each next one has the next seed")
     parser.add_argument("--revision", help="revision on the Hub")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -62,10 +49,7 @@ def main(argv=None) -> None:
         class_labels=labels,
         negative_prompt=arguments.negative_prompt,
         num_images_per_prompt=arguments.num_images,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        guidance_scale=arguments.guidance_scale,
+        **sampling_settings(arguments),
         generator=[torch.Generator().manual_seed(arguments.seed + index) for index in range(count)],
     ).images
     rows = [images[start : start + arguments.num_images] for start in range(0, count, arguments.num_images)]

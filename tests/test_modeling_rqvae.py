@@ -18,7 +18,7 @@ def count(tensors) -> float:
     return sum(tensor.numel() for tensor in tensors) / 1e6
 
 
-def mean_gradients(model, pixel_values):
+def gradients_of(model, pixel_values):
     model.zero_grad()
     model(pixel_values).loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -63,7 +63,7 @@ def test_the_loss_is_the_squared_error_and_the_weighted_commitment(make_rqvae, p
 
 
 def test_both_losses_reach_the_encoder_and_the_decoder(make_rqvae, pictures):
-    gradients = mean_gradients(make_rqvae().train(), pictures)
+    gradients = gradients_of(make_rqvae().train(), pictures)
     assert all(gradient.abs().max() > 0 for name, gradient in gradients.items() if not name.endswith("to_k.bias"))
 
 
@@ -118,15 +118,16 @@ def test_attention_is_where_the_levels_say(make_rqvae, levels):
         assert found == [each if level in levels else 0 for level in range(3)]
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_recomputes_and_changes_nothing(make_rqvae, pictures):
     model = make_rqvae().train()
     calls = []
     for tower in (model.encoder, model.decoder):
         tower.mid_block.register_forward_pre_hook(lambda *_: calls.append(1))
-    expected = mean_gradients(model, pictures)
+    expected = gradients_of(model, pictures)
     assert len(calls) == 2
     model.gradient_checkpointing_enable()
-    gradients = mean_gradients(model, pictures)
+    gradients = gradients_of(model, pictures)
     assert len(calls) == 2 + 4
     for name in expected:
         torch.testing.assert_close(gradients[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")

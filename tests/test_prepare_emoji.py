@@ -21,19 +21,20 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
+emoji_sources = importlib.import_module("emoji_sources")
 prepare_emoji = importlib.import_module("prepare_emoji")
 
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 SPLITS = ["train", "validation", "test_combos", "test_concepts"]
-STYLES = [style for style, source in prepare_emoji.STYLES.items() if "-SA-" not in source.license]
+STYLES = [style for style, source in emoji_sources.STYLES.items() if "-SA-" not in source.license]
 TEXT_COLUMNS = "text concept style tone group emoji license icon held_out".split()
 COLUMNS = {"image": ImageFeature(), "captions": List(Value("string")), "weight": Value("float64")}
 COLUMNS |= dict.fromkeys(TEXT_COLUMNS, Value("string")) | dict.fromkeys(["words_seen", "twin"], Value("bool"))
 
 
 def make_concept(label="red heart", tags=(), skins=None):
-    key = prepare_emoji.slug(label)
-    return prepare_emoji.Concept(key, label, label, "2764", "smileys", list(tags), "❤", skins or {})
+    key = emoji_sources.slug(label)
+    return emoji_sources.Concept(key, label, label, "2764", "smileys", list(tags), "❤", skins or {})
 
 
 def read_rows(folder, split):
@@ -81,14 +82,14 @@ def npm_dir(tmp_path_factory):
     """A node_modules with packages of the real layout: each style draws each concept in its own colours, but "flat"
     repeats "fluent" in "thing ap", "noto" draws "thing aq" as "thing ar", and "firefox" has only "thing a?"."""
     root = tmp_path_factory.mktemp("npm") / "node_modules"
-    entries, names = emoji_entries(), prepare_emoji.NAMES
+    entries, names = emoji_entries(), emoji_sources.NAMES
     write_json(root / names.package / "en" / "data.json", entries)
     write_json(root / names.package / "package.json", {"version": names.version})
     (root / names.package / "LICENSE").write_text("MIT License\n", encoding="utf-8")
-    drawn = {entry["hexcode"]: prepare_emoji.slug(entry["label"]) for entry in entries[: len(FAKE_NAMES)]}
+    drawn = {entry["hexcode"]: emoji_sources.slug(entry["label"]) for entry in entries[: len(FAKE_NAMES)]}
     drawn |= {skin["hexcode"]: f"waving-person-{skin['tone']}" for skin in entries[len(FAKE_NAMES) - 1]["skins"][:2]}
     for style in STYLES:
-        source = prepare_emoji.STYLES[style]
+        source = emoji_sources.STYLES[style]
         folder = root / source.package
         write_json(folder / "package.json", {"version": source.version, "license": source.license})
         if style == "3d":
@@ -110,7 +111,7 @@ def npm_dir(tmp_path_factory):
         aliases = {"thing-as": {"parent": "renamed"}} if style == "noto" else {}
         write_json(folder / "icons.json", {"icons": icons, "aliases": aliases, "width": 16, "height": 16})
         write_json(folder / "info.json", {"license": {"spdx": source.license}})
-        if style in prepare_emoji.NAMING_STYLES:
+        if style in emoji_sources.NAMING_STYLES:
             write_json(folder / "chars.json", {hexcode.lower(): name for hexcode, name in drawn.items()})
     return root
 
@@ -178,7 +179,7 @@ def test_limit_and_concepts_choose(npm_dir, tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_set_without_some_split_loads(npm_dir, tmp_path, streaming):
-    keys = map(prepare_emoji.slug, FAKE_NAMES)
+    keys = map(emoji_sources.slug, FAKE_NAMES)
     held_out = next(key for key in keys if prepare_emoji.hash_fraction("concept", key) < 0.05)
     folder = run(npm_dir, tmp_path / "emoji", f"--concepts={held_out}")
     dataset = load_dataset(str(folder), streaming=streaming, cache_dir=tmp_path / "cache")
@@ -333,15 +334,15 @@ def test_captions_name_the_skin_tone_and_keywords_outside_the_name():
     ],
 )
 def test_cldr_names_become_words_and_keys(name, label, key):
-    assert prepare_emoji.readable_label(name) == label
-    assert prepare_emoji.slug(name) == key
+    assert emoji_sources.readable_label(name) == label
+    assert emoji_sources.slug(name) == key
 
 
 def make_pictures():
     skins = {1: ("a", "a"), 5: ("b", "b")}
     concepts = [make_concept(f"concept {number}", skins=skins) for number in range(400)]
     places = [(concept, style, tone) for concept in concepts for style in STYLES[:6] for tone in (0, 1, 5)]
-    return [prepare_emoji.Picture(*place, icon="icon") for place in places]
+    return [emoji_sources.Picture(*place, icon="icon") for place in places]
 
 
 def test_splits_follow_from_names_alone():
@@ -423,7 +424,7 @@ def test_the_fixture_names_its_splits_and_sources():
     sources = json.loads((FIXTURE / "SOURCES.json").read_text(encoding="utf-8"))
     assert sorted(sources) == sorted([*STYLES, "names"])
     for style in STYLES:
-        assert sources[style] == prepare_emoji.STYLES[style]._asdict()
+        assert sources[style] == emoji_sources.STYLES[style]._asdict()
         assert f"{sources[style]['credit']}, {sources[style]['license']}" in text
     for split in SPLITS:
         total = text.split("| all | ")[1].split(" | ")[SPLITS.index(split)]

@@ -52,10 +52,8 @@ def test_transformers_own_tests_pass(outcomes, model):
     assert list(tests.values()).count("passed") >= LEAST_PASSED[model]
 
 
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.float32, 1e-6), (torch.float16, 5e-3), (torch.bfloat16, 1e-2)], ids=str
-)
-def test_eager_attention_matches_sdpa(dtype, tolerance):
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 5e-3), (torch.bfloat16, 1e-2)], ids=str)
+def test_eager_attention_matches_sdpa_in_half_precision(dtype, tolerance):
     sdpa, inputs = make_model(RQTransformerForImageGeneration, dtype=dtype, attn_implementation="sdpa")
     eager = copy.deepcopy(sdpa)
     eager.set_attn_implementation("eager")
@@ -78,10 +76,8 @@ def test_tuple_holds_the_fields_of_the_output_in_order(model_class):
     assert all(torch.equal(field, value) for field, value in zip(fields, values, strict=True))
 
 
-# The new name, `activation_checkpointing_enable`, is newer than the oldest transformers that this project takes.
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_.*` is deprecated:FutureWarning")
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_rqvae_gradients_are_the_same_with_checkpointing(use_reentrant):
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_(en|dis)able. is deprecated:FutureWarning")
+def test_rqvae_gradients_are_the_same_with_reentrant_checkpointing():
     model, inputs = make_model(RQVAEModel)
     block_runs = []
     model.encoder.down_blocks[0].register_forward_pre_hook(lambda *_: block_runs.append("run"))
@@ -92,12 +88,9 @@ def test_rqvae_gradients_are_the_same_with_checkpointing(use_reentrant):
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     expected = gradients()
-    assert len(block_runs) == 1
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    actual = gradients()
-    assert len(block_runs) == 3, "the backward pass runs a checkpointed block again"
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    torch.testing.assert_close(gradients(), expected)
+    assert len(block_runs) == 1 + 2, "the backward pass runs a checkpointed block again"
     model.gradient_checkpointing_disable()
-    gradients()
-    assert len(block_runs) == 4
+    torch.testing.assert_close(gradients(), expected)
+    assert len(block_runs) == 1 + 2 + 1

@@ -39,7 +39,7 @@ PACKAGE = "transformers_tests"
 FILES = ("test_modeling_common.py", "test_configuration_common.py")
 
 # Tests that assume what is not so for our models, by name or pattern. What they would show all the same is tested in
-# test_transformers_suite.py.
+# test_transformers_suite.py and test_modeling_*.py.
 NO_HIDDEN_STATES = "forward has no `output_hidden_states` or `output_attentions`: there is no single stack of states"
 RANDOM_CODEBOOK = "wants equal buffers from two seeds, but code vectors are random at first"
 OWN_CHECKPOINTING = "looks for transformers' checkpointing layer, but the towers are diffusers', which has its own"

@@ -1,0 +1,230 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""scripts/evaluate.py from the command line to its files."""
+
+import filecmp
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+
+from rq_hf import RQVAEModel
+from rq_hf.cards import evaluation_results
+from rq_hf.metrics import measure_reconstruction
+from rq_hf.training import PictureDataset
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+evaluate = importlib.import_module("evaluate")
+
+FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
+COMBOS = ["--dataset_name", str(FIXTURE), "--split", "test_combos"]
+
+
+@pytest.fixture
+def pipeline_folder(tiny_pipeline, tmp_path) -> Path:
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the script in this process and returns what it wrote."""
+
+    def run(*argv: object) -> dict:
+        path = tmp_path / "results" / "evaluation.json"
+        evaluate.main([*map(str, argv), "--output", str(path)])
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return run
+
+
+def default_tone(split: str) -> datasets.Dataset:
+    rows = datasets.load_dataset(str(FIXTURE))[split]
+    return rows.select([index for index, tone in enumerate(rows["tone"]) if tone == "default"])
+
+
+def test_prompts_end_to_end_whatever_the_batch_size(run, pipeline_folder, tmp_path, capsys):
+    rows = default_tone("test_combos")
+    folders = [tmp_path / "in-one-batch", tmp_path / "in-threes"]
+    whole = run("prompts", pipeline_folder, *COMBOS, "--batch_size", 64, "--save_pictures", folders[0])
+    parts = run("prompts", pipeline_folder, *COMBOS, "--batch_size", 3, "--save_pictures", folders[1])
+    for part in ("dataset", "model", "metrics", "floors", "sampling"):
+        assert whole[part] == parts[part]
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert names == sorted([f"{index:05d}.png" for index in range(len(rows))] + ["metadata.jsonl", "sheet.png"])
+    assert filecmp.cmpfiles(*folders, names, shallow=False) == (names, [], [])
+
+    entries = [json.loads(line) for line in (folders[0] / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["prompt"] for entry in entries] == list(rows["text"])
+    ranks = [entry["concept_rank"] for entry in entries]
+    assert whole["metrics"] == pytest.approx(
+        {
+            "concept_top1": sum(rank < 1 for rank in ranks) / len(ranks),
+            "concept_top5": sum(rank < 5 for rank in ranks) / len(ranks),
+            "style_accuracy": sum(entry["style_hit"] for entry in entries) / len(entries),
+        }
+    )
+    with Image.open(folders[0] / "sheet.png") as sheet:
+        assert sheet.width > 6 * evaluate.TILE_SIZE and sheet.height > len(rows) / 3 * evaluate.TILE_SIZE
+
+    assert whole["dataset"]["num_pictures"] == len(rows)
+    assert set(whole["floors"]) == {"other_style_copy", "other_styles_mean", "shifted", "chance"}
+    assert whole["command"].startswith("python scripts/evaluate.py prompts ")
+    results = {result.metric_type: result for result in evaluation_results(whole)}
+    assert {name: result.metric_value for name, result in results.items()} == whole["metrics"]
+    assert results["concept_top5"].dataset_split == "test_combos"
+    table = capsys.readouterr().out
+    assert "| real picture, 2 px lower | " in table and "| model | " in table
+
+
+def test_a_sample_of_prompts_is_seeded_and_grows_without_changing_its_pictures(run, pipeline_folder, tmp_path):
+    train = ["--dataset_name", FIXTURE, "--split", "train"]
+    few, more, other = tmp_path / "few", tmp_path / "more", tmp_path / "other"
+    run("prompts", pipeline_folder, *train, "--num_prompts", 3, "--save_pictures", few)
+    results = run("prompts", pipeline_folder, *train, "--num_prompts", 5, "--save_pictures", more)
+    run("prompts", pipeline_folder, *train, "--num_prompts", 3, "--seed", 1, "--save_pictures", other)
+    assert results["dataset"]["num_pictures"] == 5
+    prompts = [
+        [json.loads(line)["prompt"] for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in (few, more, other)
+    ]
+    assert prompts[1][:3] == prompts[0] != prompts[2] and len(set(prompts[1])) == 5
+    assert set(prompts[1]) <= set(default_tone("train")["text"])
+    names = [f"{index:05d}.png" for index in range(3)]
+    assert filecmp.cmpfiles(few, more, names, shallow=False) == (names, [], [])
+
+
+def test_sampling_options_reach_the_model(run, pipeline_folder, tmp_path):
+    folders = [tmp_path / f"{seed}-{top_k}" for seed in (0, 1) for top_k in ("all", "one")]
+    for folder in folders:
+        seed, top_k = folder.name.split("-")
+        options = ["--top_k", "1,1,1", "--temperature", "0.5"] if top_k == "one" else []
+        results = run("prompts", pipeline_folder, *COMBOS, "--seed", seed, "--save_pictures", folder, *options)
+        assert results["sampling"]["top_k"] == ([1, 1, 1] if options else None)
+        assert results["sampling"]["temperature"] == (0.5 if options else None)
+    names = [path.name for path in sorted(folders[0].glob("0*.png"))]
+    assert filecmp.cmpfiles(folders[1], folders[3], names, shallow=False)[0] == names  # the likeliest, for any seed
+    assert filecmp.cmpfiles(folders[0], folders[2], names, shallow=False)[0] != names
+
+
+def test_columns_may_have_other_names_and_types(run, pipeline_folder, tmp_path):
+    names = {"image": "picture", "concept": "thing", "style": "look", "captions": "words"}
+    styles = sorted(set(datasets.load_dataset(str(FIXTURE))["train"]["style"]))
+    (tmp_path / "renamed").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = default_tone("test_combos" if split == "test" else split).cast_column(
+            "style", datasets.ClassLabel(names=styles)
+        )
+        rows.rename_columns(names).remove_columns(["text", "tone"]).to_parquet(
+            tmp_path / "renamed" / f"{split}.parquet"
+        )
+    columns = [
+        f"--{flag}_column={names[name]}" for flag, name in zip(["image", "concept", "style"], names, strict=False)
+    ]
+    options = ["--split", "test", "--filter", "", "--caption_column", "words", *columns]
+    renamed = run("prompts", pipeline_folder, "--dataset_name", tmp_path / "renamed", *options)
+    original = run("prompts", pipeline_folder, *COMBOS)
+    # The three splits hold all pictures of the prompted concepts; `test_concepts`, left out, adds strangers.
+    assert renamed["floors"]["shifted"]["style_accuracy"] == original["floors"]["shifted"]["style_accuracy"]
+    assert renamed["metrics"]["style_accuracy"] == original["metrics"]["style_accuracy"]
+    assert renamed["dataset"]["num_pictures"] == original["dataset"]["num_pictures"]
+
+
+def test_reconstruction_end_to_end(run, tiny_pipeline, pipeline_folder, tmp_path, capsys):
+    results = run("reconstruction", pipeline_folder, *COMBOS, "--filter", "tone=default", "--batch_size", 5)
+    rows = default_tone("test_combos")
+    pixel_values = torch.stack([sample["pixel_values"] for sample in PictureDataset(rows, 16, training=False)])
+    totals, depths = measure_reconstruction(tiny_pipeline.rqvae, [pixel_values])
+    assert results["dataset"]["num_pictures"] == len(rows)
+    assert results["metrics"] == pytest.approx(totals, rel=1e-4)
+    assert [row["depth"] for row in results["depths"]] == [1, 2, 3]
+    assert all(
+        row == pytest.approx(expected, rel=1e-4) for row, expected in zip(results["depths"], depths, strict=True)
+    )
+    assert {result.metric_type for result in evaluation_results(results)} == set(totals)
+    assert "| psnr | " in capsys.readouterr().out
+
+    tiny_pipeline.rqvae.save_pretrained(tmp_path / "rqvae")
+    alone = run("reconstruction", tmp_path / "rqvae", *COMBOS, "--filter", "tone=default")
+    assert alone["metrics"] == pytest.approx(totals, rel=1e-4)
+    everything = run("reconstruction", tmp_path / "rqvae", *COMBOS)
+    assert everything["dataset"]["num_pictures"] == len(datasets.load_dataset(str(FIXTURE))["test_combos"])
+
+
+@pytest.mark.parametrize(
+    "command, flags, match",
+    [
+        ("prompts", ["--split", "tset"], r"`--split` must be one of \['train'"),
+        ("reconstruction", ["--split", "tset"], r"`--split` must be one of \['train'"),
+        ("reconstruction", ["--image_column", "picture"], "`--image_column` must name a column"),
+        ("prompts", ["--caption_column", "caption"], "`--caption_column` must name a column"),
+        ("prompts", ["--concept_column", "thing"], "`--concept_column` must name a column"),
+        ("prompts", ["--filter", "colour=red"], "`filter` must name a column"),
+        ("prompts", ["--filter", "tone"], "`filter` must be COLUMN=VALUE"),
+        ("prompts", ["--num_prompts", "0"], "`--num_prompts` must be at least 1, got 0"),
+        ("prompts", ["--num_prompts", "5000"], "`--num_prompts` must be at most"),
+        ("prompts", ["--style_group", "3d", "flta"], r"`--style_group` must name styles of .*got \['flta'\]"),
+        ("prompts", ["--batch_size", "0"], "`--batch_size` must be at least 1"),
+        ("prompts", ["--save_pictures", str(FIXTURE)], "`--save_pictures` must be a new or empty folder"),
+        ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
+    ],
+)
+def test_bad_options_are_refused(command, flags, match, run, pipeline_folder):
+    with pytest.raises(ValueError, match=match):
+        run(command, pipeline_folder, *COMBOS, *flags)
+
+
+def test_models_of_another_kind_are_refused(run, make_pipeline, pipeline_folder, tmp_path):
+    with pytest.raises(ValueError, match="`MODEL` must be a pipeline"):
+        run("prompts", pipeline_folder / "rqvae", *COMBOS)
+    with pytest.raises(ValueError, match="`MODEL` must be an RQ-VAE, .* lacks weights such as"):
+        run("reconstruction", pipeline_folder / "transformer", *COMBOS)
+    make_pipeline("class").save_pretrained(tmp_path / "classes")
+    with pytest.raises(ValueError, match="`MODEL` must draw captions"):
+        run("prompts", tmp_path / "classes", *COMBOS)
+
+
+def test_checkpoint_without_some_weights_is_refused(run, tiny_rqvae, tmp_path):
+    weights = tiny_rqvae.state_dict()
+    weights.pop("quant_conv.weight")
+    tiny_rqvae.save_pretrained(tmp_path / "incomplete", state_dict=weights)
+    assert RQVAEModel.from_pretrained(tmp_path / "incomplete").quant_conv.weight is not None  # made up
+    with pytest.raises(ValueError, match=r"lacks weights such as quant_conv\.weight"):
+        run("reconstruction", tmp_path / "incomplete", *COMBOS)
+
+
+@pytest.mark.parametrize("command", ["reconstruction", "prompts"])
+def test_missing_model_or_data_set_is_named(command, run, pipeline_folder, tmp_path):
+    with pytest.raises(ValueError, match="`MODEL` must be a folder or a Hub id, got .*none"):
+        run(command, tmp_path / "none", *COMBOS)
+    with pytest.raises(OSError, match="none"):
+        run(command, pipeline_folder, "--dataset_name", tmp_path / "none", "--split", "train")
+
+
+def test_bad_input_is_one_line_on_the_command_line(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "prompts", str(tmp_path / "none"), *COMBOS],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert finished.stderr.strip().splitlines()[-1].startswith("ValueError: `MODEL` must be a folder or a Hub id")
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "evaluation.json"
+    evaluate.write_json(path, {"metrics": {"psnr": 1.0}})
+    with pytest.raises(TypeError):
+        evaluate.write_json(path, {"metrics": {"psnr": object()}})
+    assert json.loads(path.read_text()) == {"metrics": {"psnr": 1.0}}
+    assert list(tmp_path.iterdir()) == [path]

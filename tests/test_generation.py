@@ -1,0 +1,364 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sampling of code maps: equal to teacher forcing, filters, randomness, guidance, known codes, callbacks, errors."""
+
+import json
+
+import pytest
+import torch
+from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
+
+from rq_hf import RQTransformerForImageGeneration
+from rq_hf.generation_rq_transformer import filter_logits
+
+SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def conditions(model, batch_size: int = 2) -> torch.Tensor:
+    config = model.config
+    return torch.randint(config.vocab_size, (batch_size, config.condition_length), generator=seeded(9))
+
+
+def record_logits(model) -> list[torch.Tensor]:
+    """A list that the logits of every following draw are appended to, `(B, K)` each."""
+    recorded = []
+    model.code_head.register_forward_hook(lambda *arguments: recorded.append(arguments[2][:, 0].float()))
+    return recorded
+
+
+def support(logits: torch.Tensor) -> torch.Tensor:
+    return logits > float("-inf")
+
+
+@pytest.mark.parametrize("kind", ["text", "class", "none"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_cached_generation_equals_teacher_forcing(make_transformer, kind, shared, attention):
+    model = make_transformer(kind, shared_codebook=shared, attn_implementation=attention)
+    input_ids, recorded = conditions(model, 3), record_logits(model)
+    codes = model.generate(input_ids, do_sample=False)
+    cached = torch.stack(recorded, dim=1).view(3, *SHAPE, SIZE)
+    logits = model(input_ids, codes).logits
+    assert torch.equal(codes, logits.argmax(-1)) and codes.unique().numel() >= 4
+    torch.testing.assert_close(cached, logits, rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_also_sees_the_logits_of_teacher_forcing(tiny_transformer):
+    input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
+    codes = tiny_transformer.generate(input_ids, generator=seeded(0))
+    cached = torch.stack(recorded, dim=1).view(2, *SHAPE, SIZE)
+    torch.testing.assert_close(cached, tiny_transformer(input_ids, codes).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_generation_leaves_nothing_on_the_model_and_makes_no_graph(tiny_transformer):
+    before = {name: set(vars(module)) for name, module in tiny_transformer.named_modules()}
+    recorded = record_logits(tiny_transformer)
+    tiny_transformer.generate(conditions(tiny_transformer))
+    assert {name: set(vars(module)) for name, module in tiny_transformer.named_modules()} == before
+    assert not any(logits.requires_grad for logits in recorded)
+
+
+def test_equal_generators_give_equal_codes(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    state = torch.get_rng_state()
+    first, second, other = (tiny_transformer.generate(input_ids, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(tiny_transformer.generate(input_ids), tiny_transformer.generate(input_ids))
+
+
+def test_with_one_generator_per_picture_a_batch_equals_its_singles(tiny_transformer):
+    input_ids = conditions(tiny_transformer, 3)
+    together = tiny_transformer.generate(input_ids, generator=[seeded(5), seeded(6), seeded(7)])
+    for index, seed in enumerate((5, 6, 7)):
+        single = tiny_transformer.generate(input_ids[index : index + 1], generator=seeded(seed))
+        assert torch.equal(together[index : index + 1], single)
+
+
+def test_draws_are_as_frequent_as_the_filtered_probabilities(make_transformer):
+    model = make_transformer("none", code_shape=(1, 1, 2), initializer_range=0.1)
+    count, temperature = 20000, [0.7, 3.0]
+    recorded = record_logits(model)
+    codes = model.generate(
+        torch.zeros(count, 1, dtype=torch.long), temperature=temperature, top_k=[12, 5], generator=seeded(3)
+    ).view(count, 2)
+    first = codes[:, 0].mode().values
+    for depth, drawn in enumerate((codes[:, 0], codes[codes[:, 0] == first, 1])):
+        row = 0 if depth == 0 else int((codes[:, 0] == first).nonzero()[0])
+        probabilities = filter_logits(recorded[depth][row : row + 1] / temperature[depth], [12, 5][depth]).softmax(-1)
+        frequencies = torch.bincount(drawn, minlength=SIZE) / len(drawn)
+        deviation = (probabilities[0] * (1 - probabilities[0]) / len(drawn)).sqrt()
+        assert ((frequencies - probabilities[0]).abs() <= 4.5 * deviation).all()
+        assert (frequencies > 0).sum() == [12, 5][depth]
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 3, 10, 40, 100])
+@pytest.mark.parametrize("top_p", [None, 1e-6, 0.3, 0.9, 0.999, 1.0])
+def test_filters_keep_what_the_librarys_keep(top_k, top_p):
+    logits = torch.randn(64, 40, dtype=torch.float64) * torch.linspace(0.1, 5, 64, dtype=torch.float64)[:, None]
+    tied = logits.mul(2).round()  # few values
+    for values in (logits, tied):
+        expected = values.clone()
+        if top_k is not None:
+            expected = TopKLogitsWarper(top_k=top_k)(None, expected)
+        if top_p is not None and top_p < 1:
+            expected = TopPLogitsWarper(top_p=top_p)(None, expected)
+        smallest = expected.masked_fill(~support(expected), float("inf")).amin(-1, keepdim=True)
+        filtered = filter_logits(values, top_k, top_p)
+        assert torch.equal(support(filtered), values >= smallest)  # what ties with the last kept one stays too
+        assert torch.equal(filtered[support(filtered)], values[support(filtered)])
+        if values is logits:
+            assert torch.equal(filtered, expected)
+
+
+def test_what_is_drawn_is_in_the_filtered_set_of_its_depth(tiny_transformer):
+    model = tiny_transformer
+    input_ids, recorded = conditions(model, 4), record_logits(model)
+    top_k, top_p, temperature = [1, 5, None], [None, 0.8, 0.3], [1.0, 0.5, 2.0]
+    for seed in range(5):
+        recorded.clear()
+        settings = dict(top_k=top_k, top_p=top_p, temperature=temperature)
+        codes = model.generate(input_ids, generator=seeded(seed), **settings).view(4, -1, 3)
+        for step, logits in enumerate(recorded):
+            position, depth = divmod(step, 3)
+            filtered = filter_logits(logits / temperature[depth], top_k[depth], top_p[depth])
+            assert support(filtered).gather(1, codes[:, position, depth, None]).all()
+            assert support(filtered).sum(-1).max() < SIZE
+            if depth == 0:
+                assert torch.equal(codes[:, position, 0], logits.argmax(-1))
+
+
+def test_a_low_temperature_is_greedy(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    cold = tiny_transformer.generate(input_ids, temperature=1e-4)
+    assert torch.equal(cold, tiny_transformer.generate(input_ids, do_sample=False))
+    assert not torch.equal(tiny_transformer.generate(input_ids, temperature=5.0), cold)
+
+
+@pytest.mark.parametrize("mask_shape", [SHAPE[:2], SHAPE, (1, *SHAPE), (3, *SHAPE)])
+def test_known_codes_stay_and_the_others_follow_from_them(tiny_transformer, mask_shape):
+    input_ids, known = conditions(tiny_transformer, 3), torch.randint(SIZE, (3, *SHAPE))
+    mask = torch.rand(mask_shape) < 0.4
+    codes = tiny_transformer.generate(input_ids, do_sample=False, known_codes=known, known_mask=mask)
+    full = (mask[..., None] if mask.ndim == 2 else mask).expand_as(codes)
+    assert 0 < full.sum() < full.numel()
+    expected = tiny_transformer(input_ids, codes).logits.argmax(-1)
+    assert torch.equal(codes, torch.where(full, known, expected))
+    assert not torch.equal(codes, torch.where(full, known, tiny_transformer.generate(input_ids, do_sample=False)))
+
+
+def test_known_codes_without_a_mask_are_all_known(tiny_transformer):
+    known = torch.randint(SIZE, (1, *SHAPE))
+    codes = tiny_transformer.generate(conditions(tiny_transformer, 3), known_codes=known)
+    assert torch.equal(codes, known.expand(3, *SHAPE))
+
+
+def test_known_codes_change_no_draw_before_them(tiny_transformer):
+    input_ids, mask = conditions(tiny_transformer), torch.zeros(SHAPE[:2], dtype=torch.bool)
+    mask[1, 0] = True
+    free = tiny_transformer.generate(input_ids, generator=seeded(0))
+    fixed = tiny_transformer.generate(input_ids, generator=seeded(0), known_codes=(free + 1) % SIZE, known_mask=mask)
+    assert torch.equal(fixed[:, 0], free[:, 0]) and not torch.equal(fixed[:, 1, 1:], free[:, 1, 1:])
+
+
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_guidance_is_its_formula(make_transformer, kind):
+    model = make_transformer(kind)
+    input_ids, recorded = conditions(model), record_logits(model)
+    null = torch.tensor([model.config.null_condition_ids]).expand_as(input_ids)
+    negative = (input_ids + 1) % model.config.vocab_size
+    for options, other in (({}, null), ({"negative_input_ids": negative}, negative)):
+        for scale in (0.0, 0.5, 3):
+            recorded.clear()
+            codes = model.generate(input_ids, do_sample=False, guidance_scale=scale, **options)
+            seen = torch.stack(recorded, dim=1).view(4, *SHAPE, SIZE)
+            conditional, null_logits = model(input_ids, codes).logits, model(other, codes).logits
+            torch.testing.assert_close(seen, torch.cat([conditional, null_logits]), rtol=1e-5, atol=1e-5)
+            assert torch.equal(codes, (null_logits + scale * (conditional - null_logits)).argmax(-1))
+
+
+def test_guidance_of_scale_0_is_the_null_condition_and_of_1_is_off(make_transformer):
+    model = make_transformer("class")
+    input_ids, null = torch.tensor([[0], [1]]), torch.tensor([[4], [4]])
+    settings = dict(top_k=5, temperature=0.8)
+
+    def draw(ids, **options):
+        return model.generate(ids, generator=seeded(2), **settings, **options)
+
+    plain = draw(input_ids)
+    assert torch.equal(draw(input_ids, guidance_scale=1), plain)
+    assert torch.equal(draw(input_ids, guidance_scale=0), draw(null))
+    assert not torch.equal(draw(input_ids, guidance_scale=0), plain)
+    assert torch.equal(
+        draw(input_ids, guidance_scale=2.0), draw(input_ids, guidance_scale=2.0, negative_input_ids=null)
+    )
+    assert torch.equal(draw(input_ids, guidance_scale=0, negative_input_ids=input_ids[:1]), draw(input_ids[[0, 0]]))
+
+
+def test_the_callback_sees_every_position_in_order(tiny_transformer):
+    seen = []
+    codes = tiny_transformer.generate(
+        conditions(tiny_transformer), callback=lambda position, codes: seen.append((position, codes.clone()))
+    )
+    assert [position for position, _ in seen] == list(range(6))
+    for position, so_far in seen:
+        assert so_far.shape == (2, *SHAPE)
+        flat, final = so_far.flatten(1, 2), codes.flatten(1, 2)
+        assert torch.equal(flat[:, : position + 1], final[:, : position + 1]) and not flat[:, position + 1 :].any()
+
+
+def test_the_callback_may_replace_codes_that_the_rest_follows(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+
+    def replace(position, codes):
+        if position == 2:
+            codes = codes.clone()
+            codes[:, 0, 2] = torch.tensor([7, 0, 31])
+            return codes
+
+    codes = tiny_transformer.generate(input_ids, do_sample=False, callback=replace)
+    assert (codes[:, 0, 2] == torch.tensor([7, 0, 31])).all()
+    expected = tiny_transformer(input_ids, codes).logits.argmax(-1)
+    assert torch.equal(codes[:, 1], expected[:, 1]) and torch.equal(codes[:, 0, :2], expected[:, 0, :2])
+    assert not torch.equal(codes[:, 1], tiny_transformer.generate(input_ids, do_sample=False)[:, 1])
+
+
+def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    plain = tiny_transformer.generate(input_ids, generator=seeded(4))
+    for answer in (lambda position, codes: codes, lambda position, codes: codes.clone(), lambda *_: True):
+        assert torch.equal(tiny_transformer.generate(input_ids, generator=seeded(4), callback=answer), plain)
+
+
+def test_the_callback_may_stop_the_loop(tiny_transformer):
+    input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
+    plain = tiny_transformer.generate(input_ids, generator=seeded(4)).flatten(1, 2)
+    recorded.clear()
+    codes = tiny_transformer.generate(input_ids, generator=seeded(4), callback=lambda position, _: position < 1)
+    assert len(recorded) == 2 * 3
+    assert torch.equal(codes.flatten(1, 2)[:, :2], plain[:, :2]) and not codes.flatten(1, 2)[:, 2:].any()
+
+
+def test_the_generation_config_is_saved_and_loaded_and_gives_the_defaults(make_transformer, tmp_path):
+    model = make_transformer("class")
+    input_ids = conditions(model)
+    sampled = model.generate(input_ids, generator=seeded(1))
+    settings = dict(temperature=[0.5, 1.0, 2.0], top_k=[1, 4, 8], top_p=0.9, guidance_scale=1.5)
+    explicit = model.generate(input_ids, generator=seeded(1), **settings)
+    assert not torch.equal(sampled, explicit)
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "generation_config.json").read_text())["top_k"] == [1, 4, 8]
+    loaded = RQTransformerForImageGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded.generate(input_ids, generator=seeded(1)), explicit)
+    off = dict(temperature=1.0, top_k=SIZE, top_p=1.0, guidance_scale=1.0)
+    assert torch.equal(loaded.generate(input_ids, generator=seeded(1), **off), sampled)  # an argument wins
+    assert torch.equal(
+        loaded.generate(input_ids, generator=seeded(1), generation_config=GenerationConfig(do_sample=True)), sampled
+    )
+    greedy = loaded.generate(input_ids, generation_config=GenerationConfig(do_sample=False))
+    assert torch.equal(greedy, model.generate(input_ids, do_sample=False, guidance_scale=1.0))
+
+
+def test_half_precision_and_autocast_generate(make_transformer):
+    model = make_transformer()
+    input_ids = conditions(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        recorded = record_logits(model)
+        codes = model.generate(input_ids, generator=seeded(0))
+        cached = torch.stack(recorded, dim=1).view(2, *SHAPE, SIZE)
+        logits = model(input_ids, codes).logits
+    torch.testing.assert_close(cached, logits.float(), rtol=0, atol=0.1 * float(logits.float().std()))
+    for dtype in (torch.bfloat16, torch.float16):
+        assert model.to(dtype).generate(input_ids).shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
+    with torch.no_grad():
+        tiny_transformer.code_head.linear.bias[3] = value
+    for do_sample in (True, False):
+        with pytest.raises(ValueError, match="logits must be finite, got NaN or infinity"):
+            tiny_transformer.generate(conditions(tiny_transformer), do_sample=do_sample)
+
+
+LONG = torch.zeros(2, 1, dtype=torch.long)
+KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(top_k=0), "`top_k` must be an integer of at least 1, got 0"),
+        (dict(top_k=-1), "`top_k` must be an integer of at least 1"),
+        (dict(top_k=2.5), "`top_k` must be an integer"),
+        (dict(top_k=True), "`top_k` must be an integer"),
+        (dict(top_k="5"), "`top_k` must be an integer"),
+        (dict(top_k=float("inf")), "`top_k` must be an integer"),
+        (dict(top_k=[5, 0, 5]), r"`top_k` must be an integer of at least 1, got \[5, 0, 5\]"),
+        (dict(top_k=[5, 5]), r"`top_k` must be a number or a list of one per depth \(3\), got \[5, 5\]"),
+        (dict(top_p=0.0), r"`top_p` must be in \(0, 1\], got 0.0"),
+        (dict(top_p=1.01), r"`top_p` must be in \(0, 1\], got 1.01"),
+        (dict(top_p=float("nan")), r"`top_p` must be in \(0, 1\]"),
+        (dict(top_p=[0.5, 0.5, -0.5]), r"`top_p` must be in \(0, 1\]"),
+        (dict(temperature=0), "`temperature` must be greater than 0, got 0"),
+        (dict(temperature=-1.0), "`temperature` must be greater than 0, got -1.0"),
+        (dict(temperature="hot"), "`temperature` must be greater than 0, got hot"),
+        (dict(temperature=[1.0, 1.0]), "`temperature` must be a number or a list of one per depth"),
+        (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
+        (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
+        (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
+        (dict(negative_input_ids=LONG), "`negative_input_ids` needs? a `guidance_scale`"),
+        (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
+        (dict(negative_input_ids=LONG[0], guidance_scale=2.0), r"`negative_input_ids` must be a tensor of shape"),
+        (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of one per picture \(2\), got 1"),
+        (dict(generator=42), "`generator` must be .*got 42"),
+        (dict(known_mask=torch.ones(2, 3, dtype=torch.bool)), "`known_mask` must come with `known_codes`"),
+        (dict(known_codes=KNOWN[..., :2]), r"`known_codes` must have shape \(2, 2, 3, 3\), got \(1, 2, 3, 2\)"),
+        (dict(known_codes=KNOWN.expand(3, *SHAPE)), r"`known_codes` must have shape .*got \(3, 2, 3, 3\)"),
+        (dict(known_codes=KNOWN + SIZE), r"`known_codes` must be integers in \[0, 32\)"),
+        (dict(known_codes=KNOWN - 1), r"`known_codes` must be integers in \[0, 32\)"),
+        (dict(known_codes=KNOWN.float()), r"`known_codes` must be integers in \[0, 32\), got torch.float32"),
+        (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be bool, got torch.int64"),
+        (dict(known_codes=KNOWN, known_mask=KNOWN[0, :, :2, 0] == 0), r"`known_mask` must have shape .*got \("),
+        (dict(callback=lambda position, codes: codes[:, :1]), r"callback.* must have shape \(2, 2, 3, 3\), got"),
+        (dict(callback=lambda position, codes: codes.transpose(1, 3)), "callback.* must have shape"),
+        (dict(callback=lambda position, codes: codes + SIZE), r"callback.* must be integers in \[0, 32\)"),
+        (
+            dict(callback=lambda position, codes: codes / 2),
+            r"callback.* must be integers in \[0, 32\), got torch.float",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(make_transformer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_transformer("class").generate(LONG, **arguments)
+
+
+@pytest.mark.parametrize(
+    "input_ids, message",
+    [
+        (torch.zeros(2, 5, dtype=torch.long), r"a tensor of shape \(batch_size, 6\), got \(2, 5\)"),
+        (torch.zeros(6, dtype=torch.long), r"a tensor of shape \(batch_size, 6\), got \(6,\)"),
+        (torch.zeros(0, 6, dtype=torch.long), r"a tensor of shape \(batch_size, 6\), got \(0, 6\)"),
+        ([[0] * 6], r"a tensor of shape \(batch_size, 6\), got list"),
+        (torch.zeros(2, 6), r"integers in \[0, 80\), got torch.float32"),
+        (torch.full((2, 6), 80), r"integers in \[0, 80\), got torch.int64 .*to 80"),
+        (torch.full((2, 6), -1), r"integers in \[0, 80\), got torch.int64 from -1"),
+    ],
+)
+def test_bad_conditions_are_refused(make_transformer, input_ids, message):
+    with pytest.raises(ValueError, match=f"`input_ids` must be {message}"):
+        make_transformer("text").generate(input_ids)
+
+
+def test_guidance_without_a_null_condition_is_refused(make_transformer):
+    model = make_transformer("class", null_condition_ids=None)
+    with pytest.raises(ValueError, match="`guidance_scale` other than 1 needs .*no `null_condition_ids`"):
+        model.generate(LONG, guidance_scale=2.0)
+    assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)

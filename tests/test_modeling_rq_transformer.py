@@ -1,0 +1,351 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The RQ-Transformer: its formulas written out, what depends on what, losses, checkpointing, files, vocabulary."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModel
+
+from rq_hf import (
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQTransformerOutput,
+    residual_quantizer,
+    soft_code_probabilities,
+)
+
+HEIGHT, WIDTH, DEPTH, SIZE = 2, 3, 3, 32  # of the tiny models
+SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+
+
+def make_inputs(model, batch_size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random conditions and codes."""
+    config = model.config
+    input_ids = torch.randint(config.vocab_size, (batch_size, config.condition_length))
+    return input_ids, torch.randint(config.codebook_size, (batch_size, *config.code_shape))
+
+
+def make_residuals(model, codes: torch.Tensor) -> torch.Tensor:
+    """Vectors near those of the codes, so that soft labels differ from code to code."""
+    vectors = model.codebook(codes)
+    return vectors + 0.5 * torch.randn(vectors.shape)
+
+
+def books(model) -> list[torch.Tensor]:
+    weight = model.codebook.weight
+    return [weight[depth if len(weight) > 1 else 0] for depth in range(DEPTH)]
+
+
+def attend_and_transform(block, tokens):
+    """One block, token by token: `(length, n_e)`."""
+    attention, heads = block.attention, block.attention.config.num_attention_heads
+    queries, keys, values = attention.query_key_value(block.attention_norm(tokens)).chunk(3, dim=-1)
+    outputs = []
+    for position in range(len(tokens)):
+        per_head = []
+        for query, key, value in zip(*(each.chunk(heads, dim=-1) for each in (queries, keys, values)), strict=True):
+            scores = key[: position + 1] @ query[position] / math.sqrt(len(query[position]))
+            per_head.append(scores.softmax(0) @ value[: position + 1])
+        outputs.append(torch.cat(per_head))
+    tokens = tokens + attention.out_proj(torch.stack(outputs))
+    hidden = block.mlp[0](block.mlp_norm(tokens))
+    return tokens + block.mlp[2](hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+
+
+def naive_logits(model, input_ids, codes):
+    """Section 3.2 for one picture: logits `(T, D, K)`, text logits `(S - 1, vocab_size)`."""
+    codes = codes.reshape(-1, DEPTH)
+    vectors = torch.stack([torch.stack([books(model)[d][row[d]] for d in range(DEPTH)]) for row in codes])
+    tokens = [
+        model.condition_embedding.weight[index] + model.condition_positions.weight[position]
+        for position, index in enumerate(input_ids)
+    ]
+    for position in range(len(codes) - 1):
+        projected = model.spatial_projection(vectors[position].sum(0))
+        tokens.append(projected + model.spatial_positions.weight[position])
+    tokens = torch.stack(tokens)
+    for block in model.spatial_transformer.blocks:
+        tokens = attend_and_transform(block, tokens)
+    logits = []
+    for position in range(len(codes)):
+        stack = [tokens[len(input_ids) - 1 + position]]
+        stack += [model.depth_projection(vectors[position, :depth].sum(0)) for depth in range(1, DEPTH)]
+        states = torch.stack(stack) + model.depth_positions.weight
+        for block in model.depth_transformer.blocks:
+            states = attend_and_transform(block, states)
+        logits.append(model.code_head.linear(model.code_head.norm(states)))
+    text_logits = None
+    if model.text_head is not None:
+        text_logits = model.text_head.linear(model.text_head.norm(tokens[: len(input_ids) - 1]))
+    return torch.stack(logits), text_logits
+
+
+@SHARED_AND_SEPARATE
+def test_forward_equals_the_formulas_written_out(tiny_transformer, make_transformer, shared):
+    kind = "text" if tiny_transformer.config.condition_length > 1 else "class"
+    model = tiny_transformer if shared else make_transformer(kind, shared_codebook=False)
+    input_ids, codes = make_inputs(model)
+    output = model(input_ids, codes)
+    assert output.logits.shape == (2, HEIGHT, WIDTH, DEPTH, SIZE) and output.logits.std() > 0.1
+    for index in range(2):
+        logits, text_logits = naive_logits(model, input_ids[index], codes[index])
+        torch.testing.assert_close(output.logits[index].flatten(0, 1), logits, rtol=0, atol=2e-5)
+        if text_logits is None:
+            assert output.text_logits is None
+        else:
+            torch.testing.assert_close(output.text_logits[index], text_logits, rtol=0, atol=2e-5)
+
+
+def test_the_default_model_has_654_million_parameters():
+    with torch.device("meta"):
+        model = RQTransformerForImageGeneration(RQTransformerConfig())
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(654.062, abs=5e-4)
+    assert [name for name, _ in model.named_buffers()] == ["codebook.weight"]
+
+
+@SHARED_AND_SEPARATE
+def test_a_code_never_depends_on_itself_or_on_later_ones(make_transformer, shared):
+    model = make_transformer(shared_codebook=shared)
+    input_ids, codes = make_inputs(model, 1)
+    before = model(input_ids, codes).logits.flatten(1, 2)  # (1, T, D, K)
+    for position in range(HEIGHT * WIDTH):
+        for depth in range(DEPTH):
+            changed = codes.clone()
+            changed.view(1, -1, DEPTH)[0, position, depth] += 1
+            changed %= SIZE
+            differs = (model(input_ids, changed).logits.flatten(1, 2) - before).abs().amax(-1)[0] > 1e-5  # (T, D)
+            expected = torch.zeros_like(differs)
+            expected[position, depth + 1 :] = True  # finer codes of the position
+            expected[position + 1 :] = True
+            assert torch.equal(differs, expected), (position, depth)
+
+
+def test_a_condition_token_reaches_all_codes_and_no_earlier_token(make_transformer):
+    model = make_transformer("text")
+    input_ids, codes = make_inputs(model, 1)
+    before = model(input_ids, codes)
+    for token in range(6):
+        changed = input_ids.clone()
+        changed[0, token] = (changed[0, token] + 1) % model.config.vocab_size
+        after = model(changed, codes)
+        assert ((after.logits - before.logits).abs().amax(-1) > 1e-5).all()
+        differs = (after.text_logits - before.text_logits).abs().amax(-1)[0] > 1e-5
+        assert differs.tolist() == [position >= token for position in range(5)]
+
+
+def test_later_positions_see_the_sum_of_a_positions_codes_only(make_transformer):
+    model = make_transformer()
+    input_ids, codes = make_inputs(model, 1)
+    swapped = codes.clone()
+    swapped[0, 0, 1] = codes[0, 0, 1].flip(-1)  # the same vectors in another order
+    assert not torch.equal(swapped, codes)
+    before, after = (model(input_ids, each).logits.flatten(1, 2)[0] for each in (codes, swapped))
+    torch.testing.assert_close(after[2:], before[2:], rtol=0, atol=1e-5)
+    assert (after[1, 1:] - before[1, 1:]).abs().max() > 1e-3
+
+
+def test_without_targets_there_is_no_loss(tiny_transformer):
+    output = tiny_transformer(*make_inputs(tiny_transformer))
+    assert isinstance(output, RQTransformerOutput)
+    assert output.loss is None and output.image_loss is None and output.text_loss is None
+
+
+def test_the_loss_is_cross_entropy_and_the_text_has_its_weight(tiny_transformer):
+    model = tiny_transformer
+    input_ids, codes = make_inputs(model)
+    output = model(input_ids, codes, labels=codes)
+    image = -output.logits.log_softmax(-1).gather(-1, codes[..., None]).mean()
+    torch.testing.assert_close(output.image_loss, image)
+    if model.config.condition_length == 1:
+        assert model.text_head is None and output.text_loss is None
+        torch.testing.assert_close(output.loss, image)
+    else:
+        assert model.config.text_loss_weight == 0.1
+        torch.testing.assert_close(output.loss, 0.9 * image + 0.1 * output.text_loss)
+
+
+def test_the_text_loss_leaves_padding_out_if_it_is_told_which(make_transformer):
+    model = make_transformer("text")
+    input_ids = torch.tensor([[5, 9, 7, 0, 0, 0], [3, 4, 5, 6, 7, 0]])
+    codes = make_inputs(model)[1]
+    output = model(input_ids, codes, labels=codes)
+    losses = -output.text_logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]  # (2, 5)
+    torch.testing.assert_close(output.text_loss, (losses[0, :2].sum() + losses[1, :4].sum()) / 6)
+    model.config.pad_token_id = None
+    torch.testing.assert_close(model(input_ids, codes, labels=codes).text_loss, losses.mean())
+    model.config.pad_token_id = 0
+    assert model(torch.zeros_like(input_ids), codes, labels=codes).text_loss == 0  # a row of padding
+
+
+@SHARED_AND_SEPARATE
+def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
+    model = make_transformer(shared_codebook=shared)
+    input_ids, codes = make_inputs(model)
+    labels, residuals = make_inputs(model)[1], make_residuals(model, codes)
+    one_hot = F.one_hot(labels, SIZE).float()
+    soft = torch.stack(
+        [soft_code_probabilities(residuals[..., d, :], books(model)[d], 2.0) for d in range(DEPTH)], dim=-2
+    )
+    assert 0.1 < soft.amax(-1).mean() < 0.9
+    from_residuals = dict(residuals=residuals, label_temperature=2.0)
+    pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
+
+    def losses_and_gradients(blocks_of, **targets):
+        monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", blocks_of * SIZE)
+        model.zero_grad()
+        output = model(input_ids, codes, **targets)
+        output.loss.backward()
+        return output.image_loss, {name: each.grad.clone() for name, each in model.named_parameters()}, output.logits
+
+    for hard, other in pairs:
+        expected_loss, expected, _ = losses_and_gradients(2**20, **hard)
+        for blocks_of in (2**20, 5, 1):
+            for targets in (hard, other):
+                for output_logits in (None, False, True):
+                    loss, gradients, logits = losses_and_gradients(blocks_of, **targets, output_logits=output_logits)
+                    torch.testing.assert_close(loss, expected_loss)
+                    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+                    by_default = targets is not from_residuals
+                    assert (logits is not None) is (by_default if output_logits is None else output_logits)
+            if blocks_of == 5:
+                assert len(residual_quantizer.row_blocks(2 * HEIGHT * WIDTH * DEPTH, SIZE)) > 3
+
+
+def test_the_blockwise_loss_recomputes_its_logits(make_transformer, monkeypatch):
+    model = make_transformer("none")
+    input_ids, codes = make_inputs(model)
+    monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", 9 * SIZE)
+    sizes = []
+    model.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    model(input_ids, codes, labels=codes, output_logits=False).loss.backward()
+    assert sizes == [9] * 8  # 36 codes in blocks of 9, forward and backward
+
+
+@pytest.mark.parametrize(
+    "targets, message",
+    [
+        (dict(labels="codes", residuals="residuals"), "`labels` and `residuals` are two kinds of target"),
+        (dict(residuals="residuals"), "`residuals` need a `label_temperature`, got None"),
+        (dict(residuals="residuals", label_temperature=0.0), "`temperature` must be greater than 0, got 0.0"),
+        (dict(residuals="residuals", label_temperature=-1.0), "`temperature` must be greater than 0, got -1.0"),
+    ],
+)
+def test_contradictory_targets_are_refused(make_transformer, targets, message):
+    model = make_transformer()
+    input_ids, codes = make_inputs(model)
+    tensors = {"codes": codes, "residuals": make_residuals(model, codes)}
+    with pytest.raises(ValueError, match=message):
+        model(input_ids, codes, **{name: tensors.get(value, value) for name, value in targets.items()})
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+def test_gradient_checkpointing_recomputes_and_changes_nothing(make_transformer):
+    model = make_transformer(dropout=0.3).train()
+    input_ids, codes = make_inputs(model)
+    calls, gradients = [], []
+    for block in (model.spatial_transformer.blocks[0], model.depth_transformer.blocks[1]):
+        block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    for expected_calls in (2, 6):
+        torch.manual_seed(3)  # the dropout
+        model.zero_grad()
+        model(input_ids, codes, labels=codes).loss.backward()
+        gradients.append({name: each.grad.clone() for name, each in model.named_parameters()})
+        assert len(calls) == expected_calls
+        model.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "embedding_dropout"])
+def test_dropout_works_in_training_only(make_transformer, rate):
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0} | {rate: 0.5}
+    model = make_transformer(**rates)
+    inputs = make_inputs(model)
+    evaluated = model(*inputs).logits
+    assert torch.equal(model(*inputs).logits, evaluated)
+    model.train()
+    assert not torch.allclose(model(*inputs).logits, evaluated, atol=1e-2)
+
+
+def test_every_parameter_gets_a_gradient(tiny_transformer):
+    input_ids, codes = make_inputs(tiny_transformer)
+    tiny_transformer(input_ids, codes, labels=codes).loss.backward()
+    assert [name for name, each in tiny_transformer.named_parameters() if each.grad is None] == []
+    assert not tiny_transformer.codebook.weight.requires_grad
+
+
+def test_written_out_attention_equals_sdpa(make_transformer):
+    eager = make_transformer(attn_implementation="eager")
+    sdpa = make_transformer(attn_implementation="sdpa")
+    assert (eager.config._attn_implementation, sdpa.config._attn_implementation) == ("eager", "sdpa")
+    sdpa.load_state_dict(eager.state_dict())
+    inputs = make_inputs(eager)
+    torch.testing.assert_close(eager(*inputs).logits, sdpa(*inputs).logits, rtol=0, atol=1e-5)
+    assert torch.equal(eager.generate(inputs[0], do_sample=False), sdpa.generate(inputs[0], do_sample=False))
+
+
+@pytest.mark.parametrize("load", [RQTransformerForImageGeneration.from_pretrained, AutoModel.from_pretrained])
+@SHARED_AND_SEPARATE
+def test_a_saved_model_comes_back_bit_for_bit(make_transformer, tmp_path, load, shared):
+    model = make_transformer(shared_codebook=shared)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    loaded = load(tmp_path)
+    assert type(loaded) is RQTransformerForImageGeneration and not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    inputs = make_inputs(model)
+    assert torch.equal(loaded(*inputs).logits, model(*inputs).logits)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is RQTransformerConfig
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_about_the_same_logits(make_transformer, tmp_path, dtype):
+    model = make_transformer(initializer_range=0.1)
+    input_ids, codes = make_inputs(model)
+    residuals = make_residuals(model, codes)
+    expected = model(input_ids, codes, residuals=residuals, label_temperature=0.5, output_logits=True)
+    model.save_pretrained(tmp_path)
+    half = RQTransformerForImageGeneration.from_pretrained(tmp_path, dtype=dtype)
+    output = half(input_ids, codes, residuals=residuals, label_temperature=0.5, output_logits=True)
+    assert half.dtype == output.logits.dtype == dtype and output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.logits.float(), expected.logits, rtol=0, atol=0.05)
+    torch.testing.assert_close(output.loss, expected.loss, rtol=0, atol=0.02)
+
+
+def test_new_weights_have_the_configured_spread():
+    fields = dict(vocab_size=500, code_shape=(16, 16, 4), codebook_size=512, codebook_dim=64, num_spatial_layers=1)
+    config = RQTransformerConfig(**fields, hidden_size=128, num_depth_layers=1, num_attention_heads=4)
+    model = RQTransformerForImageGeneration(config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert (parameter == (1 if name.endswith("weight") else 0)).all(), name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name
+
+
+def test_set_codebook_copies_and_refuses_another_shape(make_transformer, tiny_rqvae):
+    model = make_transformer("none", tiny_rqvae)
+    assert torch.equal(model.codebook.weight, tiny_rqvae.codebook)
+    assert model.codebook.weight.data_ptr() != tiny_rqvae.codebook.data_ptr()
+    for shape in [(3, SIZE, 8), (SIZE, 8), (1, SIZE + 1, 8)]:
+        with pytest.raises(ValueError, match=r"`codebook` must have shape \(1, 32, 8\), got \("):
+            model.set_codebook(torch.zeros(shape))
+
+
+def test_a_larger_vocabulary_keeps_the_old_logits(tiny_transformer):
+    model, size = tiny_transformer, tiny_transformer.config.vocab_size
+    input_ids, codes = make_inputs(model)
+    before = model(input_ids, codes)
+    model.resize_token_embeddings(size + 7)
+    after = model(input_ids, codes)
+    assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == size + 7
+    assert torch.equal(after.logits, before.logits)
+    if model.text_head is not None:
+        assert after.text_logits.shape == (2, 5, size + 7)
+        torch.testing.assert_close(after.text_logits[..., :size], before.text_logits, rtol=0, atol=1e-5)
+    assert model(torch.full_like(input_ids, size + 6), codes, labels=codes).loss.isfinite()
