@@ -139,6 +139,14 @@ def test_a_low_temperature_is_greedy(tiny_transformer):
     assert not torch.equal(tiny_transformer.generate(input_ids, temperature=5.0), cold)
 
 
+def test_none_stands_for_the_default_in_a_list_too(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    lists = dict(temperature=[None, 0.5, None], top_k=[3, None, None], top_p=[None, 0.5, None])
+    numbers = dict(temperature=[1.0, 0.5, 1.0], top_k=[3, SIZE, SIZE], top_p=[1.0, 0.5, 1.0])
+    first, second = (tiny_transformer.generate(input_ids, generator=seeded(0), **each) for each in (lists, numbers))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("mask_shape", [SHAPE[:2], SHAPE, (1, *SHAPE), (3, *SHAPE)])
 def test_known_codes_stay_and_the_others_follow_from_them(tiny_transformer, mask_shape):
     input_ids, known = conditions(tiny_transformer, 3), torch.randint(SIZE, (3, *SHAPE))
@@ -273,7 +281,7 @@ def test_half_precision_and_autocast_generate(make_transformer):
         codes = model.generate(input_ids, generator=seeded(0))
         cached = torch.stack(recorded, dim=1).view(2, *SHAPE, SIZE)
         logits = model(input_ids, codes).logits
-    torch.testing.assert_close(cached, logits.float(), rtol=0, atol=0.1 * float(logits.float().std()))
+    torch.testing.assert_close(cached, logits.float(), rtol=0.05, atol=0.2)
     for dtype in (torch.bfloat16, torch.float16):
         assert model.to(dtype).generate(input_ids).shape == (2, *SHAPE)
 

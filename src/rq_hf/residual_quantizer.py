@@ -79,9 +79,9 @@ class Codebook(nn.Module):
         weight: `(1, K, n_z)` shared, `(D, K, n_z)` separate.
     """
 
-    def __init__(self, num_codebooks: int, codebook_size: int, codebook_dim: int):
+    def __init__(self, num_codebooks: int, codebook_size: int, codebook_dim: int, dtype: torch.dtype | None = None):
         super().__init__()
-        self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim))
+        self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim, dtype=dtype))
 
     def at_depth(self, depth: int) -> torch.Tensor:
         """`(K, n_z)` code vectors searched at `depth`."""
@@ -141,15 +141,15 @@ class ResidualQuantizer(nn.Module):
         self.epsilon = epsilon
         self.restart_unused_codes = restart_unused_codes
         num_codebooks = 1 if shared_codebook else code_depth
-        self.codebook = Codebook(num_codebooks, codebook_size, codebook_dim)
-        self.register_buffer("cluster_size", torch.zeros(num_codebooks, codebook_size))
+        self.codebook = Codebook(num_codebooks, codebook_size, codebook_dim, dtype=torch.float32)
+        self.register_buffer("cluster_size", torch.zeros(num_codebooks, codebook_size, dtype=torch.float32))
         self.register_buffer("embedding_sum", self.codebook.weight.clone())
-        self.register_buffer("num_updates", torch.zeros(num_codebooks))
+        self.register_buffer("num_updates", torch.zeros(num_codebooks, dtype=torch.float32))
 
     def _apply(self, fn, recurse=True):
         def keep_dtype(tensor):
             moved = fn(tensor)
-            return moved.to(tensor.dtype) if tensor.is_floating_point() else moved
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(keep_dtype, recurse)
 
