@@ -42,6 +42,7 @@ extras = {
 }
 extras["dev"] = [
     *extras["train"],
+    *extras["eval"],
     *extras["data"],
     "parameterized>=0.9",  # imported by the model tests of transformers
     "pre-commit>=4",

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from rq_hf import RQImageGenerationPipeline, RQVAEModel, __version__, metrics
 from rq_hf.command_line import add_sampling_arguments, sampling_settings
 from rq_hf.picture_grid import picture_grid
-from rq_hf.pipeline_rq_image_generation import component_subfolder
+from rq_hf.pipeline_rq_image_generation import component_subfolder, load_component
 from rq_hf.training.data import (
     TRANSFORMS,
     PictureDataset,
@@ -138,34 +138,10 @@ def picture_batches(
         yield batch["pixel_values"]
 
 
-def component_folder(arguments: argparse.Namespace, component: str) -> str:
-    """`component_subfolder` of the model, which may be named wrongly or out of reach."""
-    try:
-        return component_subfolder(arguments.model, component)
-    except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
-        raise ValueError(f"`MODEL` must be a folder or a Hub id, got {arguments.model!r}: {error}") from error
-
-
-def load_rqvae(arguments: argparse.Namespace) -> RQVAEModel:
-    """An RQ-VAE of its own or a pipeline's, whole, on its device."""
-    rqvae, loaded = RQVAEModel.from_pretrained(
-        arguments.model,
-        subfolder=component_folder(arguments, "rqvae"),
-        revision=arguments.revision,
-        use_safetensors=True,
-        dtype=getattr(torch, arguments.dtype),
-        output_loading_info=True,
-    )
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"`MODEL` must be an RQ-VAE, got {arguments.model!r}, which lacks weights such as {missing[0]}."
-        )
-    return rqvae.to(arguments.device).eval()
-
-
 def evaluate_reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
-    rqvae = load_rqvae(arguments)
+    dtype = getattr(torch, arguments.dtype)
+    rqvae = load_component(RQVAEModel, arguments.model, "rqvae", revision=arguments.revision, dtype=dtype)
+    rqvae.to(arguments.device).eval()
     rows = filtered(load_splits(arguments, "image_column")[arguments.split], arguments)
     totals, depths = metrics.measure_reconstruction(rqvae, picture_batches(rows, rqvae, arguments))
     return {"num_pictures": len(rows), "metrics": totals, "depths": depths}
@@ -173,7 +149,7 @@ def evaluate_reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
     """A pipeline that draws captions, on its device."""
-    if not component_folder(arguments, "transformer"):
+    if not component_subfolder(arguments.model, "transformer"):
         raise ValueError(f"`MODEL` must be a pipeline (with a model_index.json), got {arguments.model!r}.")
     pipe = RQImageGenerationPipeline.from_pretrained(
         arguments.model, revision=arguments.revision, dtype=getattr(torch, arguments.dtype)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from rq_hf import RQVAEModel
 from rq_hf.picture_grid import picture_grid, unused_path
-from rq_hf.pipeline_rq_image_generation import component_subfolder
+from rq_hf.pipeline_rq_image_generation import load_component
 
 
 def read_picture(path: Path, size: int) -> Image.Image:
@@ -36,7 +36,7 @@ def main(argv=None) -> None:
     parser.add_argument("--output", type=Path, help="PNG to write; by default a new file in out/")
     arguments = parser.parse_args(argv)
 
-    rqvae = RQVAEModel.from_pretrained(arguments.model, subfolder=component_subfolder(arguments.model, "rqvae")).eval()
+    rqvae = load_component(RQVAEModel, arguments.model, "rqvae").eval()
     processor = VaeImageProcessor(do_resize=False)
     pictures = [read_picture(path, rqvae.config.image_size) for path in arguments.pictures]
     codes = rqvae.encode(processor.preprocess(pictures))

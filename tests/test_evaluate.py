@@ -186,7 +186,7 @@ def test_bad_options_are_refused(command, flags, match, run, pipeline_folder):
 def test_models_of_another_kind_are_refused(run, make_pipeline, pipeline_folder, tmp_path):
     with pytest.raises(ValueError, match="`MODEL` must be a pipeline"):
         run("prompts", pipeline_folder / "rqvae", *COMBOS)
-    with pytest.raises(ValueError, match="`MODEL` must be an RQ-VAE, .* lacks weights such as"):
+    with pytest.raises(ValueError, match="must hold an RQVAEModel, but lacks weights such as"):
         run("reconstruction", pipeline_folder / "transformer", *COMBOS)
     make_pipeline("class").save_pretrained(tmp_path / "classes")
     with pytest.raises(ValueError, match="`MODEL` must draw captions"):
@@ -198,13 +198,13 @@ def test_checkpoint_without_some_weights_is_refused(run, tiny_rqvae, tmp_path):
     weights.pop("quant_conv.weight")
     tiny_rqvae.save_pretrained(tmp_path / "incomplete", state_dict=weights)
     assert RQVAEModel.from_pretrained(tmp_path / "incomplete").quant_conv.weight is not None  # made up
-    with pytest.raises(ValueError, match=r"lacks weights such as quant_conv\.weight"):
+    with pytest.raises(ValueError, match=r"lacks weights such as `quant_conv\.weight`"):
         run("reconstruction", tmp_path / "incomplete", *COMBOS)
 
 
 @pytest.mark.parametrize("command", ["reconstruction", "prompts"])
 def test_missing_model_or_data_set_is_named(command, run, pipeline_folder, tmp_path):
-    with pytest.raises(ValueError, match="`MODEL` must be a folder or a Hub id, got .*none"):
+    with pytest.raises(ValueError, match="The model must be a folder or a Hub id, got .*none"):
         run(command, tmp_path / "none", *COMBOS)
     with pytest.raises(OSError, match="none"):
         run(command, pipeline_folder, "--dataset_name", tmp_path / "none", "--split", "train")
@@ -218,7 +218,7 @@ def test_bad_input_is_one_line_on_the_command_line(tmp_path):
         text=True,
     )
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    assert finished.stderr.strip().splitlines()[-1].startswith("ValueError: `MODEL` must be a folder or a Hub id")
+    assert finished.stderr.strip().splitlines()[-1].startswith("ValueError: The model must be a folder or a Hub id")
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path):

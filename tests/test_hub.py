@@ -131,7 +131,7 @@ def test_a_pushed_pipeline_is_loaded_by_its_repository_id(hub, tiny_pipeline, tm
         tiny_pipeline.push_to_hub("me/tiny")
     else:
         options = dict(push_to_hub=True, repo_id="me/tiny", max_shard_size=max_shard_size)
-        tiny_pipeline.save_pretrained(tmp_path, **options)
+        tiny_pipeline.save_pretrained(str(tmp_path), **options)
     files = hub.files("me/tiny")
     assert {"model_index.json", "rqvae/config.json", "transformer/generation_config.json"} <= set(files)
     assert "tokenizer/tokenizer.json" in files

@@ -36,12 +36,15 @@ TAGS = {
 }
 METRIC_NAMES = {
     "clip_score": "CLIP score",
+    "concept_top1": "Prompt accuracy, concept top-1",
+    "concept_top5": "Prompt accuracy, concept top-5",
     "fid": "FID",
     "inception_score": "Inception Score",
     "lpips": "LPIPS",
     "psnr": "PSNR (dB)",
     "rfid": "rFID",
     "ssim": "SSIM",
+    "style_accuracy": "Prompt accuracy, style",
 }
 
 

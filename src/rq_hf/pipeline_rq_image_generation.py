@@ -340,9 +340,44 @@ def component_subfolder(name_or_path: str | Path, component: str) -> str:
 
     Returns:
         `component` if `name_or_path` is a pipeline, else "".
+
+    Raises:
+        `ValueError`: neither a folder nor a Hub id that can be reached.
     """
     if Path(name_or_path).is_dir():
         is_pipeline = (Path(name_or_path) / "model_index.json").is_file()
     else:
-        is_pipeline = huggingface_hub.file_exists(str(name_or_path), "model_index.json")
+        try:
+            is_pipeline = huggingface_hub.file_exists(str(name_or_path), "model_index.json")
+        except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
+            raise ValueError(f"The model must be a folder or a Hub id, got {str(name_or_path)!r}: {error}") from error
     return component if is_pipeline else ""
+
+
+def load_component(
+    component_class: type[PreTrainedModel], name_or_path: str | Path, component: str, **kwargs
+) -> PreTrainedModel:
+    """A whole model, from a repository or folder of its own or from a pipeline's.
+
+    Args:
+        component_class: [`RQVAEModel`] or [`RQTransformerForImageGeneration`].
+        name_or_path: Hub id or folder.
+        component: "rqvae" or "transformer".
+        kwargs: of `from_pretrained`.
+
+    Raises:
+        `ValueError`: nothing there, or weights are missing, which `from_pretrained` alone would draw at random.
+    """
+    model, loaded = component_class.from_pretrained(
+        name_or_path,
+        subfolder=component_subfolder(name_or_path, component),
+        use_safetensors=True,
+        output_loading_info=True,
+        **kwargs,
+    )
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])[0]
+        raise ValueError(
+            f"{str(name_or_path)!r} must hold an {component_class.__name__}, but lacks weights such as `{missing}`."
+        )
+    return model

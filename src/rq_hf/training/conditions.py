@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..configuration_rq_transformer import RQTransformerConfig
 from ..modeling_rqvae import RQVAEModel
-from ..pipeline_rq_image_generation import component_subfolder
+from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .data import CodeDataset, DataArguments, PictureDataset
 from .trainer_rq_transformer import cache_latents
@@ -36,8 +36,7 @@ def load_rqvae(data: CodeDataArguments) -> RQVAEModel:
     """The trained RQ-VAE, in evaluation mode and fp32."""
     if data.rqvae_name_or_path is None:
         raise ValueError("`rqvae_name_or_path` must be a Hub id or a folder, got None.")
-    subfolder = component_subfolder(data.rqvae_name_or_path, "rqvae")
-    return RQVAEModel.from_pretrained(data.rqvae_name_or_path, subfolder=subfolder, use_safetensors=True).float()
+    return load_component(RQVAEModel, data.rqvae_name_or_path, "rqvae").float()
 
 
 def load_tokenizer(data: CodeDataArguments) -> PreTrainedTokenizerFast | None:
