@@ -409,7 +409,7 @@ def test_131072_codes_stay_under_2_gib(batch_size, width, limit):
     peaks = {name: float(peak) for name, peak in map(str.split, output.splitlines())}
     assert peaks.keys() == {"hard", "stochastic", "per_depth", "per_step"}
     print(peaks)
-    assert all(60 < peak < limit for peak in peaks.values()), peaks  # one block of distances is 64 MiB
+    assert 64 < max(peaks.values()) < limit  # one block of distances is 64 MiB
 
 
 PROCESSES = """

@@ -24,6 +24,8 @@ _NOT_IN_CARD = (
     "save_",
     "eval_",
     "disable_tqdm",
+    "resume_from_checkpoint",
+    "use_cpu",
 )
 
 
