@@ -171,7 +171,12 @@ class ResidualQuantizer(nn.Module):
 
         Returns:
             codes `(B, H, W, D)` long and residuals r_0..r_{D-1} `(B, H, W, D, n_z)` fp32.
+
+        Raises:
+            `ValueError`: a negative temperature.
         """
+        if temperature is not None and not temperature >= 0:
+            raise ValueError(f"`temperature` must be at least 0, got {temperature}.")
         shape = latents.shape[:-1]
         stochastic = stochastic and temperature is not None and temperature > 0
         codes, residuals = [], []
@@ -301,13 +306,15 @@ class ResidualQuantizer(nn.Module):
 
     @staticmethod
     def _restart_candidates(vectors: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` vectors drawn from the batch (all processes'), repeated with a little noise where it is smaller."""
-        if dist.is_available() and dist.is_initialized():
-            share = vectors[torch.randint(len(vectors), (-(-count // dist.get_world_size()),), device=vectors.device)]
-            gathered = [torch.empty_like(share) for _ in range(dist.get_world_size())]
-            dist.all_gather(gathered, share)
-            return torch.cat(gathered)[:count]
-        if len(vectors) < count:
-            vectors = vectors.repeat(-(-count // len(vectors)), 1)
+        """`count` vectors drawn from the batch, each process giving an equal share of its own."""
+        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        share = -(-count // processes)
+        if len(vectors) < share:  # repeated with a little noise
+            vectors = vectors.repeat(-(-share // len(vectors)), 1)
             vectors = vectors + torch.rand_like(vectors) * (0.01 / vectors.shape[-1] ** 0.5)
-        return vectors[torch.randperm(len(vectors), device=vectors.device)[:count]]
+        drawn = vectors[torch.randperm(len(vectors), device=vectors.device)[:share]]
+        if processes > 1:
+            gathered = [torch.empty_like(drawn) for _ in range(processes)]
+            dist.all_gather(gathered, drawn)
+            drawn = torch.cat(gathered)
+        return drawn[:count]
