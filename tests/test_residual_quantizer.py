@@ -427,6 +427,9 @@ for name, rule, num_codes, restart in [
     for step in latents:
         quantizer(step[rank : rank + 1] if rank < 2 else step, rule)
     torch.save(quantizer.state_dict(), f"{folder}/{name}-{rule}-{rank}")
+if rank < 2:
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 

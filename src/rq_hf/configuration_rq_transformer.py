@@ -114,6 +114,8 @@ class RQTransformerConfig(RQConfig):
         self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
         for name in ("dropout", "attention_dropout", "embedding_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._require(self.layer_norm_eps > 0, "layer_norm_eps", "greater than 0")
+        self._require(self.initializer_range >= 0, "initializer_range", "at least 0")
         self._require(0 <= self.text_loss_weight <= 1, "text_loss_weight", "in [0, 1]")
         ids = f"in [0, {self.vocab_size})"
         self._require(self.pad_token_id is None or 0 <= self.pad_token_id < self.vocab_size, "pad_token_id", ids)

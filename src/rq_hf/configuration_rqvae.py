@@ -55,6 +55,18 @@ class RQConfig(PreTrainedConfig):
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in the base class, to which a missing config.json is an empty one.
+
+        Raises:
+            `OSError`: there is no config.json.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            raise OSError(f"`{pretrained_model_name_or_path}` must hold a file config.json; there is none.")
+        return config_dict, kwargs
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in the base class; a field that this version does not know is left out with a warning."""
         known = {*cls.known_fields(), *_PASSED_ON}
@@ -62,6 +74,9 @@ class RQConfig(PreTrainedConfig):
             if name not in known and not name.startswith("_"):
                 logger.warning(unknown_field_message(cls.__name__, name, cls.known_fields()) + " It is ignored.")
         config_dict = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
+        # Fields given beside the file are checked with it; `dtype` is the loader's too.
+        given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
+        config_dict |= {name: kwargs.pop(name) for name in given}
         return super().from_dict(config_dict, **kwargs)
 
     def _require(self, condition: bool, name: str, expected: str) -> None:

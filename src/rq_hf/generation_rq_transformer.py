@@ -7,6 +7,7 @@ z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its fi
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -48,7 +49,8 @@ def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float |
     largest = logits.topk(min(top_k or size, size), dim=-1).values  # (B, k), descending
     smallest_kept = largest[:, -1:]
     if nucleus:
-        probabilities = largest.softmax(-1)
+        kept = logits.masked_fill(logits < smallest_kept, float("-inf"))  # more than k where some tie
+        probabilities = (largest - kept.logsumexp(-1, keepdim=True)).exp()
         before = probabilities.cumsum(-1) - probabilities  # mass of the larger ones
         smallest_kept = largest.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
     return logits.masked_fill(logits < smallest_kept, float("-inf"))
@@ -60,7 +62,7 @@ def _one_per_depth(name: str, value, code_depth: int, valid: Callable[[float], b
     if len(values) != code_depth:
         raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
     for entry in values:
-        if entry is not None and (isinstance(entry, (bool, str)) or not valid(entry)):
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, Real) or not valid(entry)):
             raise ValueError(f"`{name}` must be {expected}, got {value}.")
     return values
 
@@ -74,6 +76,9 @@ def draw_uniforms(
         raise ValueError(
             f"`generator` must be one or a list of one per picture ({batch_size}), got {len(generators)}."
         )
+    for each in generators:
+        if each is not None and not isinstance(each, torch.Generator):
+            raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {each!r}.")
     device = "cpu" if generators[0] is None else generators[0].device
     return torch.stack([torch.rand(code_shape, generator=each, device=device) for each in generators])
 
@@ -151,16 +156,17 @@ class RQTransformerGenerationMixin(GenerationMixin):
         temperature = _one_per_depth(
             "temperature", setting(temperature, "temperature", 1.0), depth, lambda v: v > 0, "greater than 0"
         )
+        temperature = [1.0 if value is None else value for value in temperature]
         top_k = _one_per_depth(
-            "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v == int(v), "an integer of at least 1"
+            "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
         )
         top_p = _one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
         guidance_scale = setting(guidance_scale, "guidance_scale", 1.0)
+        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
+            raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
         self._check_condition("input_ids", input_ids)
         batch_size = len(input_ids)
         if guidance_scale != 1.0:
-            if not guidance_scale >= 0:
-                raise ValueError(f"`guidance_scale` must be at least 0, got {guidance_scale}.")
             input_ids = torch.cat([input_ids, self._null_condition(negative_input_ids, input_ids)])  # (2B, S)
         elif negative_input_ids is not None:
             raise ValueError("`negative_input_ids` needs a `guidance_scale` other than 1.")
@@ -205,7 +211,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 if answer is False:
                     break
                 if isinstance(answer, torch.Tensor):
-                    codes = answer.reshape(batch_size, height * width, depth)
+                    self._check_codes("the callback's codes", answer, (batch_size,))
+                    codes = answer.to(codes).flatten(1, 2)
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
             inputs = self.spatial_positions(self.spatial_projection(quantized.repeat(copies, 1, 1)), offset=position)
         if not all_finite:
@@ -218,7 +225,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
             got = tuple(ids.shape) if isinstance(ids, torch.Tensor) else type(ids).__name__
             raise ValueError(f"`{name}` must be a tensor of shape (batch_size, {length}), got {got}.")
         if ids.is_floating_point() or not (0 <= ids.min() and ids.max() < size):
-            raise ValueError(f"`{name}` must be integers in [0, {size}), got {ids.dtype} up to {ids.max()}.")
+            raise ValueError(
+                f"`{name}` must be integers in [0, {size}), got {ids.dtype} from {ids.min()} to {ids.max()}."
+            )
 
     def _null_condition(self, negative_input_ids: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
         if negative_input_ids is None:
@@ -231,6 +240,14 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self._check_condition("negative_input_ids", negative_input_ids)
         return negative_input_ids.to(input_ids.device).expand_as(input_ids)
 
+    def _check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...]) -> None:
+        shape, size = self.config.code_shape, self.config.codebook_size
+        if tuple(codes.shape[1:]) != shape or codes.shape[0] not in batch_sizes:
+            raise ValueError(f"{name} must have shape {(batch_sizes[-1], *shape)}, got {tuple(codes.shape)}.")
+        if codes.is_floating_point() or not (0 <= codes.min() and codes.max() < size):
+            got = f"{codes.dtype} from {codes.min()} to {codes.max()}"
+            raise ValueError(f"{name} must be integers in [0, {size}), got {got}.")
+
     def _check_known_codes(self, codes: torch.Tensor | None, mask: torch.Tensor | None, batch_size: int, device):
         """Known codes and their mask, both `(B, T, D)` on `device`, or `None` twice."""
         if codes is None:
@@ -238,10 +255,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 raise ValueError("`known_mask` must come with `known_codes`, got None for the latter.")
             return None, None
         shape = self.config.code_shape
-        if tuple(codes.shape[1:]) != shape or codes.shape[0] not in (1, batch_size):
-            raise ValueError(f"`known_codes` must have shape {(batch_size, *shape)}, got {tuple(codes.shape)}.")
-        if codes.is_floating_point() or not (0 <= codes.min() and codes.max() < self.config.codebook_size):
-            raise ValueError(f"`known_codes` must be integers in [0, {self.config.codebook_size}), got {codes.dtype}.")
+        self._check_codes("`known_codes`", codes, (1, batch_size))
         if mask is None:
             mask = torch.ones(shape, dtype=torch.bool)
         if mask.dtype != torch.bool:

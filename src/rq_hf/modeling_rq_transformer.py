@@ -246,6 +246,12 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
         self.generation_config.do_sample = True
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)

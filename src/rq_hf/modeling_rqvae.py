@@ -111,6 +111,12 @@ class RQVAEModel(PreTrainedModel):
         )
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (nn.Conv2d, nn.Linear)):  # torch's own defaults, which the base class would replace
@@ -191,6 +197,8 @@ class RQVAEModel(PreTrainedModel):
             `ValueError`: shape, dtype or range of the codes.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
+        if not isinstance(codes, torch.Tensor):
+            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
@@ -198,7 +206,7 @@ class RQVAEModel(PreTrainedModel):
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         if codes.numel() and not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
-        return self._decode_quantized(self.quantizer.embed(codes))
+        return self._decode_quantized(self.quantizer.embed(codes.long()))
 
     @can_return_tuple
     def forward(
@@ -236,7 +244,9 @@ class RQVAEModel(PreTrainedModel):
 
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(f"`pixel_values` must be a tensor, got {type(pixel_values).__name__}.")
         shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape[2:]:
+        if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape:
             expected = f"(batch_size, {channels}, height, width) with height and width multiples of {factor}"
             raise ValueError(f"`pixel_values` must have shape {expected}, got {shape}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
@@ -155,8 +156,10 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                     tensors = {name: {"codes": codes}[name] for name in callback_on_step_end_tensor_inputs}
                     replaced = (callback_on_step_end(self, position, position, tensors) or {}).get("codes")
                 if self.interrupt:
+                    if replaced is not None:
+                        codes.copy_(replaced)
                     return False
-                return replaced if replaced is not codes else None
+                return replaced
 
             codes = self.transformer.generate(
                 input_ids,
@@ -239,13 +242,17 @@ class RQImageGenerationPipeline(DiffusionPipeline):
             `ValueError`: a name or id that the model does not have.
         """
         config = self.transformer.config
-        labels = [labels] if isinstance(labels, (int, str)) else list(labels)
+        labels = labels if isinstance(labels, (list, tuple)) else [labels]
         if not labels:
             raise ValueError("`class_labels` must hold at least one label, got an empty list.")
+        id2label = config.id2label or {}
         names = {}
-        for index, label in (config.id2label or {}).items():
-            for name in (label, *label.split(",")):
-                names.setdefault(name.strip().lower(), index)
+        for index, label in id2label.items():
+            for name in label.split(","):
+                names.setdefault(name.strip().lower(), []).append(index)
+        for label in id2label.values():  # whole labels go before alternatives
+            whole = label.strip().lower()
+            names[whole] = [other for other, text in id2label.items() if text.strip().lower() == whole]
         classes = len(config.id2label) if config.id2label is not None else config.vocab_size
         ids = []
         for label in labels:
@@ -253,7 +260,10 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                 if label.strip().lower() not in names:
                     close = difflib.get_close_matches(label.lower(), list(names), n=3, cutoff=0.0)
                     raise ValueError(f"`class_labels` must be labels of this model, such as {close}, got {label!r}.")
-                label = names[label.strip().lower()]
+                indexes = names[label.strip().lower()]
+                if len(indexes) > 1:
+                    raise ValueError(f"`class_labels` must be one class each, got {label!r}, a name of {indexes}.")
+                label = indexes[0]
             if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
                 raise ValueError(f"`class_labels` must be ids in [0, {classes}) or names, got {label!r}.")
             ids.append(label)
@@ -268,6 +278,8 @@ class RQImageGenerationPipeline(DiffusionPipeline):
         return torch.zeros(1, 1, dtype=torch.long)
 
     def _check_inputs(self, prompt, class_labels, num_images_per_prompt, output_type, tensor_inputs) -> None:
+        if self.transformer is None or (self.rqvae is None and output_type != "latent"):
+            raise ValueError("`transformer` and, except for output_type='latent', `rqvae` must be loaded, got None.")
         config = self.transformer.config
         if prompt is not None and class_labels is not None:
             raise ValueError("`prompt` and `class_labels` exclude each other, got both.")
@@ -302,6 +314,14 @@ class RQImageGenerationPipeline(DiffusionPipeline):
         sizes = {each.size for each in images if isinstance(each, PIL.Image.Image)}
         if not images or len(sizes) > 1:
             raise ValueError(f"`image` must be one or more pictures of one size, got sizes {sorted(sizes)}.")
+        for each in images:
+            if isinstance(each, (np.ndarray, torch.Tensor)):
+                values = torch.as_tensor(each)
+                if not values.is_floating_point() or not (values.min() >= 0 and values.max() <= 1):
+                    got = f"{values.dtype} from {values.min():.4g} to {values.max():.4g}"
+                    raise ValueError(
+                        f"`image` must hold floats in [0, 1] where it is an array or a tensor, got {got}."
+                    )
         pixel_values = self.image_processor.preprocess(image)
         return pixel_values.to(self._execution_device, self.rqvae.dtype)
 
@@ -326,8 +346,8 @@ def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:
     if first.is_meta or second.is_meta:
         logger.debug("Codebooks on the meta device are not compared.")
         return
-    coarser = min(first.dtype, second.dtype, key=lambda dtype: torch.finfo(dtype).bits)
-    if not torch.equal(first.to(second.device, coarser), second.to(coarser)):
+    # The transformer's may have been rounded to bfloat16, its 8 bits, when it was saved or loaded.
+    if not torch.allclose(first.to(second.device).float(), second.float(), rtol=2**-7, atol=1e-6):
         raise ValueError("`transformer` and `rqvae` must have one codebook: they do not belong together.")
 
 
