@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import ImagePipelineOutput
+from packaging.version import Version
 
 from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
 
@@ -102,7 +103,7 @@ def test_label_names_stand_for_their_ids(make_pipeline):
 
 
 def test_a_whole_label_goes_before_an_alternative_and_two_of_one_name_are_refused(make_pipeline):
-    pipe = make_pipeline("class", id2label={0: "ear, corn", 1: "corn", 2: "crane", 3: "Crane", 4: "heron, ear"})
+    pipe = make_pipeline("class", id2label={0: "ear, corn", 1: "corn", 2: "crane", 3: "Crane", 4: "heron, ear, Heron"})
     assert pipe.get_label_ids(["corn", "heron", "ear, corn"]) == [1, 4, 0]
     for name, ids in {"crane": r"\[2, 3\]", "ear": r"\[0, 4\]"}.items():
         with pytest.raises(ValueError, match=f"`class_labels` must be .*'{name}'.*{ids}"):
@@ -228,6 +229,10 @@ def test_offloading_hooks_see_each_call_and_are_freed_after_it(tiny_pipeline, pi
     assert set(calls) == {"rqvae"} and tiny_pipeline.rqvae._hf_hook is not hooks[1]
 
 
+@pytest.mark.skipif(
+    Version(diffusers.__version__) < Version("0.42") and not torch.accelerator.is_available(),
+    reason="group offloading of this diffusers needs an accelerator",
+)
 def test_group_offloading_draws_the_same(tiny_pipeline):
     expected = draw(tiny_pipeline, PROMPT)
     device = torch.device("cpu")
