@@ -248,8 +248,8 @@ class RQImageGenerationPipeline(DiffusionPipeline):
         id2label = config.id2label or {}
         names = {}
         for index, label in id2label.items():
-            for name in label.split(","):
-                names.setdefault(name.strip().lower(), []).append(index)
+            for name in {part.strip().lower() for part in label.split(",")}:
+                names.setdefault(name, []).append(index)
         for label in id2label.values():  # whole labels go before alternatives
             whole = label.strip().lower()
             names[whole] = [other for other, text in id2label.items() if text.strip().lower() == whole]
