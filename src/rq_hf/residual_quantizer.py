@@ -38,6 +38,21 @@ def relative_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch
     return torch.addmm(codebook.square().sum(-1), residuals, codebook.t(), alpha=-2)
 
 
+def squared_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """||r - e(k)||^2 for all k, rounded as in the official code: equal codes, which its update rule leaves in the
+    codebook, then fall to the same index.
+
+    Args:
+        residuals: `(N, n_z)`, fp32.
+        codebook: `(K, n_z)`, fp32.
+
+    Returns:
+        `(N, K)`.
+    """
+    norms = residuals.pow(2).sum(-1, keepdim=True) + codebook.t().pow(2).sum(0, keepdim=True)
+    return norms.addmm_(residuals, codebook.t(), alpha=-2)
+
+
 def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, temperature: float) -> torch.Tensor:
     r"""Q_tau(k | r) of Eq. 15: softmax over k of -||r - e(k)||^2 / tau.
 
@@ -243,7 +258,7 @@ class ResidualQuantizer(nn.Module):
         """Q(r; C), the nearest code of each residual (Eq. 3), block by block: `(N,)`."""
         codebook = self.codebook.at_depth(depth)
         blocks = row_blocks(len(residual), len(codebook))
-        return torch.cat([relative_distances(residual[block], codebook).argmin(-1) for block in blocks])
+        return torch.cat([squared_distances(residual[block], codebook).argmin(-1) for block in blocks])
 
     def _sample(self, residual: torch.Tensor, depth: int, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
         """A code drawn from Q_tau(. | r) for each residual (Eq. 15), block by block: `(N,)`."""
@@ -264,22 +279,24 @@ class ResidualQuantizer(nn.Module):
         self._update_averages(index, vectors, codes, self.decay)
         if self.restart_unused_codes:
             one = torch.ones_like(self.cluster_size[index, 0])
-            self._restart(index, self.cluster_size[index] < one, one, vectors)
+            self._restart(index, self.cluster_size[index] < one, one, [vectors])
         self._update_codebook(index)
 
     @torch.no_grad()
     def _update_per_step(self, residuals: list[torch.Tensor], codes: list[torch.Tensor]):
         """One update after all depths, with averages that forget fast at first and restarts relative to mean usage."""
-        if len(self.cluster_size) == 1:
-            residuals, codes = [torch.cat(residuals)], [torch.cat(codes)]
-        for index, (vectors, code) in enumerate(zip(residuals, codes, strict=True)):
+        groups = list(zip(residuals, codes, strict=True))
+        groups = [groups] if len(self.cluster_size) == 1 else [[group] for group in groups]
+        for index, group in enumerate(groups):
+            parts = [vectors for vectors, _ in group]
             updates = self.num_updates[index]
-            self._update_averages(index, vectors, code, ((1 + updates) / (10 + updates)).clamp(max=self.decay))
+            decay = ((1 + updates) / (10 + updates)).clamp(max=self.decay)
+            self._update_averages(index, torch.cat(parts), torch.cat([code for _, code in group]), decay)
             updates += 1
             if self.restart_unused_codes:
                 mean_size = self.cluster_size[index].mean()
                 unused = self.cluster_size[index] < RELATIVE_RESTART_THRESHOLD * mean_size
-                self._restart(index, unused, mean_size, vectors)
+                self._restart(index, unused, mean_size, parts)
             self._update_codebook(index)
 
     def _update_averages(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, decay: float | torch.Tensor):
@@ -288,13 +305,16 @@ class ResidualQuantizer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
-        self.cluster_size[index].mul_(decay).add_(counts * (1 - decay))
-        self.embedding_sum[index].mul_(decay).add_(sums * (1 - decay))
+        for average, value in ((self.cluster_size[index], counts), (self.embedding_sum[index], sums)):
+            if isinstance(decay, torch.Tensor):
+                average.lerp_(value, 1 - decay)
+            else:  # a code of one hit a step stays exactly at the official rule's threshold only if rounded as there
+                average.mul_(decay).add_(value, alpha=1 - decay)
 
-    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, vectors: torch.Tensor):
-        """Puts random `vectors` in the place of `unused` codes, as if each had `size` hits."""
+    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, parts: list[torch.Tensor]):
+        """Puts random vectors of `parts` in the place of `unused` codes, as if each had `size` hits."""
         cluster_size, embedding_sum = self.cluster_size[index], self.embedding_sum[index]
-        candidates = self._restart_candidates(vectors, len(cluster_size))
+        candidates = self._restart_candidates(parts, len(cluster_size))
         embedding_sum.copy_(torch.where(unused[:, None], candidates * size, embedding_sum))
         cluster_size.copy_(torch.where(unused, size, cluster_size))
 
@@ -305,16 +325,31 @@ class ResidualQuantizer(nn.Module):
         self.codebook.weight[index].copy_(self.embedding_sum[index] / smoothed[:, None])
 
     @staticmethod
-    def _restart_candidates(vectors: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` vectors drawn from the batch, each process giving an equal share of its own."""
-        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        share = -(-count // processes)
-        if len(vectors) < share:  # repeated with a little noise
-            vectors = vectors.repeat(-(-share // len(vectors)), 1)
-            vectors = vectors + torch.rand_like(vectors) * (0.01 / vectors.shape[-1] ** 0.5)
-        drawn = vectors[torch.randperm(len(vectors), device=vectors.device)[:share]]
-        if processes > 1:
-            gathered = [torch.empty_like(drawn) for _ in range(processes)]
-            dist.all_gather(gathered, drawn)
-            drawn = torch.cat(gathered)
-        return drawn[:count]
+    def _restart_candidates(parts: list[torch.Tensor], count: int) -> torch.Tensor:
+        """`count` of the vectors of all processes, drawn by the first process and equal on all of them.
+
+        Args:
+            parts: `(N, n_z)` each, as many rows on every process. What one process would draw from the vectors of all
+                is drawn.
+        """
+        distributed = dist.is_available() and dist.is_initialized()
+        processes, rank = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
+        vectors, rows = torch.cat(parts), len(parts[0])
+        total = processes * len(vectors)
+        repeats = max(1, -(-count // total))
+        noise = None
+        if repeats > 1:  # vectors that are taken again differ by a little noise
+            noise = torch.rand(repeats * total, vectors.shape[1], device=vectors.device)
+            noise *= 0.01 / vectors.shape[1] ** 0.5
+        drawn = torch.randperm(repeats * total, device=vectors.device)[:count]
+        noise = noise[drawn] if noise is not None else None
+        if distributed:
+            for each in [drawn] if noise is None else [drawn, noise]:
+                dist.broadcast(each, 0)
+        # All vectors in the order of one process: part by part, and within a part process by process.
+        part, within = drawn % total // (processes * rows), drawn % (processes * rows)
+        candidates = vectors[part * rows + within % rows]
+        if distributed:
+            candidates = torch.where((within // rows == rank)[:, None], candidates, 0.0)
+            dist.all_reduce(candidates)
+        return candidates if noise is None else candidates + noise
