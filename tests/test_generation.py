@@ -321,7 +321,7 @@ KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
         (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
         (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
-        (dict(negative_input_ids=LONG), "`negative_input_ids` needs? a `guidance_scale`"),
+        (dict(negative_input_ids=LONG), "`negative_input_ids`, needs? a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
         (dict(negative_input_ids=LONG[0], guidance_scale=2.0), r"`negative_input_ids` must be a tensor of shape"),
         (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of one per picture \(2\), got 1"),

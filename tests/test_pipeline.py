@@ -178,6 +178,15 @@ def test_a_callback_may_interrupt(tiny_pipeline):
     )  # and the next run is whole
 
 
+def test_codes_returned_with_an_interrupt_are_checked(tiny_pipeline):
+    def stop(pipe, step, position, tensors):
+        pipe._interrupt = True
+        return {"codes": tensors["codes"] - 10**6}
+
+    with pytest.raises(ValueError, match="the callback's codes must be integers in"):
+        draw(tiny_pipeline, PROMPT, callback_on_step_end=stop)
+
+
 def test_progress_is_shown_per_position(tiny_pipeline, capsys):
     tiny_pipeline.set_progress_bar_config(disable=False)
     tiny_pipeline(PROMPT)

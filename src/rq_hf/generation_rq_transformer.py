@@ -169,7 +169,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if guidance_scale != 1.0:
             input_ids = torch.cat([input_ids, self._null_condition(negative_input_ids, input_ids)])  # (2B, S)
         elif negative_input_ids is not None:
-            raise ValueError("`negative_input_ids` needs a `guidance_scale` other than 1.")
+            raise ValueError(
+                "`negative_prompt`, or `negative_input_ids`, needs a `guidance_scale` other than 1, got 1."
+            )
         known_codes, known_mask = self._check_known_codes(known_codes, known_mask, batch_size, input_ids.device)
 
         device = input_ids.device

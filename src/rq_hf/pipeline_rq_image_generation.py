@@ -157,6 +157,7 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                     replaced = (callback_on_step_end(self, position, position, tensors) or {}).get("codes")
                 if self.interrupt:
                     if replaced is not None:
+                        self.transformer._check_codes("the callback's codes", replaced, (len(codes),))
                         codes.copy_(replaced)
                     return False
                 return replaced
