@@ -8,7 +8,7 @@ import diffusers
 from diffusers.pipelines import pipeline_loading_utils
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from .caption_tokenizer import train_caption_tokenizer
+from .caption_tokenizer import convert_char_bpe_tokenizer, train_caption_tokenizer
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig
 from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransformerOutput

@@ -2,18 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Caption tokenizer: byte-pair encoding of lower-case words into rows of fixed length, and its seeded dropout.
 
-The tokenizer has the structure of the published RQ-Transformer's (16,384 entries, 32 ids a caption for CC-3M):
-characters with an end-of-word suffix are merged inside words, there is no start or end token, and rows are padded on
-the right.
+A tokenizer is trained, or made from the files of the published RQ-Transformer's (16,384 entries, 32 ids a caption for
+CC-3M). The structure is the same: characters with an end-of-word suffix are merged inside words, there is no start or
+end token, and rows are padded on the right.
 """
 
 import heapq
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby, pairwise
 from operator import itemgetter
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
@@ -42,6 +44,40 @@ def _check_integer(name: str, value: int, minimum: int) -> None:
         raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def _normalizer() -> normalizers.Normalizer:
+    return normalizers.Sequence(
+        [normalizers.BertNormalizer(lowercase=False, strip_accents=False), normalizers.Lowercase()]
+    )
+
+
+def _build_tokenizer(
+    vocab: dict[str, int], merges: list[tuple[str, str]], max_length: int, split_special_tokens: bool
+) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=UNK_TOKEN, end_of_word_suffix=END_OF_WORD))
+    backend.normalizer = _normalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.BPEDecoder(suffix=END_OF_WORD),
+            decoders.Fuse(),
+            decoders.Replace(Regex(_SPACE_BESIDE_PUNCTUATION), ""),
+        ]
+    )
+    backend.enable_padding(direction="right", pad_id=0, pad_token=PAD_TOKEN, length=max_length)
+    backend.enable_truncation(max_length, direction="right")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD_TOKEN,
+        unk_token=UNK_TOKEN,
+        model_max_length=max_length,
+        padding_side="right",
+        truncation_side="right",
+        split_special_tokens=split_special_tokens,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def train_caption_tokenizer(
@@ -107,10 +143,7 @@ def train_caption_tokenizer(
     if isinstance(captions, str) or not isinstance(captions, Iterable):
         raise TypeError(f"`captions` must be an iterable of strings, got {type(captions).__name__}.")
 
-    normalizer = normalizers.Sequence(
-        [normalizers.BertNormalizer(lowercase=False, strip_accents=False), normalizers.Lowercase()]
-    )
-    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     word_counts = Counter()
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
@@ -148,36 +181,95 @@ def train_caption_tokenizer(
 
     # A fresh backend, because the trained one takes every symbol for a special token.
     model = json.loads(trained.to_str())["model"]
-    backend = Tokenizer(
-        BPE(
-            vocab=model["vocab"],
-            merges=[tuple(pair) for pair in model["merges"]],
-            unk_token=UNK_TOKEN,
-            end_of_word_suffix=END_OF_WORD,
+    merges = [tuple(pair) for pair in model["merges"]]
+    return _build_tokenizer(model["vocab"], merges, max_length, split_special_tokens=True)
+
+
+def convert_char_bpe_tokenizer(
+    vocab_file: str | os.PathLike, merges_file: str | os.PathLike, max_length: int
+) -> PreTrainedTokenizerFast:
+    """
+    Make the tokenizer of a published text model from its two files, with equal ids for any text.
+
+    It splits and merges text as [`train_caption_tokenizer`]'s does, but for one thing: "[PAD]" and "[UNK]" typed in a
+    caption, in capitals, are the special tokens, as they are in the published tokenizer.
+
+    Args:
+        vocab_file (`str` or `os.PathLike`):
+            JSON object of tokens and ids ("bpe-16k-vocab.json" or "bpe-30k-vocab.json" of the official code).
+        merges_file (`str` or `os.PathLike`):
+            The merges, two tokens a line, most frequent first ("bpe-16k-merges.txt" or "bpe-30k-merges.txt").
+        max_length (`int`):
+            The number of ids in a row: `model_max_length` of the tokenizer and `condition_length` of the transformer,
+            32 for CC-3M.
+
+    Returns:
+        `PreTrainedTokenizerFast`: [PAD] is 0 and [UNK] is 1. `tokenizer(text, padding="max_length", truncation=True)`
+        gives `max_length` ids, padded and cut on the right.
+
+    Raises:
+        `TypeError`: If `max_length` is not an integer.
+        `ValueError`: If `max_length` is below 1, a file is missing or not of its format, [PAD] and [UNK] are not 0 and
+            1, or the two files do not belong together: a merge needs a token that has no id, or no merge makes a
+            token of several characters.
+    """
+    _check_integer("max_length", max_length, 1)
+    vocab = _read_vocab(vocab_file)
+    merges = _read_merges(merges_file, vocab)
+    made = {left + right for left, right in merges}
+    unmade = [token for token in vocab if len(token.removesuffix(END_OF_WORD)) > 1 and token not in made]
+    unmade = [token for token in unmade if token not in (PAD_TOKEN, UNK_TOKEN)]
+    if unmade:
+        raise ValueError(
+            f"`merges_file` must belong to `vocab_file`, got {len(merges)} merges in {str(merges_file)!r} that do not "
+            f"make {len(unmade)} tokens of {str(vocab_file)!r}, such as {unmade[0]!r}."
         )
-    )
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizer
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.BPEDecoder(suffix=END_OF_WORD),
-            decoders.Fuse(),
-            decoders.Replace(Regex(_SPACE_BESIDE_PUNCTUATION), ""),
-        ]
-    )
-    backend.enable_padding(direction="right", pad_id=0, pad_token=PAD_TOKEN, length=max_length)
-    backend.enable_truncation(max_length, direction="right")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD_TOKEN,
-        unk_token=UNK_TOKEN,
-        model_max_length=max_length,
-        padding_side="right",
-        truncation_side="right",
-        split_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return _build_tokenizer(vocab, merges, max_length, split_special_tokens=False)
+
+
+def _read_text(name: str, file: str | os.PathLike) -> str:
+    if not Path(file).is_file():
+        raise ValueError(f"`{name}` must be a file, but there is none at {str(file)!r}.")
+    try:
+        return Path(file).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{name}` must be UTF-8 text, got {str(file)!r}: {error}.") from error
+
+
+def _read_vocab(file: str | os.PathLike) -> dict[str, int]:
+    try:
+        vocab = json.loads(_read_text("vocab_file", file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`vocab_file` must be JSON, got {str(file)!r}: {error}.") from error
+    ids = list(vocab.values()) if isinstance(vocab, dict) else [None]
+    if any(type(index) is not int for index in ids) or set(ids) != set(range(len(ids))):
+        raise ValueError(
+            f"`vocab_file` must be a JSON object that numbers its tokens from 0 without a gap, got {str(file)!r}."
+        )
+    pad_id, unk_id = vocab.get(PAD_TOKEN), vocab.get(UNK_TOKEN)
+    if (pad_id, unk_id) != (0, 1):
+        raise ValueError(
+            f"`vocab_file` must have {PAD_TOKEN} at 0 and {UNK_TOKEN} at 1, got them at {pad_id} and {unk_id} in "
+            f"{str(file)!r}."
+        )
+    return vocab
+
+
+def _read_merges(file: str | os.PathLike, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    merges = []
+    lines = _read_text("merges_file", file).removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("#version"):
+            continue
+        pair = tuple(line.removesuffix("\r").split(" "))
+        where = f"line {number} of {str(file)!r}"
+        if len(pair) != 2:
+            raise ValueError(f"`merges_file` must hold two tokens a line, got {line[:80]!r} in {where}.")
+        unknown = [token for token in (*pair, "".join(pair)) if token not in vocab]
+        if unknown:
+            raise ValueError(f"`merges_file` must merge tokens of `vocab_file`, got {unknown[0]!r} in {where}.")
+        merges.append(pair)
+    return merges
 
 
 class BPEDropoutEncoder:
