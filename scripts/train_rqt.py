@@ -50,6 +50,7 @@ def main(argv=None):
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
     model = RQTransformerForImageGeneration(config)
+    model.set_attn_implementation(training.attn_implementation)
     model.set_codebook(rqvae.codebook)
     for name, value in arguments.card.get("sampling", {}).items():
         setattr(model.generation_config, name, value)

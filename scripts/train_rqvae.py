@@ -19,6 +19,7 @@ from rq_hf.training import (
     PictureDataset,
     RQVAETrainer,
     RQVAETrainingArguments,
+    initial_model,
     load_dataset_splits,
     parse_arguments,
     resume_checkpoint,
@@ -34,7 +35,9 @@ def main(argv=None):
     logging.basicConfig(level=training.get_process_log_level(), format="%(asctime)s %(name)s: %(message)s")
     transformers.logging.set_verbosity(training.get_process_log_level())
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
-    config = RQVAEConfig(**arguments.model)
+    set_seed(training.seed)
+    model = initial_model(RQVAEModel, arguments.model, training.model_name_or_path)
+    config = model.config
     splits = load_dataset_splits(data)
     datasets = {
         name: PictureDataset(
@@ -48,8 +51,6 @@ def main(argv=None):
         )
         for name, rows in splits.items()
     }
-    set_seed(training.seed)
-    model = RQVAEModel(config)
     write_card("rqvae", arguments, config, model.num_parameters())
     trainer = RQVAETrainer(
         model=model, args=training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation")

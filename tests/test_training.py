@@ -12,7 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig
+from rq_hf import (
+    RQImageGenerationPipeline,
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+)
 from rq_hf.caption_tokenizer import BPEDropoutEncoder
 from rq_hf.training import (
     TRANSFORMS,
@@ -25,6 +31,7 @@ from rq_hf.training import (
     RQVAETrainer,
     RQVAETrainingArguments,
     cache_latents,
+    initial_model,
     load_dataset_splits,
     load_tokenizer,
     parse_arguments,
@@ -32,7 +39,7 @@ from rq_hf.training import (
     save_pipeline,
     transformer_config,
 )
-from rq_hf.training.arguments import ScriptArguments
+from rq_hf.training.arguments import ScriptArguments, own_fields
 
 FIXTURE = Path(__file__).parent / "fixtures" / "emoji"
 
@@ -287,12 +294,12 @@ def stage2_trainer(emoji, rqvae, tokenizer, folder, cached=False, **training):
     torch.manual_seed(0)
     model = RQTransformerForImageGeneration(config)
     model.set_codebook(rqvae.codebook)
-    source = cache_latents(pictures, rqvae.eval()) if cached else pictures
-    data = CodeDataset(source, rows["text"], encoder=BPEDropoutEncoder(tokenizer), bpe_dropout=0.1)
     arguments = RQTransformerTrainingArguments(**{
         "output_dir": str(folder), "use_cpu": True, "report_to": "none", "max_steps": 12, "learning_rate": 3e-3,
         "per_device_train_batch_size": 6, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, **training,
     })  # fmt: skip
+    source = cache_latents(pictures, rqvae.eval(), codes_only=arguments.hard_codes) if cached else pictures
+    data = CodeDataset(source, rows["text"], encoder=BPEDropoutEncoder(tokenizer), bpe_dropout=0.1)
     return RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae, train_dataset=data, eval_dataset=data)
 
 
@@ -311,6 +318,46 @@ def test_stage2_trains_on_cached_latents_as_on_pictures(emoji, tiny_rqvae, tiny_
     metrics = runs[0].evaluate()
     assert {"eval_loss", "eval_image_loss", "eval_text_loss"} <= set(metrics)
     assert not any(name.startswith("rqvae") for name, _ in runs[0].model.named_parameters())
+
+
+def test_stage2_trains_on_cached_codes_where_they_are_all_it_needs(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    hard = {"stochastic_codes": False, "soft_labels": False}
+    runs = [
+        stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / str(cached), cached, **hard)
+        for cached in (False, True)
+    ]
+    assert [sorted(trainer.train_dataset[0]) for trainer in runs] == [
+        ["input_ids", "pixel_values"],
+        ["codes", "input_ids"],
+    ]
+    for trainer in runs:
+        trainer.train()
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-5)
+
+
+def test_attention_implementations_train_alike(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    runs = [stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / name, max_steps=4) for name in "ab"]
+    runs[1].model.set_attn_implementation("eager")
+    for trainer in runs:
+        trainer.train()
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-4)
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights(tiny_rqvae, tmp_path):
+    tiny_rqvae.save_pretrained(tmp_path)
+    config = tiny_rqvae.config
+    model = initial_model(RQVAEModel, {"image_size": 2 * config.image_size, "code_depth": 1}, str(tmp_path))
+    assert (model.config.image_size, model.config.code_depth) == (2 * config.image_size, 1)
+    assert all(torch.equal(value, tiny_rqvae.state_dict()[name]) for name, value in model.state_dict().items())
+    new = initial_model(RQVAEModel, {name: getattr(config, name) for name in own_fields(RQVAEConfig)})
+    assert not torch.equal(new.codebook, tiny_rqvae.codebook)
+
+
+@pytest.mark.parametrize("fields", [{"codebook_size": 7}, {"num_res_blocks": 3}, {"attention_levels": []}])
+def test_fine_tuning_weights_of_another_architecture_is_refused(tiny_rqvae, tmp_path, fields):
+    tiny_rqvae.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`model_name_or_path` must fit the fields"):
+        initial_model(RQVAEModel, fields, str(tmp_path))
 
 
 def test_stochastic_codes_differ_between_steps_and_repeat_with_the_seed(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

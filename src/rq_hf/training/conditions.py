@@ -119,7 +119,8 @@ def code_datasets(
         )
         if training.cache_latents:
             with training.main_process_first(desc="Encoding pictures"):
-                pictures = cache_latents(pictures, rqvae.to(training.device).eval())
+                rqvae = rqvae.to(training.device).eval()
+                pictures = cache_latents(pictures, rqvae, codes_only=training.hard_codes)
         prepared[name] = CodeDataset(
             pictures,
             _conditions(rows, data, config),

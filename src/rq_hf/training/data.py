@@ -220,11 +220,12 @@ class PictureDataset(SeededDataset):
 
 
 class CodeDataset(SeededDataset):
-    """Samples of stage 2: a condition `input_ids` `(condition_length,)` with `pixel_values` or cached `latents`.
+    """Samples of stage 2: a condition `input_ids` `(condition_length,)` with `pixel_values`, cached `latents`
+    or cached `codes`.
 
     Args:
         pictures (`PictureDataset` or `datasets.Dataset`):
-            The pictures, or rows with a column `latents` (see [`RQTransformerTrainer.cache_latents`]).
+            The pictures, or rows with a column `latents` or `codes` (see [`cache_latents`]).
         conditions (`list`):
             For each row a caption, a list of caption variants of which one is drawn, or a class id; `None`:
             unconditional.

@@ -4,11 +4,39 @@
 
 import json
 import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+EMA_FILE = "ema.pt"
+
+
+@dataclass
+class RQTrainingArguments(TrainingArguments):
+    """`TrainingArguments` of both stages."""
+
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay of a moving average of the weights, with which the model is evaluated and published."
+        },
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "The codebook is constant, or brought up to date on all processes alike."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
 
 
 class SetEpoch(TrainerCallback):
@@ -19,9 +47,19 @@ class SetEpoch(TrainerCallback):
             train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
+class UpdateAverage(TrainerCallback):
+    """Brings the moving average of the weights up to date after each step."""
+
+    def __init__(self, average: EMAModel):
+        self.average = average
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.average.step(model.parameters())
+
+
 class RQTrainer(Trainer):
-    """A `Trainer` whose batches have no label columns, which logs the parts of its loss, and which saves no pickle of
-    its arguments."""
+    """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
+    weights if asked to, and saves no pickle of its arguments."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -29,6 +67,47 @@ class RQTrainer(Trainer):
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
         self._recorded: dict[str, tuple[torch.Tensor, int]] = {}
+        self.average: EMAModel | None = None
+        if self.args.ema_decay is not None:
+            self.average = EMAModel(self.model.parameters(), decay=self.args.ema_decay, foreach=True)
+            self.add_callback(UpdateAverage(self.average))
+
+    @contextmanager
+    def averaged_weights(self):
+        """While it lasts the model has the averaged weights, where there are any."""
+        if self.average is None:
+            yield
+            return
+        parameters = list(self.model.parameters())
+        self.average.store(parameters)
+        self.average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.average.restore(parameters)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in the base class, with the averaged weights."""
+        with self.averaged_weights():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the base class, with the averaged weights; checkpoints keep the others, to resume from."""
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        with self.averaged_weights():
+            super().save_model(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.average is not None and self.args.should_save:
+            torch.save(self.average.state_dict(), Path(output_dir, EMA_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.average is not None and checkpoint is not None:
+            state = torch.load(Path(checkpoint, EMA_FILE), map_location=self.args.device, weights_only=True)
+            self.average.load_state_dict(state)
 
     def record(self, model: nn.Module, **values: torch.Tensor) -> None:
         """Adds scalars to the means that the next log of training, or of evaluation, will show; no device sync."""
@@ -61,6 +140,38 @@ class RQTrainer(Trainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone: the scripts render it from `model_cards/`."""
+
+
+def initial_model(
+    model_class: type[PreTrainedModel], fields: dict[str, Any], model_name_or_path: str | None = None
+) -> PreTrainedModel:
+    """The model that a training starts from, in fp32.
+
+    Args:
+        model_class: its class.
+        fields: fields of its configuration; beside a pretrained model, those that differ from its own.
+        model_name_or_path: Hub id or folder of a pretrained model to fine-tune, or `None` for new weights.
+
+    Raises:
+        `ValueError`: the pretrained weights are not those of a model with these fields.
+    """
+    if model_name_or_path is None:
+        return model_class(model_class.config_class(**fields))
+    config = model_class.config_class.from_pretrained(model_name_or_path, **fields)
+    try:
+        model, loading = model_class.from_pretrained(
+            model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except RuntimeError as error:  # weights of other shapes
+        raise ValueError(
+            f"`model_name_or_path` must fit the fields {fields}, got {model_name_or_path!r}: {error}"
+        ) from error
+    wrong = {name: sorted(loading[name]) for name in ("missing_keys", "unexpected_keys") if loading[name]}
+    if wrong:
+        raise ValueError(
+            f"`model_name_or_path` must fit the fields {fields}, got {model_name_or_path!r} with {wrong}."
+        )
+    return model
 
 
 def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None) -> str | None:

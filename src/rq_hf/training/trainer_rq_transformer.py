@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 import torch
-from transformers import TrainingArguments
 
 from ..modeling_rqvae import RQVAEModel
 from .data import PictureDataset
-from .trainer import RQTrainer
+from .trainer import RQTrainer, RQTrainingArguments
 
 
 @dataclass
-class RQTransformerTrainingArguments(TrainingArguments):
+class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
     code_temperature: float = field(
@@ -31,7 +30,19 @@ class RQTransformerTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Stop after so many evaluations without a better eval_loss."}
     )
     cache_latents: bool = field(
-        default=False, metadata={"help": "Encode every picture once, without random crops, and keep fp16 latents."}
+        default=False,
+        metadata={
+            "help": "Encode every picture once, without random crops, and keep fp16 latents; the codes where they are "
+            "all that is trained on."
+        },
+    )
+    attn_implementation: str = field(
+        default="sdpa",
+        metadata={
+            "help": "Attention while training; 'eager' is several times faster for rows as short as the depth "
+            "transformer's on a CPU.",
+            "choices": ["sdpa", "eager"],
+        },
     )
     save_dtype: str | None = field(
         default=None,
@@ -40,9 +51,11 @@ class RQTransformerTrainingArguments(TrainingArguments):
             "choices": ["float16", "bfloat16"],
         },
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "The codebook is constant."})
+
+    @property
+    def hard_codes(self) -> bool:
+        """Whether the codes nearest to the latents are all that is trained on."""
+        return not self.stochastic_codes and not self.soft_labels
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,7 +71,8 @@ class RQTransformerTrainer(RQTrainer):
 
     Args:
         rqvae ([`RQVAEModel`]): the frozen first stage; it is no part of the model that is saved.
-        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` and `pixel_values` or `latents` `(B, H, W, n_z)`.
+        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` and `pixel_values`, `latents` `(B, H, W, n_z)` or, with
+            neither stochastic codes nor soft labels, `codes` `(B, H, W, D)`.
     """
 
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
@@ -67,16 +81,10 @@ class RQTransformerTrainer(RQTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and text loss; stochastic codes in training only, soft labels in evaluation too."""
-        with torch.no_grad():
-            latents = inputs.get("latents")
-            if latents is None:
-                latents = self.rqvae.encode_latents(inputs["pixel_values"])
-            codes, residuals = self.rqvae.quantize(
-                latents,
-                self.args.code_temperature,
-                stochastic=self.args.stochastic_codes and model.training,
-                generator=self._code_generator() if model.training else None,
-            )
+        if "codes" in inputs:
+            codes, residuals = inputs["codes"].long(), None
+        else:
+            codes, residuals = self._quantize(inputs, stochastic=self.args.stochastic_codes and model.training)
         if self.args.soft_labels:
             targets = {"residuals": residuals, "label_temperature": self.args.code_temperature}
         else:
@@ -85,6 +93,14 @@ class RQTransformerTrainer(RQTrainer):
         parts = {"image_loss": outputs.image_loss, "text_loss": outputs.text_loss}
         self.record(model, **{name: value for name, value in parts.items() if value is not None})
         return (outputs.loss, {"loss": outputs.loss}) if return_outputs else outputs.loss
+
+    @torch.no_grad()
+    def _quantize(self, inputs: dict[str, torch.Tensor], stochastic: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = inputs.get("latents")
+        if latents is None:
+            latents = self.rqvae.encode_latents(inputs["pixel_values"])
+        generator = self._code_generator() if stochastic else None
+        return self.rqvae.quantize(latents, self.args.code_temperature, stochastic, generator)
 
     def _code_generator(self) -> torch.Generator:
         """Seeded by (seed, step, micro-batch, process), so that resuming changes nothing."""
@@ -99,31 +115,39 @@ class RQTransformerTrainer(RQTrainer):
 
 
 @torch.no_grad()
-def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int = 64) -> datasets.Dataset:
+def cache_latents(
+    pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int = 64, codes_only: bool = False
+) -> datasets.Dataset:
     """Encodes every picture once; `datasets` keeps the result for the same pictures and weights.
 
     Args:
         pictures: their evaluation transform, or one that draws nothing at random.
         rqvae: the frozen first stage, on the device to encode on.
         batch_size: pictures encoded at once.
+        codes_only: keep the nearest codes instead of the latents.
 
     Returns:
-        Rows with a column `latents` `(H, W, n_z)` fp16 that stochastic codes can be drawn from in every epoch; torch
-        format.
+        Rows with a column `latents` `(H, W, n_z)` fp16 that stochastic codes can be drawn from in every epoch, or
+        `codes` `(H, W, D)` int32; torch format.
     """
-    height, width, _ = rqvae.config.code_shape
-    shape = (height, width, rqvae.config.codebook_dim)
+    name, width, dtype = (
+        ("codes", rqvae.config.code_depth, "int32")
+        if codes_only
+        else ("latents", rqvae.config.codebook_dim, "float16")
+    )
 
     def encode(batch: dict[str, list]) -> dict[str, np.ndarray]:
         pixels = torch.stack([pictures.prepare(picture) for picture in batch[pictures.image_column]])
-        return {"latents": rqvae.encode_latents(pixels.to(rqvae.device)).to(torch.float16).cpu().numpy()}
+        latents = rqvae.encode_latents(pixels.to(rqvae.device))
+        kept = rqvae.quantize(latents)[0] if codes_only else latents
+        return {name: kept.cpu().numpy().astype(dtype)}
 
     rows = pictures.rows.map(
         encode,
         batched=True,
         batch_size=batch_size,
         remove_columns=pictures.rows.column_names,
-        features=datasets.Features({"latents": datasets.Array3D(shape=shape, dtype="float16")}),
+        features=datasets.Features({name: datasets.Array3D(shape=(*rqvae.config.code_shape[:2], width), dtype=dtype)}),
         desc="Encoding pictures",
     )
     return rows.with_format("torch")

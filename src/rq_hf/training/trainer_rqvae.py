@@ -1,20 +1,34 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Training of the RQ-VAE (stage 1): reconstruction and commitment (Eq. 6 and 7)."""
+"""Training of the RQ-VAE (stage 1): reconstruction and commitment (Eq. 6 and 7), perceptual and adversarial losses."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import TrainingArguments
+from safetensors.torch import load_model, save_model
+from transformers import get_scheduler
 
-from .trainer import RQTrainer
+from ..features import PerceptualLoss
+from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
+from .trainer import RQTrainer, RQTrainingArguments
+
+DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
 
 
 @dataclass
-class RQVAETrainingArguments(TrainingArguments):
+class RQVAETrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 1."""
 
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tune this RQ-VAE, a Hub id or a folder; model fields given beside it replace its own "
+            "where its weights fit them, as another picture size or code depth."
+        },
+    )
     codebook_update: str = field(
         default="per_step",
         metadata={
@@ -26,28 +40,179 @@ class RQVAETrainingArguments(TrainingArguments):
     l1_weight: float = field(
         default=0.0, metadata={"help": "Weight of the mean absolute error beside the squared one."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    perceptual_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the perceptual loss; 0 trains without it."}
+    )
+    perceptual_backbone: str = field(
+        default="vgg16",
+        metadata={"help": "Features of the perceptual loss.", "choices": ["vgg16", "efficientnet_lite0"]},
+    )
+    perceptual_weights: str | None = field(
+        default=None, metadata={"help": "File of the backbone's weights, instead of the published ones."}
+    )
+    adversarial_weight: float = field(
+        default=0.75,
+        metadata={"help": "Weight of the adversarial loss beside its adaptive one; 0 trains without a discriminator."},
+    )
+    discriminator_start_step: int = field(
+        default=0, metadata={"help": "Step from which the discriminator is trained and heeded."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("l1_weight", "perceptual_weight", "adversarial_weight", "discriminator_start_step"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
 
 
 class RQVAETrainer(RQTrainer):
-    """Trains an [`RQVAEModel`] on batches of `pixel_values` `(B, channels, height, width)` in [-1, 1]."""
+    """Trains an [`RQVAEModel`] on batches of `pixel_values` `(B, channels, height, width)` in [-1, 1].
+
+    The loss is the squared error, the commitment loss and, weighted as in VQ-GAN, a perceptual and an adversarial one.
+    The discriminator has an optimizer and a learning rate schedule of its own, with the same arguments.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.perceptual_loss, self.discriminator = None, None
+        if self.args.perceptual_weight > 0:
+            with self.args.main_process_first(desc="weights of the perceptual loss"):
+                loss = PerceptualLoss(self.args.perceptual_backbone, self.args.perceptual_weights)
+            self.perceptual_loss = loss.to(self.args.device)
+        if self.args.adversarial_weight > 0:
+            self.discriminator = PatchDiscriminator(self.model.config.num_channels).to(self.args.device)
+            self.model.decoder.conv_out.register_forward_pre_hook(self._keep_last_features)
+        self._last_features: torch.Tensor | None = None  # inputs of the decoder's last layer
+        self._judged: tuple[torch.Tensor, torch.Tensor] | None = None  # real and reconstructed pictures
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Reconstruction, commitment and absolute error; in training the codebook is updated on the way."""
+        """All parts of the RQ-VAE's loss; in training the codebook is updated on the way."""
         pixel_values = inputs["pixel_values"]
         codebook_update = self.args.codebook_update if model.training else None
         outputs = model(pixel_values, codebook_update=codebook_update)
-        loss = outputs.loss
-        if self.args.l1_weight > 0:
-            loss = loss + self.args.l1_weight * F.l1_loss(outputs.reconstruction.float(), pixel_values.float())
+        commitment_loss = outputs.loss - outputs.reconstruction_loss
+        measure = self._adversarial_error if self._is_adversarial and model.training else self._error
+        error, parts = measure(outputs.reconstruction.float(), pixel_values.float())
+        loss = error + commitment_loss
         self.record(
             model,
             reconstruction_loss=outputs.reconstruction_loss,
             commitment_loss=outputs.commitment_loss,
             code_usage=self._usage(outputs.codes),
+            **parts,
         )
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in the base class; then the discriminator's own step, on the same pictures."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._judged is not None:
+            self._train_discriminator(*self._judged)
+            self._judged = None
+        return loss
+
+    @property
+    def _is_adversarial(self) -> bool:
+        return self.discriminator is not None and self.state.global_step >= self.args.discriminator_start_step
+
+    def _error(self, reconstruction, pixel_values) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Squared, absolute and perceptual error, weighted; and what of it is to be logged."""
+        error, parts = F.mse_loss(reconstruction, pixel_values), {}
+        if self.args.l1_weight > 0:
+            error = error + self.args.l1_weight * F.l1_loss(reconstruction, pixel_values)
+        if self.perceptual_loss is not None:
+            with self.accelerator.autocast():
+                parts["perceptual_loss"] = self.perceptual_loss(reconstruction, pixel_values)
+            error = error + self.args.perceptual_weight * parts["perceptual_loss"]
+        return error, parts
+
+    def _adversarial_error(self, reconstruction, pixel_values) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The error and the adversarial loss, with a gradient that passes the decoder once.
+
+        The adaptive weight compares the gradients of both at the decoder's last layer. Either gradient is taken at
+        the reconstruction, where the last layer's follows from it, and their sum then goes on as one.
+        """
+        judged = reconstruction.detach().requires_grad_()
+        error, parts = self._error(judged, pixel_values)
+        discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
+        with self.accelerator.autocast():
+            adversarial = generator_loss(discriminator(judged))
+        (error_gradient,) = torch.autograd.grad(error, judged)
+        (adversarial_gradient,) = torch.autograd.grad(adversarial, judged)
+        adaptive_weight = self._last_layer_norm(error_gradient) / (self._last_layer_norm(adversarial_gradient) + 1e-4)
+        weight = self.args.adversarial_weight * adaptive_weight.clamp(0, 1e4)
+        gradient = error_gradient + weight * adversarial_gradient
+        self._last_features, self._judged = None, (pixel_values, judged.detach())
+        surrogate = (reconstruction * gradient).sum()
+        total = error.detach() + weight * adversarial.detach()
+        parts |= {"adversarial_loss": adversarial, "adaptive_weight": adaptive_weight}
+        return surrogate + (total - surrogate.detach()), parts
+
+    def _keep_last_features(self, module, inputs):
+        if module.training:
+            self._last_features = inputs[0].detach()
+
+    def _last_layer_norm(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Norm of the gradient of the decoder's last layer, from that of its output."""
+        layer = self.accelerator.unwrap_model(self.model).decoder.conv_out
+        shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+        with torch.autocast(gradient.device.type, enabled=False):
+            features = self._last_features.float()
+            return torch.nn.grad.conv2d_weight(features, shape, gradient.float(), layer.stride, layer.padding).norm()
+
+    def _train_discriminator(self, real: torch.Tensor, reconstructed: torch.Tensor) -> None:
+        accelerator = self.accelerator
+        accelerator.unwrap_model(self.discriminator).requires_grad_(True)
+        is_last = accelerator.gradient_state.sync_gradients
+        with nullcontext() if is_last else accelerator.no_sync(self.discriminator):
+            with accelerator.autocast():
+                real_logits, fake_logits = self.discriminator(real), self.discriminator(reconstructed)
+                loss = self.args.adversarial_weight * hinge_loss(real_logits, fake_logits)
+            accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        if is_last:
+            self.discriminator_optimizer.step()
+            self.discriminator_scheduler.step()
+            self.discriminator_optimizer.zero_grad()
+        self.record(
+            self.model, discriminator_loss=loss, real_logits=real_logits.mean(), fake_logits=fake_logits.mean()
+        )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As in the base class; then all that the discriminator needs."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.discriminator is not None:
+            discriminator = self.accelerator.unwrap_model(self.discriminator)
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+            group = {"params": list(discriminator.parameters()), "weight_decay": self.args.weight_decay}
+            optimizer = optimizer_class([group], **arguments)
+            self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(discriminator, optimizer)
+            self.discriminator.train()
+            self.discriminator_scheduler = get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer=self.discriminator_optimizer,
+                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                num_training_steps=num_training_steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+        return scheduler
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.discriminator is not None and self.args.should_save:
+            save_model(self.accelerator.unwrap_model(self.discriminator), str(Path(output_dir, DISCRIMINATOR_FILE)))
+            states = {
+                "optimizer": self.discriminator_optimizer.state_dict(),
+                "scheduler": self.discriminator_scheduler.state_dict(),
+            }
+            torch.save(states, Path(output_dir, DISCRIMINATOR_OPTIMIZER_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.discriminator is not None and checkpoint is not None:
+            load_model(self.accelerator.unwrap_model(self.discriminator), Path(checkpoint, DISCRIMINATOR_FILE))
+            states = torch.load(Path(checkpoint, DISCRIMINATOR_OPTIMIZER_FILE), "cpu", weights_only=True)
+            self.discriminator_optimizer.load_state_dict(states["optimizer"])
+            self.discriminator_scheduler.load_state_dict(states["scheduler"])
 
     def _usage(self, codes: torch.Tensor) -> torch.Tensor:
         """Part of the codebook that this batch uses, over all depths."""
