@@ -102,9 +102,11 @@ def test_transformer_fits_the_rqvae_that_its_card_names(name):
         assert getattr(transformer, field) == getattr(rqvae, field), field
 
 
-@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if "finetuned_from" in config["card"]])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "model_name_or_path" in CONFIGS[name]["training"]])
 def test_finetuned_rqvae_has_the_architecture_of_its_origin(name):
-    assert CONFIGS[name]["model"] == CONFIGS[CONFIGS[name]["card"]["finetuned_from"]]["model"]
+    origin = CONFIGS[Path(CONFIGS[name]["training"]["model_name_or_path"]).name]
+    assert origin["training"]["output_dir"] == CONFIGS[name]["training"]["model_name_or_path"]
+    assert CONFIGS[name]["model"] == origin["model"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -128,3 +130,10 @@ def test_every_released_archive_has_a_transformer_config():
     names = ["ffhq", "church", "cat", "bedroom", "cc3m"]
     names += [f"imagenet_{size}" for size in ("480M", "821M", "1.4B", "1.4B_rqvae_50e", "3.8B_rqvae_50e")]
     assert archives == {f"{name}.tar.gz" for name in names}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in TRANSFORMERS])
+def test_card_of_a_released_model_has_its_licence_and_its_published_figure(name):
+    card = CONFIGS[name]["card"]
+    assert card["released"]["license"] == "cc-by-nc-sa-4.0"
+    assert 0 < card["published"]["fid"] < 20
