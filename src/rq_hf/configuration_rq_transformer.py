@@ -3,6 +3,7 @@
 """Configuration of the RQ-Transformer."""
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 
 from .configuration_rqvae import RQConfig, RQVAEConfig
 
@@ -39,6 +40,8 @@ class RQTransformerConfig(RQConfig):
             Attention heads of every block; must divide `hidden_size`.
         intermediate_size (`int`, *optional*):
             Width of the MLPs; `None` is `4 * hidden_size`.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLPs, a name that transformers knows.
         dropout (`float`, defaults to 0.1):
             Dropout after each attention and MLP, in [0, 1).
         attention_dropout (`float`, defaults to 0.0):
@@ -83,6 +86,7 @@ class RQTransformerConfig(RQConfig):
     num_depth_layers: int = 4
     num_attention_heads: int = 20
     intermediate_size: int | None = None
+    hidden_act: str = "gelu"
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     embedding_dropout: float | int = 0.0
@@ -112,6 +116,7 @@ class RQTransformerConfig(RQConfig):
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
         self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
+        self._require(self.hidden_act in ACT2FN, "hidden_act", "the name of an activation, as 'gelu'")
         for name in ("dropout", "attention_dropout", "embedding_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._require(self.layer_norm_eps > 0, "layer_norm_eps", "greater than 0")
