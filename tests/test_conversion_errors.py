@@ -111,9 +111,21 @@ def spoil(broken: Path, stage: str, change: Callable[[dict[str, torch.Tensor]], 
     write_stage(broken / stage, configs("church")[index], weights)
 
 
-def test_missing_and_unknown_weights_are_listed(broken, tmp_path):
-    spoil(broken, "stage2", lambda weights: weights.update({"more": weights.pop("input_mlp.bias")}))
-    assert_refused(broken, tmp_path / "out", r"missing: \['input_mlp.bias'\]; unknown: \['more'\]")
+@pytest.mark.parametrize(
+    ("change", "listed"),
+    [
+        (lambda weights: weights.pop("input_mlp.bias"), r"missing: \['input_mlp.bias'\]; unknown: \[\]"),
+        (lambda weights: weights.update(more=torch.zeros(1)), r"missing: \[\]; unknown: \['more'\]"),
+        (
+            lambda weights: weights.update(more=weights.pop("input_mlp.bias")),
+            r"missing: \['input_mlp.bias'\]; unknown: \['more'\]",
+        ),
+    ],
+    ids=["missing", "unknown", "both"],
+)
+def test_missing_and_unknown_weights_are_listed(change, listed, broken, tmp_path):
+    spoil(broken, "stage2", change)
+    assert_refused(broken, tmp_path / "out", listed)
 
 
 def test_weights_of_other_shapes_are_listed(broken, tmp_path):
