@@ -17,11 +17,13 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf.pipeline_rq_image_generation import check_pair
 from rq_hf.training import (
     CodeDataArguments,
     RQTransformerTrainer,
     RQTransformerTrainingArguments,
     code_datasets,
+    initial_model,
     load_dataset_splits,
     load_rqvae,
     load_tokenizer,
@@ -49,7 +51,9 @@ def main(argv=None):
     splits = load_dataset_splits(data)
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
-    model = RQTransformerForImageGeneration(config)
+    model = initial_model(RQTransformerForImageGeneration, config, training.model_name_or_path)
+    if training.model_name_or_path is not None:
+        check_pair(rqvae, model)
     model.set_attn_implementation(training.attn_implementation)
     model.set_codebook(rqvae.codebook)
     for name, value in arguments.card.get("sampling", {}).items():

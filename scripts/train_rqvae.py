@@ -19,6 +19,7 @@ from rq_hf.training import (
     PictureDataset,
     RQVAETrainer,
     RQVAETrainingArguments,
+    initial_config,
     initial_model,
     load_dataset_splits,
     parse_arguments,
@@ -36,8 +37,8 @@ def main(argv=None):
     transformers.logging.set_verbosity(training.get_process_log_level())
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
-    model = initial_model(RQVAEModel, arguments.model, training.model_name_or_path)
-    config = model.config
+    config = initial_config(RQVAEConfig, arguments.model, training.model_name_or_path, "rqvae")
+    model = initial_model(RQVAEModel, config, training.model_name_or_path)
     splits = load_dataset_splits(data)
     datasets = {
         name: PictureDataset(

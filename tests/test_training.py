@@ -31,6 +31,7 @@ from rq_hf.training import (
     RQVAETrainer,
     RQVAETrainingArguments,
     cache_latents,
+    initial_config,
     initial_model,
     load_dataset_splits,
     load_tokenizer,
@@ -343,21 +344,42 @@ def test_attention_implementations_train_alike(emoji, tiny_rqvae, tiny_tokenizer
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-4)
 
 
+def start(model_class, fields, name_or_path):
+    component = model_class.base_model_prefix
+    config = initial_config(model_class.config_class, fields, name_or_path, component)
+    return initial_model(model_class, config, name_or_path)
+
+
 def test_fine_tuning_starts_from_the_pretrained_weights(tiny_rqvae, tmp_path):
     tiny_rqvae.save_pretrained(tmp_path)
     config = tiny_rqvae.config
-    model = initial_model(RQVAEModel, {"image_size": 2 * config.image_size, "code_depth": 1}, str(tmp_path))
+    model = start(RQVAEModel, {"image_size": 2 * config.image_size, "code_depth": 1}, str(tmp_path))
     assert (model.config.image_size, model.config.code_depth) == (2 * config.image_size, 1)
     assert all(torch.equal(value, tiny_rqvae.state_dict()[name]) for name, value in model.state_dict().items())
-    new = initial_model(RQVAEModel, {name: getattr(config, name) for name in own_fields(RQVAEConfig)})
+    new = start(RQVAEModel, {name: getattr(config, name) for name in own_fields(RQVAEConfig)}, None)
     assert not torch.equal(new.codebook, tiny_rqvae.codebook)
 
 
 @pytest.mark.parametrize("fields", [{"codebook_size": 7}, {"num_res_blocks": 3}, {"attention_levels": []}])
 def test_fine_tuning_weights_of_another_architecture_is_refused(tiny_rqvae, tmp_path, fields):
     tiny_rqvae.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`model_name_or_path` must fit the fields"):
-        initial_model(RQVAEModel, fields, str(tmp_path))
+    with pytest.raises(ValueError, match="`model_name_or_path` must fit the model's fields"):
+        start(RQVAEModel, fields, str(tmp_path))
+
+
+def test_fine_tuning_of_a_transformer_keeps_what_the_data_do_not_say(emoji, tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    transformer, tokenizer = tiny_pipeline.transformer, tiny_pipeline.tokenizer
+    arguments = stage2_arguments(
+        CodeDataArguments(caption_column="text"), tmp_path, model_name_or_path=str(tmp_path / "pipeline")
+    )
+    arguments.model = {"dropout": 0.25}
+    config = transformer_config(arguments, tiny_pipeline.rqvae, tokenizer, emoji["train"])
+    assert config.dropout == 0.25 and config.pad_token_id == tokenizer.pad_token_id
+    for name in ("hidden_size", "num_spatial_layers", "code_shape", "vocab_size", "null_condition_ids"):
+        assert getattr(config, name) == getattr(transformer.config, name), name
+    model = initial_model(RQTransformerForImageGeneration, config, arguments.training.model_name_or_path)
+    assert all(torch.equal(value, transformer.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_stochastic_codes_differ_between_steps_and_repeat_with_the_seed(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

@@ -6,6 +6,6 @@ from .arguments import ScriptArguments, parse_arguments
 from .conditions import CodeDataArguments, code_datasets, load_rqvae, load_tokenizer, transformer_config
 from .data import TRANSFORMS, CodeDataset, DataArguments, PictureDataset, load_dataset_splits
 from .publishing import push_folder, save_pipeline, write_card
-from .trainer import RQTrainer, initial_model, resume_checkpoint
+from .trainer import RQTrainer, initial_config, initial_model, resume_checkpoint
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments

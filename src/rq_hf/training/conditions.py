@@ -14,6 +14,7 @@ from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .data import CodeDataset, DataArguments, PictureDataset
+from .trainer import initial_config
 from .trainer_rq_transformer import cache_latents
 
 
@@ -61,7 +62,7 @@ def transformer_config(
 
     Captions: the tokenizer's size, length and padding id; the null condition is an empty caption. Labels: their number
     and names; the null condition is one id more. Neither: one start id. A null condition is only set with condition
-    dropout.
+    dropout. A pretrained transformer keeps what none of them says.
     """
     dropped = arguments.training.condition_dropout > 0
     label_column = arguments.data.label_column
@@ -71,21 +72,27 @@ def transformer_config(
             "vocab_size": len(tokenizer),
             "condition_length": tokenizer.model_max_length,
             "pad_token_id": tokenizer.pad_token_id,
-            "null_condition_ids": tokenizer("", padding="max_length").input_ids if dropped else None,
         }
+        null_condition_ids = tokenizer("", padding="max_length").input_ids
     elif label_column is not None:
         names = _label_names(rows, label_column)
         condition = {
             "vocab_size": len(names) + dropped,
             "condition_length": 1,
             "id2label": dict(enumerate(names)),
-            "null_condition_ids": [len(names)] if dropped else None,
         }
+        null_condition_ids = [len(names)]
     else:
         if dropped:
             raise ValueError("`condition_dropout` must be 0 without captions and labels: there is nothing to drop.")
-        condition = {"vocab_size": 1, "condition_length": 1}
-    return RQTransformerConfig.from_rqvae_config(rqvae.config, **{**condition, **arguments.model})
+        condition, null_condition_ids = {"vocab_size": 1, "condition_length": 1}, None
+    if dropped:
+        condition["null_condition_ids"] = null_condition_ids
+    fields = {**condition, **arguments.model}
+    name_or_path = arguments.training.model_name_or_path
+    if name_or_path is None:
+        return RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
+    return initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
 
 
 def _label_names(rows: datasets.Dataset, column: str) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from ..pipeline_rq_image_generation import component_subfolder
 
 EMA_FILE = "ema.pt"
 
@@ -21,6 +23,13 @@ EMA_FILE = "ema.pt"
 class RQTrainingArguments(TrainingArguments):
     """`TrainingArguments` of both stages."""
 
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tune this model, a Hub id or a folder, or that of a pipeline; model fields given beside it "
+            "replace its own where its weights fit them, as another picture size or code depth."
+        },
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -142,35 +151,48 @@ class RQTrainer(Trainer):
         """Leaves the card alone: the scripts render it from `model_cards/`."""
 
 
+def initial_config(
+    config_class: type[PreTrainedConfig], fields: dict[str, Any], name_or_path: str | None, component: str
+) -> PreTrainedConfig:
+    """The configuration that a training starts from.
+
+    Args:
+        config_class: its class.
+        fields: its fields; beside a pretrained model, those that replace its own.
+        name_or_path: Hub id or folder of a pretrained model, or of a pipeline that has it; `None` for a new one.
+        component: its name in a pipeline, "rqvae" or "transformer".
+    """
+    if name_or_path is None:
+        return config_class(**fields)
+    subfolder = component_subfolder(name_or_path, component)
+    return config_class.from_pretrained(name_or_path, subfolder=subfolder, **fields)
+
+
 def initial_model(
-    model_class: type[PreTrainedModel], fields: dict[str, Any], model_name_or_path: str | None = None
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, name_or_path: str | None
 ) -> PreTrainedModel:
     """The model that a training starts from, in fp32.
 
     Args:
         model_class: its class.
-        fields: fields of its configuration; beside a pretrained model, those that differ from its own.
-        model_name_or_path: Hub id or folder of a pretrained model to fine-tune, or `None` for new weights.
+        config: its configuration, see [`initial_config`].
+        name_or_path: as there.
 
     Raises:
-        `ValueError`: the pretrained weights are not those of a model with these fields.
+        `ValueError`: the pretrained weights are not those of a model with this configuration.
     """
-    if model_name_or_path is None:
-        return model_class(model_class.config_class(**fields))
-    config = model_class.config_class.from_pretrained(model_name_or_path, **fields)
+    if name_or_path is None:
+        return model_class(config)
+    subfolder = component_subfolder(name_or_path, model_class.base_model_prefix)
     try:
         model, loading = model_class.from_pretrained(
-            model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+            name_or_path, subfolder=subfolder, config=config, dtype=torch.float32, output_loading_info=True
         )
     except RuntimeError as error:  # weights of other shapes
-        raise ValueError(
-            f"`model_name_or_path` must fit the fields {fields}, got {model_name_or_path!r}: {error}"
-        ) from error
+        raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r}: {error}") from error
     wrong = {name: sorted(loading[name]) for name in ("missing_keys", "unexpected_keys") if loading[name]}
     if wrong:
-        raise ValueError(
-            f"`model_name_or_path` must fit the fields {fields}, got {model_name_or_path!r} with {wrong}."
-        )
+        raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r} with {wrong}.")
     return model
 
 

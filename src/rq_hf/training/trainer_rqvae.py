@@ -22,13 +22,6 @@ DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", 
 class RQVAETrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 1."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Fine-tune this RQ-VAE, a Hub id or a folder; model fields given beside it replace its own "
-            "where its weights fit them, as another picture size or code depth."
-        },
-    )
     codebook_update: str = field(
         default="per_step",
         metadata={
