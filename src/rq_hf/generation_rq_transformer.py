@@ -218,7 +218,10 @@ class RQTransformerGenerationMixin(GenerationMixin):
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
             inputs = self.spatial_positions(self.spatial_projection(quantized.repeat(copies, 1, 1)), offset=position)
         if not all_finite:
-            raise ValueError("The logits must be finite, got NaN or infinity: the weights or the dtype are at fault.")
+            raise ValueError(
+                "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or the "
+                "dtype are at fault."
+            )
         return codes.view(batch_size, height, width, depth)
 
     def _check_condition(self, name: str, ids: torch.Tensor) -> None:
