@@ -219,8 +219,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
             inputs = self.spatial_positions(self.spatial_projection(quantized.repeat(copies, 1, 1)), offset=position)
         if not all_finite:
             raise ValueError(
-                "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or the "
-                "dtype are at fault."
+                "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or "
+                "the dtype are at fault."
             )
         return codes.view(batch_size, height, width, depth)
 
