@@ -268,6 +268,7 @@ def test_stage1_training_lowers_the_loss_and_logs_its_parts(emoji, tiny_rqvae, t
     arguments = RQVAETrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=30, per_device_train_batch_size=8,
         learning_rate=3e-3, logging_steps=5, l1_weight=0.5, save_steps=30, disable_tqdm=True,
+        perceptual_weight=0.0, adversarial_weight=0.0,
     )  # fmt: skip
     trainer = RQVAETrainer(model=tiny_rqvae, args=arguments, train_dataset=pictures, eval_dataset=pictures)
     codebook = tiny_rqvae.codebook.clone()
