@@ -88,7 +88,8 @@ def main(argv=None):
     )
     if trainer.is_world_process_zero():
         dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
-        save_pipeline(pipeline, training.output_dir, dtype)
+        with trainer.averaged_weights():
+            save_pipeline(pipeline, training.output_dir, dtype)
         if push_to_hub:
             push_folder(training)
 

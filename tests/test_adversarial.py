@@ -149,9 +149,12 @@ def test_model_is_evaluated_and_saved_with_averaged_weights(make_trainer, tmp_pa
     trainer.train()
     last = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.save_model(tmp_path / "saved")
+    trainer.save_model(_internal_call=True)  # as a push to the Hub does
     saved = RQVAEModel.from_pretrained(tmp_path / "saved")
-    for value, expected in zip(saved.parameters(), average, strict=True):
+    pushed = RQVAEModel.from_pretrained(trainer.args.output_dir)
+    for value, other, expected in zip(saved.parameters(), pushed.parameters(), average, strict=True):
         torch.testing.assert_close(value, expected)
+        assert torch.equal(value, other)
     measured = trainer.evaluate()["eval_reconstruction_loss"]
     with torch.no_grad():
         pictures = trainer.eval_dataset.pictures

@@ -102,10 +102,10 @@ class RQTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in the base class, with the averaged weights; checkpoints keep the others, to resume from."""
-        if _internal_call:
+        if _internal_call and output_dir is not None:  # a checkpoint; a push to the Hub names no folder
             return super().save_model(output_dir, _internal_call=True)
         with self.averaged_weights():
-            super().save_model(output_dir)
+            super().save_model(output_dir, _internal_call=_internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
