@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The RQ-VAE model: sizes, encoding and decoding, losses, checkpointing, files, precision, bad input."""
 
+import copy
 import inspect
+import shutil
 import warnings
 
 import pytest
@@ -131,6 +133,22 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(make_rqvae, pictu
     assert len(calls) == 2 + 4
     for name in expected:
         torch.testing.assert_close(gradients[name], expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("rule", ["per_step", "per_depth"])
+def test_a_compiled_training_step_is_the_same_step(make_rqvae, pictures, rule):
+    model = make_rqvae().train()
+    other = copy.deepcopy(model)
+    results = []
+    for each, forward in ((model, model), (other, torch.compile(other))):
+        torch.manual_seed(0)  # of the restarts
+        loss = forward(pictures, codebook_update=rule).loss
+        loss.backward()
+        results.append([loss.detach(), each.codebook, each.encoder.conv_in.weight.grad])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_model_has_torchs_initial_weights(make_rqvae):

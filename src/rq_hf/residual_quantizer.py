@@ -13,20 +13,25 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-# Elements of the largest distance block held at once: 64 MiB in fp32.
+# Elements of the largest block of soft codes or logits held at once: 64 MiB in fp32.
 MAX_BLOCK_ELEMENTS = 2**24
+# The same of distances, when the nearest codes are searched: 16 MiB, which a processor's cache holds.
+DISTANCE_BLOCK_ELEMENTS = 2**22
+# The same of code vectors, when they are squared or replaced: 2 MiB.
+COPY_BLOCK_ELEMENTS = 2**19
 # `per_step` restarts a code whose moving average falls under this part of the codebook's mean.
 RELATIVE_RESTART_THRESHOLD = 0.1
 
 
-def row_blocks(num_rows: int, row_elements: int):
-    """Slices over `num_rows` rows such that a block has at most `MAX_BLOCK_ELEMENTS` elements (but at least a row)."""
-    rows = max(1, MAX_BLOCK_ELEMENTS // row_elements)
+def row_blocks(num_rows: int, row_elements: int, max_elements: int | None = None) -> list[slice]:
+    """Slices over `num_rows` rows such that a block has at most `max_elements` (by default `MAX_BLOCK_ELEMENTS`)
+    elements, but at least a row."""
+    rows = max(1, (MAX_BLOCK_ELEMENTS if max_elements is None else max_elements) // row_elements)
     return [slice(start, min(start + rows, num_rows)) for start in range(0, num_rows, rows)]
 
 
 def relative_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """||r - e(k)||^2 - ||r||^2 for all k: it has the same argmin and the same softmax over k as the distance.
+    """||r - e(k)||^2 - ||r||^2 for all k: it has the same softmax over k as the distance.
 
     Args:
         residuals: `(N, n_z)`, fp32.
@@ -38,19 +43,30 @@ def relative_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch
     return torch.addmm(codebook.square().sum(-1), residuals, codebook.t(), alpha=-2)
 
 
-def squared_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """||r - e(k)||^2 for all k, rounded as in the official code: equal codes, which its update rule leaves in the
-    codebook, then fall to the same index.
+def nearest_codes(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Q(r; C), the nearest code of each residual and of equally near ones the first (Eq. 3), block by block.
+
+    Distances are rounded as in the official code: equal codes, which its update rule leaves in the codebook, then fall
+    to the same index.
 
     Args:
         residuals: `(N, n_z)`, fp32.
         codebook: `(K, n_z)`, fp32.
 
     Returns:
-        `(N, K)`.
+        `(N,)` long.
     """
-    norms = residuals.pow(2).sum(-1, keepdim=True) + codebook.t().pow(2).sum(0, keepdim=True)
-    return norms.addmm_(residuals, codebook.t(), alpha=-2)
+    residual_norms = residuals.pow(2).sum(-1, keepdim=True)
+    book_blocks = row_blocks(len(codebook), codebook.shape[1], COPY_BLOCK_ELEMENTS)
+    code_norms = torch.cat([codebook[block].t().pow(2).sum(0, keepdim=True) for block in book_blocks], dim=1)
+    blocks = row_blocks(len(residuals), len(codebook), DISTANCE_BLOCK_ELEMENTS)
+    codes = torch.empty(len(residuals), dtype=torch.long, device=residuals.device)
+    buffer = residuals.new_empty(blocks[0].stop if blocks else 0, len(codebook))
+    for block in blocks:
+        distances = torch.add(residual_norms[block], code_norms, out=buffer[: block.stop - block.start])
+        distances.addmm_(residuals[block], codebook.t(), alpha=-2)  # ||r - e(k)||^2
+        torch.argmin(distances, -1, out=codes[block])
+    return codes
 
 
 def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -204,7 +220,7 @@ class ResidualQuantizer(nn.Module):
                     uniforms = torch.rand(len(residual), generator=generator, device=device).to(latents.device)
                     code = self._sample(residual, depth, temperature, uniforms)
                 else:
-                    code = self._nearest(residual, depth)
+                    code = nearest_codes(residual, self.codebook.at_depth(depth))
                 codes.append(code)
                 residual = residual - F.embedding(code, self.codebook.at_depth(depth))  # r_d = r_{d-1} - e(k_d)
         codes = torch.stack(codes, dim=-1).view(*shape, self.code_depth)  # (B, H, W, D)
@@ -232,33 +248,35 @@ class ResidualQuantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             flat = latents.reshape(-1, latents.shape[-1])  # (N, n_z)
-            residual, partial_sum = flat.detach(), torch.zeros_like(flat)
-            codes, residuals, commitment_loss = [], [], 0.0
+            residual = flat.detach()  # r_0 = z
+            partial_sum, residual_sum = torch.zeros_like(residual), torch.zeros_like(residual)
+            residuals = residual.new_empty(self.code_depth if codebook_update == "per_step" else 0, *residual.shape)
+            codes, commitment_loss = [], 0.0
             for depth in range(self.code_depth):
-                code = self._nearest(residual, depth)
+                code = nearest_codes(residual, self.codebook.at_depth(depth))
                 vectors = F.embedding(code, self.codebook.at_depth(depth))  # e(k_d), before any update
                 if codebook_update == "per_depth":
                     self._update_per_depth(depth if len(self.cluster_size) > 1 else 0, residual, code)
+                elif codebook_update == "per_step":
+                    residuals[depth] = residual
                 codes.append(code)
-                residuals.append(residual)
-                residual = residual - vectors
-                partial_sum = partial_sum + vectors  # z-hat^(d), Eq. 4
-                commitment_loss = commitment_loss + F.mse_loss(flat, partial_sum)  # ||z - sg[z-hat^(d)]||^2, Eq. 7
+                residual = residual - vectors  # r_d = r_{d-1} - e(k_d) = z - z-hat^(d)
+                partial_sum += vectors  # z-hat^(d), Eq. 4
+                residual_sum += residual
+                commitment_loss = commitment_loss + residual.square().mean()  # ||z - sg[z-hat^(d)]||^2, Eq. 7
             if codebook_update == "per_step":
-                self._update_per_step(residuals, codes)
+                self._update_per_step(residuals, torch.stack(codes))
+            # The gradient of all D terms of Eq. 7 at once, so that no partial sum is kept for the way back.
+            gradient = residual_sum.mul_(2 / residual_sum.numel())
+            surrogate = (flat * gradient).sum()
+            commitment_loss = (commitment_loss + surrogate - surrogate.detach()) / self.code_depth
             quantized = flat + (partial_sum - flat).detach()
         codes = torch.stack(codes, dim=-1).view(*latents.shape[:-1], self.code_depth)  # (B, H, W, D)
-        return quantized.view_as(latents), codes, commitment_loss / self.code_depth
+        return quantized.view_as(latents), codes, commitment_loss
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """z-hat^(d), the sum of the code vectors (Eq. 4): `(B, H, W, d)` long, d <= D, to `(B, H, W, n_z)`."""
         return self.codebook(codes).sum(-2)
-
-    def _nearest(self, residual: torch.Tensor, depth: int) -> torch.Tensor:
-        """Q(r; C), the nearest code of each residual (Eq. 3), block by block: `(N,)`."""
-        codebook = self.codebook.at_depth(depth)
-        blocks = row_blocks(len(residual), len(codebook))
-        return torch.cat([squared_distances(residual[block], codebook).argmin(-1) for block in blocks])
 
     def _sample(self, residual: torch.Tensor, depth: int, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
         """A code drawn from Q_tau(. | r) for each residual (Eq. 15), block by block: `(N,)`."""
@@ -279,24 +297,30 @@ class ResidualQuantizer(nn.Module):
         self._update_averages(index, vectors, codes, self.decay)
         if self.restart_unused_codes:
             one = torch.ones_like(self.cluster_size[index, 0])
-            self._restart(index, self.cluster_size[index] < one, one, [vectors])
+            self._restart(index, self.cluster_size[index] < one, one, vectors[None])
         self._update_codebook(index)
 
     @torch.no_grad()
-    def _update_per_step(self, residuals: list[torch.Tensor], codes: list[torch.Tensor]):
-        """One update after all depths, with averages that forget fast at first and restarts relative to mean usage."""
-        groups = list(zip(residuals, codes, strict=True))
-        groups = [groups] if len(self.cluster_size) == 1 else [[group] for group in groups]
-        for index, group in enumerate(groups):
-            parts = [vectors for vectors, _ in group]
+    def _update_per_step(self, residuals: torch.Tensor, codes: torch.Tensor):
+        """One update after all depths, with averages that forget fast at first and restarts relative to mean usage.
+
+        Args:
+            residuals: `(D, N, n_z)`.
+            codes: `(D, N)`.
+        """
+        if len(self.cluster_size) == 1:
+            groups = [(residuals, codes)]
+        else:
+            groups = list(zip(residuals.split(1), codes.split(1), strict=True))
+        for index, (vectors, code) in enumerate(groups):
             updates = self.num_updates[index]
             decay = ((1 + updates) / (10 + updates)).clamp(max=self.decay)
-            self._update_averages(index, torch.cat(parts), torch.cat([code for _, code in group]), decay)
+            self._update_averages(index, vectors.flatten(0, 1), code.flatten(), decay)
             updates += 1
             if self.restart_unused_codes:
                 mean_size = self.cluster_size[index].mean()
                 unused = self.cluster_size[index] < RELATIVE_RESTART_THRESHOLD * mean_size
-                self._restart(index, unused, mean_size, parts)
+                self._restart(index, unused, mean_size, vectors)
             self._update_codebook(index)
 
     def _update_averages(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, decay: float | torch.Tensor):
@@ -311,45 +335,44 @@ class ResidualQuantizer(nn.Module):
             else:  # a code of one hit a step stays exactly at the official rule's threshold only if rounded as there
                 average.mul_(decay).add_(value, alpha=1 - decay)
 
-    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, parts: list[torch.Tensor]):
-        """Puts random vectors of `parts` in the place of `unused` codes, as if each had `size` hits."""
-        cluster_size, embedding_sum = self.cluster_size[index], self.embedding_sum[index]
-        candidates = self._restart_candidates(parts, len(cluster_size))
-        embedding_sum.copy_(torch.where(unused[:, None], candidates * size, embedding_sum))
-        cluster_size.copy_(torch.where(unused, size, cluster_size))
+    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, vectors: torch.Tensor):
+        """Puts random ones of `vectors` in the place of `unused` codes, as if each had `size` hits.
 
-    def _update_codebook(self, index: int):
-        cluster_size = self.cluster_size[index]
-        total = cluster_size.sum()
-        smoothed = total * (cluster_size + self.epsilon) / (total + len(cluster_size) * self.epsilon)
-        self.codebook.weight[index].copy_(self.embedding_sum[index] / smoothed[:, None])
-
-    @staticmethod
-    def _restart_candidates(parts: list[torch.Tensor], count: int) -> torch.Tensor:
-        """`count` of the vectors of all processes, drawn by the first process and equal on all of them.
+        The vectors are those of all processes, drawn by the first one; what one process would draw from all is drawn.
 
         Args:
-            parts: `(N, n_z)` each, as many rows on every process. What one process would draw from the vectors of all
-                is drawn.
+            vectors: `(parts, N, n_z)`, of one shape on every process.
         """
+        cluster_size, embedding_sum = self.cluster_size[index], self.embedding_sum[index]
         distributed = dist.is_available() and dist.is_initialized()
         processes, rank = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
-        vectors, rows = torch.cat(parts), len(parts[0])
-        total = processes * len(vectors)
-        repeats = max(1, -(-count // total))
+        rows, dimension = vectors.shape[1:]
+        total = processes * vectors.shape[0] * rows
+        repeats = max(1, -(-len(cluster_size) // total))
         noise = None
         if repeats > 1:  # vectors that are taken again differ by a little noise
-            noise = torch.rand(repeats * total, vectors.shape[1], device=vectors.device)
-            noise *= 0.01 / vectors.shape[1] ** 0.5
-        drawn = torch.randperm(repeats * total, device=vectors.device)[:count]
-        noise = noise[drawn] if noise is not None else None
+            noise = torch.rand(repeats * total, dimension, device=vectors.device)
+            noise *= 0.01 / dimension**0.5
+        drawn = torch.randperm(repeats * total, device=vectors.device)[: len(cluster_size)]
         if distributed:
             for each in [drawn] if noise is None else [drawn, noise]:
                 dist.broadcast(each, 0)
         # All vectors in the order of one process: part by part, and within a part process by process.
         part, within = drawn % total // (processes * rows), drawn % (processes * rows)
-        candidates = vectors[part * rows + within % rows]
-        if distributed:
-            candidates = torch.where((within // rows == rank)[:, None], candidates, 0.0)
-            dist.all_reduce(candidates)
-        return candidates if noise is None else candidates + noise
+        flat_index = part * rows + within % rows
+        for block in row_blocks(len(cluster_size), dimension, COPY_BLOCK_ELEMENTS):
+            candidates = vectors.reshape(-1, dimension)[flat_index[block]]
+            if distributed:
+                candidates.masked_fill_((within[block] // rows != rank)[:, None], 0.0)
+                dist.all_reduce(candidates)
+            if noise is not None:
+                candidates += noise[drawn[block]]
+            candidates *= size
+            torch.where(unused[block, None], candidates, embedding_sum[block], out=embedding_sum[block])
+        torch.where(unused, size, cluster_size, out=cluster_size)
+
+    def _update_codebook(self, index: int):
+        cluster_size = self.cluster_size[index]
+        total = cluster_size.sum()
+        smoothed = total * (cluster_size + self.epsilon) / (total + len(cluster_size) * self.epsilon)
+        torch.div(self.embedding_sum[index], smoothed[:, None], out=self.codebook.weight[index])
