@@ -16,7 +16,6 @@ from transformers.trainer_utils import set_seed
 from rq_hf import RQVAEConfig, RQVAEModel
 from rq_hf.training import (
     DataArguments,
-    PictureDataset,
     RQVAETrainer,
     RQVAETrainingArguments,
     initial_config,
@@ -24,6 +23,7 @@ from rq_hf.training import (
     load_dataset_splits,
     parse_arguments,
     resume_checkpoint,
+    training_pictures,
     write_card,
 )
 
@@ -41,15 +41,7 @@ def main(argv=None):
     model = initial_model(RQVAEModel, config, training.model_name_or_path)
     splits = load_dataset_splits(data)
     datasets = {
-        name: PictureDataset(
-            rows,
-            config.image_size,
-            num_channels=config.num_channels,
-            image_column=data.image_column,
-            transform=data.transform,
-            training=name == "train",
-            seed=training.seed,
-        )
+        name: training_pictures(rows, data, training, config.image_size, config.num_channels, augment=name == "train")
         for name, rows in splits.items()
     }
     write_card("rqvae", arguments, config, model.num_parameters())

@@ -3,9 +3,19 @@
 """Training of both stages with transformers' `Trainer`."""
 
 from .arguments import ScriptArguments, parse_arguments
-from .conditions import CodeDataArguments, code_datasets, load_rqvae, load_tokenizer, transformer_config
-from .data import TRANSFORMS, CodeDataset, DataArguments, PictureDataset, load_dataset_splits
+from .conditions import (
+    CodeDataArguments,
+    code_datasets,
+    load_rqvae,
+    load_tokenizer,
+    training_pictures,
+    transformer_config,
+)
+from .data import CodeDataset, DataArguments, load_dataset_splits
+from .pictures import PictureDataset
 from .publishing import push_folder, save_pipeline, write_card
+from .streaming import CodeStream, PictureStream
 from .trainer import RQTrainer, initial_config, initial_model, resume_checkpoint
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments
+from .transforms import TRANSFORMS, PictureTransform, decode_picture

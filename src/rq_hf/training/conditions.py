@@ -1,8 +1,9 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Stage 2 from its arguments: the frozen RQ-VAE, the condition (captions, labels or none), configuration and data."""
+"""Data of both stages; stage 2 from its arguments: frozen RQ-VAE, condition (captions, labels or none), and config."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import datasets
@@ -13,9 +14,12 @@ from ..configuration_rq_transformer import RQTransformerConfig
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
-from .data import CodeDataset, DataArguments, PictureDataset
-from .trainer import initial_config
+from .data import CodeDataset, DataArguments
+from .pictures import PictureDataset, Rows, decodable_rows
+from .streaming import CodeStream, PictureStream, training_stream
+from .trainer import RQTrainingArguments, initial_config
 from .trainer_rq_transformer import cache_latents
+from .transforms import PictureTransform
 
 
 @dataclass
@@ -56,7 +60,7 @@ def transformer_config(
     arguments: ScriptArguments,
     rqvae: RQVAEModel,
     tokenizer: PreTrainedTokenizerFast | None,
-    rows: datasets.Dataset,
+    rows: Rows,
 ) -> RQTransformerConfig:
     """The transformer's configuration: the RQ-VAE gives the codes, the data the condition, `arguments.model` the rest.
 
@@ -75,7 +79,7 @@ def transformer_config(
         }
         null_condition_ids = tokenizer("", padding="max_length").input_ids
     elif label_column is not None:
-        names = _label_names(rows, label_column)
+        names = _label_names(rows, label_column, arguments.model.get("id2label"))
         condition = {
             "vocab_size": len(names) + dropped,
             "condition_length": 1,
@@ -95,61 +99,123 @@ def transformer_config(
     return initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
 
 
-def _label_names(rows: datasets.Dataset, column: str) -> list[str]:
+def _label_names(rows: Rows, column: str, id2label: dict[Any, str] | None) -> list[str]:
     feature = rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
-    return sorted({str(label) for label in rows[column]})
+    if isinstance(rows, datasets.Dataset):
+        return sorted({str(label) for label in rows[column]})
+    if id2label is None:  # reading the whole stream for its labels would take as long as an epoch
+        raise ValueError(
+            f"`label_column` must be of class labels with `streaming`, or `id2label` be given, got {column!r} of "
+            f"{feature}."
+        )
+    return list(id2label.values())
+
+
+def training_pictures(
+    rows: Rows,
+    data: DataArguments,
+    training: RQTrainingArguments,
+    image_size: int,
+    num_channels: int,
+    augment: bool = True,
+) -> PictureDataset | PictureStream:
+    """The pictures of a split, or the stream of it that belongs to this process.
+
+    Args:
+        rows (`datasets.Dataset` or `datasets.IterableDataset`): the split.
+        data ([`DataArguments`]): its column of pictures and the transform.
+        training ([`RQTrainingArguments`]): the seed and, for a stream, the number of steps, processes and workers.
+        image_size (`int`): height and width for the model.
+        num_channels (`int`): 3, or 1 for grey.
+        augment (`bool`): random crops and flips, or the evaluation transform.
+    """
+    if isinstance(rows, datasets.IterableDataset):
+        transform = PictureTransform(image_size, num_channels, data.transform, augment)
+        return training_stream(rows, data, training, transform)
+    return PictureDataset(
+        rows,
+        image_size,
+        num_channels=num_channels,
+        image_column=data.image_column,
+        transform=data.transform,
+        training=augment,
+        seed=training.seed,
+        max_corrupt_fraction=data.max_corrupt_fraction,
+    )
 
 
 def code_datasets(
     arguments: ScriptArguments,
-    splits: dict[str, datasets.Dataset],
+    splits: dict[str, Rows],
     rqvae: RQVAEModel,
     config: RQTransformerConfig,
     tokenizer: PreTrainedTokenizerFast | None,
-) -> dict[str, CodeDataset]:
-    """The data sets of stage 2, by split; with `cache_latents` every picture is encoded here."""
+) -> dict[str, CodeDataset | CodeStream]:
+    """The data sets of stage 2, by split; with `cache_latents` every picture that can be decoded is encoded here.
+
+    Raises:
+        `ValueError`: `cache_latents` of a stream.
+    """
     training, data = arguments.training, arguments.data
+    if data.streaming and training.cache_latents:
+        raise ValueError("`cache_latents` must be false with `streaming`: a stream is not encoded beforehand.")
     encoder = BPEDropoutEncoder(tokenizer) if tokenizer is not None else None
     prepared = {}
     for name, rows in splits.items():
         is_training = name == "train"
-        pictures = PictureDataset(
+        encoding = {
+            "encoder": encoder,
+            "bpe_dropout": training.bpe_dropout if is_training else 0.0,
+            "condition_dropout": training.condition_dropout if is_training else 0.0,
+            "null_condition_ids": config.null_condition_ids,
+            "training": is_training,
+        }
+        if training.cache_latents:
+            with training.main_process_first(desc="Decoding pictures"):
+                rows = decodable_rows(rows, data.image_column, data.max_corrupt_fraction)
+        pictures = training_pictures(
             rows,
+            data,
+            training,
             rqvae.config.image_size,
-            num_channels=rqvae.config.num_channels,
-            image_column=data.image_column,
-            transform=data.transform,
-            training=is_training and not training.cache_latents,
-            seed=training.seed,
+            rqvae.config.num_channels,
+            augment=is_training and not training.cache_latents,
         )
+        label_ids = _label_ids(rows, data, config)
+        if isinstance(pictures, PictureStream):
+            read_condition = partial(_row_condition, data=data, label_ids=label_ids)
+            prepared[name] = CodeStream(pictures, read_condition, **encoding)
+            continue
         if training.cache_latents:
             with training.main_process_first(desc="Encoding pictures"):
                 rqvae = rqvae.to(training.device).eval()
                 pictures = cache_latents(pictures, rqvae, codes_only=training.hard_codes)
-        prepared[name] = CodeDataset(
-            pictures,
-            _conditions(rows, data, config),
-            encoder=encoder,
-            bpe_dropout=training.bpe_dropout if is_training else 0.0,
-            condition_dropout=training.condition_dropout if is_training else 0.0,
-            null_condition_ids=config.null_condition_ids,
-            training=is_training,
-            seed=training.seed,
-        )
+        conditions = _conditions(rows, data, label_ids)
+        prepared[name] = CodeDataset(pictures, conditions, seed=training.seed, **encoding)
     return prepared
 
 
-def _conditions(rows: datasets.Dataset, data: CodeDataArguments, config: RQTransformerConfig) -> list[Any] | None:
+def _label_ids(rows: Rows, data: CodeDataArguments, config: RQTransformerConfig) -> dict[str, int] | None:
+    """Ids of labels that are no ids themselves."""
+    if data.label_column is None or isinstance(rows.features[data.label_column], datasets.ClassLabel):
+        return None
+    return config.label2id
+
+
+def _conditions(rows: datasets.Dataset, data: CodeDataArguments, label_ids: dict[str, int] | None) -> list[Any] | None:
+    column = data.caption_column or data.label_column
+    if column is None:
+        return None
+    return [_row_condition({column: value}, data, label_ids) for value in rows[column]]
+
+
+def _row_condition(row: dict[str, Any], data: CodeDataArguments, label_ids: dict[str, int] | None) -> Any:
     if data.caption_column is not None:
-        captions = list(rows[data.caption_column])
-        if data.num_caption_variants is not None and captions and not isinstance(captions[0], str):
-            captions = [variants[: data.num_caption_variants] for variants in captions]
-        return captions
+        captions = row[data.caption_column]
+        return captions if isinstance(captions, str) else captions[: data.num_caption_variants]
     if data.label_column is not None:
-        labels = list(rows[data.label_column])
-        if isinstance(rows.features[data.label_column], datasets.ClassLabel):
-            return labels
-        return [config.label2id[str(label)] for label in labels]
+        label = row[data.label_column]
+        return label if label_ids is None else label_ids[str(label)]
     return None

@@ -1,27 +1,45 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Data sets and training transforms. Every random choice about a sample is seeded by (seed, epoch, sample index)."""
+"""Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
+from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..caption_tokenizer import BPEDropoutEncoder
+from .pictures import PictureDataset, Rows, SeededDataset, undecoded
+from .transforms import TRANSFORMS, uniform
 
 
 @dataclass
 class DataArguments:
     """Which pictures to train on."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Hub id of a data set, or a folder."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id of a data set, or a folder of pictures, of their tables or tar shards."},
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    data_files: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which of its files: a pattern or address, or a JSON object of them by split. With --dataset_name "
+            "webdataset these may be addresses of tar shards."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training split as it comes, without a copy of it on disk; needs --max_steps."},
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Pictures, not decoded, among which each worker draws while streaming."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     validation_split: str | None = field(default=None, metadata={"help": "Split to evaluate on."})
     image_column: str = field(default="image", metadata={"help": "Column of pictures."})
@@ -35,109 +53,38 @@ class DataArguments:
     transform: str = field(default="center_crop", metadata={"help": "Name of a training transform."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
+    max_corrupt_fraction: float = field(
+        default=0.01,
+        metadata={
+            "help": "Stop when more than this part of the pictures cannot be decoded, in [0, 1]; others stand in for "
+            "those. It is judged on 1,000 pictures or more, or on all where there are fewer."
+        },
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.max_corrupt_fraction <= 1:
+            raise ValueError(f"`max_corrupt_fraction` must be in [0, 1], got {self.max_corrupt_fraction}.")
+        if self.shuffle_buffer_size < 1:
+            raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
+        if self.streaming and self.max_train_samples is not None:
+            raise ValueError("`max_train_samples` must not be given with `streaming`: `max_steps` bounds a stream.")
 
 
-def _resize_short_side(picture: Image.Image, size: int) -> Image.Image:
-    return TF.resize(picture, [size], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-
-
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _random_crop(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    top = int(_uniform(generator, 0, picture.height - size + 1))
-    left = int(_uniform(generator, 0, picture.width - size + 1))
-    return TF.crop(picture, top, left, size, size)
-
-
-def _random_flip(picture: Image.Image, generator: torch.Generator) -> Image.Image:
-    return TF.horizontal_flip(picture) if torch.rand((), generator=generator) < 0.5 else picture
-
-
-def _center_crop(picture: Image.Image, size: int, generator: torch.Generator | None = None) -> Image.Image:
-    return TF.center_crop(_resize_short_side(picture, size), [size, size])
-
-
-def _squash(picture: Image.Image, size: int, generator: torch.Generator | None = None) -> Image.Image:
-    return TF.resize(picture, [size, size], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-
-
-def _imagenet(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    return _random_flip(_random_crop(_resize_short_side(picture, size), size, generator), generator)
-
-
-def _ffhq(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    side = int(min(picture.size) * _uniform(generator, 0.75, 1.0) ** 0.5)  # the scale is one of area
-    return _random_flip(_squash(_random_crop(picture, side, generator), size), generator)
-
-
-def _cc3m(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    side = min(picture.size)
-    slack = [length - side for length in (picture.height, picture.width)]
-    top, left = (int(part * _uniform(generator, 3 / 8, 5 / 8)) for part in slack)
-    square = TF.crop(picture, top, left, side, side)
-    target = int(_uniform(generator, size, max(size, min(side, size * 9 // 8)) + 1))
-    return _random_crop(_squash(square, target), size, generator)
-
-
-# name: (training, evaluation); each takes a picture, the size and, in training, a generator
-TRANSFORMS = {
-    "center_crop": (_center_crop, _center_crop),
-    "imagenet": (_imagenet, _center_crop),
-    "ffhq": (_ffhq, _squash),
-    "lsun": (_center_crop, _center_crop),
-    "cc3m": (_cc3m, _squash),
-}
-
-
-def to_pixel_values(picture: Image.Image) -> torch.Tensor:
-    """An RGB or grey picture as `(channels, height, width)` fp32 in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(picture))
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    return pixels.float() / 127.5 - 1
-
-
-def parse_filter(text: str) -> dict[str, str]:
-    """ "a=b,c=d" as a dictionary."""
-    pairs = [part.split("=", 1) for part in text.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"`filter` must be COLUMN=VALUE, several separated by commas, got {text!r}.")
-    return {column.strip(): value.strip() for column, value in pairs}
-
-
-def select_rows(dataset: datasets.Dataset, conditions: dict[str, str]) -> datasets.Dataset:
-    """Rows whose columns have these values (as text); pictures are not decoded for it.
-
-    Raises:
-        `ValueError`: a column that is missing, or no row left.
-    """
-    for column, value in conditions.items():
-        check_column(dataset, column, "filter")
-        keep = [index for index, entry in enumerate(dataset[column]) if str(entry) == value]
-        if not keep:
-            raise ValueError(f"`filter` must leave some rows, got {column}={value!r}, which none has.")
-        dataset = dataset.select(keep)
-    return dataset
-
-
-def check_column(dataset: datasets.Dataset, column: str, argument: str) -> None:
-    """Raises a `ValueError` if the data set has no such column."""
-    if column not in dataset.column_names:
-        raise ValueError(f"`{argument}` must name a column of the data set, {dataset.column_names}, got {column!r}.")
-
-
-def load_dataset_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
+def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
     """The training split and, if there is one, the validation split, as "train" and "validation".
 
+    Pictures stay files, `datasets.Image(decode=False)`. With `streaming` the training split is a
+    `datasets.IterableDataset`; the validation split is read once into the cache of `datasets`, so that every
+    evaluation sees all of it on any number of processes.
+
     Raises:
-        `ValueError`: no data set named, a split or column that it lacks.
+        `ValueError`: no data set named, none found, or one without the split, a column or any row.
     """
     if arguments.dataset_name is None:
         raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
-    if arguments.transform not in TRANSFORMS:
-        raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {arguments.transform!r}.")
-    available = datasets.load_dataset(arguments.dataset_name, arguments.dataset_config_name)
+    available = _load(arguments)
     splits = {}
     for name, split, limit in (
         ("train", arguments.train_split, arguments.max_train_samples),
@@ -152,74 +99,132 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]
             column = getattr(arguments, argument)
             if column is not None:
                 check_column(rows, column, argument)
+        rows = undecoded(rows, arguments.image_column)
         if arguments.filter is not None:
             rows = select_rows(rows, parse_filter(arguments.filter))
-        splits[name] = rows if limit is None else rows.select(range(min(limit, len(rows))))
+        if limit is not None:
+            rows = rows.take(limit if arguments.streaming else min(limit, len(rows)))
+        if arguments.streaming and name == "validation":
+            rows = datasets.Dataset.from_generator(_each, gen_kwargs={"rows": rows}, features=rows.features)
+        if _is_empty(rows):
+            raise ValueError(f"`{name}_split` must have rows, got {split!r} of {arguments.dataset_name!r} with none.")
+        splits[name] = rows
     return splits
 
 
-class SeededDataset(Dataset):
-    """A data set whose random choices depend on (seed, epoch, sample index) alone.
+def _load(arguments: DataArguments) -> dict[str, Rows]:
+    name, data_files = arguments.dataset_name, arguments.data_files
+    if data_files is not None and data_files.lstrip().startswith("{"):
+        data_files = json.loads(data_files)
+    try:
+        if data_files is None and (shards := _tar_shards(Path(name))):
+            name, data_files = "webdataset", shards
+        return datasets.load_dataset(
+            name, arguments.dataset_config_name, data_files=data_files, streaming=arguments.streaming
+        )
+    except (FileNotFoundError, ValueError) as error:  # a split without rows is a ValueError
+        named = arguments.dataset_name
+        raise ValueError(f"`dataset_name` must be a data set that can be read, got {named!r}: {error}") from error
 
-    The epoch is in shared memory, so that data loader workers that live on see it change.
+
+def _tar_shards(folder: Path) -> dict[str, list[str]]:
+    """Tar shards of a folder by split; `datasets` itself prefers tables, and img2dataset leaves some beside them."""
+    if not any(any(folder.glob(pattern)) for pattern in ("*.tar", "*/*.tar")):
+        return {}
+    files = DataFilesDict.from_patterns(get_data_patterns(str(folder)), base_path=str(folder))
+    shards = {split: [file for file in found if file.endswith(".tar")] for split, found in files.items()}
+    return {split: found for split, found in shards.items() if found}
+
+
+def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    yield from rows
+
+
+def check_column(rows: Rows, column: str, argument: str) -> None:
+    """Raises a `ValueError` if the data set has no such column."""
+    if column not in (rows.column_names or []):
+        raise ValueError(f"`{argument}` must name a column of the data set, {rows.column_names}, got {column!r}.")
+
+
+def parse_filter(text: str) -> dict[str, str]:
+    """ "a=b,c=d" as a dictionary."""
+    pairs = [part.split("=", 1) for part in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"`filter` must be COLUMN=VALUE, several separated by commas, got {text!r}.")
+    return {column.strip(): value.strip() for column, value in pairs}
+
+
+def select_rows(rows: Rows, conditions: dict[str, str]) -> Rows:
+    """Rows whose columns have these values (as text); pictures are not decoded for it.
+
+    Raises:
+        `ValueError`: a column that is missing, or no row left.
     """
-
-    def __init__(self, seed: int):
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """To be called before each epoch."""
-        self._epoch.fill_(epoch)
-
-    def generator(self, index: int, stream: int = 0) -> torch.Generator:
-        """The generator of a sample in this epoch; different streams are independent."""
-        words = np.random.SeedSequence([self.seed, int(self._epoch), index, stream]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(words[0]) >> 1)
+    for column, value in conditions.items():
+        check_column(rows, column, "filter")
+        if isinstance(rows, datasets.IterableDataset):
+            rows = rows.filter(_has_value, fn_kwargs={"value": value}, input_columns=[column])
+        else:
+            rows = rows.select([index for index, entry in enumerate(rows[column]) if str(entry) == value])
+        if _is_empty(rows):
+            raise ValueError(f"`filter` must leave some rows, got {column}={value!r}, which none has.")
+    return rows
 
 
-class PictureDataset(SeededDataset):
-    """Pictures for stage 1: `{"pixel_values": (channels, size, size) in [-1, 1]}`.
+def _is_empty(rows: Rows) -> bool:
+    if isinstance(rows, datasets.IterableDataset):
+        return next(iter(rows), None) is None
+    return len(rows) == 0
+
+
+def _has_value(entry: Any, value: str) -> bool:
+    return str(entry) == value
+
+
+class ConditionEncoder:
+    """Turns a condition, a caption, a list of caption variants, a class id or `None`, into ids.
 
     Args:
-        rows (`datasets.Dataset`): with a column of pictures.
-        image_size (`int`): height and width.
-        num_channels (`int`): 3, or 1 for grey.
-        image_column (`str`): the column.
-        transform (`str`): a key of `TRANSFORMS`.
-        training (`bool`): random crops and flips, or the evaluation transform.
-        seed (`int`): of the random choices.
+        encoder (`BPEDropoutEncoder`, *optional*):
+            Turns captions into ids.
+        bpe_dropout (`float`): rate of BPE dropout, 0 in evaluation.
+        condition_dropout (`float`): part of the samples that get `null_condition_ids`, 0 in evaluation.
+        null_condition_ids (`list[int]`, *optional*): ids of "no condition".
+        training (`bool`): whether variants are drawn, or the first is taken.
     """
 
     def __init__(
         self,
-        rows: datasets.Dataset,
-        image_size: int,
-        num_channels: int = 3,
-        image_column: str = "image",
-        transform: str = "center_crop",
+        encoder: BPEDropoutEncoder | None = None,
+        bpe_dropout: float = 0.0,
+        condition_dropout: float = 0.0,
+        null_condition_ids: list[int] | tuple[int, ...] | None = None,
         training: bool = True,
-        seed: int = 0,
     ):
-        super().__init__(seed)
-        self.rows = rows.select_columns([image_column])
-        self.image_size = image_size
-        self.mode = {1: "L", 3: "RGB"}[num_channels]
-        self.image_column = image_column
-        self.transform = TRANSFORMS[transform][0 if training else 1]
+        self.encoder = encoder
+        self.bpe_dropout = bpe_dropout
+        self.condition_dropout = condition_dropout
+        self.null_condition_ids = null_condition_ids
+        self.training = training
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def input_ids(self, condition: Any, generator: torch.Generator) -> torch.Tensor:
+        """Ids of a condition, `(condition_length,)`; `None` is the start id of unconditional models."""
+        return torch.tensor(self._ids(condition, generator))
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.prepare(self.rows[index][self.image_column], self.generator(index))}
+    def _ids(self, condition: Any, generator: torch.Generator) -> list[int] | tuple[int, ...]:
+        if condition is None:
+            return [0]
+        if self.condition_dropout > 0 and torch.rand((), generator=generator) < self.condition_dropout:
+            return self.null_condition_ids
+        if self.encoder is None:
+            return [int(condition)]
+        if not isinstance(condition, str):
+            drawn = int(uniform(generator, 0, len(condition))) if self.training else 0
+            condition = condition[drawn]
+        return self.encoder(condition, self.bpe_dropout, generator)
 
-    def prepare(self, picture: Image.Image, generator: torch.Generator | None = None) -> torch.Tensor:
-        """The transformed pixels of one picture, `(channels, size, size)`."""
-        return to_pixel_values(self.transform(picture.convert(self.mode), self.image_size, generator))
 
-
-class CodeDataset(SeededDataset):
+class CodeDataset(ConditionEncoder, SeededDataset):
     """Samples of stage 2: a condition `input_ids` `(condition_length,)` with `pixel_values`, cached `latents`
     or cached `codes`.
 
@@ -229,34 +234,21 @@ class CodeDataset(SeededDataset):
         conditions (`list`):
             For each row a caption, a list of caption variants of which one is drawn, or a class id; `None`:
             unconditional.
-        encoder (`BPEDropoutEncoder`, *optional*):
-            Turns captions into ids.
-        bpe_dropout (`float`): rate of BPE dropout, 0 in evaluation.
-        condition_dropout (`float`): part of the samples that get `null_condition_ids`, 0 in evaluation.
-        null_condition_ids (`list[int]`, *optional*): ids of "no condition".
-        training (`bool`): whether variants are drawn, or the first is taken.
         seed (`int`): of the random choices.
+        encoding: of [`ConditionEncoder`].
     """
 
     def __init__(
         self,
         pictures: PictureDataset | datasets.Dataset,
         conditions: list[Any] | None,
-        encoder: BPEDropoutEncoder | None = None,
-        bpe_dropout: float = 0.0,
-        condition_dropout: float = 0.0,
-        null_condition_ids: list[int] | tuple[int, ...] | None = None,
-        training: bool = True,
         seed: int = 0,
+        **encoding,
     ):
-        super().__init__(seed)
+        ConditionEncoder.__init__(self, **encoding)
+        SeededDataset.__init__(self, seed)
         self.pictures = pictures
         self.conditions = conditions
-        self.encoder = encoder
-        self.bpe_dropout = bpe_dropout
-        self.condition_dropout = condition_dropout
-        self.null_condition_ids = null_condition_ids
-        self.training = training
 
     def set_epoch(self, epoch: int) -> None:
         """To be called before each epoch."""
@@ -268,19 +260,10 @@ class CodeDataset(SeededDataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        sample = self.pictures[index]
+        if isinstance(self.pictures, PictureDataset):
+            sample, row = self.pictures.sample(index)  # where another picture stands in, its caption comes with it
+        else:
+            sample, row = self.pictures[index], index
+        condition = None if self.conditions is None else self.conditions[row]
         generator = self.generator(index, stream=1)  # the picture's crop does not decide the caption
-        return {**sample, "input_ids": torch.tensor(self._condition(index, generator))}
-
-    def _condition(self, index: int, generator: torch.Generator) -> list[int] | tuple[int, ...]:
-        if self.conditions is None:
-            return [0]
-        if self.condition_dropout > 0 and torch.rand((), generator=generator) < self.condition_dropout:
-            return self.null_condition_ids
-        condition = self.conditions[index]
-        if self.encoder is None:
-            return [int(condition)]
-        if not isinstance(condition, str):
-            drawn = int(_uniform(generator, 0, len(condition))) if self.training else 0
-            condition = condition[drawn]
-        return self.encoder(condition, self.bpe_dropout, generator)
+        return {**sample, "input_ids": self.input_ids(condition, generator)}

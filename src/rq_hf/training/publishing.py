@@ -99,6 +99,6 @@ def push_folder(training: Any) -> None:
         repo_id=repo_id,
         folder_path=training.output_dir,
         token=training.hub_token,
-        ignore_patterns=["checkpoint-*", "*.bin", "*.pt", "*.pth"],
+        ignore_patterns=["_*", "checkpoint-*", "*.bin", "*.pt", "*.pth"],
         commit_message="End of training",
     )

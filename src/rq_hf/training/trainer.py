@@ -3,20 +3,26 @@
 """What the trainers of both stages share."""
 
 import json
-import math
+import os
+import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from diffusers.training_utils import EMAModel
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..pipeline_rq_image_generation import component_subfolder
 
-EMA_FILE = "ema.pt"
+EMA_FILE, STATE_FILE = "ema.pt", "trainer_state.json"
+# Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
+INCOMPLETE_FOLDER = "_incomplete"
 
 
 @dataclass
@@ -68,7 +74,7 @@ class UpdateAverage(TrainerCallback):
 
 class RQTrainer(Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
-    weights if asked to, and saves no pickle of its arguments."""
+    weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -76,10 +82,99 @@ class RQTrainer(Trainer):
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
         self._recorded: dict[str, tuple[torch.Tensor, int]] = {}
+        self._incomplete: Path | None = None  # while a checkpoint is written: where
         self.average: EMAModel | None = None
         if self.args.ema_decay is not None:
             self.average = EMAModel(self.model.parameters(), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in the base class; a stream is this process's own part already, which must not be dealt out once more."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As in the base class; what may be resumed from is told by [`resume_checkpoint`]."""
+        if resume_from_checkpoint not in (None, False):
+            resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        if self.args.should_save:  # what a killed run left
+            shutil.rmtree(Path(self.args.output_dir, INCOMPLETE_FOLDER), ignore_errors=True)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As in the base class, but a checkpoint gets its name when all processes have written all of it, and only
+        then are older ones deleted. What a kill or a full disk cuts short is never in the place of a checkpoint."""
+        run_folder = Path(self._get_output_dir(trial))
+        run_folder.mkdir(parents=True, exist_ok=True)
+        incomplete = run_folder / INCOMPLETE_FOLDER
+        checkpoint = run_folder / f"checkpoint-{self.state.global_step}"
+        written = incomplete / checkpoint.name
+        self._incomplete = incomplete
+        try:
+            if self.args.should_save:
+                shutil.rmtree(incomplete, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            is_best = self.state.best_model_checkpoint == str(written)
+            if is_best:
+                self.state.best_model_checkpoint = str(checkpoint)
+            if self.args.should_save:
+                if is_best:
+                    self.state.save_to_json(str(written / STATE_FILE))
+                _flush_to_disk(written)
+                if checkpoint.exists():  # of an earlier run that went on from before it
+                    checkpoint.rename(incomplete / f"old-{checkpoint.name}")
+                written.rename(checkpoint)
+        except BaseException as error:
+            free = shutil.disk_usage(run_folder).free
+            shutil.rmtree(incomplete, ignore_errors=True)
+            error.add_note(
+                f"{checkpoint} could not be written, with {free / 1e9:.3f} GB free on its disk, and nothing of it is "
+                "left. Earlier checkpoints are whole: `--resume_from_checkpoint last` goes on from the newest."
+            )
+            raise
+        finally:
+            self._incomplete = None
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+        if self.args.should_save:
+            self._delete_old_checkpoints(checkpoint)
+            shutil.rmtree(incomplete, ignore_errors=True)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._incomplete is None else str(self._incomplete)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in the base class, once the checkpoint is where it stays: the upload goes on in the background."""
+        if self._incomplete is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _delete_old_checkpoints(self, newest: Path) -> None:
+        """Keeps `save_total_limit` checkpoints, `newest` and the best one among them; counts complete ones only."""
+        limit = self.args.save_total_limit
+        if limit is None or limit <= 0:
+            return
+        kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name}
+        checkpoints = _complete_checkpoints(newest.parent)
+        others = [folder for folder in checkpoints if folder.name not in kept]
+        others.sort(key=lambda folder: (folder / STATE_FILE).stat().st_mtime)  # stable: by step where times are equal
+        for folder in others[: max(0, len(checkpoints) - limit)]:
+            incomplete = newest.parent / INCOMPLETE_FOLDER
+            incomplete.mkdir(exist_ok=True)
+            shutil.rmtree(folder.rename(incomplete / folder.name), ignore_errors=True)
 
     @contextmanager
     def averaged_weights(self):
@@ -115,8 +210,8 @@ class RQTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.average is not None and checkpoint is not None:
-            state = torch.load(Path(checkpoint, EMA_FILE), map_location=self.args.device, weights_only=True)
-            self.average.load_state_dict(state)
+            self.average.load_state_dict(torch.load(Path(checkpoint, EMA_FILE), "cpu", weights_only=True))
+            self.average.to(self.args.device)
 
     def record(self, model: nn.Module, **values: torch.Tensor) -> None:
         """Adds scalars to the means that the next log of training, or of evaluation, will show; no device sync."""
@@ -133,8 +228,6 @@ class RQTrainer(Trainer):
                 total, count = self._recorded.pop(name)
                 mean = self.accelerator.reduce(torch.stack([total, total.new_tensor(count)]), "sum")
                 logs[name] = round((mean[0] / mean[1]).item(), 6)
-            if evaluation and (error := logs.get("eval_reconstruction_loss", 0.0)) > 0:
-                logs["eval_psnr"] = round(10 * math.log10(4 / error), 3)  # of pixels in [-1, 1], not clamped
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
@@ -211,7 +304,7 @@ def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None
         `ValueError`: `resume_from_checkpoint` is no complete checkpoint, or `None` while `output_dir` has some, which
         a fresh start would mix with its own.
     """
-    found = [folder for folder in Path(output_dir).glob("checkpoint-*") if _is_complete(folder)]
+    found = _complete_checkpoints(Path(output_dir))
     if resume_from_checkpoint in (None, False, "False", "false"):
         if found:
             raise ValueError(
@@ -220,16 +313,30 @@ def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None
             )
         return None
     if resume_from_checkpoint in (True, "True", "true", "last"):
-        return str(max(found, key=lambda folder: int(folder.name.rpartition("-")[2]))) if found else None
+        return str(found[-1]) if found else None
     if not _is_complete(Path(resume_from_checkpoint)):
         raise ValueError(f"`resume_from_checkpoint` must be a complete checkpoint, got {resume_from_checkpoint!r}.")
     return resume_from_checkpoint
 
 
+def _complete_checkpoints(run_folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, by step."""
+    numbered = [folder for folder in run_folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
+    return sorted(filter(_is_complete, numbered), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
 def _is_complete(folder: Path) -> bool:
-    """Whether the last file that a checkpoint gets is there and whole."""
+    """Whether the file that `Trainer` writes last is there and whole: others write in place, and may be cut short."""
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
     return True
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """Waits until the files of `folder` are on the disk: some file systems report only then that it is full."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())

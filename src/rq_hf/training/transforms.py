@@ -1,0 +1,161 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pictures as files have them, made into training pixels: decoding to 8 bits on white, and transforms by name."""
+
+import io
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+
+def decode_picture(value: Any, mode: str = "RGB") -> Image.Image:
+    """A picture of any format and mode as one of 8 bits without transparency.
+
+    The first frame of an animation counts, the orientation in the EXIF data is applied, 16-bit grey is scaled to
+    8 bits, and transparent pixels are laid on white, the ground of the emoji. Colour profiles are ignored.
+
+    Args:
+        value (`dict`, `bytes`, `str` or `PIL.Image.Image`):
+            The file, as `datasets.Image(decode=False)` gives it (`{"bytes": ..., "path": ...}`), its content, its path
+            or address, or a picture that was opened already.
+        mode (`str`, *optional*, defaults to `"RGB"`): `"RGB"`, or `"L"` for grey.
+
+    Returns:
+        `PIL.Image.Image` in that mode.
+
+    Raises:
+        `ValueError`: it cannot be decoded: no picture, a truncated one, one so large that Pillow takes it for an
+        attack, or integers or floating-point numbers whose range is unknown.
+    """
+    try:
+        if not isinstance(value, Image.Image):
+            value = Image.open(io.BytesIO(picture_bytes(value)))
+            value.load()
+        return _on_white(_in_8_bits(ImageOps.exif_transpose(value))).convert(mode)
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others
+        raise ValueError(f"no picture that can be decoded: {type(error).__name__}: {error}") from error
+
+
+def picture_bytes(value: dict[str, Any] | bytes | str) -> bytes:
+    """The content of a picture's file, see [`decode_picture`]."""
+    content, path = (value["bytes"], value["path"]) if isinstance(value, dict) else (value, value)
+    if isinstance(content, bytes):
+        return content
+    with fsspec.open(path, "rb") as file:
+        return file.read()
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """Pillow itself clips 16-bit values at 255 instead of scaling them."""
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if not picture.mode.startswith("I"):
+        return picture
+    levels = np.asarray(picture).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:  # files of 16 bits may be opened as mode "I", of 32 bits
+        raise ValueError(f"integer pixels must be in [0, 65535], got [{levels.min()}, {levels.max()}]")
+    scaled = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    transparent = picture.info.get("transparency")
+    if transparent is not None:
+        scaled.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+
+
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """A number drawn from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _resize_short_side(picture: Image.Image, size: int) -> Image.Image:
+    return TF.resize(picture, [size], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+
+
+def _random_crop(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    top = int(uniform(generator, 0, picture.height - size + 1))
+    left = int(uniform(generator, 0, picture.width - size + 1))
+    return TF.crop(picture, top, left, size, size)
+
+
+def _random_flip(picture: Image.Image, generator: torch.Generator) -> Image.Image:
+    return TF.horizontal_flip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+
+
+def _center_crop(picture: Image.Image, size: int, generator: torch.Generator | None = None) -> Image.Image:
+    return TF.center_crop(_resize_short_side(picture, size), [size, size])
+
+
+def _squash(picture: Image.Image, size: int, generator: torch.Generator | None = None) -> Image.Image:
+    return TF.resize(picture, [size, size], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+
+
+def _imagenet(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    return _random_flip(_random_crop(_resize_short_side(picture, size), size, generator), generator)
+
+
+def _ffhq(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    side = max(1, int(min(picture.size) * uniform(generator, 0.75, 1.0) ** 0.5))  # the scale is one of area
+    return _random_flip(_squash(_random_crop(picture, side, generator), size), generator)
+
+
+def _cc3m(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    side = min(picture.size)
+    slack = [length - side for length in (picture.height, picture.width)]
+    top, left = (int(part * uniform(generator, 3 / 8, 5 / 8)) for part in slack)
+    square = TF.crop(picture, top, left, side, side)
+    target = int(uniform(generator, size, max(size, min(side, size * 9 // 8)) + 1))
+    return _random_crop(_squash(square, target), size, generator)
+
+
+# name: (training, evaluation); each takes a picture, the size and, in training, a generator.
+# "emoji" and "lsun" draw nothing at random; emoji that have the model's size already stay as they are.
+TRANSFORMS = {
+    "center_crop": (_center_crop, _center_crop),
+    "emoji": (_center_crop, _center_crop),
+    "imagenet": (_imagenet, _center_crop),
+    "ffhq": (_ffhq, _squash),
+    "lsun": (_center_crop, _center_crop),
+    "cc3m": (_cc3m, _squash),
+}
+
+
+class PictureTransform:
+    """Turns a picture of any kind into the pixels that a model is trained on.
+
+    Args:
+        image_size (`int`): height and width.
+        num_channels (`int`, *optional*, defaults to 3): 3, or 1 for grey.
+        transform (`str`, *optional*, defaults to `"center_crop"`): a key of `TRANSFORMS`.
+        training (`bool`, *optional*, defaults to `True`): random crops and flips, or the evaluation transform.
+    """
+
+    def __init__(self, image_size: int, num_channels: int = 3, transform: str = "center_crop", training: bool = True):
+        self.image_size = image_size
+        self.mode = {1: "L", 3: "RGB"}[num_channels]
+        self.transform = TRANSFORMS[transform][0 if training else 1]
+
+    def decode(self, value: Any) -> Image.Image:
+        """[`decode_picture`] to the model's channels."""
+        return decode_picture(value, self.mode)
+
+    def __call__(self, picture: Image.Image, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Pixels `(channels, size, size)` in [-1, 1] of a decoded picture; training draws from the generator."""
+        return to_pixel_values(self.transform(picture, self.image_size, generator))
+
+
+def to_pixel_values(picture: Image.Image) -> torch.Tensor:
+    """An RGB or grey picture as `(channels, height, width)` fp32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1

@@ -1,0 +1,300 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Checkpoints: kills at any moment, full disks, which are kept, pushed and resumed from."""
+
+import inspect
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+from two_processes import Pictures
+
+from rq_hf import RQVAEModel
+from rq_hf.training import RQTrainer, RQVAETrainer, RQVAETrainingArguments, resume_checkpoint
+
+SCRIPT = Path(__file__).with_name("killed_training.py")
+
+
+@pytest.fixture(scope="module")
+def train() -> Callable[..., list[int]]:
+    """Trains as tests/killed_training.py says, in forks of one process; returns what they ended with."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(SCRIPT)], env=environment, **pipes) as process:
+
+        def run(folder: Path, **job) -> list[int]:
+            print(json.dumps({"folder": str(folder), **job}), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train(folder) == [0], log(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(train, tmp_path_factory) -> Path:
+    """A run killed between its first checkpoint and the second."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    assert train(folder, die_after=3) == [-signal.SIGKILL], log(folder)
+    assert names(folder) == {"checkpoint-2"}
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def log(folder: Path, process: int = 0) -> str:
+    return Path(f"{folder}.{process}.log").read_text()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def states(checkpoint: Path) -> dict:
+    """All that a step changes: both models, averages, Adam's moments of both, schedules."""
+    loaded = {name: torch.load(checkpoint / f"{name}.pt", weights_only=True) for name in ("optimizer", "scheduler")}
+    discriminator = torch.load(checkpoint / "discriminator_optimizer.pt", weights_only=True)
+    return {
+        "model": load_file(checkpoint / "model.safetensors"),
+        "discriminator": load_file(checkpoint / "discriminator.safetensors"),
+        "average": torch.load(checkpoint / "ema.pt", weights_only=True)["shadow_params"],
+        "optimizer": loaded["optimizer"]["state"],
+        "discriminator_optimizer": discriminator["optimizer"]["state"],
+        "steps": [loaded["scheduler"]["last_epoch"], discriminator["scheduler"]["last_epoch"]],
+    }
+
+
+def assert_same_end(folder: Path, whole: Path) -> None:
+    """Both runs have the same losses and end with the same states, and nothing else is left."""
+    assert names(folder) == names(whole) == {"checkpoint-6"}
+    ours, theirs = folder / "checkpoint-6", whole / "checkpoint-6"
+    assert names(ours) == names(theirs)
+    histories = [json.loads((path / "trainer_state.json").read_text())["log_history"] for path in (ours, theirs)]
+    for name in ("loss", "discriminator_loss"):
+        values = [[entry[name] for entry in history] for history in histories]
+        assert len(values[1]) == 6 and values[0] == pytest.approx(values[1], abs=1e-5)
+    ended = states(ours)
+    assert "quantizer.codebook.weight" in ended["model"] and ended["steps"] == [6, 6]
+    torch.testing.assert_close(ended, states(theirs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(train, whole, tmp_path, seed):
+    step = random.Random(seed).randint(1, 5)
+    print(f"killed after step {step}")
+    folder = tmp_path / "run"
+    assert train(folder, die_after=step) == [-signal.SIGKILL], log(folder)
+    assert train(folder, resume="last") == [0], log(folder)
+    assert_same_end(folder, whole)
+
+
+def test_a_run_killed_at_any_moment_of_a_save_goes_on_as_if_it_had_not_been(train, whole, begun, tmp_path):
+    watched = shutil.copytree(begun, tmp_path / "watched")
+    assert train(watched, resume="last", watch=4) == [0], log(watched)
+    acts = list(dict.fromkeys(json.loads(Path(f"{watched}.acts.json").read_text())))
+    files = {act.rpartition("/")[2] for act in acts if act.startswith(("write ", "open "))}
+    assert files == names(whole / "checkpoint-6") | {"training_args.bin"}, "each file is written once in the middle"
+    deleted = [act for act in acts if re.fullmatch(r"remove [^/]*", act)]  # files of checkpoint-2
+    assert len(deleted) == len(files) - 1
+    resumed_from = {}
+    for act in [act for act in acts if act not in deleted[1:] and not act.startswith("mkdir ")]:
+        folder = shutil.copytree(begun, tmp_path / "run")
+        assert train(folder, resume="last", watch=4, die_at=act) == [-signal.SIGKILL], (act, log(folder))
+        resumed_from[act] = Path(resume_checkpoint(str(folder), "last")).name
+        assert train(folder, resume="last") == [0], (act, log(folder))
+        assert_same_end(folder, whole)
+        shutil.rmtree(folder)
+    before = list(resumed_from).index("rename _incomplete/checkpoint-4") + 1
+    expected = ["checkpoint-2"] * before + ["checkpoint-4"] * (len(resumed_from) - before)
+    assert list(resumed_from.values()) == expected
+
+
+@pytest.mark.parametrize(
+    "file, error",
+    [
+        ("config.json", "OSError"),
+        ("model.safetensors", "SafetensorError"),
+        ("optimizer.pt", "RuntimeError"),
+        ("discriminator.safetensors", "SafetensorError"),
+        ("discriminator_optimizer.pt", "RuntimeError"),
+    ],
+)
+def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before_and_says_so(
+    train, whole, begun, tmp_path, file, error
+):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    largest_file = (whole / "checkpoint-6" / file).stat().st_size - 1
+    assert train(folder, resume="last", largest_file=largest_file) == [1]
+    assert re.search(rf"{error}: .*\n{folder}/checkpoint-4 could not be written, .* GB free", log(folder)), log(folder)
+    assert names(folder) == {"checkpoint-2"}
+    assert contents(folder / "checkpoint-2") == contents(begun / "checkpoint-2")
+    assert train(folder, resume="last") == [0], log(folder)
+    assert_same_end(folder, whole)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk of its own that has room for one checkpoint and a half."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no disk may be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_room_for_its_resumption(train, whole, disk):
+    assert train(disk) == [1]
+    assert re.search(rf"{disk}/checkpoint-4 could not be written, with 0\.00. GB free", log(disk)), log(disk)
+    assert names(disk) == {"checkpoint-2"}
+    assert resume_checkpoint(str(disk), True) == str(disk / "checkpoint-2")
+    subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
+    assert train(disk, resume="last") == [0], log(disk)
+    assert_same_end(disk, whole)
+
+
+def test_a_checkpoint_needs_the_files_of_every_process(train, tmp_path):
+    def train_both(folder: Path, **job) -> list[int]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        return train(folder, processes=2, port=port, dying_process=1, **job)
+
+    assert train_both(tmp_path / "whole") == [0, 0], log(tmp_path / "whole")
+    act = "write _incomplete/checkpoint-4/rng_state_1.pth"
+    first, second = train_both(tmp_path / "run", watch=4, die_at=act)
+    assert first != 0 and second == -signal.SIGKILL, log(tmp_path / "run")
+    assert names(tmp_path / "run") - {"_incomplete"} == {"checkpoint-2"}
+    assert train_both(tmp_path / "run", resume="last") == [0, 0], log(tmp_path / "run")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.fixture
+def make_trainer(make_rqvae, tmp_path):
+    def make(**training) -> RQVAETrainer:
+        torch.manual_seed(0)
+        arguments = RQVAETrainingArguments(**{
+            "output_dir": str(tmp_path / "run"), "use_cpu": True, "report_to": "none", "max_steps": 6, "seed": 3,
+            "per_device_train_batch_size": 4, "learning_rate": 1e-3, "save_steps": 2, "disable_tqdm": True,
+            "perceptual_weight": 0.0, "adversarial_weight": 0.0, **training,
+        })  # fmt: skip
+        data = Pictures()
+        return RQVAETrainer(model=make_rqvae(), args=arguments, train_dataset=data, eval_dataset=data)
+
+    return make
+
+
+def make_checkpoint(folder: Path, state: str = "{}") -> str:
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text(state)
+    return str(folder)
+
+
+def test_resuming_takes_the_newest_complete_checkpoint(tmp_path):
+    assert resume_checkpoint(str(tmp_path), "last") is None
+    old, new = (make_checkpoint(tmp_path / f"checkpoint-{step}") for step in (90, 1000))
+    cut_short = make_checkpoint(tmp_path / "checkpoint-2000", '{"step": ')
+    make_checkpoint(tmp_path / "checkpoint-best")
+    make_checkpoint(tmp_path / "_incomplete" / "checkpoint-3000")
+    for newest in ("last", True, "true"):
+        assert resume_checkpoint(str(tmp_path), newest) == new
+    assert resume_checkpoint(str(tmp_path), old) == old
+    with pytest.raises(ValueError, match="complete checkpoint"):
+        resume_checkpoint(str(tmp_path), cut_short)
+    with pytest.raises(ValueError, match="fresh start"):
+        resume_checkpoint(str(tmp_path), None)
+
+
+def test_trainer_itself_resumes_from_the_newest_complete_checkpoint(make_trainer, tmp_path):
+    make_trainer(max_steps=2).train()
+    make_checkpoint(tmp_path / "run" / "checkpoint-4", '{"step": ')
+    trainer = make_trainer()
+    seen = []
+    trainer.model.register_forward_hook(lambda *_: seen.append(trainer.state.global_step))
+    trainer.train(resume_from_checkpoint=True)
+    assert seen == [2, 3, 4, 5]
+    with pytest.raises(ValueError, match="complete checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "none"))
+
+
+def test_what_is_no_complete_checkpoint_is_neither_counted_nor_deleted(make_trainer, tmp_path):
+    run = tmp_path / "run"
+    for name in ("checkpoint-1", "checkpoint-best", "checkpoint-99"):
+        (run / name).mkdir(parents=True)
+        (run / name / "model.safetensors").write_text("mine")
+    make_trainer(save_total_limit=2).train()
+    assert names(run) == {"checkpoint-1", "checkpoint-best", "checkpoint-99", "checkpoint-4", "checkpoint-6"}
+    assert (run / "checkpoint-1" / "model.safetensors").read_text() == "mine"
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced_as_a_whole(make_trainer, tmp_path):
+    make_trainer(max_steps=4).train()
+    stale = tmp_path / "run" / "checkpoint-4" / "stale.pt"
+    stale.write_text("of another run")
+    make_trainer(max_steps=4).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert names(tmp_path / "run") == {"checkpoint-2", "checkpoint-4"} and not stale.exists()
+    assert resume_checkpoint(str(tmp_path / "run"), "last") == str(stale.parent)
+
+
+def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(make_trainer, tmp_path):
+    trainer = make_trainer(
+        save_total_limit=2, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2,
+        metric_for_best_model="loss", greater_is_better=True,  # the worst, and so the first
+    )  # fmt: skip
+    trainer.train()
+    best = tmp_path / "run" / "checkpoint-2"
+    assert {name for name in names(tmp_path / "run") if "checkpoint" in name} == {"checkpoint-2", "checkpoint-6"}
+    for folder in (best, tmp_path / "run" / "checkpoint-6"):
+        assert json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
+    loaded = RQVAEModel.from_pretrained(best).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_the_checkpoint_is_pushed_from_where_it_stays(make_trainer, hub, tmp_path):
+    trainer = make_trainer(push_to_hub=True, hub_model_id="me/run", hub_strategy="checkpoint", hub_always_push=True)
+    trainer.train()
+    pushed = {path: file.read_bytes() for path, file in hub.files("me/run").items()}
+    prefix = "last-checkpoint/"
+    checkpoint = {path.removeprefix(prefix): data for path, data in pushed.items() if path.startswith(prefix)}
+    assert checkpoint == contents(tmp_path / "run" / "checkpoint-6")
+    assert not any("_incomplete" in path for path in pushed)
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("_save_checkpoint", ["model", "trial"]),
+        ("_get_output_dir", ["trial"]),
+        ("_push_from_checkpoint", ["checkpoint_folder"]),
+        ("_save_optimizer_and_scheduler", ["output_dir"]),
+        ("_load_optimizer_and_scheduler", ["checkpoint"]),
+        ("_save", ["output_dir", "state_dict"]),
+        ("save_model", ["output_dir", "_internal_call"]),
+    ],
+)
+def test_what_is_overridden_and_not_documented_is_what_trainer_has(name, parameters):
+    for owner in (Trainer, RQTrainer):
+        assert list(inspect.signature(getattr(owner, name)).parameters) == ["self", *parameters]
