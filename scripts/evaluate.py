@@ -2,20 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 r"""Measures an RQ-VAE or a pipeline on a data set, prints a table and writes a JSON file that model cards can read.
 
-    python scripts/evaluate.py reconstruction MODEL --dataset_name data/emoji-64 --split test_combos \
-        --filter tone=default --output reconstruction.json
+    python scripts/evaluate.py rqvae MODEL --dataset_name data/emoji-64 --split test_combos \
+        --filter tone=default --output rqvae.json
     python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512 \
         --output prompts.json
 
-MODEL is a Hub id or folder. `reconstruction` takes an RQ-VAE or a pipeline and gives PSNR, SSIM, losses and the use of
-the codes, for all depths and depth by depth. `prompts` takes a pipeline of captions, draws one picture per prompt and
-gives prompt accuracy (see rq_hf.metrics.PromptAccuracy) with the floors to compare it with; every split gives real
-pictures. Both need `pip install "rq_hf[train,eval]"`.
+MODEL is a Hub id or folder. `rqvae` takes an RQ-VAE or a pipeline and gives PSNR, SSIM, losses, Frechet distance and
+the use of the codes, for all depths and depth by depth; beside rqvae.json it leaves rqvae-reconstructions.png, some
+pictures coarse to fine, and rqvae-code-norms.png, the codes of each depth by the norm of their vectors. rFID needs
+`--feature_extractor inception` and LPIPS `--lpips`, as their weights are downloaded. `prompts` takes a pipeline of
+captions, draws one picture per prompt and gives prompt accuracy (see rq_hf.metrics.PromptAccuracy) with the floors to
+compare it with; every split gives real pictures. Both need `pip install "rq_hf[train,eval]"`.
 """
 
 import argparse
-import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as TF
@@ -31,7 +30,8 @@ from tqdm.auto import tqdm
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel, __version__, metrics
 from rq_hf.command_line import add_sampling_arguments, sampling_settings
-from rq_hf.picture_grid import picture_grid
+from rq_hf.features import PerceptualLoss
+from rq_hf.metrics.drawing import SHEET_PICTURES
 from rq_hf.pipeline_rq_image_generation import component_subfolder, load_component
 from rq_hf.training.data import (
     TRANSFORMS,
@@ -43,7 +43,6 @@ from rq_hf.training.data import (
 
 STYLE_GROUPS = [["3d", "fluent", "flat"]]  # one artist's drawings in three materials
 SHIFT = 2  # pixels
-SHEET_PICTURES, SHEET_COLUMNS, TILE_SIZE = 48, 3, 256
 HIT_NAMES = {"concept_top1": "concept top-1", "concept_top5": "concept top-5", "style_accuracy": "style"}
 FLOOR_NAMES = {
     "other_style_copy": "copy of another style",
@@ -70,8 +69,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     filter_help = "keep only rows with COLUMN=VALUE, several separated by commas; "
-    reconstruction = commands.add_parser("reconstruction", parents=[common], help="measure an RQ-VAE")
-    reconstruction.add_argument("--filter", default="", help=filter_help + "all by default")
+    rqvae = commands.add_parser("rqvae", parents=[common], help="measure an RQ-VAE")
+    rqvae.add_argument("--filter", default="", help=filter_help + "all by default")
+    rqvae.add_argument(
+        "--feature_extractor", nargs="+", default=["efficientnet_lite0"],
+        choices=[*metrics.FEATURE_EXTRACTORS, "none"],
+        help="features of the Frechet distance, one or several: inception gives rFID; efficientnet_lite0, the "
+        "default, a distance of its own scale, which flatters models trained with that net as `perceptual_backbone`",
+    )  # fmt: skip
+    rqvae.add_argument("--inception_weights", type=Path, metavar="FILE", help="instead of a download")
+    rqvae.add_argument("--lpips", action="store_true", help="measure LPIPS (VGG16) as well")
+    rqvae.add_argument("--lpips_weights", type=Path, metavar="FILE", help="of VGG16, instead of a download")
+    rqvae.add_argument("--num_pictures", type=int, default=6, help="rows of the sheet of pictures")
+    rqvae.add_argument("--seed", type=int, default=0, help="of the pictures on the sheet and of the distance's floor")
     prompts = commands.add_parser("prompts", parents=[common], help="measure a pipeline")
     prompts.add_argument("--filter", default="tone=default", help=filter_help + "%(default)s by default, '' for all")
     prompts.add_argument("--caption_column", default="text", help="strings, or lists of which the first is taken")
@@ -92,13 +102,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    if arguments.batch_size < 1:
-        raise ValueError(f"`--batch_size` must be at least 1, got {arguments.batch_size}.")
-    if arguments.command == "prompts":
-        if arguments.num_prompts is not None and arguments.num_prompts < 1:
-            raise ValueError(f"`--num_prompts` must be at least 1, got {arguments.num_prompts}.")
-        folder = arguments.save_pictures
-        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    for name in ("batch_size", "num_prompts", "num_pictures"):
+        number = getattr(arguments, name, None)
+        if number is not None and number < 1:
+            raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+    if arguments.command == "rqvae":
+        extractors = arguments.feature_extractor
+        if "none" in extractors and len(extractors) > 1:
+            raise ValueError(f"`--feature_extractor` must be none or the names of nets, got {extractors}.")
+        if arguments.inception_weights is not None and "inception" not in extractors:
+            raise ValueError(f"`--inception_weights` needs `--feature_extractor inception`, got {extractors}.")
+        if arguments.lpips_weights is not None and not arguments.lpips:
+            raise ValueError("`--lpips_weights` needs `--lpips`, which was not given.")
+    elif (folder := arguments.save_pictures) is not None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"`--save_pictures` must be a new or empty folder, got {str(folder)!r}.")
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -126,25 +143,47 @@ def column_texts(rows: datasets.Dataset, column: str) -> list[str]:
     return [str(value[0] if isinstance(value, list) else value) for value in values]
 
 
-def picture_batches(
-    rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace
-) -> Iterator[torch.Tensor]:
-    """Pixels `(B, C, height, width)` in [-1, 1] of pictures of the model's size."""
+def picture_dataset(rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace) -> PictureDataset:
+    """Pictures of the model's size."""
     config, column = rqvae.config, arguments.image_column
-    pictures = PictureDataset(
-        rows, config.image_size, config.num_channels, column, arguments.transform, training=False
-    )
+    return PictureDataset(rows, config.image_size, config.num_channels, column, arguments.transform, training=False)
+
+
+def picture_batches(pictures: PictureDataset, arguments: argparse.Namespace) -> Iterator[torch.Tensor]:
+    """Pixels `(B, C, height, width)` in [-1, 1]."""
     for batch in tqdm(DataLoader(pictures, batch_size=arguments.batch_size), desc="Reading pictures", unit="batch"):
         yield batch["pixel_values"]
 
 
-def evaluate_reconstruction(arguments: argparse.Namespace) -> dict[str, Any]:
+def evaluate_rqvae(arguments: argparse.Namespace) -> dict[str, Any]:
     dtype = getattr(torch, arguments.dtype)
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae", revision=arguments.revision, dtype=dtype)
     rqvae.to(arguments.device).eval()
+    lpips = PerceptualLoss("vgg16", arguments.lpips_weights).to(arguments.device) if arguments.lpips else None
     rows = filtered(load_splits(arguments, "image_column")[arguments.split], arguments)
-    totals, depths = metrics.measure_reconstruction(rqvae, picture_batches(rows, rqvae, arguments))
-    return {"num_pictures": len(rows), "metrics": totals, "depths": depths}
+    extractors = [name for name in dict.fromkeys(arguments.feature_extractor) if name != "none"]
+    distances = metrics.reconstruction_distances(
+        rqvae, len(rows), extractors, arguments.inception_weights, arguments.seed
+    )
+    pictures = picture_dataset(rows, rqvae, arguments)
+    report = metrics.measure_reconstruction(rqvae, picture_batches(pictures, arguments), distances, lpips)
+    results = {
+        "num_pictures": report.num_pictures,
+        "metrics": report.metrics,
+        "depths": report.depths,
+        "halves": report.halves,
+        "code_norms": {"edges": report.norms.edges, "shares": report.norms.shares},
+    }
+    if arguments.output is not None:
+        chosen = choose_rows(len(rows), min(len(rows), arguments.num_pictures), arguments.seed)
+        pixel_values = torch.stack([pictures[index]["pixel_values"] for index in chosen])
+        figures = {
+            "reconstructions": metrics.coarse_to_fine_sheet(rqvae, pixel_values),
+            "code-norms": metrics.code_norm_chart(report.norms),
+        }
+        for name, figure in figures.items():
+            figure.save(arguments.output.with_name(f"{arguments.output.stem}-{name}.png"))
+    return results
 
 
 def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
@@ -176,7 +215,8 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"`--style_group` must name styles of {sorted(set(styles))}, got {sorted(unknown)}.")
 
     def features(rows: datasets.Dataset, change: Callable[[torch.Tensor], torch.Tensor] = lambda same: same):
-        batches = (metrics.to_uint8((pixels + 1) / 2) for pixels in picture_batches(rows, pipe.rqvae, arguments))
+        pixels = picture_batches(picture_dataset(rows, pipe.rqvae, arguments), arguments)
+        batches = (metrics.to_uint8((batch + 1) / 2) for batch in pixels)
         return torch.cat([metrics.pooled_pixels(change(pictures)) for pictures in batches])
 
     groups = arguments.style_group or STYLE_GROUPS
@@ -185,10 +225,23 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         **accuracy.floors(*asked, seed=arguments.seed),
         "shifted": accuracy.score(features(rows, lambda pictures: metrics.shift_down(pictures, SHIFT)), *asked),
     }
-    drawn = torch.cat(list(generated_batches(pipe, prompts, indices, arguments)))
+    sampling, drawn = sampling_settings(arguments), []
+    with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
+        for batch in metrics.drawn_batches(pipe, prompts, indices, arguments.batch_size, arguments.seed, **sampling):
+            drawn.append(batch)
+            progress.update(len(batch))
+    drawn = torch.cat(drawn)
     scores = accuracy.score(metrics.pooled_pixels(drawn), *asked)
     if arguments.save_pictures is not None:
-        save_pictures(drawn, scores, rows, gallery, arguments)
+        nearest = gallery.select(scores.nearest.tolist())
+        metrics.save_drawn_pictures(
+            arguments.save_pictures,
+            [TF.to_pil_image(picture) for picture in drawn],
+            prompts,
+            scores,
+            nearest.select(range(min(len(nearest), SHEET_PICTURES)))[arguments.image_column],
+            column_texts(nearest, arguments.concept_column),
+        )
     return {
         "num_pictures": len(rows),
         "metrics": scores.summary(),
@@ -198,7 +251,7 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "sampling": {
             name: getattr(pipe.transformer.generation_config, name, None) if given is None else given
-            for name, given in sampling_settings(arguments).items()
+            for name, given in sampling.items()
         },
     }
 
@@ -212,87 +265,31 @@ def choose_rows(count: int, number: int | None, seed: int) -> list[int]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:number].tolist()
 
 
-def picture_generator(seed: int, index: int) -> torch.Generator:
-    """A generator that depends on nothing but its two numbers."""
-    words = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0]) >> 1)
-
-
-def generated_batches(
-    pipe: RQImageGenerationPipeline, prompts: list[str], indices: list[int], arguments: argparse.Namespace
-) -> Iterator[torch.Tensor]:
-    """Pictures `(B, C, height, width)`, uint8, one per prompt, each seeded by the seed and its row in the split."""
-    sampling = sampling_settings(arguments)
-    with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
-        for start in range(0, len(prompts), arguments.batch_size):
-            part = slice(start, start + arguments.batch_size)
-            generators = [picture_generator(arguments.seed, index) for index in indices[part]]
-            pictures = pipe(prompts[part], generator=generators, output_type="pt", **sampling).images
-            progress.update(len(pictures))
-            yield metrics.to_uint8(pictures).cpu()
-
-
-def save_pictures(
-    pictures: torch.Tensor,
-    scores: metrics.PromptScores,
-    rows: datasets.Dataset,
-    gallery: datasets.Dataset,
-    arguments: argparse.Namespace,
-) -> None:
-    """The pictures as PNG files, metadata.jsonl with their prompts and scores, and sheet.png of the first ones."""
-    folder = arguments.save_pictures
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = [TF.to_pil_image(picture) for picture in pictures]
-    prompts = column_texts(rows, arguments.caption_column)
-    nearest = column_texts(gallery.select(scores.nearest.tolist()), arguments.concept_column)
-    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
-        for index, picture in enumerate(drawn):
-            picture.save(folder / f"{index:05d}.png")
-            entry = {
-                "file_name": f"{index:05d}.png",
-                "prompt": prompts[index],
-                "concept_rank": scores.concept_rank[index].item(),
-                "style_hit": scores.style_hit[index].item(),
-                "nearest_concept": nearest[index],
-            }
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    rows_of_tiles, captions = [], []
-    for start in range(0, min(len(drawn), SHEET_PICTURES), SHEET_COLUMNS):
-        part = range(start, min(len(drawn), start + SHEET_COLUMNS))
-        real = [gallery[scores.nearest[index].item()][arguments.image_column] for index in part]
-        rows_of_tiles.append([tile for index, each in zip(part, real, strict=True) for tile in (drawn[index], each)])
-        captions.append([text for index in part for text in (prompts[index], f"nearest: {nearest[index]}")])
-    picture_grid(rows_of_tiles, captions, tile_size=TILE_SIZE).save(folder / "sheet.png")
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    texts = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *texts])
-
-
 def tables(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    if "depths" in results:
-        depths = [list(row.values()) for row in results["depths"]]
-        totals = markdown_table(["metric", "all depths"], list(results["metrics"].items()))
-        return totals + "\n\n" + markdown_table(list(results["depths"][0]), depths)
-    lines = [("model", results["dataset"]["num_pictures"], *results["metrics"].values())]
-    lines += [(FLOOR_NAMES[name], *floor.values()) for name, floor in results["floors"].items()]
-    return markdown_table(["", "pictures", *HIT_NAMES.values()], lines)
-
-
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Writes the file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    if "depths" not in results:
+        lines = [("model", results["dataset"]["num_pictures"], *results["metrics"].values())]
+        lines += [(FLOOR_NAMES[name], *floor.values()) for name, floor in results["floors"].items()]
+        return metrics.markdown_table(["", "pictures", *HIT_NAMES.values()], lines)
+    parts = [metrics.markdown_table(["metric", "all depths"], list(results["metrics"].items()))]
+    halves = dict(results["halves"])
+    if halves:
+        header = [
+            f"halves of {halves.pop('num_pictures')} pictures",
+            "real from real: the floor",
+            "reconstructed from real",
+        ]
+        parts.append(metrics.markdown_table(header, [(name, *values.values()) for name, values in halves.items()]))
+    depths = [list(row.values()) for row in results["depths"]]
+    parts.append(metrics.markdown_table(list(results["depths"][0]), depths))
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_arguments(argv)
     check_arguments(arguments)
-    evaluate = {"reconstruction": evaluate_reconstruction, "prompts": evaluate_prompts}[arguments.command]
+    evaluate = {"rqvae": evaluate_rqvae, "prompts": evaluate_prompts}[arguments.command]
     measured = evaluate(arguments)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     results = {
@@ -309,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": {**settings, "rq_hf_version": __version__, "torch_version": torch.__version__},
     }
     if arguments.output is not None:
-        write_json(arguments.output, results)
+        metrics.write_json(arguments.output, results)
     print(tables(results))
 
 

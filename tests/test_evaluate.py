@@ -13,11 +13,13 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from feature_weights import write_inception, write_vgg16
 from PIL import Image
 
 from rq_hf import RQVAEModel
 from rq_hf.cards import evaluation_results
-from rq_hf.metrics import measure_reconstruction
+from rq_hf.metrics import measure_reconstruction, reconstruction_distances, write_json
+from rq_hf.metrics.drawing import TILE_SIZE
 from rq_hf.training import PictureDataset
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +43,8 @@ def run(tmp_path):
     def run(*argv: object) -> dict:
         path = tmp_path / "results" / "evaluation.json"
         evaluate.main([*map(str, argv), "--output", str(path)])
-        assert [each.name for each in path.parent.iterdir()] == [path.name]
+        figures = {"evaluation-reconstructions.png", "evaluation-code-norms.png"} if argv[0] == "rqvae" else set()
+        assert {each.name for each in path.parent.iterdir()} == {path.name, *figures}
         return json.loads(path.read_text(encoding="utf-8"))
 
     return run
@@ -74,7 +77,7 @@ def test_prompts_end_to_end_whatever_the_batch_size(run, pipeline_folder, tmp_pa
         }
     )
     with Image.open(folders[0] / "sheet.png") as sheet:
-        assert sheet.width > 6 * evaluate.TILE_SIZE and sheet.height > len(rows) / 3 * evaluate.TILE_SIZE
+        assert sheet.width > 6 * TILE_SIZE and sheet.height > len(rows) / 3 * TILE_SIZE
 
     assert whole["dataset"]["num_pictures"] == len(rows)
     assert set(whole["floors"]) == {"other_style_copy", "other_styles_mean", "shifted", "chance"}
@@ -139,33 +142,75 @@ def test_columns_may_have_other_names_and_types(run, pipeline_folder, tmp_path):
     assert renamed["dataset"]["num_pictures"] == original["dataset"]["num_pictures"]
 
 
-def test_reconstruction_end_to_end(run, tiny_pipeline, pipeline_folder, tmp_path, capsys):
-    results = run("reconstruction", pipeline_folder, *COMBOS, "--filter", "tone=default", "--batch_size", 5)
-    rows = default_tone("test_combos")
+def test_rqvae_end_to_end(run, tiny_pipeline, pipeline_folder, tmp_path, capsys):
+    results = run("rqvae", pipeline_folder, *COMBOS, "--batch_size", 5, "--num_pictures", 3)
+    rows = datasets.load_dataset(str(FIXTURE))["test_combos"]
     pixel_values = torch.stack([sample["pixel_values"] for sample in PictureDataset(rows, 16, training=False)])
-    totals, depths = measure_reconstruction(tiny_pipeline.rqvae, [pixel_values])
+    distances = reconstruction_distances(tiny_pipeline.rqvae, len(rows), ["efficientnet_lite0"])
+    report = measure_reconstruction(tiny_pipeline.rqvae, [pixel_values], distances)
     assert results["dataset"]["num_pictures"] == len(rows)
-    assert results["metrics"] == pytest.approx(totals, rel=1e-4)
+    assert results["metrics"] == pytest.approx(report.metrics, rel=1e-3)
     assert [row["depth"] for row in results["depths"]] == [1, 2, 3]
-    assert all(
-        row == pytest.approx(expected, rel=1e-4) for row, expected in zip(results["depths"], depths, strict=True)
-    )
-    assert {result.metric_type for result in evaluation_results(results)} == set(totals)
-    assert "| psnr | " in capsys.readouterr().out
+    pairs = zip(results["depths"], report.depths, strict=True)
+    assert all(row == pytest.approx(expected, rel=1e-3) for row, expected in pairs)
+    assert results["halves"]["num_pictures"] == len(rows) // 2
+    floor = results["halves"]["frechet_distance_efficientnet_lite0"]["real"]
+    assert floor == pytest.approx(report.halves["frechet_distance_efficientnet_lite0"]["real"], rel=1e-3)
+    assert results["code_norms"]["edges"] == pytest.approx(report.norms.edges, rel=1e-3)
+    assert {result.metric_type for result in evaluation_results(results)} == set(report.metrics)
+    tables = capsys.readouterr().out
+    assert "| psnr | " in tables and "real from real: the floor" in tables
+    with Image.open(tmp_path / "results" / "evaluation-reconstructions.png") as sheet:
+        assert sheet.width > 4 * 128 and sheet.height > 3 * 128
+    with Image.open(tmp_path / "results" / "evaluation-code-norms.png") as chart:
+        assert chart.size == (960, 560)
 
+
+def test_rqvae_alone_measures_what_the_filter_leaves(run, tiny_pipeline, pipeline_folder, tmp_path, capsys):
     tiny_pipeline.rqvae.save_pretrained(tmp_path / "rqvae")
-    alone = run("reconstruction", tmp_path / "rqvae", *COMBOS, "--filter", "tone=default")
-    assert alone["metrics"] == pytest.approx(totals, rel=1e-4)
-    everything = run("reconstruction", tmp_path / "rqvae", *COMBOS)
-    assert everything["dataset"]["num_pictures"] == len(datasets.load_dataset(str(FIXTURE))["test_combos"])
+    cheap = ["--filter", "tone=default", "--feature_extractor", "none"]
+    alone, part = (run("rqvae", folder, *COMBOS, *cheap) for folder in (tmp_path / "rqvae", pipeline_folder))
+    assert alone["metrics"] == part["metrics"] and alone["halves"] == {}
+    assert alone["dataset"]["num_pictures"] == len(default_tone("test_combos"))
+    assert "floor" not in capsys.readouterr().out
+
+
+def test_sheet_shows_pictures_drawn_by_the_seed(run, pipeline_folder, tmp_path):
+    sheets = []
+    for seed in (0, 0, 1):
+        run("rqvae", pipeline_folder, *COMBOS, "--feature_extractor", "none", "--seed", seed)
+        sheets.append((tmp_path / "results" / "evaluation-reconstructions.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
+@pytest.mark.slow
+def test_rfid_and_lpips_take_weights_from_files(run, pipeline_folder, tmp_path):
+    weights = ["--inception_weights", write_inception(tmp_path), "--lpips_weights", write_vgg16(tmp_path), "--lpips"]
+    extractors = ["--feature_extractor", "inception", "efficientnet_lite0"]
+    few = ["--dataset_name", FIXTURE, "--split", "test_concepts", "--filter", "concept=banana"]
+    results = run("rqvae", pipeline_folder, *few, *extractors, *weights)
+    names = {"rfid", "frechet_distance_efficientnet_lite0", "lpips"}
+    assert names <= set(results["metrics"]) and all(names <= set(row) for row in results["depths"])
+    assert set(results["halves"]) == {"num_pictures", *names - {"lpips"}}
+    assert not any("fid" in name for name in results["metrics"] if name != "rfid")
+
+
+def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/weights")
+    monkeypatch.setattr(evaluate, "picture_batches", lambda *arguments: pytest.fail("pictures were read"))
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        run("rqvae", pipeline_folder, *COMBOS, "--feature_extractor", "inception")
+    with pytest.raises(ValueError, match="`weights` must be a .pth or .safetensors file, got .*none"):
+        run("rqvae", pipeline_folder, *COMBOS, "--lpips", "--lpips_weights", tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize(
     "command, flags, match",
     [
         ("prompts", ["--split", "tset"], r"`--split` must be one of \['train'"),
-        ("reconstruction", ["--split", "tset"], r"`--split` must be one of \['train'"),
-        ("reconstruction", ["--image_column", "picture"], "`--image_column` must name a column"),
+        ("rqvae", ["--split", "tset"], r"`--split` must be one of \['train'"),
+        ("rqvae", ["--image_column", "picture"], "`--image_column` must name a column"),
         ("prompts", ["--caption_column", "caption"], "`--caption_column` must name a column"),
         ("prompts", ["--concept_column", "thing"], "`--concept_column` must name a column"),
         ("prompts", ["--filter", "colour=red"], "`filter` must name a column"),
@@ -176,6 +221,11 @@ def test_reconstruction_end_to_end(run, tiny_pipeline, pipeline_folder, tmp_path
         ("prompts", ["--batch_size", "0"], "`--batch_size` must be at least 1"),
         ("prompts", ["--save_pictures", str(FIXTURE)], "`--save_pictures` must be a new or empty folder"),
         ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
+        ("rqvae", ["--num_pictures", "0"], "`--num_pictures` must be at least 1"),
+        ("rqvae", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),
+        ("rqvae", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),
+        ("rqvae", ["--lpips_weights", "w.pth"], "`--lpips_weights` needs `--lpips`"),
+        ("rqvae", ["--filter", "style=blob"], "`num_pictures` must be at least 4 for a Frechet distance, got 2"),
     ],
 )
 def test_bad_options_are_refused(command, flags, match, run, pipeline_folder):
@@ -187,7 +237,7 @@ def test_models_of_another_kind_are_refused(run, make_pipeline, pipeline_folder,
     with pytest.raises(ValueError, match="`MODEL` must be a pipeline"):
         run("prompts", pipeline_folder / "rqvae", *COMBOS)
     with pytest.raises(ValueError, match="must hold an RQVAEModel, but lacks weights such as"):
-        run("reconstruction", pipeline_folder / "transformer", *COMBOS)
+        run("rqvae", pipeline_folder / "transformer", *COMBOS)
     make_pipeline("class").save_pretrained(tmp_path / "classes")
     with pytest.raises(ValueError, match="`MODEL` must draw captions"):
         run("prompts", tmp_path / "classes", *COMBOS)
@@ -199,10 +249,10 @@ def test_checkpoint_without_some_weights_is_refused(run, tiny_rqvae, tmp_path):
     tiny_rqvae.save_pretrained(tmp_path / "incomplete", state_dict=weights)
     assert RQVAEModel.from_pretrained(tmp_path / "incomplete").quant_conv.weight is not None  # made up
     with pytest.raises(ValueError, match=r"lacks weights such as `quant_conv\.weight`"):
-        run("reconstruction", tmp_path / "incomplete", *COMBOS)
+        run("rqvae", tmp_path / "incomplete", *COMBOS)
 
 
-@pytest.mark.parametrize("command", ["reconstruction", "prompts"])
+@pytest.mark.parametrize("command", ["rqvae", "prompts"])
 def test_missing_model_or_data_set_is_named(command, run, pipeline_folder, tmp_path):
     with pytest.raises(ValueError, match="The model must be a folder or a Hub id, got .*none"):
         run(command, tmp_path / "none", *COMBOS)
@@ -223,8 +273,8 @@ def test_bad_input_is_one_line_on_the_command_line(tmp_path):
 
 def test_results_are_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "evaluation.json"
-    evaluate.write_json(path, {"metrics": {"psnr": 1.0}})
+    write_json(path, {"metrics": {"psnr": 1.0}})
     with pytest.raises(TypeError):
-        evaluate.write_json(path, {"metrics": {"psnr": object()}})
+        write_json(path, {"metrics": {"psnr": object()}})
     assert json.loads(path.read_text()) == {"metrics": {"psnr": 1.0}}
     assert list(tmp_path.iterdir()) == [path]

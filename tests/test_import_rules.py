@@ -35,6 +35,7 @@ EXTRAS = {
     "peft",
     "torchao",
     "resvg_py",
+    "matplotlib",
 }
 MODELS = {"modeling_rqvae", "modeling_rq_transformer"}
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 from torchvision.transforms.functional import pil_to_tensor
 
 from rq_hf.metrics import (
     PromptAccuracy,
     code_usage,
-    measure_reconstruction,
     picture_errors,
     pooled_pixels,
     psnr_from_mse,
@@ -89,50 +87,13 @@ def test_picture_errors_refuse_other_shapes_and_floats():
 
 def test_code_usage_of_known_counts():
     assert code_usage(torch.tensor([4, 4, 0, 0])) == pytest.approx(
-        {"codes_used": 2, "code_usage": 0.5, "code_perplexity": 2.0}
+        {"codes_used": 2, "code_usage": 0.5, "code_entropy": math.log(2), "code_perplexity": 2.0}
     )
     assert code_usage(torch.full((32,), 7))["code_perplexity"] == pytest.approx(32)
-    assert code_usage(torch.tensor([0, 9]))["code_perplexity"] == pytest.approx(1)
+    alone = code_usage(torch.tensor([0, 9]))
+    assert alone["code_perplexity"] == pytest.approx(1) and alone["code_entropy"] == pytest.approx(0)
     with pytest.raises(ValueError, match="only zeros"):
         code_usage(torch.zeros(4, dtype=torch.long))
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_reconstruction_figures_follow_their_definitions(make_rqvae, pictures, shared):
-    rqvae = make_rqvae(shared_codebook=shared)
-    totals, rows = measure_reconstruction(rqvae, [pictures])
-    codes, output = rqvae.encode(pictures), rqvae(pictures)
-    originals = to_uint8((pictures + 1) / 2)
-    assert [row["depth"] for row in rows] == [1, 2, 3]
-    for row in rows:
-        depth = row["depth"]
-        decoded = to_uint8((rqvae.decode(codes[..., :depth]) + 1) / 2)
-        assert row["mse"] == pytest.approx((decoded / 255 - originals / 255).square().mean().item(), rel=1e-5)
-        assert row["psnr"] == pytest.approx(-10 * math.log10(row["mse"]))
-        assert row["codes_used"] == len(codes[..., depth - 1].unique())
-    assert totals["psnr"] == rows[-1]["psnr"] and totals["mse"] == rows[-1]["mse"]
-    assert totals["commitment_loss"] == pytest.approx(output.commitment_loss.item(), rel=1e-5)
-    assert rows[0]["commitment_loss"] > rows[1]["commitment_loss"] > rows[2]["commitment_loss"]
-    expected = structural_similarity_index_measure(decoded / 255, originals / 255, data_range=1.0)
-    assert totals["ssim"] == pytest.approx(expected.item(), rel=1e-5)
-    own = codes if shared else codes + torch.arange(3) * rqvae.config.codebook_size
-    assert totals["codes_used"] == len(own.unique())
-    assert totals["code_usage"] == totals["codes_used"] / rqvae.codebook[..., 0].numel()
-
-
-def test_reconstruction_figures_do_not_depend_on_batches(tiny_rqvae, pictures):
-    whole, whole_rows = measure_reconstruction(tiny_rqvae, [pictures])
-    parts, part_rows = measure_reconstruction(tiny_rqvae, [pictures[:1], pictures[1:6], pictures[6:]])
-    assert parts == pytest.approx(whole, rel=1e-4)
-    assert all(part == pytest.approx(row, rel=1e-4) for part, row in zip(part_rows, whole_rows, strict=True))
-
-
-def test_reconstruction_without_pictures_or_with_broken_weights_is_refused(tiny_rqvae, pictures):
-    with pytest.raises(ValueError, match="at least one picture"):
-        measure_reconstruction(tiny_rqvae, [])
-    tiny_rqvae.post_quant_conv.weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match="finite"):
-        measure_reconstruction(tiny_rqvae, [pictures])
 
 
 def test_missing_torchmetrics_names_the_extra(monkeypatch):

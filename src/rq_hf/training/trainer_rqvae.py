@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training of the RQ-VAE (stage 1): reconstruction and commitment (Eq. 6 and 7), perceptual and adversarial losses."""
 
+import logging
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from transformers import get_scheduler
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..features import PerceptualLoss
+from ..metrics import coarse_to_fine_sheet
+from ..modeling_rqvae import RQVAEModel
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
+from .evaluation_figures import EvaluationFigures, show_picture
 from .trainer import RQTrainer, RQTrainingArguments
 
+logger = logging.getLogger(__name__)
+
 DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
+PICTURE_FOLDER, SHEET_ROWS = "pictures", 8
 
 
 @dataclass
@@ -63,6 +72,10 @@ class RQVAETrainer(RQTrainer):
 
     The loss is the squared error, the commitment loss and, weighted as in VQ-GAN, a perceptual and an adversarial one.
     The discriminator has an optimizer and a learning rate schedule of its own, with the same arguments.
+
+    Each evaluation also gives the figures of [`EvaluationFigures`], and the first pictures coarse to fine as
+    `pictures/step-N.png` in the output folder, in TensorBoard and in Weights & Biases. A model that FSDP or ZeRO-3
+    shards does not decode outside its forward pass, so what needs that is left out.
     """
 
     def __init__(self, *args, **kwargs):
@@ -77,6 +90,7 @@ class RQVAETrainer(RQTrainer):
             self.model.decoder.conv_out.register_forward_pre_hook(self._keep_last_features)
         self._last_features: torch.Tensor | None = None  # inputs of the decoder's last layer
         self._judged: tuple[torch.Tensor, torch.Tensor] | None = None  # real and reconstructed pictures
+        self._figures: EvaluationFigures | None = None  # while an evaluation lasts
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """All parts of the RQ-VAE's loss; in training the codebook is updated on the way."""
@@ -87,14 +101,49 @@ class RQVAETrainer(RQTrainer):
         measure = self._adversarial_error if self._is_adversarial and model.training else self._error
         error, parts = measure(outputs.reconstruction.float(), pixel_values.float())
         loss = error + commitment_loss
+        if model.training:
+            parts["code_usage"] = self._usage(outputs.codes)
+        elif self._figures is not None:
+            self._figures.update(pixel_values, outputs.reconstruction, outputs.codes)
         self.record(
             model,
             reconstruction_loss=outputs.reconstruction_loss,
             commitment_loss=outputs.commitment_loss,
-            code_usage=self._usage(outputs.codes),
             **parts,
         )
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """As in the base class, with the figures of [`EvaluationFigures`] and a sheet of pictures."""
+        rqvae = self.accelerator.unwrap_model(self.model)
+        self._figures = figures = EvaluationFigures(rqvae.config, self.args.device)
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self._figures = None
+        decoder = None if self.is_fsdp_enabled or is_deepspeed_zero3_enabled() else rqvae
+        with self.accelerator.autocast():
+            values = figures.compute(self.accelerator, decoder)
+            if values and decoder is not None and self.is_world_process_zero():
+                self._show_reconstructions(rqvae, figures.first_pixel_values[:SHEET_ROWS], metric_key_prefix)
+        output.metrics.update({f"{metric_key_prefix}_{name}": round(value, 6) for name, value in values.items()})
+        return output
+
+    def _show_reconstructions(self, rqvae: RQVAEModel, pixel_values: torch.Tensor, prefix: str) -> None:
+        try:
+            sheet = coarse_to_fine_sheet(rqvae, pixel_values)
+        except ValueError as error:  # not finite; to end a training is not for an evaluation
+            logger.warning("No sheet of reconstructions at step %d: %s", self.state.global_step, error)
+            return
+        part = prefix.removeprefix("eval").strip("_")  # the name of a data set, if there are several
+        path = Path(self.args.output_dir, PICTURE_FOLDER, f"step-{self.state.global_step}{part and f'-{part}'}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+        show_picture(self, f"{prefix}/reconstructions", sheet)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in the base class; then the discriminator's own step, on the same pictures."""
