@@ -1,0 +1,84 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""scripts/rate_distortion.py: a short run from training to the table and the plot."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "rate_distortion.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("rate_distortion", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_run_is_a_model_that_its_name_describes(script):
+    from rq_hf import RQVAEConfig
+
+    for study in script.STUDIES.values():
+        config = json.loads((ROOT / "scripts" / "configs" / f"{study.config}.json").read_text())
+        for name, changes in study.runs.items():
+            fields = {key: value for key, value in changes.items() if hasattr(RQVAEConfig(), key)}
+            model = RQVAEConfig(**config["model"] | fields)
+            assert name.split(",")[0] == "x".join(str(size) for size in model.code_shape)
+            assert model.codebook_size == (2048 if "K 2048" in name else 256)
+            assert model.shared_codebook != ("separate" in name)
+            assert changes.get("codebook_update", "per_step") == ("per_depth" if "per_depth" in name else "per_step")
+            assert ("adversarial_weight" in changes) == ("adversarial" in name)
+    folders = [
+        script.run_folder(Path(), study, name, seed)
+        for study in script.STUDIES
+        for name in script.STUDIES[study].runs
+        for seed in (0, 1)
+    ]
+    assert len(set(folders)) == len(folders)
+
+
+def test_unknown_runs_and_empty_folders_are_refused(script, tmp_path):
+    with pytest.raises(ValueError, match="`--only` must name runs"):
+        script.main(["train", "emoji-32", "--output_dir", str(tmp_path), "--only", "9x9x9"])
+    with pytest.raises(ValueError, match="must hold finished runs"):
+        script.main(["report", "--output_dir", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_study_is_trained_once_measured_and_reported(tmp_path):
+    def call(*arguments: str) -> str:
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        command = [sys.executable, str(SCRIPT), *arguments]
+        finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+    runs, docs = tmp_path / "runs", tmp_path / "docs"
+    train = ["train", "emoji-32", "--output_dir", str(runs), "--seeds", "0", "--only", "4x4x2"]
+    train += ["--dataset_name", str(ROOT / "tests" / "fixtures" / "emoji"), "--max_steps", "5", "--eval_steps", "1"]
+    assert "4x4x2, seed 0: done" in call(*train)
+    weights = runs / "emoji-32" / "4x4x2-seed0" / "model.safetensors"
+    trained = weights.stat().st_mtime_ns
+    call(*train)
+    assert weights.stat().st_mtime_ns == trained  # what is finished stays
+
+    printed = call("report", "--output_dir", str(runs), "--docs", str(docs))
+    assert "33 of 34 runs are not finished" in printed
+    (result,) = json.loads((docs / "results" / "rate_distortion.json").read_text())
+    assert result["bits"] == 4 * 4 * 2 * 8 and result["steps"] == 5 and result["cpu_minutes"] > 0
+    errors = result["validation_error"]
+    assert result["fall_over_last_fifth"] == pytest.approx(1 - errors["5"] / errors["4"])
+    assert f"| 4x4x2 | 256 | {1000 * result['metrics']['mse']:.3f} |" in printed
+    with Image.open(docs / "images" / "rate-distortion-emoji-32.png") as picture:
+        assert min(picture.size) > 400 and len(picture.convert("L").getcolors(256)) > 10
