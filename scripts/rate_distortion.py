@@ -23,10 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+import torch
 from matplotlib.figure import Figure
+from torchvision.transforms.functional import to_pil_image
+
+from rq_hf import RQVAEModel
+from rq_hf.metrics import to_uint8
+from rq_hf.picture_grid import picture_grid
+from rq_hf.training import PictureDataset
+from rq_hf.training.data import select_rows
 
 SCRIPTS = Path(__file__).resolve().parent
 SEEDS = (0, 1)
+SHEET_ROWS = 6
 ADVERSARIAL = {
     "perceptual_backbone": "efficientnet_lite0",
     "perceptual_weight": 0.1,
@@ -147,7 +157,7 @@ def collect(study_name: str, name: str, seed: int, output_dir: Path) -> dict[str
     }
 
 
-def report(output_dir: Path, docs: Path) -> None:
+def report(output_dir: Path, docs: Path, dataset: str | None) -> None:
     collected = [
         collect(study_name, name, seed, output_dir)
         for study_name, study in STUDIES.items()
@@ -165,6 +175,7 @@ def report(output_dir: Path, docs: Path) -> None:
         if rows:
             print(f"\n{study_name}\n\n{table(rows)}")
             plot(rows, docs / "images" / f"rate-distortion-{study_name}.png")
+    sheet(output_dir, dataset or STUDIES["emoji-32"].dataset, docs / "images" / "rate-distortion-sheet.png")
     missing = len(collected) - len(results)
     if missing:
         print(f"\n{missing} of {len(collected)} runs are not finished.")
@@ -216,6 +227,23 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def sheet(output_dir: Path, dataset: str, path: Path) -> None:
+    """Held-out pictures, and their reconstructions without and with adversarial and perceptual losses (Figure 24)."""
+    names = ["4x4x1", "4x4x4", "4x4x1, adversarial", "4x4x4, adversarial"]
+    folders = [run_folder(output_dir, "emoji-32", name, SEEDS[0]) for name in names]
+    if not all((folder / "model.safetensors").exists() for folder in folders):
+        return print("\nNo sheet: it needs " + ", ".join(names) + f" with seed {SEEDS[0]}.")
+    rows = select_rows(datasets.load_dataset(dataset)["test_combos"], {"tone": "default"})
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:SHEET_ROWS].tolist()
+    models = [RQVAEModel.from_pretrained(folder).eval() for folder in folders]
+    pictures = PictureDataset(rows, models[0].config.image_size, training=False)
+    pixel_values = torch.stack([pictures[index]["pixel_values"] for index in chosen])
+    columns = [pixel_values, *(model.decode(model.encode(pixel_values)) for model in models)]
+    columns = [[to_pil_image(picture) for picture in to_uint8((column + 1) / 2)] for column in columns]
+    tiles = list(zip(*columns, strict=True))
+    picture_grid(tiles, [["original", *names]] * len(tiles), tile_size=160).save(path)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -230,11 +258,12 @@ def main(argv: list[str] | None = None) -> None:
     trains.epilog = "Further flags are handed to scripts/train_rqvae.py."
     reports = commands.add_parser("report", parents=[common], help="table and pictures of what is there")
     reports.add_argument("--docs", type=Path, default=Path("docs"))
+    reports.add_argument("--dataset_name", help="folder of the emoji (data/emoji-32)")
     options, more_flags = parser.parse_known_args(argv)
     if options.command == "report":
         if more_flags:
             parser.error(f"unrecognized arguments: {' '.join(more_flags)}")
-        return report(options.output_dir, options.docs)
+        return report(options.output_dir, options.docs, options.dataset_name)
     study = STUDIES[options.study]
     unknown = set(options.only or ()).difference(study.runs)
     if unknown:

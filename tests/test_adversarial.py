@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Stage 1 with a discriminator and a moving average of the weights."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,18 @@ def test_resumed_training_equals_the_uninterrupted_one(make_trainer, accumulatio
         assert trainer.discriminator_scheduler.last_epoch == 6
     for first, second in zip(*ends, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_training_is_the_same_training(make_trainer):
+    histories = []
+    for compiled in (False, True):
+        trainer = make_trainer(f"compiled-{compiled}", torch_compile=compiled, save_strategy="no")
+        trainer.train()
+        histories.append([logged(trainer, name) for name in ("loss", "adaptive_weight", "discriminator_loss")])
+    for eager, compiled in zip(*histories, strict=True):
+        assert compiled == pytest.approx(eager, rel=2e-2) and compiled[0] == pytest.approx(eager[0], rel=1e-3)
 
 
 def test_model_is_evaluated_and_saved_with_averaged_weights(make_trainer, tmp_path):
