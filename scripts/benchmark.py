@@ -4,12 +4,15 @@ r"""Measures speed as ratios: every candidate is timed beside its baseline, in t
 
     python scripts/benchmark.py quantizer [--official PATH] [--output FILE.json]
     python scripts/benchmark.py rqvae [--output FILE.json]
+    python scripts/benchmark.py train [--config RECIPE.json] [--official PATH] [--output FILE.json]
 
 `quantizer` times residual quantization against the bare products of vectors and codebook that no exact search can do
 without; with `--official`, a checkout of kakaobrain/rq-vae-transformer, also against the official quantizer, and where
 `vector-quantize-pytorch` is installed against its `ResidualVQ`. `rqvae` times encoding and decoding of 256x256
-pictures in the memory formats and with `torch.compile`. Run it on an idle machine: the table gives medians and
-quartiles.
+pictures in the memory formats and with `torch.compile`. `train` times one step of an RQ-Transformer in fp32 from
+random weights, as far as the gradients: stochastic codes, forward pass, soft-label loss and backward pass, against the
+loss that holds all logits and targets and, with `--official`, the official step; and the loss alone. Run it on an idle
+machine: the table gives medians and quartiles.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import contextlib
 import copy
 import ctypes
 import functools
-import importlib.util
+import importlib
 import itertools
 import json
 import platform
@@ -28,16 +31,20 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from rq_hf import RQVAEConfig, RQVAEModel, __version__
+from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, __version__
 from rq_hf.pipeline_rq_image_generation import load_component
-from rq_hf.residual_quantizer import ResidualQuantizer
+from rq_hf.residual_quantizer import ResidualQuantizer, soft_code_probabilities
+from rq_hf.training.arguments import read_config
 
 Call = Callable[[], Any]
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+RECIPE = Path(__file__).parent / "configs" / "imagenet-rqt-8x8x4-480M.json"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -60,6 +67,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     rqvae.add_argument("--image_size", type=int, default=256)
     rqvae.add_argument("--batch_size", type=int, default=4)
     rqvae.add_argument("--compile", action="store_true", help="with torch.compile as well")
+    train = commands.add_parser("train", parents=[common], help="a step of stage 2")
+    train.add_argument("--config", type=Path, default=RECIPE, metavar="RECIPE.json", help="of a model of the paper")
+    train.add_argument("--batch_size", type=int, default=2)
+    train.add_argument("--loss_batch_size", type=int, default=16, help="pictures for the loss alone (%(default)s)")
+    train.add_argument("--official", type=Path, metavar="PATH", help="checkout of kakaobrain/rq-vae-transformer")
     arguments = parser.parse_args(argv)
     for name, value in vars(arguments).items():
         if type(value) is int and value < 1:
@@ -157,12 +169,7 @@ def benchmark_quantizer(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def official_quantizer(arguments: argparse.Namespace, latents: torch.Tensor) -> dict[str, Call]:
-    path = arguments.official / "rqvae" / "models" / "rqvae" / "quantizations.py"
-    if not path.is_file():
-        raise ValueError(f"`--official` must be a checkout of the official code, '{path}' does not exist.")
-    spec = importlib.util.spec_from_file_location("official_quantizations", path)  # its package needs more packages
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = import_official(arguments.official, "models.rqvae.quantizations")
     shape = (*latents.shape[1:3], arguments.codebook_dim)
     official = module.RQBottleneck(
         shape, (*shape[:2], arguments.code_depth), n_embed=arguments.codebook_size, shared_codebook=True
@@ -178,6 +185,27 @@ def official_quantizer(arguments: argparse.Namespace, latents: torch.Tensor) -> 
         (quantized.mean() + commitment_loss).backward()
 
     return {"official, evaluation": evaluate, "official, training": train}
+
+
+def import_official(path: Path, name: str) -> ModuleType:
+    """A module of the official code; its packages themselves, which need more packages, are left empty."""
+    if not (path / "rqvae").is_dir():
+        raise ValueError(f"`--official` must be a checkout of the official code, '{path / 'rqvae'}' does not exist.")
+    for package in ("", ".models", ".models.rqvae", ".models.rqtransformer", ".optimizer", ".utils"):
+        empty = ModuleType(f"rqvae{package}")
+        empty.__path__ = [str(path.joinpath("rqvae", *package.split(".")[1:]))]
+        sys.modules[empty.__name__] = empty
+    configs = ModuleType("rqvae.models.rqtransformer.configs")  # the real one needs Python 3.10 or older
+    configs.RQTransformerConfig = configs.AttentionStackConfig = configs.AttentionBlockConfig = Settings
+    sys.modules[configs.__name__] = configs
+    return importlib.import_module(f"rqvae.{name}")
+
+
+class Settings(SimpleNamespace):
+    """What the official code reads of a configuration."""
+
+    def copy(self) -> "Settings":
+        return Settings(**vars(self))
 
 
 def residual_vq(arguments: argparse.Namespace, vectors: torch.Tensor) -> dict[str, Call]:
@@ -240,6 +268,129 @@ def benchmark_rqvae(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def benchmark_train(arguments: argparse.Namespace) -> dict[str, Any]:
+    device, batch_size = arguments.device, arguments.batch_size
+    recipe = read_config(arguments.config)
+    if "rqvae" not in recipe["card"]:
+        raise ValueError(f"`--config` must name its RQ-VAE in `card`, got '{arguments.config}', which does not.")
+    temperature = recipe["training"].get("code_temperature", 0.5)
+    fields = read_config(arguments.config.with_name(f"{recipe['card']['rqvae']}.json"))["model"]
+    torch.manual_seed(0)
+    rqvae = RQVAEModel(RQVAEConfig(**fields)).to(device).eval().requires_grad_(False)
+    config = RQTransformerConfig.from_rqvae_config(rqvae.config, **recipe["model"])
+    if not config.shared_codebook:
+        raise ValueError("`--config` must have `shared_codebook` true: the naive loss is written for one, got false.")
+    model = RQTransformerForImageGeneration(config).to(device).train()
+    model.set_codebook(rqvae.codebook)
+    size = rqvae.config.image_size
+    pixel_values = torch.rand(batch_size, rqvae.config.num_channels, size, size, device=device) * 2 - 1
+    latents = rqvae.encode_latents(pixel_values)  # (B, H, W, n_z)
+    input_ids = torch.randint(config.vocab_size, (batch_size, config.condition_length), device=device)
+    codebook = rqvae.codebook[0]
+
+    def soft_targets(residuals: torch.Tensor) -> torch.Tensor:
+        return soft_code_probabilities(residuals, codebook, temperature)  # (B, H, W, D, K)
+
+    def step(from_latents: torch.Tensor = latents) -> torch.Tensor:
+        codes, residuals = rqvae.quantize(from_latents, temperature, stochastic=True)
+        return model(input_ids, codes, residuals=residuals, label_temperature=temperature).loss
+
+    def naive_step() -> torch.Tensor:
+        codes, residuals = rqvae.quantize(latents, temperature, stochastic=True)
+        return model(input_ids, codes, labels=soft_targets(residuals)).loss
+
+    steps = {"naive loss": naive_step, "rq_hf": step, "rq_hf, from pictures": lambda: step(encode())}
+    baseline = "naive loss"
+    if arguments.official is not None:
+        baseline = "official"
+        steps[baseline] = official_step(arguments.official, config, temperature, codebook, latents, input_ids)
+
+    def encode() -> torch.Tensor:
+        return rqvae.encode_latents(pixel_values)
+
+    shape = (arguments.loss_batch_size, *config.code_shape)
+    states = torch.randn(*shape, config.hidden_size, device=device, requires_grad=True)
+    residuals = torch.randn(*shape, config.codebook_dim, device=device)
+
+    def naive_loss() -> torch.Tensor:
+        logits = model.code_head(states)
+        return F.cross_entropy(logits.flatten(0, -2), soft_targets(residuals).flatten(0, -2))
+
+    def loss() -> torch.Tensor:
+        targets = {"residuals": residuals, "codebook": model.codebook.weight, "temperature": temperature}
+        return model.code_head(states, **targets).mean()
+
+    tables = {
+        "step": (steps | {"encoder alone": encode}, baseline),
+        "loss": ({"naive loss": naive_loss, "rq_hf": loss}, "naive loss"),
+    }
+    calls = {name: {key: differentiated(call) for key, call in each.items()} for name, (each, _) in tables.items()}
+    results = {name: table(measure(calls[name], arguments.rounds, device), tables[name][1]) for name in tables}
+    for name, rows in results.items():  # after all times: it changes how memory is allocated
+        for row in rows:
+            row["extra_mib"] = extra_memory(calls[name][row["name"]], device)
+            value = tables[name][0][row["name"]]()
+            row["loss"] = value.item() if value.ndim == 0 else None
+    return results
+
+
+def differentiated(call: Callable[[], torch.Tensor]) -> Call:
+    """`call` and its gradients, which add to those of earlier calls: their memory is there already."""
+
+    def run() -> None:
+        value = call()
+        if value.requires_grad:
+            value.backward()
+
+    return run
+
+
+def official_step(
+    path: Path,
+    config: RQTransformerConfig,
+    temperature: float,
+    codebook: torch.Tensor,
+    latents: torch.Tensor,
+    input_ids: torch.Tensor,
+) -> Callable[[], torch.Tensor]:
+    """The official pieces on the same latents, conditions and codebook."""
+    shape, width = config.code_shape, config.codebook_dim
+    quantizations = import_official(path, "models.rqvae.quantizations")
+    transformers = import_official(path, "models.rqtransformer.transformers")
+    quantizer = quantizations.RQBottleneck(
+        (*shape[:2], width), shape, n_embed=config.codebook_size, shared_codebook=True
+    ).to(latents.device)
+    with torch.no_grad():
+        quantizer.codebooks[0].weight[:-1] = codebook
+    embedder = SimpleNamespace(get_code_emb_with_depth=quantizer.embed_code_with_depth)
+    block = Settings(
+        embed_dim=config.hidden_size, n_head=config.num_attention_heads, mlp_bias=True, attn_bias=True, gelu="v1",
+        attn_pdrop=config.attention_dropout, resid_pdrop=config.dropout,
+    )  # fmt: skip
+    stacks = {"body": config.num_spatial_layers, "head": config.num_depth_layers}
+    model = transformers.RQTransformer(
+        Settings(
+            block_size=list(shape), vocab_size=config.codebook_size, embed_dim=config.hidden_size,
+            input_embed_dim=width, vocab_size_cond=config.vocab_size, block_size_cond=config.condition_length,
+            input_emb_vqvae=True, head_emb_vqvae=True, cumsum_depth_ctx=True, shared_tok_emb=True,
+            shared_cls_emb=True, embd_pdrop=config.embedding_dropout,
+            **{name: Settings(n_layer=layers, block=block) for name, layers in stacks.items()},
+        )
+    ).to(latents.device).train()  # fmt: skip
+
+    def step() -> torch.Tensor:
+        soft_codes, codes = quantizer.get_soft_codes(latents, temp=temperature, stochastic=True)
+        outputs = model(codes, embedder, cond=input_ids)
+        logits, text_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
+        loss = model.compute_loss(logits, soft_codes, use_soft_target=True)
+        if text_logits is None:
+            return loss
+        weight = config.text_loss_weight
+        return (1 - weight) * loss + weight * model.compute_cond_loss(text_logits, input_ids)
+
+    return step
+
+
 def difference(values: torch.Tensor, expected: torch.Tensor) -> float:
     """Relative to the largest expected value."""
     return ((values - expected).abs().max() / expected.abs().max()).item()
@@ -278,7 +429,8 @@ def main(argv: list[str] | None = None) -> None:
         processor = torch.cuda.get_device_name(arguments.device)
     else:
         processor = f"{platform.processor() or platform.machine()}, {arguments.threads} threads"
-    results = {"quantizer": benchmark_quantizer, "rqvae": benchmark_rqvae}[arguments.command](arguments)
+    commands = {"quantizer": benchmark_quantizer, "rqvae": benchmark_rqvae, "train": benchmark_train}
+    results = commands[arguments.command](arguments)
     print(markdown(results))
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,9 @@
 
 Without a configuration it trains a small one on the emoji pictures of tests/fixtures with the shipped RQ-VAE.
 Captions (`--caption_column`), class labels (`--label_column`) or neither decide what the model is conditioned on.
+
+`--model_name_or_path` fine-tunes a model; with `--lora_rank` only adapters, which are saved in the folder `adapter` of
+`--output_dir`, beside the pipeline into which they are merged. `--push_to_hub` then uploads the adapter alone.
 """
 
 import logging
@@ -16,14 +19,13 @@ import transformers
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
-from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf import RQImageGenerationPipeline, RQTransformerConfig
 from rq_hf.pipeline_rq_image_generation import check_pair
 from rq_hf.training import (
     CodeDataArguments,
     RQTransformerTrainer,
     RQTransformerTrainingArguments,
     code_datasets,
-    initial_model,
     load_dataset_splits,
     load_rqvae,
     load_tokenizer,
@@ -34,6 +36,8 @@ from rq_hf.training import (
     transformer_config,
     write_card,
 )
+from rq_hf.training.lora import ADAPTER_FOLDER, add_lora, save_adapter
+from rq_hf.training.vocabulary import initial_transformer
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "emoji-rqt-fixture.json"
 
@@ -51,7 +55,7 @@ def main(argv=None):
     splits = load_dataset_splits(data)
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
-    model = initial_model(RQTransformerForImageGeneration, config, training.model_name_or_path)
+    model, new_ids = initial_transformer(arguments, config)
     if training.model_name_or_path is not None:
         check_pair(rqvae, model)
     model.set_attn_implementation(training.attn_implementation)
@@ -65,6 +69,8 @@ def main(argv=None):
         {"rqvae": rqvae.config, "transformer": config},
         {"rqvae": rqvae.num_parameters(), "transformer": model.num_parameters()},
     )
+    if training.lora_rank is not None:
+        model = add_lora(model, training, new_ids)
     # The trainer would push the transformer alone; what is shared is the pipeline, at the end.
     push_to_hub, training.push_to_hub = training.push_to_hub, False
     patience = training.early_stopping_patience
@@ -83,15 +89,17 @@ def main(argv=None):
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     trainer.accelerator.wait_for_everyone()
-    pipeline = RQImageGenerationPipeline(
-        rqvae=trainer.rqvae, transformer=trainer.accelerator.unwrap_model(trainer.model), tokenizer=tokenizer
-    )
     if trainer.is_world_process_zero():
         dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
+        transformer, shared_folder = trainer.accelerator.unwrap_model(trainer.model), Path(training.output_dir)
         with trainer.averaged_weights():
-            save_pipeline(pipeline, training.output_dir, dtype)
+            if training.lora_rank is not None:
+                shared_folder = shared_folder / ADAPTER_FOLDER
+                save_adapter(transformer, shared_folder, arguments)
+                transformer = transformer.merge_and_unload()
+            save_pipeline(RQImageGenerationPipeline(trainer.rqvae, transformer, tokenizer), training.output_dir, dtype)
         if push_to_hub:
-            push_folder(training)
+            push_folder(training, shared_folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 python tests/fully_sharded.py FOLDER PROCESS PROCESSES
 
-Every process leaves what it ended with in FOLDER/PROCESS.pt.
+Every process leaves what it ended with in FOLDER/PROCESS.pt, and the first one the gathered transformer in
+FOLDER/transformer.
 """
 
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -81,11 +83,20 @@ def train_rqvae() -> dict:
     return ended(model, losses)
 
 
-def train_transformer() -> dict:
+def save_gathered(model: PreTrainedModel, folder: Path) -> None:
+    """Saves whole weights, as an ordinary model has them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    gathered = get_model_state_dict(model, options=options)  # all of it on the first process, nothing on others
+    if dist.get_rank() == 0:
+        model.save_pretrained(folder, state_dict=gathered)
+
+
+def train_transformer(folder: Path | None = None) -> dict:
+    """Trains it; saves it in `folder`, if there is one."""
     torch.manual_seed(0)
     model = RQTransformerForImageGeneration(
         RQTransformerConfig(
-            vocab_size=10, condition_length=3, code_shape=[2, 2, 3], codebook_size=16, codebook_dim=8, hidden_size=16,
+            vocab_size=60, condition_length=3, code_shape=[2, 2, 3], codebook_size=16, codebook_dim=8, hidden_size=16,
             num_spatial_layers=2, num_depth_layers=1, num_attention_heads=2, dropout=0.0,
         )
     )  # fmt: skip
@@ -97,18 +108,20 @@ def train_transformer() -> dict:
     for _ in range(STEPS):
         outputs = model(share(input_ids), share(codes), residuals=share(residuals), label_temperature=0.5)
         losses.append(step(optimizer, outputs.loss))
+    if folder is not None:
+        save_gathered(model, folder)
     return ended(model, losses)
 
 
-def train_both() -> dict[str, dict]:
-    return {"rqvae": train_rqvae(), "transformer": train_transformer()}
+def train_both(folder: Path | None = None) -> dict[str, dict]:
+    return {"rqvae": train_rqvae(), "transformer": train_transformer(folder)}
 
 
 def main(folder: str, process: str, processes: str) -> None:
     torch.set_num_threads(1)
     store = Path(folder, "store").absolute().as_uri()
     dist.init_process_group("gloo", init_method=store, rank=int(process), world_size=int(processes))
-    torch.save(train_both(), Path(folder, f"{process}.pt"))
+    torch.save(train_both(Path(folder, "transformer")), Path(folder, f"{process}.pt"))
     dist.destroy_process_group()
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Trains a tiny RQ-VAE with a discriminator in forks that die on the way.
+"""Trains a tiny RQ-VAE with a discriminator, or a tiny RQ-Transformer, in forks that die on the way.
 
-python tests/killed_training.py reads a JSON object a line, the arguments of `train` and `processes`. It forks as many
-processes and answers with a line: a JSON list of what each ended with, an exit status or, negative, a signal. The
-process that forks imports all there is to import, once.
+python tests/killed_training.py reads a JSON object a line: `model`, the arguments of `train_rqvae` or
+`train_transformer`, and `processes`. It forks as many processes and answers with a line: a JSON list of what each
+ended with, an exit status or, negative, a signal. The process that forks imports all there is to import, once.
 """
 
 import gc
@@ -23,8 +23,21 @@ from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 from two_processes import Pictures
 
-from rq_hf import RQVAEConfig, RQVAEModel
-from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
+from rq_hf import (
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+    train_caption_tokenizer,
+)
+from rq_hf.caption_tokenizer import BPEDropoutEncoder
+from rq_hf.training import (
+    CodeDataset,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
+    RQVAETrainer,
+    RQVAETrainingArguments,
+)
 
 
 def die() -> None:
@@ -90,7 +103,13 @@ class DieAfter(TrainerCallback):
             die()
 
 
-def train(
+RQVAE = RQVAEConfig(
+    image_size=16, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[],
+    latent_channels=8, norm_num_groups=4, codebook_size=24, codebook_dim=8, code_depth=2,
+)  # fmt: skip
+
+
+def train_rqvae(
     folder: str,
     resume: str | bool | None = None,
     die_after: int | None = None,
@@ -113,12 +132,7 @@ def train(
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     set_seed(0)
-    model = RQVAEModel(
-        RQVAEConfig(
-            image_size=16, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[],
-            latent_channels=8, norm_num_groups=4, codebook_size=24, codebook_dim=8, code_depth=2,
-        )
-    )  # fmt: skip
+    model = RQVAEModel(RQVAE)
     arguments = RQVAETrainingArguments(
         output_dir=folder, use_cpu=True, report_to="none", seed=0, max_steps=6, learning_rate=1e-3, warmup_steps=2,
         per_device_train_batch_size=4, logging_steps=1, save_steps=2, save_total_limit=1, disable_tqdm=True,
@@ -137,6 +151,45 @@ def train(
         Path(f"{folder}.acts.json").write_text(json.dumps(callbacks[-1].acts))
 
 
+def train_transformer(
+    folder: str, resume: str | bool | None = None, die_after: int | None = None, workers: int = 0
+) -> None:
+    """Trains six steps, all random choices on, with a checkpoint every second.
+
+    Args:
+        folder: of the run.
+        resume: as in [`resume_checkpoint`].
+        die_after: step after which the process kills itself.
+        workers: of the data loader.
+    """
+    set_seed(0)
+    pictures = Pictures()
+    captions = [f"a {name}, {style} style" for style in ("noto", "3d") for name in "apple heart pizza rocket".split()]
+    tokenizer = train_caption_tokenizer(captions, vocab_size=80, max_length=8)
+    rqvae = RQVAEModel(RQVAE)
+    config = RQTransformerConfig.from_rqvae_config(
+        rqvae.config, vocab_size=80, condition_length=8, pad_token_id=0, null_condition_ids=[0] * 8, hidden_size=16,
+        num_spatial_layers=1, num_depth_layers=1, num_attention_heads=2, dropout=0.1,
+    )  # fmt: skip
+    model = RQTransformerForImageGeneration(config)
+    model.set_codebook(rqvae.codebook)
+    arguments = RQTransformerTrainingArguments(
+        output_dir=folder, use_cpu=True, report_to="none", seed=0, max_steps=6, learning_rate=1e-2, warmup_steps=2,
+        per_device_train_batch_size=4, gradient_accumulation_steps=2, logging_steps=1, save_steps=2,
+        disable_tqdm=True, code_temperature=5.0, ema_decay=0.9, dataloader_num_workers=workers,
+    )  # fmt: skip
+    data = CodeDataset(
+        pictures, 2 * captions, encoder=BPEDropoutEncoder(tokenizer), bpe_dropout=0.5, condition_dropout=0.2,
+        null_condition_ids=config.null_condition_ids,
+    )  # fmt: skip
+    callbacks = [DieAfter(die_after)] if die_after is not None else []
+    trainer = RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae, train_dataset=data, callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=resume)
+
+
+TRAININGS = {"rqvae": train_rqvae, "transformer": train_transformer}
+
+
 def fork(rank: int, processes: int, port: int, job: dict) -> int:
     """Starts one process of a training; its errors go to `folder`.RANK.log."""
     process = os.fork()
@@ -149,7 +202,7 @@ def fork(rank: int, processes: int, port: int, job: dict) -> int:
         if processes > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        train(**job)
+        TRAININGS[job.pop("model", "rqvae")](**job)
         status = 0
     except BaseException:
         traceback.print_exc()

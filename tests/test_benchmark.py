@@ -54,6 +54,46 @@ def test_towers_agree_in_every_memory_format(benchmark, tiny_rqvae, tmp_path):
         assert all(row["largest difference"] < 1e-5 for row in results[tower])
 
 
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    """A tiny recipe, and that of its RQ-VAE beside it."""
+    rqvae = {
+        "image_size": 16, "base_channels": 8, "channel_multiplier": [1, 2], "num_res_blocks": 1, "norm_num_groups": 4,
+        "attention_levels": [], "latent_channels": 8, "codebook_size": 512, "codebook_dim": 8, "code_depth": 4,
+    }  # fmt: skip
+    transformer = {
+        "vocab_size": 10, "condition_length": 3, "hidden_size": 16, "num_spatial_layers": 1, "num_depth_layers": 1,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    (tmp_path / "rqvae.json").write_text(json.dumps({"model": rqvae}))
+    path = tmp_path / "rqt.json"
+    path.write_text(json.dumps({"model": transformer, "card": {"rqvae": "rqvae"}}))
+    return path
+
+
+def test_a_training_step_is_measured_against_the_naive_loss(benchmark, recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rq_hf.residual_quantizer.MAX_BLOCK_ELEMENTS", 2**18)  # more than one block of so few codes
+    path = tmp_path / "train.json"
+    arguments = ["train", "--config", str(recipe), "--loss_batch_size", "8", "--rounds", "2", "--device", "cpu"]
+    benchmark.main([*arguments, "--output", str(path)])
+    results, printed = json.loads(path.read_text()), capsys.readouterr().out
+    step, loss = ({row["name"]: row for row in results[name]} for name in ("step", "loss"))
+    assert set(step) == {"naive loss", "rq_hf", "rq_hf, from pictures", "encoder alone"}
+    assert step["naive loss"]["ratio"] == loss["naive loss"]["ratio"] == 1
+    assert loss["rq_hf"]["loss"] == pytest.approx(loss["naive loss"]["loss"], rel=1e-5)
+    assert step["rq_hf"]["loss"] == pytest.approx(step["naive loss"]["loss"], rel=0.1)
+    assert "| rq_hf, from pictures |" in printed
+    if loss["rq_hf"]["extra_mib"] is not None:
+        logits = 8 * 8 * 8 * 4 * 512 * 4 / 2**20  # MiB
+        assert loss["naive loss"]["extra_mib"] > 1.9 * logits
+        assert loss["rq_hf"]["extra_mib"] < loss["naive loss"]["extra_mib"]
+
+
+def test_a_recipe_without_its_rqvae_is_refused(benchmark, recipe):
+    with pytest.raises(ValueError, match="`--config` must name its RQ-VAE in `card`, got"):
+        benchmark.main(["train", "--config", str(recipe.with_name("rqvae.json"))])
+
+
 def test_memory_is_that_of_the_call_alone(benchmark):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of the memory is read from /proc")

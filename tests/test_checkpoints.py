@@ -85,12 +85,16 @@ def states(checkpoint: Path) -> dict:
     }
 
 
+def log_history(checkpoint: Path) -> list[dict]:
+    return json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+
+
 def assert_same_end(folder: Path, whole: Path) -> None:
     """Both runs have the same losses and end with the same states, and nothing else is left."""
     assert names(folder) == names(whole) == {"checkpoint-6"}
     ours, theirs = folder / "checkpoint-6", whole / "checkpoint-6"
     assert names(ours) == names(theirs)
-    histories = [json.loads((path / "trainer_state.json").read_text())["log_history"] for path in (ours, theirs)]
+    histories = [log_history(path) for path in (ours, theirs)]
     for name in ("loss", "discriminator_loss"):
         values = [[entry[name] for entry in history] for history in histories]
         assert len(values[1]) == 6 and values[0] == pytest.approx(values[1], abs=1e-5)
@@ -107,6 +111,25 @@ def test_a_run_killed_at_a_random_step_goes_on_as_if_it_had_not_been(train, whol
     assert train(folder, die_after=step) == [-signal.SIGKILL], log(folder)
     assert train(folder, resume="last") == [0], log(folder)
     assert_same_end(folder, whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transformer_killed_at_a_random_step_goes_on_as_if_it_had_not_been(train, tmp_path, workers):
+    job = {"model": "transformer", "workers": workers}
+    step = random.Random(workers).randint(1, 5)
+    print(f"killed after step {step}")
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert train(whole, **job) == [0], log(whole)
+    assert train(folder, die_after=step, **job) == [-signal.SIGKILL], log(folder)
+    assert train(folder, resume="last", **job) == [0], log(folder)
+    assert names(folder) == names(whole) == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+    ours, theirs = folder / "checkpoint-6", whole / "checkpoint-6"
+    for name in ("loss", "text_loss", "image_loss_depth_1", "image_loss_depth_2"):
+        resumed, uninterrupted = ([entry[name] for entry in log_history(path)] for path in (ours, theirs))
+        assert len(set(uninterrupted)) == 6 and resumed == pytest.approx(uninterrupted, abs=1e-5)
+    weights = [load_file(path / "model.safetensors") for path in (ours, theirs)]
+    averages = [torch.load(path / "ema.pt", weights_only=True)["shadow_params"] for path in (ours, theirs)]
+    torch.testing.assert_close((weights[0], averages[0]), (weights[1], averages[1]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_killed_at_any_moment_of_a_save_goes_on_as_if_it_had_not_been(train, whole, begun, tmp_path):

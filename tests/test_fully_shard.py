@@ -9,6 +9,15 @@ from pathlib import Path
 import fully_sharded
 import pytest
 import torch
+from conftest import CAPTIONS
+
+from rq_hf import (
+    RQImageGenerationPipeline,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+    train_caption_tokenizer,
+)
 
 SCRIPT = Path(__file__).with_name("fully_sharded.py")
 
@@ -20,9 +29,13 @@ def alone() -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory) -> list[dict[str, dict]]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def together(folder) -> list[dict[str, dict]]:
     """What each of two processes ends with that share the batches."""
-    folder = tmp_path_factory.mktemp("sharded")
     commands = [[sys.executable, str(SCRIPT), str(folder), str(process), "2"] for process in range(2)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     started = [subprocess.Popen(command, **pipes) for command in commands]
@@ -61,3 +74,28 @@ def test_sharded_processes_keep_one_codebook_to_the_bit(alone, together):
         ended["buffers"]["quantizer.codebook.weight"] for ended in (together[0]["rqvae"], alone["rqvae"])
     )
     assert (codebook - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_gathered_weights_are_those_of_an_ordinary_pipeline(alone, together, folder, tmp_path):
+    transformer = RQTransformerForImageGeneration.from_pretrained(folder / "transformer")
+    assert transformer.config.architectures == ["RQTransformerForImageGeneration"]
+    rqvae = RQVAEModel(
+        RQVAEConfig(
+            image_size=4, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[],
+            latent_channels=8, norm_num_groups=4, codebook_size=16, codebook_dim=8, code_depth=3,
+        )
+    ).eval()  # fmt: skip
+    rqvae.codebook.copy_(transformer.codebook.weight)
+    tokenizer = train_caption_tokenizer(CAPTIONS, vocab_size=60, max_length=3)
+    RQImageGenerationPipeline(rqvae, transformer, tokenizer).save_pretrained(tmp_path)
+    pipeline = RQImageGenerationPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert len(pipeline(CAPTIONS[:2], generator=generators).images) == 2
+
+    unsharded = RQTransformerForImageGeneration(transformer.config).eval()
+    unsharded.load_state_dict(alone["transformer"]["parameters"] | alone["transformer"]["buffers"])
+    torch.testing.assert_close(dict(pipeline.transformer.state_dict()), dict(unsharded.state_dict()))
+    input_ids = pipeline.encode_prompt(CAPTIONS)
+    codes = pipeline.transformer.generate(input_ids, do_sample=False)
+    assert torch.equal(codes, unsharded.generate(input_ids, do_sample=False))

@@ -142,6 +142,32 @@ class RQTransformerConfig(RQConfig):
         """T = H * W."""
         return self.code_shape[0] * self.code_shape[1]
 
+    def add_classes(self, names: list[str]) -> None:
+        """Adds classes to those that there are. A row for "no condition" behind them becomes the last one again.
+
+        This changes the configuration alone; see [`RQTransformerForImageGeneration.add_classes`].
+
+        Args:
+            names (`list[str]`): of the new classes, whose ids follow the largest one in use.
+
+        Raises:
+            `ValueError`: no class-conditional model with `id2label`, or a name that is no text or is taken.
+        """
+        if self.condition_length != 1 or self.id2label is None:
+            raise ValueError("`names` of classes need a model whose classes have names, got one without `id2label`.")
+        labels = dict(self.id2label)
+        size = first_new = max(labels, default=-1) + 1
+        for name in names:
+            if not isinstance(name, str) or name in labels.values():
+                raise ValueError(f"`names` must be texts that no other class has, got {name!r}.")
+            labels[size] = name
+            size += 1
+        null_moves = self.null_condition_ids is not None and self.null_condition_ids[0] >= first_new
+        self.vocab_size = max(self.vocab_size, size + null_moves)
+        self.id2label, self.label2id = labels, {name: index for index, name in labels.items()}
+        if names and null_moves:
+            self.null_condition_ids = (self.vocab_size - 1,)
+
     @classmethod
     def from_rqvae_config(cls, rqvae_config: RQVAEConfig, **kwargs) -> "RQTransformerConfig":
         """Configuration of a transformer over the codes of an RQ-VAE.

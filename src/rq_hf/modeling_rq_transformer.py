@@ -6,6 +6,7 @@ Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth
 n_e hidden width. e(k) code vector, z-hat_t^(d) partial sum of the first d code vectors of position t, h_t context.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ class RQTransformerOutput(ModelOutput):
             Mean cross-entropy of the codes (Eq. 14).
         text_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Mean cross-entropy of the caption tokens.
+        depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
+            Mean cross-entropy of the codes of each depth; their mean is `image_loss`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -48,6 +51,7 @@ class RQTransformerOutput(ModelOutput):
     text_logits: torch.FloatTensor | None = None
     image_loss: torch.FloatTensor | None = None
     text_loss: torch.FloatTensor | None = None
+    depth_losses: torch.FloatTensor | None = None
 
 
 class LearnedPositions(nn.Module):
@@ -160,7 +164,7 @@ class CodeHead(PredictionHead):
         codebook: torch.Tensor | None = None,
         temperature: float | None = None,
     ) -> torch.Tensor:
-        """Logits `(..., K)`, or with targets the mean cross-entropy (Eq. 14), a scalar.
+        """Logits `(..., K)`, or with targets the mean cross-entropy of each depth (Eq. 14), `(D,)`.
 
         Args:
             hidden_states: `(..., D, n_e)`.
@@ -170,7 +174,7 @@ class CodeHead(PredictionHead):
         if labels is None and residuals is None:
             return super().forward(hidden_states)
         depth = hidden_states.shape[-2]
-        total = 0.0
+        losses = []  # of each code, block by block
         # Depths of separate codebooks have their own targets; a shared codebook needs no such split.
         groups = range(depth) if residuals is not None and len(codebook) > 1 else [slice(None)]
         for group in groups:
@@ -182,15 +186,16 @@ class CodeHead(PredictionHead):
             for block in blocks:
                 arguments = (rows[block], targets[block], vectors, temperature)
                 if len(blocks) > 1 and torch.is_grad_enabled():
-                    total = total + checkpoint(self._loss_sum, *arguments, use_reentrant=False)
+                    losses.append(checkpoint(self._losses, *arguments, use_reentrant=False))
                 else:
-                    total = total + self._loss_sum(*arguments)
-        return total / hidden_states[..., 0].numel()
+                    losses.append(self._losses(*arguments))
+        is_split = len(groups) > 1  # then depth by depth, else all depths of a position together
+        return torch.cat(losses).view((depth, -1) if is_split else (-1, depth)).mean(1 if is_split else 0)
 
-    def _loss_sum(self, rows, targets, codebook, temperature):
+    def _losses(self, rows, targets, codebook, temperature):
         if codebook is not None:
             targets = soft_code_probabilities(targets, codebook, temperature)
-        return F.cross_entropy(super().forward(rows).float(), targets, reduction="sum")
+        return F.cross_entropy(super().forward(rows).float(), targets, reduction="none")
 
 
 class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedModel):
@@ -273,6 +278,56 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
     def set_output_embeddings(self, value: nn.Module):
         self.text_head.linear = value
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As in the base class: the condition's vocabulary, and the text head with it, lose or get rows at the end.
+
+        Old ids keep their rows. For new classes see [`~RQTransformerForImageGeneration.add_classes`].
+
+        Args:
+            new_num_tokens (`int`, *optional*): size of the vocabulary.
+            pad_to_multiple_of (`int`, *optional*): rounds it up.
+            mean_resizing (`bool`, defaults to `True`): whether new rows are the mean of the old ones, or random.
+
+        Raises:
+            `ValueError`: a row that `id2label`, `null_condition_ids` or `pad_token_id` need would go.
+        """
+        config = self.config
+        used = [*(config.id2label or ()), *(config.null_condition_ids or ()), config.pad_token_id or 0]
+        if new_num_tokens is not None and new_num_tokens <= max(used):
+            raise ValueError(
+                f"`new_num_tokens` must be at least {max(used) + 1}, to keep the rows that `id2label`, "
+                f"`null_condition_ids` and `pad_token_id` of the config name, got {new_num_tokens}."
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+
+    @torch.no_grad()
+    def add_classes(self, names: list[str]) -> list[int]:
+        """Adds classes to a class-conditional model; what it draws of the old ones does not change.
+
+        Their rows begin as the mean of the old ones. The row for "no condition" becomes the last one again.
+
+        Args:
+            names (`list[str]`): of the new classes.
+
+        Returns:
+            `list[int]`: their ids, which follow the largest one in use.
+
+        Raises:
+            `ValueError`: no class-conditional model with `id2label`, or a name that is no text or is taken.
+        """
+        config = copy.deepcopy(self.config)
+        config.add_classes(names)
+        new_ids = [index for index in config.id2label if index not in self.config.id2label]
+        self.resize_token_embeddings(config.vocab_size)
+        if config.null_condition_ids != self.config.null_condition_ids:
+            rows = [*self.config.null_condition_ids, *config.null_condition_ids]
+            weight = self.condition_embedding.weight
+            weight[rows] = weight[rows[::-1]]
+        self.config.add_classes(names)
+        return new_ids
+
     @torch.no_grad()
     def set_codebook(self, codebook: torch.Tensor) -> None:
         """Copies the code vectors of an RQ-VAE, `RQVAEModel.codebook`, which this model reads and predicts.
@@ -342,7 +397,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
         if output_logits is None:
             output_logits = residuals is None
         logits = self.code_head(depth_states) if output_logits else None  # (B, H, W, D, K), Eq. 13
-        image_loss = self._image_loss(depth_states, logits, labels, residuals, label_temperature)
+        depth_losses = self._depth_losses(depth_states, logits, labels, residuals, label_temperature)  # (D,)
+        image_loss = depth_losses.mean() if depth_losses is not None else None
 
         text_logits, text_loss = None, None
         if self.text_head is not None:
@@ -354,11 +410,16 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
             weight = self.config.text_loss_weight
             loss = (1 - weight) * image_loss + weight * text_loss
         return RQTransformerOutput(
-            loss=loss, logits=logits, text_logits=text_logits, image_loss=image_loss, text_loss=text_loss
+            loss=loss,
+            logits=logits,
+            text_logits=text_logits,
+            image_loss=image_loss,
+            text_loss=text_loss,
+            depth_losses=depth_losses,
         )
 
-    def _image_loss(self, depth_states, logits, labels, residuals, temperature) -> torch.Tensor | None:
-        """Mean cross-entropy of the codes (Eq. 14)."""
+    def _depth_losses(self, depth_states, logits, labels, residuals, temperature) -> torch.Tensor | None:
+        """Mean cross-entropy of the codes of each depth (Eq. 14)."""
         if residuals is not None:
             if labels is not None:
                 raise ValueError("`labels` and `residuals` are two kinds of target: give one, got both.")
@@ -371,10 +432,13 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
             return None
         if labels.is_floating_point():  # soft, (B, H, W, D, K)
             logits = self.code_head(depth_states) if logits is None else logits
-            return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(0, -2).float())
-        if logits is None:
+            targets = labels.flatten(0, -2).float()
+        elif logits is None:
             return self.code_head(depth_states, labels=labels)
-        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+        else:
+            targets = labels.flatten()
+        losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none")
+        return losses.view(-1, depth_states.shape[-2]).mean(0)
 
     def _text_loss(self, text_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of caption tokens 1..S-1, leaving out `pad_token_id` if it is set."""

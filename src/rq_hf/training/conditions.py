@@ -3,7 +3,6 @@
 """Data of both stages; stage 2 from its arguments: frozen RQ-VAE, condition (captions, labels or none), and config."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import datasets
@@ -14,12 +13,14 @@ from ..configuration_rq_transformer import RQTransformerConfig
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
+from .condition_reader import ConditionReader
 from .data import CodeDataset, DataArguments
 from .pictures import PictureDataset, Rows, decodable_rows
 from .streaming import CodeStream, PictureStream, training_stream
 from .trainer import RQTrainingArguments, initial_config
 from .trainer_rq_transformer import cache_latents
 from .transforms import PictureTransform
+from .vocabulary import REPLACE, caption_vocabulary, class_vocabulary
 
 
 @dataclass
@@ -34,6 +35,13 @@ class CodeDataArguments(DataArguments):
     )
     num_caption_variants: int | None = field(
         default=None, metadata={"help": "Draw among the first so many of a list of captions; all by default."}
+    )
+    replace_condition_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Give the model of --model_name_or_path a new condition, of captions, labels or none, with new "
+            "embeddings, where its own ids are not to be kept."
+        },
     )
 
 
@@ -66,37 +74,87 @@ def transformer_config(
 
     Captions: the tokenizer's size, length and padding id; the null condition is an empty caption. Labels: their number
     and names; the null condition is one id more. Neither: one start id. A null condition is only set with condition
-    dropout. A pretrained transformer keeps what none of them says.
+    dropout.
+
+    A pretrained transformer keeps what none of them says, and the ids that it has: a larger tokenizer must begin with
+    the ids of its own, and classes are those of the same name, with unknown ones behind them.
+
+    Raises:
+        `ValueError`: a pretrained transformer whose ids cannot be kept, and no `replace_condition_vocabulary`.
     """
-    dropped = arguments.training.condition_dropout > 0
-    label_column = arguments.data.label_column
-    condition: dict[str, Any]
+    training, data = arguments.training, arguments.data
+    dropped, name_or_path = training.condition_dropout > 0, training.model_name_or_path
+    if dropped and tokenizer is None and data.label_column is None:
+        raise ValueError("`condition_dropout` must be 0 without captions and labels: there is nothing to drop.")
+    if data.replace_condition_vocabulary and name_or_path is None:
+        raise ValueError("`replace_condition_vocabulary` needs a `model_name_or_path`, got None.")
+    if data.replace_condition_vocabulary and training.lora_rank is not None:
+        raise ValueError(
+            "`replace_condition_vocabulary` must be false with `lora_rank`: new embeddings would not train."
+        )
+    if name_or_path is None or data.replace_condition_vocabulary:
+        condition = _new_condition(arguments, tokenizer, rows)
+    else:
+        condition = _pretrained_condition(arguments, tokenizer, rows)
+    if dropped and tokenizer is not None:
+        condition["null_condition_ids"] = tokenizer("", padding="max_length").input_ids
+    fields = {**condition, **arguments.model}
+    if name_or_path is None:
+        config = RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
+    else:  # a recipe's size is that of its own data: this one's may need more
+        fields["vocab_size"] = max(fields["vocab_size"], condition["vocab_size"])
+        config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+        raise ValueError(f"`vocab_size` must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}.")
+    return config
+
+
+def _new_condition(
+    arguments: ScriptArguments, tokenizer: PreTrainedTokenizerFast | None, rows: Rows
+) -> dict[str, Any]:
+    """Condition fields where nothing is kept of an earlier vocabulary."""
+    condition = dict.fromkeys(("pad_token_id", "null_condition_ids", "id2label", "label2id"))
     if tokenizer is not None:
-        condition = {
+        return {
+            **condition,
             "vocab_size": len(tokenizer),
             "condition_length": tokenizer.model_max_length,
             "pad_token_id": tokenizer.pad_token_id,
         }
-        null_condition_ids = tokenizer("", padding="max_length").input_ids
-    elif label_column is not None:
-        names = _label_names(rows, label_column, arguments.model.get("id2label"))
-        condition = {
-            "vocab_size": len(names) + dropped,
-            "condition_length": 1,
-            "id2label": dict(enumerate(names)),
-        }
-        null_condition_ids = [len(names)]
-    else:
-        if dropped:
-            raise ValueError("`condition_dropout` must be 0 without captions and labels: there is nothing to drop.")
-        condition, null_condition_ids = {"vocab_size": 1, "condition_length": 1}, None
-    if dropped:
-        condition["null_condition_ids"] = null_condition_ids
-    fields = {**condition, **arguments.model}
-    name_or_path = arguments.training.model_name_or_path
-    if name_or_path is None:
-        return RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
-    return initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
+    if arguments.data.label_column is None:
+        return {**condition, "vocab_size": 1, "condition_length": 1}
+    names = _label_names(rows, arguments.data.label_column, arguments.model.get("id2label"))
+    dropped = arguments.training.condition_dropout > 0
+    return {
+        **condition,
+        "vocab_size": len(names) + dropped,
+        "condition_length": 1,
+        "null_condition_ids": [len(names)] if dropped else None,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def _pretrained_condition(
+    arguments: ScriptArguments, tokenizer: PreTrainedTokenizerFast | None, rows: Rows
+) -> dict[str, Any]:
+    """Condition fields of a pretrained transformer whose old ids are kept."""
+    name_or_path, data = arguments.training.model_name_or_path, arguments.data
+    own_names = {name: value for name, value in arguments.model.items() if name == "id2label"}
+    own = initial_config(RQTransformerConfig, own_names, name_or_path, "transformer")
+    if tokenizer is not None:
+        return caption_vocabulary(own, tokenizer, name_or_path)
+    if data.label_column is not None:
+        names = _label_names(rows, data.label_column, own.id2label)
+        if own_names and isinstance(rows.features[data.label_column], datasets.ClassLabel):
+            names = list(own.id2label.values())  # they name the ids of the data
+        return class_vocabulary(own, names, arguments.training.condition_dropout > 0)
+    if own.vocab_size > 1:
+        raise ValueError(
+            f"`caption_column` or `label_column` must be given for a `model_name_or_path` of {own.vocab_size} "
+            f"condition ids, got neither. {REPLACE}."
+        )
+    return {"vocab_size": 1, "condition_length": 1}
 
 
 def _label_names(rows: Rows, column: str, id2label: dict[Any, str] | None) -> list[str]:
@@ -104,7 +162,7 @@ def _label_names(rows: Rows, column: str, id2label: dict[Any, str] | None) -> li
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
     if isinstance(rows, datasets.Dataset):
-        return sorted({str(label) for label in rows[column]})
+        return sorted({str(label) for label in rows[column] if label is not None})
     if id2label is None:  # reading the whole stream for its labels would take as long as an epoch
         raise ValueError(
             f"`label_column` must be of class labels with `streaming`, or `id2label` be given, got {column!r} of "
@@ -183,39 +241,15 @@ def code_datasets(
             rqvae.config.num_channels,
             augment=is_training and not training.cache_latents,
         )
-        label_ids = _label_ids(rows, data, config)
+        feature = rows.features[data.label_column] if data.label_column is not None else None
+        reader = ConditionReader(data, config, tokenizer, feature, "id2label" in arguments.model)
         if isinstance(pictures, PictureStream):
-            read_condition = partial(_row_condition, data=data, label_ids=label_ids)
-            prepared[name] = CodeStream(pictures, read_condition, **encoding)
+            prepared[name] = CodeStream(pictures, reader, **encoding)
             continue
         if training.cache_latents:
             with training.main_process_first(desc="Encoding pictures"):
                 rqvae = rqvae.to(training.device).eval()
                 pictures = cache_latents(pictures, rqvae, codes_only=training.hard_codes)
-        conditions = _conditions(rows, data, label_ids)
+        conditions = reader.read_all(rows)
         prepared[name] = CodeDataset(pictures, conditions, seed=training.seed, **encoding)
     return prepared
-
-
-def _label_ids(rows: Rows, data: CodeDataArguments, config: RQTransformerConfig) -> dict[str, int] | None:
-    """Ids of labels that are no ids themselves."""
-    if data.label_column is None or isinstance(rows.features[data.label_column], datasets.ClassLabel):
-        return None
-    return config.label2id
-
-
-def _conditions(rows: datasets.Dataset, data: CodeDataArguments, label_ids: dict[str, int] | None) -> list[Any] | None:
-    column = data.caption_column or data.label_column
-    if column is None:
-        return None
-    return [_row_condition({column: value}, data, label_ids) for value in rows[column]]
-
-
-def _row_condition(row: dict[str, Any], data: CodeDataArguments, label_ids: dict[str, int] | None) -> Any:
-    if data.caption_column is not None:
-        captions = row[data.caption_column]
-        return captions if isinstance(captions, str) else captions[: data.num_caption_variants]
-    if data.label_column is not None:
-        label = row[data.label_column]
-        return label if label_ids is None else label_ids[str(label)]
-    return None

@@ -6,6 +6,7 @@ Symbols: B pictures, D code depth, K codebook size.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from transformers.integrations import TensorBoardCallback, WandbCallback
 from ..configuration_rqvae import RQVAEConfig
 from ..metrics import code_usage, psnr_from_mse
 from ..modeling_rqvae import RQVAEModel
+
+PICTURE_FOLDER = "pictures"
 
 
 class EvaluationFigures:
@@ -77,6 +80,22 @@ class EvaluationFigures:
             if rqvae is not None:
                 figures[f"first_batch_psnr_depth_{index + 1}"] = _psnr(first_batch[index])
         return figures
+
+
+def save_sheet(trainer: Trainer, prefix: str, name: str, sheet: Image.Image) -> None:
+    """Writes a picture of an evaluation to `pictures/step-N.png` in the output folder, and to the loggers.
+
+    Args:
+        trainer (`Trainer`): whose evaluation it is; on one process only.
+        prefix (`str`): of its figures; what it says beside "eval" becomes part of the file's name.
+        name (`str`): of the picture in the loggers.
+        sheet (`PIL.Image.Image`): the picture.
+    """
+    part = prefix.removeprefix("eval").strip("_")  # the name of a data set, if there are several
+    path = Path(trainer.args.output_dir, PICTURE_FOLDER, f"step-{trainer.state.global_step}{part and f'-{part}'}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    show_picture(trainer, f"{prefix}/{name}", sheet)
 
 
 def show_picture(trainer: Trainer, name: str, picture: Image.Image) -> None:

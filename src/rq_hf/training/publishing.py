@@ -91,13 +91,18 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
         component.save_pretrained(Path(folder) / name, state_dict=narrow)
 
 
-def push_folder(training: Any) -> None:
-    """Uploads a run's output folder, without checkpoints and optimizer states, as `TrainingArguments` say."""
+def push_folder(training: Any, folder: str | Path | None = None) -> None:
+    """Uploads a run's results, without checkpoints and optimizer states, as `TrainingArguments` say.
+
+    Args:
+        training: `hub_model_id`, `hub_private_repo` and `hub_token` of it are used.
+        folder: what is uploaded, by default all of the run's output folder.
+    """
     name = training.hub_model_id or Path(training.output_dir).name
     repo_id = create_repo(name, private=training.hub_private_repo, token=training.hub_token, exist_ok=True).repo_id
     upload_folder(
         repo_id=repo_id,
-        folder_path=training.output_dir,
+        folder_path=folder if folder is not None else training.output_dir,
         token=training.hub_token,
         ignore_patterns=["_*", "checkpoint-*", "*.bin", "*.pt", "*.pth"],
         commit_message="End of training",

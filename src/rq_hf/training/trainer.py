@@ -17,6 +17,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..pipeline_rq_image_generation import component_subfolder
 
@@ -62,6 +63,11 @@ class SetEpoch(TrainerCallback):
             train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 class UpdateAverage(TrainerCallback):
     """Brings the moving average of the weights up to date after each step."""
 
@@ -69,7 +75,7 @@ class UpdateAverage(TrainerCallback):
         self.average = average
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.average.step(model.parameters())
+        self.average.step(trained_parameters(model))
 
 
 class RQTrainer(Trainer):
@@ -85,7 +91,12 @@ class RQTrainer(Trainer):
         self._incomplete: Path | None = None  # while a checkpoint is written: where
         self.average: EMAModel | None = None
         if self.args.ema_decay is not None:
-            self.average = EMAModel(self.model.parameters(), decay=self.args.ema_decay, foreach=True)
+            if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+                raise ValueError(
+                    f"`ema_decay` must be None with FSDP and ZeRO-3, got {self.args.ema_decay}: the average is one of "
+                    "whole weights, the model has shards."
+                )
+            self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -182,7 +193,7 @@ class RQTrainer(Trainer):
         if self.average is None:
             yield
             return
-        parameters = list(self.model.parameters())
+        parameters = trained_parameters(self.model)
         self.average.store(parameters)
         self.average.copy_to(parameters)
         try:

@@ -2,15 +2,24 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training of the RQ-Transformer (stage 2) with stochastic codes and soft labels (section 3.2.3)."""
 
+import logging
 from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
 import torch
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import EvalLoopOutput
 
+from ..configuration_rq_transformer import RQTransformerConfig
+from ..metrics.drawing import picture_generator
 from ..modeling_rqvae import RQVAEModel
-from .data import PictureDataset
+from .data import CodeDataset, PictureDataset
+from .evaluation_figures import save_sheet
+from .generation_figures import PictureRate, first_conditions, sheet_of_codes
 from .trainer import RQTrainer, RQTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,6 +37,13 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better eval_loss."}
+    )
+    eval_pictures: int = field(
+        default=8,
+        metadata={
+            "help": "Pictures drawn at each evaluation, of the first so many different conditions of its data; 0: "
+            "none."
+        },
     )
     cache_latents: bool = field(
         default=False,
@@ -51,6 +67,15 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
             "choices": ["float16", "bfloat16"],
         },
     )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train only adapters of this rank (LoRA) on the attention and MLP projections of "
+            "--model_name_or_path; by default the whole model is trained."
+        },
+    )
+    lora_alpha: int = field(default=8, metadata={"help": "LoRA's output is scaled by lora_alpha / lora_rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of LoRA's inputs, in [0, 1)."})
 
     @property
     def hard_codes(self) -> bool:
@@ -61,13 +86,31 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
         super().__post_init__()
         if not self.code_temperature > 0:
             raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
+        if self.eval_pictures < 0:
+            raise ValueError(f"`eval_pictures` must be at least 0, got {self.eval_pictures}.")
         for name in ("bpe_dropout", "condition_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        if self.lora_rank is not None:
+            if self.model_name_or_path is None:
+                raise ValueError("`model_name_or_path` must be given with `lora_rank`, got None.")
+            for name in ("lora_rank", "lora_alpha"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+            if not 0 <= self.lora_dropout < 1:
+                raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
 
 class RQTransformerTrainer(RQTrainer):
     """Trains an [`RQTransformerForImageGeneration`] on the codes that a frozen RQ-VAE gives.
+
+    It logs the losses of image, text and each depth, and the pictures a second that all processes train on, with
+    evaluations and checkpoints not counted. Each evaluation also draws pictures of fixed conditions, with one seed and
+    the model's own `generation_config`, as `pictures/step-N.png` in the output folder, in TensorBoard and in Weights &
+    Biases. A model that FSDP or ZeRO-3 shards draws none.
+
+    The text loss is a mean over the caption tokens of a whole step, of all processes and accumulated batches, however
+    much of their captions is padding.
 
     Args:
         rqvae ([`RQVAEModel`]): the frozen first stage; it is no part of the model that is saved.
@@ -78,6 +121,8 @@ class RQTransformerTrainer(RQTrainer):
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
         super().__init__(*args, **kwargs)
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
+        self._rate = PictureRate()
+        self.add_callback(self._rate)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and text loss; stochastic codes in training only, soft labels in evaluation too."""
@@ -90,9 +135,67 @@ class RQTransformerTrainer(RQTrainer):
         else:
             targets = {"labels": codes, "output_logits": False}
         outputs = model(inputs["input_ids"], codes, **targets)
-        parts = {"image_loss": outputs.image_loss, "text_loss": outputs.text_loss}
-        self.record(model, **{name: value for name, value in parts.items() if value is not None})
-        return (outputs.loss, {"loss": outputs.loss}) if return_outputs else outputs.loss
+        loss, parts = outputs.loss, {"image_loss": outputs.image_loss}
+        if outputs.text_loss is not None:
+            parts["text_loss"] = outputs.text_loss
+            if num_items_in_batch is not None:  # this batch may have more or fewer caption tokens than the mean
+                parts["text_loss"] = outputs.text_loss * self._caption_tokens(inputs) / num_items_in_batch
+                weight = self._config.text_loss_weight
+                loss = (1 - weight) * outputs.image_loss + weight * parts["text_loss"]
+        for depth, depth_loss in enumerate(outputs.depth_losses, start=1):
+            parts[f"image_loss_depth_{depth}"] = depth_loss
+        self.record(model, **parts)
+        if model.training:
+            self._rate.add(len(codes))
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in the base class; the items are caption tokens, the mean over all batches of a step that have a loss."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches or self._config.condition_length == 1:
+            return batches, None
+        tokens = torch.stack([self._caption_tokens(batch) for batch in batches]).float().mean()
+        mean = self.accelerator.reduce(tokens.to(device), "mean")
+        return batches, mean.clamp(min=1e-6)  # no tokens at all have no loss
+
+    def _caption_tokens(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Number of caption tokens that have a text loss."""
+        targets, pad_token_id = inputs["input_ids"][:, 1:], self._config.pad_token_id
+        return (targets != pad_token_id).sum() if pad_token_id is not None else targets.new_tensor(targets.numel())
+
+    @property
+    def _config(self) -> RQTransformerConfig:
+        return self.accelerator.unwrap_model(self.model).config
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in the base class, with the pictures a second."""
+        if "loss" in logs:
+            logs["pictures_per_second"] = round(self._rate.take() * self.args.world_size, 3)
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """As in the base class, and with pictures of the data's first conditions."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.args.eval_pictures > 0 and self.is_world_process_zero():
+            try:
+                self._show_pictures(dataloader.dataset, metric_key_prefix)
+            except ValueError as error:  # such as logits not finite; to end a training is not for an evaluation
+                logger.warning("No pictures are drawn at step %d: %s", self.state.global_step, error)
+        return output
+
+    def _show_pictures(self, data: torch.utils.data.Dataset, prefix: str) -> None:
+        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            raise ValueError("a model that FSDP or ZeRO-3 shards does not generate outside its forward pass.")
+        if not isinstance(data, CodeDataset):
+            raise ValueError(f"the evaluation data must be a `CodeDataset`, got {type(data).__name__}.")
+        transformer = self.accelerator.unwrap_model(self.model)
+        input_ids, captions = first_conditions(data, self.args.eval_pictures, transformer.config)
+        generators = [picture_generator(self.args.seed, index) for index in range(len(input_ids))]
+        with self.accelerator.autocast():
+            codes = transformer.generate(input_ids.to(self.args.device), generator=generators)
+        save_sheet(self, prefix, "samples", sheet_of_codes(self.rqvae, codes, captions))
 
     @torch.no_grad()
     def _quantize(self, inputs: dict[str, torch.Tensor], stochastic: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,13 +18,13 @@ from ..features import PerceptualLoss
 from ..metrics import coarse_to_fine_sheet
 from ..modeling_rqvae import RQVAEModel
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
-from .evaluation_figures import EvaluationFigures, show_picture
+from .evaluation_figures import EvaluationFigures, save_sheet
 from .trainer import RQTrainer, RQTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
-PICTURE_FOLDER, SHEET_ROWS = "pictures", 8
+SHEET_ROWS = 8
 
 
 @dataclass
@@ -139,11 +139,7 @@ class RQVAETrainer(RQTrainer):
         except ValueError as error:  # not finite; to end a training is not for an evaluation
             logger.warning("No sheet of reconstructions at step %d: %s", self.state.global_step, error)
             return
-        part = prefix.removeprefix("eval").strip("_")  # the name of a data set, if there are several
-        path = Path(self.args.output_dir, PICTURE_FOLDER, f"step-{self.state.global_step}{part and f'-{part}'}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
-        show_picture(self, f"{prefix}/reconstructions", sheet)
+        save_sheet(self, prefix, "reconstructions", sheet)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in the base class; then the discriminator's own step, on the same pictures."""

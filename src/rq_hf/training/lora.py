@@ -1,0 +1,112 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Low-rank adapters (LoRA, Hu et al., 2021, https://arxiv.org/abs/2106.09685) of an RQ-Transformer, by PEFT."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from ..modeling_rq_transformer import RQTransformerForImageGeneration
+from .arguments import ScriptArguments
+from .trainer_rq_transformer import RQTransformerTrainingArguments
+
+ADAPTER_FOLDER = "adapter"
+# The projections of attention and MLP in every block, spatial and depth.
+LORA_TARGET_MODULES = ["query_key_value", "out_proj", "mlp.0", "mlp.2"]
+
+
+def add_lora(
+    model: RQTransformerForImageGeneration, training: RQTransformerTrainingArguments, new_ids: list[int] | tuple = ()
+) -> PeftModel:
+    """Puts new adapters into a transformer, which alone train; they change nothing yet.
+
+    Args:
+        model ([`RQTransformerForImageGeneration`]): is altered, and frozen.
+        training ([`RQTransformerTrainingArguments`]): its `lora_rank`, `lora_alpha` and `lora_dropout`.
+        new_ids (`list[int]`): condition ids that have no trained embedding yet. Theirs train too and are saved with
+            the adapter; the rows of the text head, if there is one, stay as they are.
+
+    Returns:
+        `peft.PeftModel`, whose forward is the model's.
+    """
+    config = LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=LORA_TARGET_MODULES,
+        trainable_token_indices={"condition_embedding": list(new_ids)} if new_ids else None,
+    )
+    adapted = get_peft_model(model, config)
+    # With a name PEFT asks the Hub at every checkpoint whether the vocabulary has grown.
+    config.base_model_name_or_path = None
+    return adapted
+
+
+def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArguments) -> None:
+    """Saves the adapter alone, `adapter_config.json` and `adapter_model.safetensors`, with a card.
+
+    Args:
+        model (`peft.PeftModel`): see [`add_lora`].
+        folder: where to.
+        arguments: of the training script.
+    """
+    training, card = arguments.training, arguments.card
+    base = training.model_name_or_path
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(folder, save_embedding_layers=False)
+    is_local = Path(base).exists()
+    metadata = ModelCardData(
+        base_model=None if is_local else base,
+        library_name="peft",
+        license=card.get("license"),
+        language=card.get("language"),
+        datasets=card.get("dataset"),
+        tags=["lora", "rq_hf"],
+    )
+    name = card.get("model_name", Path(training.output_dir).name)
+    shown = Path(base).name if is_local else base
+    trainable, total = model.get_nb_trainable_parameters()
+    text = _CARD.format(
+        metadata=metadata.to_yaml(),
+        name=name,
+        summary=card.get("summary", "A low-rank adapter of an RQ-Transformer."),
+        base=shown,
+        adapter=training.hub_model_id or name,
+        share=f"{trainable:,} parameters, {100 * trainable / total:.2g} % of the transformer's with it",
+        rank=training.lora_rank,
+        alpha=training.lora_alpha,
+        command=f"accelerate launch {arguments.command}",
+        grown=_GROWN if model.peft_config["default"].trainable_token_indices else "",
+    )
+    ModelCard(text).save(Path(folder, "README.md"))
+
+
+_GROWN = """
+The base model's vocabulary was enlarged for it: before loading the adapter do the same, with
+`pipe.transformer.add_classes([...])` or `pipe.transformer.resize_token_embeddings(...)`.
+"""
+
+_CARD = """---
+{metadata}
+---
+
+# {name}
+
+{summary}
+
+A LoRA adapter for the transformer of `{base}`: {share}, rank {rank}, alpha {alpha}.
+{grown}
+```python
+from rq_hf import RQImageGenerationPipeline
+
+pipe = RQImageGenerationPipeline.from_pretrained("{base}")
+pipe.transformer.load_adapter("{adapter}")
+```
+
+Trained by
+
+```bash
+{command}
+```
+"""
