@@ -3,7 +3,11 @@
 from hub_server import hub  # noqa: F401  starts the local Hub and sets HF_ENDPOINT, which clients read at import
 
 # isort: split
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -62,6 +66,15 @@ CONDITION_FIELDS = {
 def seed() -> None:
     """Seeds what draws from torch's global generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """Imports a script by its name."""
+    folder = str(Path(__file__).resolve().parents[1] / "scripts")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module
 
 
 @pytest.fixture

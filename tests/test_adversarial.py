@@ -8,21 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from two_processes_evaluation import Pictures
 
 from rq_hf import RQVAEModel
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
 from rq_hf.training.discriminator import PatchDiscriminator, generator_loss, hinge_loss
-
-
-class Pictures(torch.utils.data.Dataset):
-    def __init__(self, pictures: torch.Tensor):
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pictures[index]}
 
 
 @pytest.fixture

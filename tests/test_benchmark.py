@@ -2,22 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """scripts/benchmark.py: its tables hold every candidate with its ratio. No test asks for a speed."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_script):
+    return load_script("benchmark")
 
 
 @pytest.fixture(autouse=True)

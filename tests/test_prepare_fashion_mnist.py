@@ -3,23 +3,18 @@
 """scripts/prepare_fashion_mnist.py reads the published file format and refuses anything else."""
 
 import gzip
-import importlib.util
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prepare_fashion_mnist.py"
 LABELS = "t10k-labels-idx1-ubyte.gz"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("prepare_fashion_mnist", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("prepare_fashion_mnist")
 
 
 def write(path: Path, header: tuple[int, ...], content: bytes) -> None:

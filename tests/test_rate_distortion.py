@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """scripts/rate_distortion.py: a short run from training to the table and the plot."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,12 +16,8 @@ SCRIPT = ROOT / "scripts" / "rate_distortion.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("rate_distortion", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("rate_distortion")
 
 
 def test_every_run_is_a_model_that_its_name_describes(script):
