@@ -100,6 +100,7 @@ def main(argv=None):
             save_pipeline(RQImageGenerationPipeline(trainer.rqvae, transformer, tokenizer), training.output_dir, dtype)
         if push_to_hub:
             push_folder(training, shared_folder)
+    trainer.finish()
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def main(argv=None):
         trainer.save_metrics("eval", metrics)
     if training.push_to_hub:
         trainer.push_to_hub()
+    trainer.finish()
 
 
 if __name__ == "__main__":

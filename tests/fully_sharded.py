@@ -8,6 +8,7 @@ Every process leaves what it ended with in FOLDER/PROCESS.pt, and the first one 
 FOLDER/transformer.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -122,7 +123,9 @@ def main(folder: str, process: str, processes: str) -> None:
     store = Path(folder, "store").absolute().as_uri()
     dist.init_process_group("gloo", init_method=store, rank=int(process), world_size=int(processes))
     torch.save(train_both(Path(folder, "transformer")), Path(folder, f"{process}.pt"))
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # a device mesh keeps gloo's threads, and one that Python's shutdown meets could abort the process
 
 
 if __name__ == "__main__":

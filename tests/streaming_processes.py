@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from gloo_threads import gloo_threads
 
 from rq_hf import RQVAEConfig, RQVAEModel
 from rq_hf.training import (
@@ -48,6 +49,8 @@ def main(shards: str, folder: str) -> None:
     numbers = [entry for batch in batches for entry in batch["numbers"].tolist() if entry[0] == 0]
     found = {"shards": [shard for _, shard, _ in numbers], "keys": [key for _, _, key in numbers]}
     Path(folder, f"{arguments.process_index}.json").write_text(json.dumps(found))
+    trainer.finish()
+    assert not gloo_threads()  # one of them could abort the process while it exits
 
 
 if __name__ == "__main__":

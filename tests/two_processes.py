@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from gloo_threads import gloo_threads
 from transformers import TrainerCallback, set_seed
 
 from rq_hf import RQVAEConfig, RQVAEModel
@@ -61,6 +62,8 @@ def main(folder: str, batch_size: str, adversarial_weight: str, rule: str, steps
     trainer.train()
     if trainer.is_world_process_zero():
         torch.save(trainer.state.log_history, Path(folder, "history.pt"))
+    trainer.finish()
+    assert not gloo_threads()  # one of them could abort the process while it exits
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from gloo_threads import gloo_threads
 
 from rq_hf import RQVAEModel
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
@@ -36,6 +37,8 @@ def main(folder: str) -> None:
     trainer = RQVAETrainer(model=model, args=arguments, eval_dataset=pictures)
     metrics = trainer.evaluate()
     Path(folder, f"metrics-{arguments.process_index}.json").write_text(json.dumps(metrics))
+    trainer.finish()
+    assert not gloo_threads()  # one of them could abort the process while it exits
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What the trainers of both stages share."""
 
+import gc
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from diffusers.training_utils import EMAModel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -250,6 +252,20 @@ class RQTrainer(Trainer):
         (folder / "training_args.json").write_text(
             json.dumps(self.args.to_sanitized_dict(), indent=2, default=str) + "\n"
         )
+
+    def finish(self) -> None:
+        """To be called last: waits for all processes, closes the connections between them and ends their threads.
+
+        A thread of gloo that lets go of a tensor while Python shuts down aborts its process. Such threads end with
+        their process group, which lives as long as a model that is wrapped for it.
+        """
+        self.accelerator.wait_for_everyone()
+        for name, value in list(vars(self).items()):
+            if isinstance(value, DistributedDataParallel):
+                setattr(self, name, value.module)
+        self.accelerator.end_training()
+        self.accelerator.free_memory()
+        gc.collect()
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone: the scripts render it from `model_cards/`."""
