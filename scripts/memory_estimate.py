@@ -171,9 +171,9 @@ class Recipe:
         if strategy == "DDP":  # fp32 weights, gradients and two states, bf16 copies; buckets to reduce gradients in
             return self.parameters * (18 if processes == 1 else 22)
         sharded = 16 * self.shard_elements(processes)
-        if strategy == "FSDP2":  # bf16 weights and gradients of two blocks and of what is in no block
+        if strategy == "FSDP2":  # of two blocks and of what is in no block: bf16 weights and gradients, fp32 to sum
             rest = self.parameters - self.num_blocks * self.block_parameters
-            return sharded + 4 * (rest + 2 * self.block_parameters)
+            return sharded + 8 * (rest + 2 * self.block_parameters)
         return sharded + 2 * min(self.parameters, ZERO3_LIVE) + 2 * min(self.parameters, ZERO3_BUCKET)
 
     def process_bytes(self, strategy: str, processes: int) -> int:
@@ -319,7 +319,7 @@ def exchange_table() -> str:
         ("imagenet-rqt-8x8x4-3.8B", 32),
     ):
         recipe = replace(Recipe.load(CONFIG_FOLDER / f"{name}.json"), batch_size=batch)
-        sent = 6 * recipe.parameters  # bf16 weights in the forward and in the backward pass, bf16 gradients
+        sent = 8 * recipe.parameters  # bf16 weights in the forward and in the backward pass, fp32 gradients
         flops = batch * (recipe.training_flops + recipe.forward_flops)  # gradient checkpointing: once more forward
         seconds = [sent / NODE_LINK, sent / NETWORK_LINK, flops / (PEAK_FLOPS["H100"] * UTILISATION)]
         cells = [recipe.name, str(batch), gigabytes(sent), *(f"{value:.2f}" for value in seconds)]

@@ -88,10 +88,11 @@ def main(argv=None):
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    transformer = trainer.whole_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
-        transformer, shared_folder = trainer.accelerator.unwrap_model(trainer.model), Path(training.output_dir)
+        shared_folder = Path(training.output_dir)
         with trainer.averaged_weights():
             if training.lora_rank is not None:
                 shared_folder = shared_folder / ADAPTER_FOLDER

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -22,8 +21,13 @@ from transformers import PreTrainedModel
 from two_processes import Pictures
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf.training import RQTransformerTrainer, RQTransformerTrainingArguments
 
 STEPS = 4
+RQVAE_FIELDS = dict(
+    image_size=16, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[1],
+    latent_channels=8, norm_num_groups=4, codebook_size=24, codebook_dim=8, code_depth=2,
+)  # fmt: skip
 
 
 def wrap(model: PreTrainedModel, *whole: torch.nn.Module) -> None:
@@ -68,12 +72,7 @@ def ended(model: PreTrainedModel, losses: list[torch.Tensor]) -> dict:
 
 def train_rqvae() -> dict:
     torch.manual_seed(0)
-    model = RQVAEModel(
-        RQVAEConfig(
-            image_size=16, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[1],
-            latent_channels=8, norm_num_groups=4, codebook_size=24, codebook_dim=8, code_depth=2,
-        )
-    )  # fmt: skip
+    model = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS))
     wrap(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = Pictures().pictures.split(8)
@@ -85,11 +84,15 @@ def train_rqvae() -> dict:
 
 
 def save_gathered(model: PreTrainedModel, folder: Path) -> None:
-    """Saves whole weights, as an ordinary model has them."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    gathered = get_model_state_dict(model, options=options)  # all of it on the first process, nothing on others
-    if dist.get_rank() == 0:
-        model.save_pretrained(folder, state_dict=gathered)
+    """Saves what a trainer makes of the shards, as train_rqt.py does at its end."""
+    rqvae = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS))
+    arguments = RQTransformerTrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none")
+    trainer = RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae)
+    trainer._model_class = RQTransformerForImageGeneration  # a trainer sees a model before it is sharded
+    whole = trainer.whole_model()
+    assert (whole is not None) == (dist.get_rank() == 0)
+    if whole is not None:
+        whole.save_pretrained(folder)
 
 
 def train_transformer(folder: Path | None = None) -> dict:
@@ -120,6 +123,8 @@ def train_both(folder: Path | None = None) -> dict[str, dict]:
 
 def main(folder: str, process: str, processes: str) -> None:
     torch.set_num_threads(1)
+    # As launchers do; the address is not used, as the processes have met already.
+    os.environ.update(RANK=process, LOCAL_RANK=process, WORLD_SIZE=processes, MASTER_ADDR="localhost")
     store = Path(folder, "store").absolute().as_uri()
     dist.init_process_group("gloo", init_method=store, rank=int(process), world_size=int(processes))
     torch.save(train_both(Path(folder, "transformer")), Path(folder, f"{process}.pt"))

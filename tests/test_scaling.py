@@ -24,10 +24,12 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf.training.sharding import round_weights_alone
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCELERATE_FOLDER = ROOT / "scripts" / "configs" / "accelerate"
@@ -80,7 +82,7 @@ def test_wrapped_class_is_the_one_that_the_model_keeps_whole():
     assert set(names) <= {type(module).__name__ for module in model.modules()}
 
 
-def train(model, optimizer, rank: int, processes: int) -> list[torch.Tensor]:
+def train(model, optimizer, rank: int, processes: int, bf16: bool = False) -> list[torch.Tensor]:
     """Losses of a few steps, each that of the whole batch; a process trains on its own part."""
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(SMALL["vocab_size"], (4, SMALL["condition_length"]), generator=generator)
@@ -90,7 +92,8 @@ def train(model, optimizer, rank: int, processes: int) -> list[torch.Tensor]:
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = model(input_ids, codes, residuals=residuals, label_temperature=0.5).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids, codes, residuals=residuals, label_temperature=0.5).loss
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
@@ -132,8 +135,23 @@ def sharded_process(rank: int, folder: Path) -> None:
     result["adam"] = local_bytes(states)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     result["state_dict"] = get_model_state_dict(model, options=options)
+    result |= {f"bf16, {name}": losses for name, losses in rounded_losses(accelerator, rank).items()}
     torch.save(result, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def rounded_losses(accelerator: SimpleNamespace, rank: int) -> dict[str, torch.Tensor]:
+    """Losses under bf16 autocast, with accelerate's own policy and with that of the trainers."""
+    plugin = accelerator.state.fsdp_plugin
+    losses = {}
+    for name in ("accelerate", "rq_hf"):
+        plugin.mixed_precision_policy = None
+        plugin.set_mixed_precision("bf16")
+        if name == "rq_hf":
+            round_weights_alone(plugin)
+        model = fsdp2_prepare_model(accelerator, small_model())
+        losses[name] = torch.stack(train(model, new_optimizer(model), rank, 2, bf16=True))
+    return losses
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +185,22 @@ def test_sharded_processes_train_as_one_and_give_its_weights_back(together):
     assert set(state_dict) == set(model.state_dict())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(state_dict[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_sharded_bf16_rounds_neither_loss_nor_labels(together):
+    """Against bf16 of one process, whose inputs and outputs of modules autocast leaves in fp32."""
+    model = small_model()
+    losses = torch.stack(train(model, new_optimizer(model), 0, 1, bf16=True))
+    ours, theirs = together[0]["bf16, rq_hf"], together[0]["bf16, accelerate"]
+    assert ours.dtype == torch.float32 and theirs.dtype == torch.bfloat16
+    assert (ours - losses).abs().max() < 1e-3 * losses.max() < (theirs - losses).abs().max()
+
+
+def test_a_policy_that_was_chosen_is_left_alone():
+    chosen = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, mixed_precision_policy=chosen)
+    round_weights_alone(plugin)
+    assert plugin.mixed_precision_policy == chosen
 
 
 def traced_bytes(recipe: memory_estimate.Recipe) -> int:

@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCall
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..pipeline_rq_image_generation import component_subfolder
+from .sharding import gather_model, is_sharded, round_weights_alone
 
 EMA_FILE, STATE_FILE = "ema.pt", "trainer_state.json"
 # Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
@@ -86,6 +87,7 @@ class RQTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._model_class = type(self.model)
         self.args.label_names = self.label_names = []
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
@@ -100,6 +102,15 @@ class RQTrainer(Trainer):
                 )
             self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in the base class; under FSDP2 only weights are rounded, see [`round_weights_alone`]."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            if plugin.fsdp_version != 2:
+                raise ValueError(f"`fsdp_version` must be 2, got {plugin.fsdp_version}.")
+            round_weights_alone(plugin)
 
     def get_train_dataloader(self) -> DataLoader:
         """As in the base class; a stream is this process's own part already, which must not be dealt out once more."""
@@ -202,6 +213,16 @@ class RQTrainer(Trainer):
             yield
         finally:
             self.average.restore(parameters)
+
+    def whole_model(self) -> PreTrainedModel | None:
+        """The trained model in one piece; all processes have to call this.
+
+        Returns:
+            The model itself where it is whole. Where processes share its weights, a new one on the CPU on the first
+            process, and `None` on the others.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        return gather_model(self._model_class, self.model_wrapped, self.accelerator) if is_sharded(model) else model
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """As in the base class, with the averaged weights."""

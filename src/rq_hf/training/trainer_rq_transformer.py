@@ -120,6 +120,11 @@ class RQTransformerTrainer(RQTrainer):
 
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.lora_rank is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            raise ValueError(
+                f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
+                "whole weights, the model has shards."
+            )
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
