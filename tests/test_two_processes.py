@@ -13,16 +13,20 @@ import torch
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def train(folder: Path, processes: int, batch_size: int, adversarial_weight: float, rule: str, steps: int) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
-    finished = subprocess.run(
-        [*launch, str(SCRIPT), str(folder), str(batch_size), str(adversarial_weight), rule, str(steps)],
+def launch(folder: Path, processes: int, *arguments: str | float) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
+    return subprocess.run(
+        [*command, str(SCRIPT), str(folder), *map(str, arguments)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def train(folder: Path, processes: int, batch_size: int, adversarial_weight: float, rule: str, steps: int) -> None:
+    finished = launch(folder, processes, batch_size, adversarial_weight, rule, steps)
     assert finished.returncode == 0, finished.stdout[-4000:]
 
 
@@ -51,3 +55,10 @@ def test_two_processes_train_as_one_with_their_batches(tmp_path, rule):
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     codebooks = [state(tmp_path / name, 50)["quantizer.codebook.weight"] for name in "12"]
     assert (codebooks[0] - codebooks[1]).abs().max() <= 1e-5 * codebooks[0].abs().max()
+
+
+def test_processes_whose_data_differ_in_length_end_with_an_error(tmp_path):
+    finished = launch(tmp_path, 2, 4, 0.0, "per_step", 4, 3)
+    assert finished.returncode != 0
+    assert "ValueError: `train_dataset` must be the same in all processes, got [16, 13] rows." in finished.stdout
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Trains a tiny RQ-VAE and leaves what each process has after each checkpoint; `accelerate launch` starts it.
 
-python tests/two_processes.py FOLDER BATCH_SIZE ADVERSARIAL_WEIGHT RULE STEPS
+python tests/two_processes.py FOLDER BATCH_SIZE ADVERSARIAL_WEIGHT RULE STEPS [MISSING]
+
+The last process lacks the MISSING last pictures, none by default.
 """
 
 import sys
@@ -17,11 +19,11 @@ from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Sixteen smooth pictures of 16x16."""
+    """Sixteen smooth pictures of 16x16, or fewer."""
 
-    def __init__(self):
+    def __init__(self, missing: int = 0):
         coarse = torch.rand(16, 3, 5, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        self.pictures = torch.nn.functional.interpolate(coarse, size=(16, 16), mode="bilinear")
+        self.pictures = torch.nn.functional.interpolate(coarse, size=(16, 16), mode="bilinear")[: 16 - missing]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -43,7 +45,7 @@ class Leave(TrainerCallback):
         torch.save(tensors, Path(args.output_dir, f"step-{state.global_step}-process-{args.process_index}.pt"))
 
 
-def main(folder: str, batch_size: str, adversarial_weight: str, rule: str, steps: str) -> None:
+def main(folder: str, batch_size: str, adversarial_weight: str, rule: str, steps: str, missing: str = "0") -> None:
     set_seed(0)
     model = RQVAEModel(
         RQVAEConfig(
@@ -57,7 +59,8 @@ def main(folder: str, batch_size: str, adversarial_weight: str, rule: str, steps
         perceptual_weight=0.0, adversarial_weight=float(adversarial_weight), codebook_update=rule,
     )  # fmt: skip
     leave = Leave()
-    trainer = RQVAETrainer(model=model, args=arguments, train_dataset=Pictures(), callbacks=[leave])
+    pictures = Pictures(int(missing) if arguments.process_index == arguments.world_size - 1 else 0)
+    trainer = RQVAETrainer(model=model, args=arguments, train_dataset=pictures, callbacks=[leave])
     leave.trainer = trainer
     trainer.train()
     if trainer.is_world_process_zero():

@@ -129,12 +129,27 @@ class RQTrainer(Trainer):
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """As in the base class; what may be resumed from is told by [`resume_checkpoint`]."""
+        """As in the base class; what may be resumed from is told by [`resume_checkpoint`].
+
+        Raises:
+            `ValueError`: nothing to resume from, or processes whose data differ in length.
+        """
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
+        self._check_common_data()
         if self.args.should_save:  # what a killed run left
             shutil.rmtree(Path(self.args.output_dir, INCOMPLETE_FOLDER), ignore_errors=True)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_common_data(self) -> None:
+        """Processes deal one set out among themselves; where theirs differ they would wait for each other for ever."""
+        for name in ("train_dataset", "eval_dataset"):
+            data = getattr(self, name)
+            if self.args.world_size == 1 or data is None or isinstance(data, IterableDataset):
+                continue
+            rows = self.accelerator.gather(torch.tensor([len(data)], device=self.args.device)).tolist()
+            if len(set(rows)) > 1:
+                raise ValueError(f"`{name}` must be the same in all processes, got {rows} rows.")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in the base class, but a checkpoint gets its name when all processes have written all of it, and only
