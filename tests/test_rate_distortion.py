@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_every_run_is_a_model_that_its_name_describes(script):
             assert changes.get("codebook_update", "per_step") == ("per_depth" if "per_depth" in name else "per_step")
             assert ("adversarial_weight" in changes) == ("adversarial" in name)
     folders = [
-        script.run_folder(Path(), study, name, seed)
+        script.Run(study, name, seed).path
         for study in script.STUDIES
         for name in script.STUDIES[study].runs
         for seed in (0, 1)
@@ -45,7 +46,7 @@ def test_every_run_is_a_model_that_its_name_describes(script):
 def test_unknown_runs_and_empty_folders_are_refused(script, tmp_path):
     with pytest.raises(ValueError, match="`--only` must name runs"):
         script.main(["train", "emoji-32", "--output_dir", str(tmp_path), "--only", "9x9x9"])
-    with pytest.raises(ValueError, match="must hold finished runs"):
+    with pytest.raises(ValueError, match="must hold records of finished runs"):
         script.main(["report", "--output_dir", str(tmp_path), "--docs", str(tmp_path / "docs")])
     assert list(tmp_path.iterdir()) == []
 
@@ -60,17 +61,17 @@ def test_a_study_is_trained_once_measured_and_reported(tmp_path):
         return finished.stdout
 
     runs, docs = tmp_path / "runs", tmp_path / "docs"
-    train = ["train", "emoji-32", "--output_dir", str(runs), "--seeds", "0", "--only", "4x4x2"]
+    train = ["train", "emoji-32", "--output_dir", str(runs), "--docs", str(docs), "--seeds", "0", "--only", "4x4x2"]
     train += ["--dataset_name", str(ROOT / "tests" / "fixtures" / "emoji"), "--max_steps", "5", "--eval_steps", "1"]
     assert "4x4x2, seed 0: done" in call(*train)
-    weights = runs / "emoji-32" / "4x4x2-seed0" / "model.safetensors"
-    trained = weights.stat().st_mtime_ns
+    shutil.rmtree(runs)
     call(*train)
-    assert weights.stat().st_mtime_ns == trained  # what is finished stays
+    assert not runs.exists()  # what has a record is done
 
     printed = call("report", "--output_dir", str(runs), "--docs", str(docs))
     assert "33 of 34 runs are not finished" in printed and "No sheet" in printed
-    (result,) = json.loads((docs / "results" / "rate_distortion.json").read_text())
+    result = json.loads((docs / "results" / "rate-distortion" / "emoji-32" / "4x4x2-seed0.json").read_text())
+    assert result["name"] == "4x4x2" and result["seed"] == 0
     assert result["bits"] == 4 * 4 * 2 * 8 and result["steps"] == 5 and result["cpu_minutes"] > 0
     errors = result["validation_error"]
     assert result["fall_over_last_fifth"] == pytest.approx(1 - errors["5"] / errors["4"])

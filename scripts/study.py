@@ -1,0 +1,144 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What the studies share: runs that differ in one thing each, which are trained and measured once, one thread each.
+
+A run leaves a record of a few kilobytes in `docs/results/`. What has a record is not run again, on another machine
+either, so that a study of many hours can be made piece by piece; records are what the tables and plots come from.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study.
+
+    Args:
+        study: its name.
+        name: of this kind of run.
+        seed: of the training.
+    """
+
+    study: str
+    name: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Relative place of its folder, and with a suffix of its record and logs."""
+        slug = self.name.lower().replace(", ", "-").replace(" ", "")
+        return Path(self.study, f"{slug}-seed{self.seed}")
+
+    def file(self, output_dir: Path, suffix: str) -> Path:
+        """A file beside its folder; the dots of a name are no suffix."""
+        folder = output_dir / self.path
+        return folder.with_name(folder.name + suffix)
+
+    def __str__(self) -> str:
+        return f"{self.study}: {self.name}, seed {self.seed}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every study takes."""
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--docs", type=Path, default=SCRIPTS.parent / "docs", help="where records and pictures go")
+
+
+def read_record(run: Run, records: Path) -> dict[str, Any] | None:
+    """What was measured of a run, or `None` where it is not finished."""
+    path = run.file(records, ".json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def perform(runs: Iterable[Run], records: Path, jobs: int, train_and_measure: Callable[[Run], dict[str, Any]]) -> None:
+    """Trains and measures the runs that have no record, so many at a time, and writes their records."""
+
+    def once(run: Run) -> None:
+        if read_record(run, records) is None:
+            path = run.file(records, ".json")
+            record = {"study": run.study, "name": run.name, "seed": run.seed, **train_and_measure(run)}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(f"{run}: done", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(once, runs))
+
+
+def start(
+    script: str, arguments: Iterable[Any], flags: dict[str, Any], log: Path, cpu_seconds: Path | None = None
+) -> None:
+    """Runs a script of this folder to its end, one thread.
+
+    Args:
+        script: its name.
+        arguments: before the flags.
+        flags: names without dashes, and values.
+        log: file to which its output is appended.
+        cpu_seconds: file of the seconds that all attempts took that came to an end; these are added.
+
+    Raises:
+        `RuntimeError`: it failed.
+    """
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments), *as_flags(flags)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if cpu_seconds is not None:
+        before = json.loads(cpu_seconds.read_text()) if cpu_seconds.exists() else 0.0
+        cpu_seconds.write_text(json.dumps(before + usage.ru_utime + usage.ru_stime))
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}, see {log}.")
+
+
+def as_flags(flags: dict[str, Any]) -> list[str]:
+    """Command-line words of them."""
+    return [word for name, value in flags.items() for word in (f"--{name}", as_text(value))]
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')
+
+
+def cpu_minutes(cpu_seconds: Path) -> float | None:
+    """Minutes of the file that [`start`] writes."""
+    return json.loads(cpu_seconds.read_text()) / 60 if cpu_seconds.exists() else None
+
+
+def log_history(folder: Path) -> list[dict[str, Any]]:
+    """What a finished training logged."""
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """The mean, and behind it each value."""
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} ({each})" if len(values) > 1 else each
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def by_name(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records of each kind of run, in their order."""
+    return {
+        name: [record for record in records if record["name"] == name]
+        for name in dict.fromkeys(record["name"] for record in records)
+    }
