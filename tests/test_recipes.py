@@ -105,7 +105,8 @@ def data_folders(tmp_path_factory) -> dict[str, Path]:
         write_folder(root / "ffhq", 10, split=split)
     write_folder(root / "lsun", 10)
     folders = {name: root / name for name in ("imagenet", "cc3m", "ffhq", "lsun")}
-    return folders | {"emoji": FIXTURE, "emoji32": FIXTURE, "fashion": root / "imagenet"}
+    fashion = dict.fromkeys(("fashion", "fashion32"), root / "imagenet")
+    return folders | fashion | {"emoji": FIXTURE, "emoji32": FIXTURE}
 
 
 @pytest.fixture

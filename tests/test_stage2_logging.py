@@ -88,6 +88,18 @@ def test_losses_of_each_depth_are_logged(make_trainer, make_rqvae, make_transfor
     assert training["learning_rate"] == 0 and evaluation["eval_text_loss"] > 0
 
 
+def test_evaluations_of_trainings_with_soft_and_hard_labels_can_be_compared(make_trainer):
+    def evaluated(soft_labels: bool) -> dict[str, float]:
+        torch.manual_seed(0)
+        trainer = make_trainer(soft_labels=soft_labels, code_temperature=5.0, eval_pictures=0)
+        return trainer.evaluate()
+
+    soft, hard = evaluated(True), evaluated(False)
+    assert soft["eval_image_loss_nearest_codes"] == pytest.approx(hard["eval_image_loss"], abs=1e-5)
+    assert abs(soft["eval_image_loss"] - hard["eval_image_loss"]) > 1e-3
+    assert "eval_image_loss_nearest_codes" not in hard
+
+
 def test_pictures_a_second_count_training_alone(make_trainer):
     class Slow(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -105,9 +105,10 @@ class RQTransformerTrainer(RQTrainer):
     """Trains an [`RQTransformerForImageGeneration`] on the codes that a frozen RQ-VAE gives.
 
     It logs the losses of image, text and each depth, and the pictures a second that all processes train on, with
-    evaluations and checkpoints not counted. Each evaluation also draws pictures of fixed conditions, with one seed and
-    the model's own `generation_config`, as `pictures/step-N.png` in the output folder, in TensorBoard and in Weights &
-    Biases. A model that FSDP or ZeRO-3 shards draws none.
+    evaluations and checkpoints not counted. With soft labels an evaluation logs the loss of the nearest codes as well,
+    `eval_image_loss_nearest_codes`, by which trainings with other labels can be compared. Each evaluation also draws
+    pictures of fixed conditions, with one seed and the model's own `generation_config`, as `pictures/step-N.png` in
+    the output folder, in TensorBoard and in Weights & Biases. A model that FSDP or ZeRO-3 shards draws none.
 
     The text loss is a mean over the caption tokens of a whole step, of all processes and accumulated batches, however
     much of their captions is padding.
@@ -141,6 +142,9 @@ class RQTransformerTrainer(RQTrainer):
             targets = {"labels": codes, "output_logits": False}
         outputs = model(inputs["input_ids"], codes, **targets)
         loss, parts = outputs.loss, {"image_loss": outputs.image_loss}
+        if self.args.soft_labels and not model.training:  # what trainings with other labels can be compared by
+            nearest = model(inputs["input_ids"], codes, labels=codes, output_logits=False)
+            parts["image_loss_nearest_codes"] = nearest.image_loss
         if outputs.text_loss is not None:
             parts["text_loss"] = outputs.text_loss
             if num_items_in_batch is not None:  # this batch may have more or fewer caption tokens than the mean
