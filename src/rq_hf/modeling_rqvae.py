@@ -208,6 +208,25 @@ class RQVAEModel(PreTrainedModel):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
         return self._decode_quantized(self.quantizer.embed(codes.long()))
 
+    @apply_forward_hook
+    @torch.no_grad()
+    def decode_quantized(self, quantized: torch.Tensor) -> torch.Tensor:
+        """Pictures of code vectors or mixtures of them, such as `quantizer.embed(codes)`.
+
+        Args:
+            quantized (`torch.Tensor` of shape `(B, H, W, n_z)`): one vector per position.
+
+        Returns:
+            `torch.Tensor` of shape `(B, num_channels, height, width)`, as of [`decode`].
+
+        Raises:
+            `ValueError`: another shape.
+        """
+        if quantized.ndim != 4 or quantized.shape[-1] != self.config.codebook_dim:
+            expected = f"(batch_size, height, width, {self.config.codebook_dim})"
+            raise ValueError(f"`quantized` must have shape {expected}, got {tuple(quantized.shape)}.")
+        return self._decode_quantized(quantized)
+
     @can_return_tuple
     def forward(
         self,

@@ -3,25 +3,27 @@
 """Pictures from captions, class labels or nothing: RQ-Transformer, RQ-VAE and caption tokenizer in one pipeline."""
 
 import difflib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy as np
-import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
-from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .editing import EditingMixin
+from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
 logger = logging.get_logger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class RQImageGenerationPipeline(DiffusionPipeline):
+class RQImageGenerationPipeline(EditingMixin, DiffusionPipeline):
     r"""
     Generates pictures with an RQ-Transformer and decodes them with its RQ-VAE.
 
@@ -64,7 +66,8 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                     f"{tokenizer.model_max_length}."
                 )
         self.register_modules(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
-        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+        grey = rqvae is not None and rqvae.config.num_channels == 1
+        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=not grey, do_convert_grayscale=grey)
         self._interrupt = False
 
     @classmethod
@@ -89,12 +92,19 @@ class RQImageGenerationPipeline(DiffusionPipeline):
         top_k: int | list[int] | None = None,
         top_p: float | list[float] | None = None,
         guidance_scale: float | None = None,
+        num_candidates: int | None = None,
+        ranker: CLIPRanker | None = None,
+        classifier: str | Path | PreTrainedModel | ImageClassifier | None = None,
+        acceptance_rate: float | None = None,
+        candidate_batch_size: int = 16,
+        known_codes: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
-    ) -> ImagePipelineOutput | tuple:
+    ) -> RQImagePipelineOutput | tuple:
         r"""Generates pictures.
 
         Sampling settings that are `None` are the checkpoint's own (`transformer.generation_config`).
@@ -110,51 +120,75 @@ class RQImageGenerationPipeline(DiffusionPipeline):
             num_images_per_prompt (`int`, defaults to 1):
                 Pictures per prompt or label; those of one prompt follow each other.
             temperature, top_k, top_p, guidance_scale:
-                See [`RQTransformerForImageGeneration.generate`].
+                See [`RQTransformerForImageGeneration.generate`]. Guidance is off unless a checkpoint's own settings
+                or `guidance_scale` turn it on, and needs a `negative_prompt` or training with condition dropout.
+            num_candidates, ranker (`int` and [`CLIPRanker`], *optional*):
+                Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned.
+            classifier, acceptance_rate ([`ImageClassifier`] or what it takes, and `float`, *optional*):
+                Rejection sampling: `num_images_per_prompt / acceptance_rate` pictures are drawn per label, rounded up,
+                and those returned in which the classifier is surest of it. The rate is in (0, 1].
+            candidate_batch_size (`int`, defaults to 16):
+                Candidates drawn at once in either case; no picture of an earlier batch is kept.
+            known_codes, known_mask (*optional*):
+                Codes `(1 or prompts, H, W, D)` to keep, and where, see [`RQTransformerForImageGeneration.generate`];
+                [`complete`] and [`vary`] get them from pictures.
             generator (`torch.Generator` or a list of one per picture, *optional*):
-                Makes the pictures reproducible. With one per picture a batch equals its singles.
+                Makes the pictures reproducible. With one per picture a batch equals its singles. Candidates of a
+                prompt draw from the generators of its pictures in turn.
             output_type (`str`, defaults to `"pil"`):
                 `"pil"`, `"np"` `(B, height, width, 3)` or `"pt"` `(B, 3, height, width)` in [0, 1], or `"latent"`: the
                 codes `(B, H, W, D)`.
             return_dict (`bool`, defaults to `True`):
-                `ImagePipelineOutput` or a tuple.
+                [`RQImagePipelineOutput`] or a tuple.
             callback_on_step_end (*optional*):
-                `callback(pipe, step, position, {"codes": codes})` after each of the H*W positions, with codes
-                `(B, H, W, D)` that are 0 where nothing was drawn yet. A dictionary with other `codes` that it returns
-                is what the loop goes on with; `pipe._interrupt = True` ends it.
+                `callback(pipe, step, position, {"codes": codes})` after each of the H*W positions, of each batch of
+                candidates, with codes `(B, H, W, D)` that are 0 where nothing was drawn yet. A dictionary with other
+                `codes` that it returns is what the loop goes on with; `pipe._interrupt = True` ends it: of
+                candidates the best so far are returned, if need be fewer.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
                 What the callback is given.
 
         Returns:
-            `ImagePipelineOutput` with `images`, or a tuple of them.
+            [`RQImagePipelineOutput`] with `images` and, of candidates, their `scores`, or a tuple of these.
 
         Raises:
             `ValueError`: bad input, each named.
         """
         self._check_inputs(
-            prompt, class_labels, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs
+            prompt,
+            class_labels,
+            num_images_per_prompt,
+            candidate_batch_size,
+            output_type,
+            callback_on_step_end_tensor_inputs,
         )
-        input_ids = self._condition(prompt, class_labels).repeat_interleave(num_images_per_prompt, dim=0)
-        input_ids = input_ids.to(self._execution_device)
-        negative_input_ids = None
-        if negative_prompt is not None:
-            negative_input_ids = self.encode_prompt(negative_prompt)
-            if len(negative_input_ids) > 1:
-                negative_input_ids = negative_input_ids.repeat_interleave(num_images_per_prompt, dim=0)
-            if len(negative_input_ids) not in (1, len(input_ids)):
-                count = len(input_ids) // num_images_per_prompt
-                raise ValueError(f"`negative_prompt` must be one or {count}, got {len(negative_prompt)}.")
+        candidates = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
+        input_ids = self._condition(prompt, class_labels)
+        if known_codes is not None and len(input_ids) == 1:  # one prompt for several given pictures
+            input_ids = input_ids.expand(len(known_codes), -1)
+        count = len(input_ids)
+        score = self._scorer(prompt, class_labels, count, ranker, classifier) if candidates is not None else None
+        negative_input_ids = self.encode_prompt(negative_prompt) if negative_prompt is not None else None
+        given = {"negative_prompt": negative_input_ids, "known_codes": known_codes}
+        if known_mask is not None and known_mask.ndim == 4:
+            given["known_mask"] = known_mask
+        for name, values in given.items():
+            if values is not None and len(values) not in (1, count):
+                raise ValueError(f"`{name}` must be one or {count}, got {len(values)}.")
+        settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale)
         self._interrupt = False
         height, width, _ = self.transformer.config.code_shape
+        steps = itertools.count()
+        batches = 1 if candidates is None else -(-count * candidates // candidate_batch_size)
 
-        with self.progress_bar(total=height * width) as progress_bar:
+        with self.progress_bar(total=batches * height * width) as progress_bar:
 
             def on_position(position: int, codes: torch.LongTensor) -> torch.LongTensor | bool | None:
                 progress_bar.update()
                 replaced = None
                 if callback_on_step_end is not None:
                     tensors = {name: {"codes": codes}[name] for name in callback_on_step_end_tensor_inputs}
-                    replaced = (callback_on_step_end(self, position, position, tensors) or {}).get("codes")
+                    replaced = (callback_on_step_end(self, next(steps), position, tensors) or {}).get("codes")
                 if self.interrupt:
                     if replaced is not None:
                         self.transformer._check_codes("the callback's codes", replaced, (len(codes),))
@@ -162,54 +196,39 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                     return False
                 return replaced
 
-            codes = self.transformer.generate(
-                input_ids,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                guidance_scale=guidance_scale,
-                negative_input_ids=negative_input_ids,
-                generator=generator,
-                callback=on_position,
-            )
+            def draw(rows: list[int], generators: torch.Generator | list[torch.Generator] | None) -> torch.LongTensor:
+                def of_rows(values: torch.Tensor | None) -> torch.Tensor | None:
+                    return values if values is None or len(values) == 1 else values[rows]
+
+                return self.transformer.generate(
+                    input_ids[rows].to(self._execution_device),
+                    negative_input_ids=of_rows(negative_input_ids),
+                    known_codes=of_rows(known_codes),
+                    known_mask=of_rows(known_mask) if "known_mask" in given else known_mask,
+                    generator=generators,
+                    callback=on_position,
+                    **settings,
+                )
+
+            scores = None
+            if candidates is None:
+                codes = draw([row for row in range(count) for _ in range(num_images_per_prompt)], generator)
+            else:
+                codes, scores = select_codes(
+                    draw,
+                    score,
+                    count,
+                    num_images_per_prompt,
+                    candidates,
+                    candidate_batch_size,
+                    generator,
+                    lambda: self.interrupt,
+                )
         images = codes if output_type == "latent" else self._postprocess(self.rqvae.decode(codes), output_type)
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        image: PipelineImageInput,
-        depth: int | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
-        r"""Encodes pictures and decodes them from their first codes, coarse to fine (Eq. 5).
-
-        Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                Pictures of one size, a multiple of the RQ-VAE's `downsample_factor` each way; arrays
-                `(B, height, width, 3)` and tensors `(B, 3, height, width)` in [0, 1].
-            depth (`int`, *optional*):
-                Number of depths to decode, from 1 to D; all by default.
-            output_type (`str`, defaults to `"pil"`): as in `__call__`; `"latent"` gives the codes of those depths.
-            return_dict (`bool`, defaults to `True`): `ImagePipelineOutput` or a tuple.
-
-        Returns:
-            `ImagePipelineOutput` with `images`, or a tuple of them.
-
-        Raises:
-            `ValueError`: bad input, each named.
-        """
-        code_depth = self.rqvae.config.code_depth
-        depth = code_depth if depth is None else depth
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= code_depth:
-            raise ValueError(f"`depth` must be an integer from 1 to {code_depth}, got {depth!r}.")
-        self._check_output_type(output_type)
-        codes = self.rqvae.encode(self._pixel_values(image))[..., :depth]
-        images = codes if output_type == "latent" else self._postprocess(self.rqvae.decode(codes), output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        if return_dict:
+            return RQImagePipelineOutput(images=images, scores=scores)
+        return (images,) if scores is None else (images, scores)
 
     def encode_prompt(self, prompt: str | list[str]) -> torch.LongTensor:
         """Ids of captions, `(B, condition_length)`; what does not fit is cut with a warning that shows it.
@@ -278,7 +297,28 @@ class RQImageGenerationPipeline(DiffusionPipeline):
             return torch.tensor(self.get_label_ids(class_labels))[:, None]
         return torch.zeros(1, 1, dtype=torch.long)
 
-    def _check_inputs(self, prompt, class_labels, num_images_per_prompt, output_type, tensor_inputs) -> None:
+    def _scorer(self, prompt, class_labels, count, ranker, classifier) -> Callable[..., torch.Tensor]:
+        """`score(codes, rows)` of candidates, by a ranker of captions or a classifier of labels."""
+        if ranker is not None:
+            if prompt is None:
+                raise ValueError("`ranker` needs a `prompt`: it compares pictures with captions.")
+            scorer, targets = ranker, [prompt] if isinstance(prompt, str) else list(prompt)
+        else:
+            config = self.transformer.config
+            if class_labels is None:
+                raise ValueError("`classifier` needs `class_labels`: it tells how sure it is of them.")
+            scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
+            has_null = config.null_condition_ids is not None  # an id that is no class
+            classes = config.vocab_size - has_null if config.id2label is None else len(config.id2label)
+            of_class = scorer.class_ids(config.id2label, classes)
+            targets = [of_class[label] for label in self.get_label_ids(class_labels)]
+        targets = targets * (count if len(targets) == 1 else 1)
+        scorer.to(self._execution_device)
+        return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
+
+    def _check_inputs(
+        self, prompt, class_labels, num_images_per_prompt, candidate_batch_size, output_type, tensor_inputs
+    ) -> None:
         if self.transformer is None or (self.rqvae is None and output_type != "latent"):
             raise ValueError("`transformer` and, except for output_type='latent', `rqvae` must be loaded, got None.")
         config = self.transformer.config
@@ -293,10 +333,12 @@ class RQImageGenerationPipeline(DiffusionPipeline):
                 raise ValueError(f"`class_labels` must be given: this model has {config.vocab_size} classes.")
             if config.vocab_size == 1 and class_labels is not None:
                 raise ValueError(f"`class_labels` must be None: this model is unconditional, got {class_labels!r}.")
-        if isinstance(num_images_per_prompt, bool) or not isinstance(num_images_per_prompt, int):
-            raise ValueError(f"`num_images_per_prompt` must be an integer, got {num_images_per_prompt!r}.")
-        if num_images_per_prompt < 1:
-            raise ValueError(f"`num_images_per_prompt` must be at least 1, got {num_images_per_prompt}.")
+        counts = {"num_images_per_prompt": num_images_per_prompt, "candidate_batch_size": candidate_batch_size}
+        for name, number in counts.items():
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise ValueError(f"`{name}` must be an integer, got {number!r}.")
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
         self._check_output_type(output_type)
         unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
@@ -308,26 +350,6 @@ class RQImageGenerationPipeline(DiffusionPipeline):
     def _check_output_type(output_type: str) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-
-    def _pixel_values(self, image: PipelineImageInput) -> torch.Tensor:
-        """Pixels `(B, channels, height, width)` in [-1, 1] of pictures of any kind that diffusers takes."""
-        images = image if isinstance(image, (list, tuple)) else [image]
-        sizes = {each.size for each in images if isinstance(each, PIL.Image.Image)}
-        if not images or len(sizes) > 1:
-            raise ValueError(f"`image` must be one or more pictures of one size, got sizes {sorted(sizes)}.")
-        for each in images:
-            if isinstance(each, (np.ndarray, torch.Tensor)):
-                values = torch.as_tensor(each)
-                if not values.is_floating_point() or not (values.min() >= 0 and values.max() <= 1):
-                    got = f"{values.dtype} from {values.min():.4g} to {values.max():.4g}"
-                    raise ValueError(
-                        f"`image` must hold floats in [0, 1] where it is an array or a tensor, got {got}."
-                    )
-        pixel_values = self.image_processor.preprocess(image)
-        return pixel_values.to(self._execution_device, self.rqvae.dtype)
-
-    def _postprocess(self, pixel_values: torch.Tensor, output_type: str):
-        return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
 
 
 def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:

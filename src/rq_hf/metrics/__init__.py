@@ -1,18 +1,23 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Figures of merit: how well an RQ-VAE reconstructs, and whether generated pictures show what the prompt asked for."""
+"""Figures of merit: how well an RQ-VAE reconstructs, how real and varied generated pictures are, and whether they show
+what the prompt asked for."""
 
 from .codes import CodeNorms, code_norms, code_usage
-from .drawing import drawn_batches, picture_generator, save_drawn_pictures
-from .frechet import (
+from .drawing import draw_pictures, drawn_batches, picture_generator, save_drawn_pictures
+from .extractors import (
     FEATURE_EXTRACTORS,
     EfficientNetFeatures,
-    FeatureStatistics,
+    FeatureExtractor,
     InceptionFeatures,
-    ReconstructionDistance,
+    TorchScriptFeatures,
+    VisionModelFeatures,
+    distance_name,
     feature_extractor,
-    frechet_distances,
+    weights_digest,
 )
+from .frechet import FeatureStatistics, ReconstructionDistance, frechet_distances
+from .generation import extract, inception_score, nearest_pictures, precision_recall
 from .pictures import (
     picture_errors,
     pooled_pixels,
@@ -28,5 +33,7 @@ from .reconstruction import (
     measure_reconstruction,
     reconstruction_distances,
 )
-from .reports import markdown_table, write_json
+from .reports import markdown_table, model_index, write_json, write_text
 from .sheets import coarse_to_fine_sheet, code_norm_chart
+from .statistics import ReferenceStatistics, load_statistics, warn_of_few_pictures
+from .sweeps import lower_is_better, sweep_chart

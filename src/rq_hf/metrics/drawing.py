@@ -25,6 +25,34 @@ def picture_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) >> 1)
 
 
+def draw_pictures(
+    pipeline: RQImageGenerationPipeline,
+    conditions: Sequence[str] | Sequence[int] | None,
+    indices: Sequence[int],
+    seed: int = 0,
+    **sampling: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Draws one picture for each index.
+
+    Args:
+        pipeline ([`RQImageGenerationPipeline`]): draws.
+        conditions (`Sequence[str]` or `Sequence[int]`, *optional*): a caption or a class for each, or nothing.
+        indices (`Sequence[int]`): a number for each picture; with the seed it determines the picture.
+        seed (`int`, defaults to 0): see `indices`.
+        sampling: arguments of the pipeline, such as `temperature` or `acceptance_rate`.
+
+    Returns:
+        `torch.ByteTensor` of shape `(B, C, height, width)` on the CPU, and what a classifier or ranker gave each.
+    """
+    asked: dict[str, Any] = {"num_images_per_prompt": len(indices)}
+    if conditions is not None:
+        name = "prompt" if isinstance(conditions[0], str) else "class_labels"
+        asked = {name: list(conditions)}
+    generators = [picture_generator(seed, index) for index in indices]
+    output = pipeline(**asked, generator=generators, output_type="pt", **sampling)
+    return to_uint8(output.images).cpu(), output.scores
+
+
 def drawn_batches(
     pipeline: RQImageGenerationPipeline,
     prompts: list[str],
@@ -48,9 +76,7 @@ def drawn_batches(
     """
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        generators = [picture_generator(seed, index) for index in indices[part]]
-        pictures = pipeline(prompts[part], generator=generators, output_type="pt", **sampling).images
-        yield to_uint8(pictures).cpu()
+        yield draw_pictures(pipeline, prompts[part], indices[part], seed, **sampling)[0]
 
 
 def save_drawn_pictures(

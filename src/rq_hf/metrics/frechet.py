@@ -8,15 +8,9 @@ features it has another scale and other preferences, and must not be compared wi
 Symbols: B pictures, N all pictures, F features of each, D code depth.
 """
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-
-from ..features import EfficientNetLite0, FrozenModule, read_state_dict
-
-FEATURE_EXTRACTORS = ("efficientnet_lite0", "inception")
 
 
 class FeatureStatistics:
@@ -90,76 +84,6 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
         distance = (mean - other.mean).square().sum() + covariance.trace() + other_covariance.trace()
         distances.append((distance - 2 * trace_of_root).clamp(min=0).item())
     return distances
-
-
-class InceptionFeatures(FrozenModule):
-    """The 2,048 features of Inception v3 in which FID is measured: torch-fidelity's, with TensorFlow's resizing.
-
-    Args:
-        weights (`str` or `Path`, *optional*):
-            File of torch-fidelity's weights (`weights-inception-2015-12-05-6726825d.pth`), or of a state dict with
-            their names; `None` downloads them.
-
-    Raises:
-        `ImportError`: torch-fidelity is not installed.
-        `ValueError`: `weights` does not exist or does not fit.
-        `OSError`: the download failed.
-    """
-
-    def __init__(self, weights: str | Path | None = None):
-        super().__init__()
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise ImportError('rFID needs torch-fidelity, which `pip install "rq_hf[eval]"` installs.') from error
-        file = None
-        if weights is not None:
-            file = io.BytesIO()  # torch-fidelity would unpickle whatever the file holds; this holds tensors alone
-            torch.save(read_state_dict(weights), file)
-            file.seek(0)
-        try:
-            self.net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
-        except OSError as error:
-            message = f"{URL_INCEPTION_V3} cannot be downloaded ({error})"
-            raise OSError(f"{message}; `weights` (`--inception_weights`) takes a file of it.") from error
-        except RuntimeError as error:
-            raise ValueError(f"`weights` must fit Inception v3, '{weights}' does not: {str(error)[:300]}") from error
-        self.requires_grad_(False).eval()
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Features `(B, 2048)` of uint8 pictures `(B, 3, height, width)`."""
-        return self.net(pictures)[0]
-
-
-class EfficientNetFeatures(FrozenModule):
-    """The 1,280 features of [`EfficientNetLite0`], whose weights a package of the registry has."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = EfficientNetLite0()
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Features `(B, 1280)` of uint8 pictures `(B, 3, height, width)`."""
-        return self.net.features(pictures.float() / 127.5 - 1)
-
-
-def feature_extractor(name: str, weights: str | Path | None = None) -> FrozenModule:
-    """The net that turns uint8 pictures `(B, 3, height, width)` into features `(B, F)`.
-
-    Args:
-        name (`str`): `"inception"` or `"efficientnet_lite0"`.
-        weights (`str` or `Path`, *optional*): file of Inception's weights, see [`InceptionFeatures`].
-
-    Raises:
-        `ValueError`: an unknown name, or weights for another net than Inception; further as there.
-    """
-    if name not in FEATURE_EXTRACTORS:
-        raise ValueError(f"`name` must be one of {FEATURE_EXTRACTORS}, got {name!r}.")
-    if name == "inception":
-        return InceptionFeatures(weights)
-    if weights is not None:
-        raise ValueError(f"`weights` must be None for {name!r}, whose own come in a package, got '{weights}'.")
-    return EfficientNetFeatures()
 
 
 class ReconstructionDistance:

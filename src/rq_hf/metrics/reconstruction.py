@@ -14,11 +14,9 @@ import torch
 from ..features import PerceptualLoss
 from ..modeling_rqvae import RQVAEModel
 from .codes import CodeNorms, code_norms, code_usage
-from .frechet import FEATURE_EXTRACTORS, ReconstructionDistance, feature_extractor
+from .extractors import FEATURE_EXTRACTORS, distance_name, feature_extractor
+from .frechet import ReconstructionDistance
 from .pictures import picture_errors, psnr_from_mse, structural_similarity, to_rgb, to_uint8
-
-# Only Inception's distance may be called FID.
-DISTANCE_NAMES = {"inception": "rfid", "efficientnet_lite0": "frechet_distance_efficientnet_lite0"}
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,14 @@ def reconstruction_distances(
 ) -> dict[str, ReconstructionDistance]:
     """Frechet distances for [`measure_reconstruction`], by the names of their figures.
 
-    The figures are `rfid` in the features of Inception v3, and `frechet_distance_efficientnet_lite0`, which needs no
-    download; the latter flatters a model that was trained with the perceptual loss of the same net.
+    The figure is `rfid` in the features of Inception v3, in others it is named after them, such as
+    `frechet_distance_efficientnet_lite0`, which needs no download but flatters a model that was trained with the
+    perceptual loss of the same net.
 
     Args:
         rqvae ([`RQVAEModel`]): the model, on its device.
         num_pictures (`int`): how many pictures will be measured, at least 4.
-        extractors (`Iterable[str]`): `"inception"`, `"efficientnet_lite0"` or both.
+        extractors (`Iterable[str]`): what [`feature_extractor`] takes.
         inception_weights (`str` or `Path`, *optional*): file of Inception's weights; `None` downloads them.
         seed (`int`, defaults to 0): of the halves for the floor.
 
@@ -74,7 +73,7 @@ def reconstruction_distances(
     distances = {}
     for name in extractors:
         net = feature_extractor(name, inception_weights if name == "inception" else None)
-        distances[DISTANCE_NAMES[name]] = ReconstructionDistance(
+        distances[distance_name(net.name, "rfid")] = ReconstructionDistance(
             net.to(rqvae.device), num_pictures, rqvae.config.code_depth, seed
         )
     return distances

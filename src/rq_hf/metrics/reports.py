@@ -4,9 +4,14 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from ..cards import evaluation_results
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -27,7 +32,28 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
         path (`Path`): the file, replaced if there is one.
         results (`dict`): what JSON can hold.
     """
-    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def model_index(results: Mapping[str, Any], model_name: str, task_type: str = "text-to-image") -> str:
+    """Results as the `model-index` of a model card, YAML for its head.
+
+    Args:
+        results (`Mapping[str, Any]`): what `scripts/evaluate.py` writes, see [`evaluation_results`].
+        model_name (`str`): the model.
+        task_type (`str`, defaults to `"text-to-image"`): a pipeline tag of the Hub.
+    """
+    index = eval_results_to_model_index(model_name, evaluation_results(results, task_type))
+    return yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all.
+
+    Args:
+        path (`Path`): the file, replaced if there is one.
+        text (`str`): its content.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

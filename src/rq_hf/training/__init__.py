@@ -15,7 +15,7 @@ from .data import CodeDataset, DataArguments, load_dataset_splits
 from .pictures import PictureDataset
 from .publishing import push_folder, save_pipeline, write_card
 from .streaming import CodeStream, PictureStream
-from .trainer import RQTrainer, initial_config, initial_model, resume_checkpoint
+from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, resume_checkpoint
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments
 from .transforms import TRANSFORMS, PictureTransform, decode_picture

@@ -1,0 +1,73 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+r"""Trains a small image-text model by contrast, to re-rank pictures of captions (`--ranker`).
+
+    python scripts/train_ranker.py --dataset_name data/emoji-64 --caption_column captions --filter tone=default \
+        --transform emoji --validation_split validation --num_caption_variants 4 --output_dir runs/emoji-ranker
+
+The folder is an ordinary CLIP model with its processor; `rq_hf.CLIPRanker` loads it. A tokenizer is trained on the
+captions first.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import HfArgumentParser
+from transformers.trainer_utils import set_seed
+
+from rq_hf import train_caption_tokenizer
+from rq_hf.training import (
+    CodeDataset,
+    DataArguments,
+    PictureDataset,
+    RQTrainingArguments,
+    load_dataset_splits,
+    resume_checkpoint,
+)
+from rq_hf.training.ranker import CaptionEncoder, RankerArguments, RankerTrainer, add_end_token, small_ranker
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = HfArgumentParser((RankerArguments, DataArguments, RQTrainingArguments), description=__doc__)
+    net, data, training = parser.parse_args_into_dataclasses(argv)
+    if data.caption_column is None:
+        raise ValueError("`caption_column` must be given, got None.")
+    checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    set_seed(training.seed)
+    splits, captions = load_dataset_splits(data), {}
+    for name, rows in splits.items():
+        column = [value if isinstance(value, list) else [value] for value in rows[data.caption_column]]
+        captions[name] = [variants[: net.num_caption_variants] for variants in column]
+    texts = (caption for variants in captions["train"] for caption in variants)
+    tokenizer = add_end_token(train_caption_tokenizer(texts, net.vocab_size, net.max_length))
+    prepared = {}
+    for name, rows in splits.items():
+        is_training = name == "train"
+        pictures = PictureDataset(
+            rows, net.image_size, 3, data.image_column, data.transform, is_training, training.seed,
+            data.max_corrupt_fraction,
+        )  # fmt: skip
+        prepared[name] = CodeDataset(
+            pictures, captions[name], training.seed, encoder=CaptionEncoder(tokenizer), training=is_training
+        )
+    model, processor = small_ranker(net, tokenizer)
+    trainer = RankerTrainer(
+        model=model, args=training, train_dataset=prepared["train"], eval_dataset=prepared.get("validation")
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(Path(training.output_dir))
+    if "validation" in prepared:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.finish()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")

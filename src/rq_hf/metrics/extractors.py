@@ -1,0 +1,207 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Frozen nets that turn pictures into the features in which sets of pictures are compared.
+
+Symbols: B pictures, F features of each. Pictures are integers from 0 to 255, of three channels.
+"""
+
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+from ..features import EfficientNetLite0, FrozenModule, read_state_dict
+
+FEATURE_EXTRACTORS = ("efficientnet_lite0", "inception")
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """Sixteen hexadecimal digits that tell one set of weights from another, from the ends of each tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        ends = torch.cat([flat[:16], flat[-16:]]).double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + ends.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class FeatureExtractor(FrozenModule):
+    """
+    A frozen net from pictures to features.
+
+    Attributes:
+        name (`str`): what distances in its features are named after.
+        digest (`str`): tells its weights from others, see [`weights_digest`].
+    """
+
+    name: str
+    digest: str
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""
+        raise NotImplementedError
+
+
+class InceptionFeatures(FeatureExtractor):
+    """The 2,048 features of Inception v3 in which FID is measured: torch-fidelity's, with TensorFlow's resizing.
+
+    Args:
+        weights (`str` or `Path`, *optional*):
+            File of torch-fidelity's weights (`weights-inception-2015-12-05-6726825d.pth`), or of a state dict with
+            their names; `None` downloads them.
+
+    Raises:
+        `ImportError`: torch-fidelity is not installed.
+        `ValueError`: `weights` does not exist or does not fit.
+        `OSError`: the download failed.
+    """
+
+    name = "inception"
+
+    def __init__(self, weights: str | Path | None = None):
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ImportError('FID needs torch-fidelity, which `pip install "rq_hf[eval]"` installs.') from error
+        file = None
+        if weights is not None:
+            file = io.BytesIO()  # torch-fidelity would unpickle whatever the file holds; this holds tensors alone
+            torch.save(read_state_dict(weights), file)
+            file.seek(0)
+        try:
+            self.net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], file)
+        except OSError as error:
+            message = f"{URL_INCEPTION_V3} cannot be downloaded ({error})"
+            raise OSError(f"{message}; `weights` (`--inception_weights`) takes a file of it.") from error
+        except RuntimeError as error:
+            raise ValueError(f"`weights` must fit Inception v3, '{weights}' does not: {str(error)[:300]}") from error
+        self.requires_grad_(False).eval()
+        self.digest = weights_digest(self)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features `(B, 2048)` of uint8 pictures `(B, 3, height, width)`."""
+        return self.net(pictures)[0]
+
+    def features_and_logits(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features `(B, 2048)`, and the logits `(B, 1008)` that the Inception score is made of."""
+        return self.net(pictures)
+
+
+class EfficientNetFeatures(FeatureExtractor):
+    """The 1,280 features of [`EfficientNetLite0`], whose weights a package of the registry has."""
+
+    name = "efficientnet_lite0"
+
+    def __init__(self):
+        super().__init__()
+        self.net = EfficientNetLite0()
+        self.digest = weights_digest(self)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features `(B, 1280)` of uint8 pictures `(B, 3, height, width)`."""
+        return self.net.features(pictures.float() / 127.5 - 1)
+
+
+class TorchScriptFeatures(FeatureExtractor):
+    """Features of a TorchScript file whose net takes uint8 pictures `(B, 3, height, width)`.
+
+    Args:
+        path (`str` or `Path`): the file; distances are named after it.
+
+    Raises:
+        `ValueError`: no TorchScript.
+    """
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        try:
+            self.net = torch.jit.load(str(path), map_location="cpu")
+        except RuntimeError as error:
+            raise ValueError(f"`name` must be a TorchScript file where it is a file, got '{path}': {error}") from error
+        self.name = slug(Path(path).stem)
+        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        self.requires_grad_(False).eval()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""
+        return self.net(pictures).float().flatten(1)
+
+
+class VisionModelFeatures(FeatureExtractor):
+    """Pooled features of a vision model of transformers: image embeddings of CLIP, or what its head would be given.
+
+    Args:
+        name (`str` or `Path`): Hub id or folder of the model and its image processor; distances are named after it.
+
+    Raises:
+        `OSError`, `ValueError`: nothing there, or no vision model.
+    """
+
+    def __init__(self, name: str | Path):
+        super().__init__()
+        self.image_processor = AutoImageProcessor.from_pretrained(name)
+        self.net = AutoModel.from_pretrained(name, use_safetensors=True)
+        self.name = slug(str(name).rstrip("/").split("/")[-1])
+        self.requires_grad_(False).eval()
+        self.digest = weights_digest(self.net)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""
+        inputs = self.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_first")
+        pixel_values = inputs.pixel_values[:, : getattr(self.net.config, "num_channels", 3)]
+        pixel_values = pixel_values.to(self.net.device, self.net.dtype)
+        if hasattr(self.net, "get_image_features"):
+            outputs = self.net.get_image_features(pixel_values)
+        else:
+            outputs = self.net(pixel_values)
+        if not isinstance(outputs, torch.Tensor):
+            pooled = outputs.get("pooler_output")
+            outputs = outputs.last_hidden_state.mean(1) if pooled is None else pooled
+        return outputs.float().flatten(1)
+
+
+def slug(text: str) -> str:
+    """Letters, digits and single underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def feature_extractor(name: str | Path, weights: str | Path | None = None) -> FeatureExtractor:
+    """The net that turns uint8 pictures `(B, 3, height, width)` into features `(B, F)`.
+
+    Args:
+        name (`str` or `Path`):
+            `"inception"`, `"efficientnet_lite0"`, a TorchScript file, or Hub id or folder of a vision model.
+        weights (`str` or `Path`, *optional*): file of Inception's weights, see [`InceptionFeatures`].
+
+    Raises:
+        `ValueError`: an unknown name, or weights for another net than Inception; further as there.
+    """
+    if name == "inception":
+        return InceptionFeatures(weights)
+    if weights is not None:
+        raise ValueError(f"`weights` must be None for {str(name)!r}, which has its own, got '{weights}'.")
+    if name == "efficientnet_lite0":
+        return EfficientNetFeatures()
+    if Path(name).is_file():
+        return TorchScriptFeatures(name)
+    try:
+        return VisionModelFeatures(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`name` must be one of {FEATURE_EXTRACTORS}, a TorchScript file, or a vision model of transformers by "
+            f"its Hub id or folder, got {str(name)!r}: {str(error)[:300]}"
+        ) from error
+
+
+def distance_name(extractor: str, inception: str = "fid") -> str:
+    """The name of a Frechet distance: only Inception's is FID.
+
+    Args:
+        extractor (`str`): name of the net.
+        inception (`str`, defaults to `"fid"`): the name for Inception's; `"rfid"` of reconstructions.
+    """
+    return inception if extractor == "inception" else f"frechet_distance_{extractor}"

@@ -1,0 +1,119 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What is said of generated pictures as a set: Inception score, precision and recall, nearest real pictures (B.2).
+
+Symbols: N generated pictures, R real ones, F features of each, C classes.
+"""
+
+import torch
+
+from .extractors import FeatureExtractor
+
+INSTALL = 'which `pip install "rq_hf[eval]"` installs'
+
+
+def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, float]:
+    """Inception score of shuffled pictures, by torch-fidelity: mean and deviation over equal parts of the set.
+
+    Args:
+        logits (`torch.Tensor` of shape `(N, C)`): of [`InceptionFeatures.features_and_logits`].
+        splits (`int`, defaults to 10): parts.
+
+    Raises:
+        `ValueError`: fewer pictures than parts.
+        `ImportError`: torch-fidelity is not installed.
+    """
+    if len(logits) < splits:
+        raise ValueError(f"`logits` must be of at least `splits` ({splits}) pictures, got {len(logits)}.")
+    try:
+        from torch_fidelity.metric_isc import isc_features_to_metric
+    except ImportError as error:
+        raise ImportError(f"The Inception score needs torch-fidelity, {INSTALL}.") from error
+    score = isc_features_to_metric(logits, splits=splits)
+    return score["inception_score_mean"], score["inception_score_std"]
+
+
+def precision_recall(
+    features: torch.Tensor, real_features: torch.Tensor, neighbourhood: int = 3, block: int = 1000
+) -> tuple[float, float]:
+    """Improved precision and recall, by torch-fidelity.
+
+    Precision is the part of the generated pictures that lie nearer to some real picture than its k-th nearest real
+    one; recall the part of the real ones likewise among the generated. It falls where pictures lose variety.
+
+    Args:
+        features (`torch.Tensor` of shape `(N, F)`): of generated pictures.
+        real_features (`torch.Tensor` of shape `(R, F)`): of real ones; both figures depend on N and R.
+        neighbourhood (`int`, defaults to 3): k.
+        block (`int`, defaults to 1000): pictures whose distances are in memory at once.
+
+    Raises:
+        `ValueError`: not more than k pictures.
+        `ImportError`: torch-fidelity is not installed.
+    """
+    if min(len(features), len(real_features)) <= neighbourhood:
+        raise ValueError(
+            f"Precision and recall need more than {neighbourhood} pictures of each kind, got {len(features)} and "
+            f"{len(real_features)}."
+        )
+    try:
+        from torch_fidelity.metric_prc import prc_features_to_metric
+    except ImportError as error:
+        raise ImportError(f"Precision and recall need torch-fidelity 0.4 or newer, {INSTALL}.") from error
+    found = prc_features_to_metric(
+        features.float(),
+        real_features.float(),
+        prc_neighborhood=neighbourhood,
+        prc_batch_size=block,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return found["precision"], found["recall"]
+
+
+def nearest_pictures(
+    features: torch.Tensor, real_features: torch.Tensor, count: int = 1, block: int = 10_000
+) -> tuple[torch.Tensor, torch.LongTensor]:
+    """The nearest real pictures of generated ones in feature space, to see whether they are copies (App. B.2).
+
+    Args:
+        features (`torch.Tensor` of shape `(N, F)`): of generated pictures.
+        real_features (`torch.Tensor` of shape `(R, F)`): of real ones.
+        count (`int`, defaults to 1): neighbours of each, at most R.
+        block (`int`, defaults to 10,000): real pictures whose distances are in memory at once.
+
+    Returns:
+        Euclidean distances `(N, count)`, ascending, and the places `(N, count)` of the neighbours.
+
+    Raises:
+        `ValueError`: more neighbours than pictures.
+    """
+    if not 1 <= count <= len(real_features):
+        raise ValueError(f"`count` must be from 1 to the {len(real_features)} real pictures, got {count}.")
+    features = features.double()
+    best = features.new_empty(len(features), 0)
+    places = torch.empty(len(features), 0, dtype=torch.long)
+    for start in range(0, len(real_features), block):
+        part = real_features[start : start + block].double()
+        distances = torch.cdist(
+            features, part, compute_mode="donot_use_mm_for_euclid_dist"
+        )  # exact where pictures agree
+        best = torch.cat([best, distances], dim=1)
+        places = torch.cat([places, torch.arange(start, start + len(part)).expand(len(features), -1)], dim=1)
+        best, order = best.sort(dim=1, stable=True)
+        best, places = best[:, :count], places.gather(1, order)[:, :count]
+    return best, places
+
+
+def extract(extractor: FeatureExtractor, pictures: torch.Tensor, logits: bool = False) -> dict[str, torch.Tensor]:
+    """Features, and logits if wanted, of uint8 pictures `(B, 3, height, width)`, on the CPU.
+
+    Args:
+        extractor ([`FeatureExtractor`]): the net.
+        pictures (`torch.ByteTensor`): the pictures.
+        logits (`bool`): whether the Inception score will be asked for; the net must be Inception then.
+    """
+    if logits:
+        features, scores = extractor.features_and_logits(pictures)
+        return {"features": features.float().cpu(), "logits": scores.float().cpu()}
+    return {"features": extractor(pictures).float().cpu()}

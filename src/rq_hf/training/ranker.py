@@ -1,0 +1,129 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Small image-text models, trained by contrast as CLIP is, which re-rank pictures of one's own data.
+
+Symbols: B pictures with a caption each, S tokens.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers.processors import TemplateProcessing
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+
+from .trainer import RQTrainer
+
+EOS_TOKEN = "[EOS]"
+
+
+@dataclass
+class RankerArguments:
+    """The size of the two towers and of the vocabulary."""
+
+    image_size: int = field(default=64, metadata={"help": "Height and width of the pictures."})
+    patch_size: int = field(default=8, metadata={"help": "Height and width of the patches of the image tower."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of both towers."})
+    num_layers: int = field(
+        default=4, metadata={"help": "Layers of the image tower; the text tower has half of them."}
+    )
+    num_attention_heads: int = field(default=4, metadata={"help": "Heads of both towers."})
+    projection_dim: int = field(default=128, metadata={"help": "Width of the vectors that are compared."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout of the attention weights."})
+    vocab_size: int = field(default=2048, metadata={"help": "Entries of the caption tokenizer that is trained first."})
+    max_length: int = field(default=20, metadata={"help": "Tokens of a caption, the last one included."})
+    num_caption_variants: int | None = field(
+        default=None, metadata={"help": "Draw among the first so many of a list of captions; all by default."}
+    )
+
+
+def add_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Lets a caption tokenizer end each caption with a token, whose state is what CLIP's text tower gives.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): of [`train_caption_tokenizer`]; it is changed.
+    """
+    tokenizer.add_special_tokens({"eos_token": EOS_TOKEN})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {EOS_TOKEN}", special_tokens=[(EOS_TOKEN, tokenizer.eos_token_id)]
+    )
+    return tokenizer
+
+
+def small_ranker(arguments: RankerArguments, tokenizer: PreTrainedTokenizerFast) -> tuple[CLIPModel, CLIPProcessor]:
+    """An untrained CLIP model and its processor, which makes of pictures pixels in [-1, 1].
+
+    Args:
+        arguments ([`RankerArguments`]): the size.
+        tokenizer (`PreTrainedTokenizerFast`): with an end token, see [`add_end_token`].
+    """
+    tower = {
+        "hidden_size": arguments.hidden_size,
+        "intermediate_size": 4 * arguments.hidden_size,
+        "num_attention_heads": arguments.num_attention_heads,
+        "attention_dropout": arguments.dropout,
+        "hidden_act": "gelu",
+    }
+    config = CLIPConfig(
+        text_config={
+            **tower,
+            "num_hidden_layers": max(1, arguments.num_layers // 2),
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": tokenizer.model_max_length,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            **tower,
+            "num_hidden_layers": arguments.num_layers,
+            "image_size": arguments.image_size,
+            "patch_size": arguments.patch_size,
+        },
+        projection_dim=arguments.projection_dim,
+    )
+    image_processor = CLIPImageProcessor(
+        size={"height": arguments.image_size, "width": arguments.image_size},
+        do_center_crop=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return CLIPModel(config), CLIPProcessor(image_processor, tokenizer)
+
+
+class CaptionEncoder:
+    """Turns a caption into the ids of a row, for [`CodeDataset`].
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): with an end token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+
+    def __call__(self, caption: str, dropout: float, generator: torch.Generator) -> list[int]:
+        return self.tokenizer(caption, padding="max_length", truncation=True).input_ids
+
+
+class RankerTrainer(RQTrainer):
+    """[`RQTrainer`] of CLIP's symmetric contrastive loss; logs how often a caption finds its picture in a batch."""
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ):
+        input_ids = inputs["input_ids"]
+        unwrapped = self.accelerator.unwrap_model(model)
+        outputs = model(
+            input_ids=input_ids,
+            attention_mask=input_ids != unwrapped.config.text_config.pad_token_id,
+            pixel_values=inputs["pixel_values"],
+        )
+        # Captions that are equal have equally right pictures.
+        same = (input_ids[:, None] == input_ids[None]).all(-1).float()
+        targets = same / same.sum(1, keepdim=True)  # (B, B)
+        logits = outputs.logits_per_text
+        loss = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+        found = same.gather(1, logits.argmax(1, keepdim=True)).mean()
+        self.record(model, retrieval=found)
+        return (loss, {"logits": logits}) if return_outputs else loss

@@ -1,0 +1,43 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Tiny untrained classifiers and image-text models of transformers."""
+
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+CLASSES = {0: "tabby, tabby cat", 1: "goose", 2: "goldfish, Carassius auratus", 3: "volcano"}
+TOWER = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+
+
+def tiny_classifier(id2label: dict[int, str] | None = None, seed: int = 0, channels: int = 3):
+    """A classifier and its image processor; without names it has the library's, "LABEL_0" and so on."""
+    torch.manual_seed(seed)
+    id2label = CLASSES if id2label is None else id2label
+    config = ResNetConfig(
+        num_channels=channels, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
+        id2label=id2label, label2id={name: index for index, name in id2label.items()},
+    )  # fmt: skip
+    processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return ResNetForImageClassification(config).eval(), processor
+
+
+def tiny_clip(tokenizer: PreTrainedTokenizerFast, seed: int = 0, image_size: int = 16):
+    """A CLIP model and its processor."""
+    torch.manual_seed(seed)
+    text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    config = CLIPConfig(
+        text_config={**text, "eos_token_id": len(tokenizer) - 1, "pad_token_id": 0, "bos_token_id": 0},
+        vision_config={**TOWER, "image_size": image_size, "patch_size": 8},
+        projection_dim=8,
+    )
+    size = {"height": image_size, "width": image_size}
+    return CLIPModel(config).eval(), CLIPProcessor(CLIPImageProcessor(size=size, do_center_crop=False), tokenizer)

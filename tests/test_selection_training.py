@@ -1,0 +1,106 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Scripts that train what selects pictures: classifiers of two nets on two halves, and a ranker of captions."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from rq_hf import CLIPRanker, ImageClassifier
+from rq_hf.selection import to_levels
+from rq_hf.training import PictureDataset
+from rq_hf.training.classifier import ARCHITECTURES, half_of, labels_of, picture_processor
+
+FIXTURE = Path(__file__).resolve().parent / "fixtures" / "emoji"
+SHORT = [
+    "--dataset_name", FIXTURE, "--filter", "tone=default", "--transform", "emoji", "--validation_split", "validation",
+    "--use_cpu", "true", "--per_device_train_batch_size", 8, "--max_train_samples", 64, "--disable_tqdm", "true",
+    "--report_to", "none", "--save_strategy", "no",
+]  # fmt: skip
+
+
+def train(module, *arguments: object) -> None:
+    module.main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_classifier_is_trained_and_loads_as_any_other(load_script, architecture, tmp_path):
+    output = tmp_path / "classifier"
+    train(
+        load_script("train_classifier"), *SHORT, "--label_column", "style", "--architecture", architecture, "--width",
+        8, "--image_size", 16, "--half", 1, "--max_steps", 3, "--output_dir", output, "--learning_rate", 1e-3,
+    )  # fmt: skip
+    names = sorted(set(datasets.load_dataset(str(FIXTURE))["train"]["style"]))
+    model = AutoModelForImageClassification.from_pretrained(output)
+    assert list(model.config.id2label.values()) == names
+    assert not list(output.rglob("*.bin")) and not list(output.rglob("*.pt"))
+    results = json.loads((output / "eval_results.json").read_text())
+    rows = datasets.load_dataset(str(FIXTURE))["validation"]
+    rows = rows.select([index for index, tone in enumerate(rows["tone"]) if tone == "default"])
+    pixels = torch.stack(
+        [each["pixel_values"] for each in PictureDataset(rows, 16, transform="emoji", training=False)]
+    )
+    classifier = ImageClassifier(output)
+    labels, _ = labels_of(rows, "style", names)
+    right = classifier.probabilities(pixels).argmax(1) == torch.tensor(labels)
+    assert results["eval_accuracy"] == pytest.approx(right.double().mean().item())
+
+
+def test_the_saved_processor_gives_the_pixels_of_the_training(load_script, tmp_path):
+    row = datasets.load_dataset(str(FIXTURE))["train"].select([0])
+    pixels = PictureDataset(row, 16, transform="emoji", training=False)[0]["pixel_values"]
+    found = picture_processor(16)(
+        list(to_levels(pixels[None])), return_tensors="pt", input_data_format="channels_first"
+    )
+    torch.testing.assert_close(found.pixel_values[0], pixels, rtol=0, atol=1e-5)
+
+
+def test_halves_share_no_picture_and_are_alike_for_every_seed():
+    rows = datasets.Dataset.from_dict({"number": list(range(101))})
+    first, second = (set(half_of(rows, half)["number"]) for half in (0, 1))
+    assert not first & second and first | second == set(range(101)) and abs(len(first) - len(second)) == 1
+    torch.manual_seed(5)
+    assert set(half_of(rows, 0)["number"]) == first
+    assert half_of(rows, None) is rows
+
+
+def test_a_ranker_learns_to_find_pictures_by_their_captions(load_script, tmp_path):
+    output = tmp_path / "ranker"
+    train(
+        load_script("train_ranker"), *SHORT, "--caption_column", "captions", "--num_caption_variants", 1,
+        "--image_size", 32, "--hidden_size", 32, "--num_layers", 2, "--vocab_size", 300, "--max_steps", 60,
+        "--learning_rate", 3e-3, "--output_dir", output, "--lr_scheduler_type", "constant", "--max_train_samples", 16,
+        "--per_device_train_batch_size", 16, "--logging_steps", 10,
+    )  # fmt: skip
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+    assert 0 <= json.loads((output / "eval_results.json").read_text())["eval_retrieval"] <= 1
+    ranker = CLIPRanker(output)
+    rows = datasets.load_dataset(str(FIXTURE))["train"]
+    rows = rows.select([index for index, tone in enumerate(rows["tone"]) if tone == "default"][:16])
+    pixels = torch.stack(
+        [each["pixel_values"] for each in PictureDataset(rows, 32, transform="emoji", training=False)]
+    )
+    texts = [captions[0] for captions in rows["captions"]]
+    likeness = ranker.embed_texts(texts) @ ranker.embed_pictures(pixels).T
+    assert (likeness.argmax(1) == torch.arange(16)).double().mean() > 0.5
+    ids = ranker.processor.tokenizer("a heart").input_ids
+    assert ids[-1] == ranker.processor.tokenizer.eos_token_id == ranker.model.config.text_config.eos_token_id
+
+
+def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):
+    classifier, ranker = load_script("train_classifier"), load_script("train_ranker")
+    with pytest.raises(ValueError, match="`label_column` must be given"):
+        train(classifier, *SHORT, "--output_dir", tmp_path)
+    with pytest.raises(ValueError, match="`caption_column` must be given"):
+        train(ranker, *SHORT, "--output_dir", tmp_path)
+    with pytest.raises(ValueError, match="`half` must be 0, 1 or None, got 2"):
+        train(classifier, *SHORT, "--label_column", "style", "--half", 2, "--output_dir", tmp_path)
+    rows = datasets.Dataset.from_dict({"label": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"`label_column` must hold labels of \['a'\], got also \['b'\]"):
+        labels_of(rows, "label", ["a"])
