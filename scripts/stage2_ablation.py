@@ -68,7 +68,8 @@ def train(run: Run, output_dir: Path, more_flags: list[str]) -> dict[str, Any]:
     folder, cpu_seconds = output_dir / run.path, run.file(output_dir, ".cpu.json")
     log = run.file(output_dir, ".log")
     if not (folder / "model_index.json").exists():
-        flags = {"output_dir": folder, "seed": run.seed, "resume_from_checkpoint": "last", **KINDS[run.name]}
+        flags = {"output_dir": folder, "seed": run.seed, "resume_from_checkpoint": "last", "use_cpu": True}
+        flags |= KINDS[run.name]
         start("train_rqt.py", [CONFIG, *more_flags], flags, log, cpu_seconds)
     dataset = json.loads(CONFIG.read_text(encoding="utf-8"))["data"]["dataset_name"]
     accuracy = folder / "prompts.json"

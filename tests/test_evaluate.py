@@ -106,6 +106,16 @@ def test_a_sample_of_prompts_is_seeded_and_grows_without_changing_its_pictures(r
     assert filecmp.cmpfiles(few, more, names, shallow=False) == (names, [], [])
 
 
+def test_prompts_of_one_concept_are_compared_with_pictures_of_all(run, pipeline_folder):
+    concept = default_tone("test_combos")["concept"][0]
+    one = [*COMBOS, "--filter", f"tone=default,concept={concept}"]
+    alone = run("prompts", pipeline_folder, *one)
+    among_all = run("prompts", pipeline_folder, *one, "--gallery_filter", "tone=default")
+    assert among_all["dataset"]["num_pictures"] == alone["dataset"]["num_pictures"] > 0
+    assert alone["floors"]["chance"]["concept_top1"] == 1
+    assert among_all["floors"]["chance"]["concept_top1"] < 0.5
+
+
 def test_sampling_options_reach_the_model(run, pipeline_folder, tmp_path):
     folders = [tmp_path / f"{seed}-{top_k}" for seed in (0, 1) for top_k in ("all", "one")]
     for folder in folders:

@@ -102,6 +102,7 @@ def _add_prompts(commands) -> None:
         "--style_group", nargs="+", action="append", metavar="STYLE",
         help="styles that count as one; may be repeated; by default: 3d fluent flat",
     )  # fmt: skip
+    prompts.add_argument("--gallery_filter", help="of the real pictures to compare with; by default that of --filter")
     prompts.add_argument("--num_prompts", type=int, help="a random sample of the rows; all by default")
     prompts.add_argument("--seed", type=int, default=0, help="of the sample of rows, the pictures and the floors")
     add_sampling_arguments(prompts)

@@ -28,7 +28,7 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"`MODEL` must draw captions, got {arguments.model!r}, a pipeline without a tokenizer.")
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
     split = filtered(splits[arguments.split], arguments)
-    gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments)
+    gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments, "gallery_filter")
     indices = choose_rows(len(split), arguments.num_prompts, arguments.seed)
     rows = split.select(indices)
     prompts = column_texts(rows, arguments.caption_column)

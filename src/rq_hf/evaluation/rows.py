@@ -25,9 +25,11 @@ def load_splits(arguments: argparse.Namespace, *columns: str) -> datasets.Datase
     return splits
 
 
-def filtered(rows: datasets.Dataset, arguments: argparse.Namespace) -> datasets.Dataset:
-    """The rows that `--filter` leaves."""
-    return select_rows(rows, parse_filter(arguments.filter)) if arguments.filter else rows
+def filtered(rows: datasets.Dataset, arguments: argparse.Namespace, name: str = "filter") -> datasets.Dataset:
+    """The rows that `--filter`, or the argument `name` where it is given, leaves."""
+    chosen = getattr(arguments, name)
+    chosen = arguments.filter if chosen is None else chosen
+    return select_rows(rows, parse_filter(chosen)) if chosen else rows
 
 
 def column_texts(rows: datasets.Dataset, column: str) -> list[str]:
