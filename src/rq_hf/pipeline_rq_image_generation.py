@@ -16,12 +16,14 @@ from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .pipeline_hub import HubPipelineMixin
+
 logger = logging.get_logger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class RQImageGenerationPipeline(DiffusionPipeline):
+class RQImageGenerationPipeline(HubPipelineMixin, DiffusionPipeline):
     r"""
     Generates pictures with an RQ-Transformer and decodes them with its RQ-VAE.
 
@@ -66,12 +68,6 @@ class RQImageGenerationPipeline(DiffusionPipeline):
         self.register_modules(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
         self._interrupt = False
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
-        kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def interrupt(self) -> bool:
