@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 #
 # make demo PROMPT="a red heart, twemoji style"   a picture from the shipped checkpoint
+# make app                                        the same in the browser
 # make test                                       the tests (test-slow: the long ones)
 # make quality | make style                       check | mend the style
-# ARGS="..." is handed on to scripts/generate.py or pytest; PYTHON=python3.12 picks the interpreter of a new .venv.
+# ARGS="..." is handed on to the script or to pytest; PYTHON=python3.12 picks the interpreter of a new .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,11 +17,14 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: demo test test-slow quality style clean
+.PHONY: demo app test test-slow quality style clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/generate.py checkpoints/emoji-64 "$$PROMPT" $(ARGS)
+
+app: $(VENV)/.installed-demo
+	$(BIN)/python scripts/app.py checkpoints/emoji-64 $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -53,7 +57,12 @@ $(VENV)/.installed: setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
+$(VENV)/.installed-demo: setup.py | $(BIN)/pip
+	@echo "Installing rq_hf and the demo's page into $(VENV); the first time this takes some minutes."
+	$(BIN)/python -m pip install -q -e ".[demo]"
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: setup.py | $(BIN)/pip
 	@echo "Installing rq_hf and its development tools into $(VENV); the first time this takes some minutes."
 	$(BIN)/python -m pip install -q -e ".[dev]"
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-demo $@

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import create_repo, upload_folder
 
 from rq_hf.conversion import LICENSE, convert_checkpoint
+from rq_hf.sharing import push_folder
 
 CONFIGS = Path(__file__).parent / "configs"
 # The released model that is not of the paper: its architecture is known from its own configuration only.
@@ -83,9 +83,8 @@ def main(argv=None) -> None:
     )
     print(f"{arguments.output} is {NAMES[kind]}.")
     if arguments.push_to_hub is not None:
-        repo_id = create_repo(arguments.push_to_hub, exist_ok=True).repo_id
-        upload_folder(repo_id=repo_id, folder_path=arguments.output, commit_message="Convert an official checkpoint")
-        print(f"Uploaded to {repo_id}.")
+        push_folder(arguments.output, arguments.push_to_hub, commit_message="Convert an official checkpoint")
+        print(f"Uploaded to {arguments.push_to_hub}.")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset, load_dataset
 
 from rq_hf.caption_tokenizer import train_caption_tokenizer
+from rq_hf.sharing import push_folder
 
 NUM_MEASURED_CAPTIONS = 10_000
 
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{too_long:.2%} are cut at {args.max_length}."
     )
     if args.push_to_hub:
-        tokenizer.push_to_hub(args.hub_model_id or args.output_dir.resolve().name)
+        push_folder(args.output_dir, args.hub_model_id or args.output_dir.resolve().name)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Without a configuration it trains a small one on the emoji pictures of tests/fix
 Captions (`--caption_column`), class labels (`--label_column`) or neither decide what the model is conditioned on.
 
 `--model_name_or_path` fine-tunes a model; with `--lora_rank` only adapters, which are saved in the folder `adapter` of
-`--output_dir`, beside the pipeline into which they are merged. `--push_to_hub` then uploads the adapter alone.
+`--output_dir`, beside the pipeline into which they are merged. `--push_to_hub` uploads the pipeline, or with
+`--lora_rank` the adapter alone, at every save (`--hub_strategy`) and at the end.
 """
 
 import logging
@@ -30,7 +31,6 @@ from rq_hf.training import (
     load_rqvae,
     load_tokenizer,
     parse_arguments,
-    push_folder,
     resume_checkpoint,
     save_pipeline,
     transformer_config,
@@ -63,16 +63,25 @@ def main(argv=None):
     for name, value in arguments.card.get("sampling", {}).items():
         setattr(model.generation_config, name, value)
     datasets = code_datasets(arguments, splits, rqvae, config, tokenizer)
-    write_card(
+    card = (
         "pipeline",
         arguments,
         {"rqvae": rqvae.config, "transformer": config},
         {"rqvae": rqvae.num_parameters(), "transformer": model.num_parameters()},
     )
+    first_card = write_card(*card)
     if training.lora_rank is not None:
         model = add_lora(model, training, new_ids)
-    # The trainer would push the transformer alone; what is shared is the pipeline, at the end.
-    push_to_hub, training.push_to_hub = training.push_to_hub, False
+    dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
+
+    def write_shared(transformer: torch.nn.Module) -> Path:
+        """The pipeline, or the adapter alone, in a folder that may be pushed."""
+        if training.lora_rank is not None:
+            save_adapter(transformer, Path(training.output_dir, ADAPTER_FOLDER), arguments)
+            return Path(training.output_dir, ADAPTER_FOLDER)
+        save_pipeline(RQImageGenerationPipeline(trainer.rqvae, transformer, tokenizer), training.output_dir, dtype)
+        return Path(training.output_dir)
+
     patience = training.early_stopping_patience
     trainer = RQTransformerTrainer(
         model=model,
@@ -82,6 +91,7 @@ def main(argv=None):
         eval_dataset=datasets.get("validation"),
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
+    trainer.write_shared = write_shared
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     if "validation" in datasets:
@@ -91,16 +101,14 @@ def main(argv=None):
     transformer = trainer.whole_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
-        shared_folder = Path(training.output_dir)
         with trainer.averaged_weights():
+            shared_folder = write_shared(transformer)
             if training.lora_rank is not None:
-                shared_folder = shared_folder / ADAPTER_FOLDER
-                save_adapter(transformer, shared_folder, arguments)
-                transformer = transformer.merge_and_unload()
-            save_pipeline(RQImageGenerationPipeline(trainer.rqvae, transformer, tokenizer), training.output_dir, dtype)
-        if push_to_hub:
-            push_folder(training, shared_folder)
+                merged = transformer.merge_and_unload()
+                save_pipeline(RQImageGenerationPipeline(trainer.rqvae, merged, tokenizer), training.output_dir, dtype)
+        write_card(*card, history=trainer.state.log_history, replaced=first_card)
+        if training.push_to_hub:
+            trainer.push_shared(shared_folder)
     trainer.finish()
 
 

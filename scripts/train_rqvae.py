@@ -44,7 +44,8 @@ def main(argv=None):
         name: training_pictures(rows, data, training, config.image_size, config.num_channels, augment=name == "train")
         for name, rows in splits.items()
     }
-    write_card("rqvae", arguments, config, model.num_parameters())
+    card = ("rqvae", arguments, config, model.num_parameters())
+    first_card = write_card(*card)
     trainer = RQVAETrainer(
         model=model, args=training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation")
     )
@@ -55,6 +56,7 @@ def main(argv=None):
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    write_card(*card, history=trainer.state.log_history, replaced=first_card)
     if training.push_to_hub:
         trainer.push_to_hub()
     trainer.finish()

@@ -16,12 +16,14 @@ import json
 import os
 import re
 import shutil
+import socket
+import struct
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -29,23 +31,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from hub_faults import Fault, corrupted
+from hub_storage import USER, HubError, Repository, describe, is_large
 
-USER = "tester"
 TOKEN = "hf_loopback"
-LARGE_FILE_SUFFIXES = (".arrow", ".bin", ".parquet", ".png", ".pt", ".safetensors", ".tar", ".zip")
 CONTENT_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 METADATA_BLOCK = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---", re.DOTALL)
 
 
-class HubError(Exception):
-    """An error response: `code` is the X-Error-Code by which the client picks the exception it raises."""
-
-    def __init__(self, status: int, message: str, code: str | None = None):
-        self.status, self.message, self.code = status, message, code
-
-
 class Request(NamedTuple):
-    """What a client sent, and the status it got."""
+    """What a client sent, and the status it got; 0 if the connection was reset."""
 
     method: str
     path: str
@@ -60,65 +55,6 @@ class Response(NamedTuple):
     headers: dict[str, str] = {}
 
 
-class Repository:
-    """Branches, tags and commits of one repository; the files of each commit are a folder of their own."""
-
-    def __init__(self, folder: Path, repo_id: str, private: bool):
-        self.folder, self.repo_id, self.private = folder, repo_id, private
-        self.branches: dict[str, str] = {}
-        self.tags: dict[str, str] = {}
-        self.commits: dict[str, dict] = {}
-        self.branches["main"] = self.commit({}, "initial commit", parent=None)
-
-    def commit(self, files: dict[str, Path], title: str, parent: str | None, message: str = "") -> str:
-        """Stores `files` (path in the repository -> file to link to) as a new commit and returns its sha."""
-        date = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        tree = sorted((path, blob_id(file)) for path, file in files.items())
-        sha = hashlib.sha1(repr((self.repo_id, parent, len(self.commits), title, date, tree)).encode()).hexdigest()
-        (self.folder / sha).mkdir(parents=True)
-        for path, file in files.items():
-            target = self.folder / sha / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, target)
-        authors = [{"user": USER}]
-        self.commits[sha] = dict(id=sha, title=title, message=message, date=date, authors=authors, parent=parent)
-        return sha
-
-    def resolve(self, revision: str) -> str:
-        """The sha that a branch, a tag or a (short) sha stands for."""
-        if sha := self.branches.get(revision) or self.tags.get(revision):
-            return sha
-        found = [sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)]
-        if len(found) != 1:
-            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found[0]
-
-    def files(self, revision: str = "main") -> dict[str, Path]:
-        """Files at a revision: path in the repository -> the file on disk."""
-        root = self.folder / self.resolve(revision)
-        return {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
-
-
-def is_large(path: str, size: int) -> bool:
-    """Whether a file goes through LFS; the client never sends an empty one there."""
-    return size > 0 and path.endswith(LARGE_FILE_SUFFIXES)
-
-
-def blob_id(file: Path) -> str:
-    """Git's object id of a file, the same that the client computes to leave out unchanged files."""
-    content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def describe(path: str, file: Path) -> dict:
-    """A file as the tree endpoints list it."""
-    size = file.stat().st_size
-    entry = {"type": "file", "path": path, "oid": blob_id(file), "size": size}
-    if is_large(path, size):
-        entry["lfs"] = {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": size, "pointerSize": 134}
-    return entry
-
-
 class Hub:
     """The server, listening from the start, and what it stores under `folder`.
 
@@ -129,6 +65,7 @@ class Hub:
         cache: the cache folder of clients; delete it to download anew.
         environment: the variables that make a process use this Hub.
         requests: all requests answered so far.
+        faults: what is to go wrong, see `fail`.
     """
 
     def __init__(self, folder: Path):
@@ -153,12 +90,28 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def reset(self) -> None:
-        """Forgets all repositories and requests, and empties the clients' cache."""
+        """Forgets all repositories, requests and faults, and empties the clients' cache."""
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.faults: list[Fault] = []
         self.requests: list[Request] = []
         for folder in ("blobs", "models", "datasets", "spaces", "home/hub"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         self.blobs.mkdir(parents=True)
+
+    def fail(self, kind: str, method: str, path: str, **options) -> Fault:
+        """Lets requests fail until the next `reset`; see [`Fault`] for what can go wrong, and how often."""
+        fault = Fault(kind, method, path, **options)
+        self.faults.append(fault)
+        return fault
+
+    def fault(self, method: str, path: str) -> Fault | None:
+        """The fault that befalls a request, one time less of which is left."""
+        with self.lock:
+            for fault in self.faults:
+                if fault.times > 0 and fault.befalls(method, path):
+                    fault.times -= 1
+                    return fault
+        return None
 
     def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
         if (repo_type, repo_id) not in self.repositories:
@@ -183,15 +136,35 @@ class Handler(BaseHTTPRequestHandler):
     def do_request(self) -> None:
         self.url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(self.url.query).items()}
+        self.fault = self.hub.fault(self.command, self.path)
+        kind = self.fault.kind if self.fault else None
+        if kind == "reset" and int(self.headers.get("Content-Length", 0)) > 1:
+            self.rfile.read(int(self.headers["Content-Length"]) // 2)
+            return self.reset_connection()
         self.body = self.read_body()
+        if kind == "slow":
+            time.sleep(self.fault.seconds)
+        if kind == "wrong hash" and self.command == "PUT":
+            self.body = corrupted(self.body)
         try:
+            if kind == "status":
+                raise HubError(self.fault.status, f"The server was told to fail with {self.fault.status}")
             response = self.route()
         except HubError as error:
             headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
             response = Response({"error": error.message}, error.status, headers)
         except Exception:  # 501, since the client would try again and again on a 500
             response = Response({"error": traceback.format_exc()}, 501)
+        if kind == "status":
+            response = response._replace(headers=response.headers | self.fault.headers)
         self.send(response)
+
+    def reset_connection(self) -> None:
+        """Ends the connection at once, as a network that fails: the client reads "connection reset by peer"."""
+        self.hub.requests.append(Request(self.command, self.path, 0))
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        os.close(self.connection.detach())
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_request
 
@@ -210,12 +183,21 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(body, dict | list):
             body = json.dumps(body)
         content = body if isinstance(body, bytes) else body.encode()
+        kind = self.fault.kind if self.fault else None
+        if kind == "wrong hash" and self.command == "GET":
+            content = corrupted(content)
         self.hub.requests.append(Request(self.command, self.path, response.status))
         self.send_response(response.status)
         for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if kind == "reset":
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            self.reset_connection()
+        else:
             self.wfile.write(content)
 
     def route(self) -> Response:

@@ -263,8 +263,8 @@ def test_table_cells_are_escaped_and_texts_are_not_templates():
 def test_templates_are_found_in_an_installed_package(tmp_path):
     package, checkout = tmp_path / "rq_hf", Path(rq_hf.__file__).parent
     shutil.copytree(checkout.parents[1] / "model_cards", package / "model_cards")
-    for name in ("cards.py", "configuration_rqvae.py", "configuration_rq_transformer.py"):
-        shutil.copy(checkout / name, package)
+    for name in ("cards", "card_metadata", "card_tables", "configuration_rqvae", "configuration_rq_transformer"):
+        shutil.copy(checkout / f"{name}.py", package)
     (package / "__init__.py").touch()
     program = """
 from huggingface_hub import ModelCardData

@@ -5,15 +5,14 @@
 import copy
 import json
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
+from .card_metadata import TrainingFootprint, emissions_metadata, evaluation_results, read_evaluation
+from .card_tables import evaluation_rows, footprint_rows, lines, rqvae_rows, table, transformer_rows
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig
 
@@ -33,55 +32,9 @@ TAGS = {
     "rqvae": ["rq_hf", "transformers", "rq-vae", "residual-quantization", "image-tokenizer"],
     "rq_transformer": ["rq_hf", "transformers", "rq-transformer", "residual-quantization", "autoregressive"],
     "pipeline": ["rq_hf", "rq-vae", "rq-transformer", "residual-quantization", "autoregressive"],
+    "adapter": ["rq_hf", "lora", "rq-transformer"],
+    "tokenizer": ["rq_hf", "transformers"],
 }
-METRIC_NAMES = {
-    "clip_score": "CLIP score",
-    "concept_top1": "Prompt accuracy, concept top-1",
-    "concept_top5": "Prompt accuracy, concept top-5",
-    "fid": "FID",
-    "inception_score": "Inception Score",
-    "lpips": "LPIPS",
-    "psnr": "PSNR (dB)",
-    "rfid": "rFID",
-    "ssim": "SSIM",
-    "style_accuracy": "Prompt accuracy, style",
-}
-
-
-@dataclass(frozen=True)
-class TrainingFootprint:
-    """
-    What the training took.
-
-    Args:
-        hours (`float`): wall-clock time in hours.
-        hardware (`str`): what it ran on, all devices together.
-        power_watts (`float`, *optional*): mean power draw of that hardware in watts.
-        carbon_intensity (`float`, *optional*): emissions of the electricity in kg CO2eq per kWh.
-        location (`str`, *optional*): where it ran.
-    """
-
-    hours: float
-    hardware: str
-    power_watts: float | None = None
-    carbon_intensity: float | None = None
-    location: str | None = None
-
-    def __post_init__(self):
-        for name in ("hours", "power_watts", "carbon_intensity"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"`{name}` must be a finite number of at least 0, got {value}.")
-
-    @property
-    def energy(self) -> float | None:
-        """Estimated energy in kWh, where the power draw is known."""
-        return None if self.power_watts is None else self.hours * self.power_watts / 1000
-
-    @property
-    def emissions(self) -> float | None:
-        """Estimated emissions in kg CO2eq, where power draw and carbon intensity are known."""
-        return None if self.energy is None or self.carbon_intensity is None else self.energy * self.carbon_intensity
 
 
 def render_card(
@@ -104,6 +57,7 @@ def render_card(
     intended_use: str | None = None,
     limitations: str | None = None,
     footprint: TrainingFootprint | None = None,
+    with_code: bool = False,
 ) -> ModelCard:
     r"""Renders a model card. What is not given has no section; texts are Markdown.
 
@@ -129,6 +83,7 @@ def render_card(
         intended_use (`str`, *optional*): what it is for.
         limitations (`str`, *optional*): limits beside those of every model of its kind; list items (`- ...`).
         footprint ([`TrainingFootprint`], *optional*): hours, hardware and estimated emissions of the training.
+        with_code (`bool`, defaults to `False`): the repository brings the code to be loaded without this library.
 
     Returns:
         [`~huggingface_hub.ModelCard`]
@@ -165,14 +120,14 @@ def render_card(
     class_tags = ["class-conditional"] if condition == "class" else []
     card_data.tags = list(dict.fromkeys([*(card_data.tags or []), *TAGS[template], *class_tags]))
     results = list(card_data.eval_results or [])
-    evaluations = [_read_evaluation(evaluation) for evaluation in evaluations or []]
+    evaluations = [read_evaluation(evaluation) for evaluation in evaluations or []]
     for evaluation in evaluations:
         results += evaluation_results(evaluation, task_type=card_data.pipeline_tag)
     if results:
         card_data.model_name = card_data.model_name or title
     card_data.eval_results = results or None
     if footprint is not None and footprint.emissions is not None:
-        card_data["co2_eq_emissions"] = _emissions_metadata(footprint)
+        card_data["co2_eq_emissions"] = emissions_metadata(footprint)
 
     card = ModelCard.from_template(
         card_data,
@@ -183,27 +138,73 @@ def render_card(
         condition=condition,
         rqvae=rqvae,
         transformer=transformer,
-        rqvae_table=_table(_rqvae_rows(rqvae, num_parameters.get("rqvae"))),
-        transformer_table=_table(_transformer_rows(transformer, num_parameters.get("transformer"))),
+        rqvae_table=table(rqvae_rows(rqvae, num_parameters.get("rqvae"))),
+        transformer_table=table(transformer_rows(transformer, num_parameters.get("transformer"))),
         example=_example(condition, example_input),
         sample_images=sample_images,
-        sampling_table=_table((sampling or {}).items(), ["Argument", "Default"]),
+        sampling_table=table((sampling or {}).items(), ["Argument", "Default"]),
         training_data=training_data,
         attribution=attribution,
         training_procedure=training_procedure,
-        training_table=_table((training_arguments or {}).items(), ["Argument", "Value"]),
-        training_commands=_lines(training_commands),
-        evaluation_table=_table(_evaluation_rows(results), ["Data set", "Split", "Metric", "Value"]),
-        evaluation_commands=_lines(
+        training_table=table((training_arguments or {}).items(), ["Argument", "Value"]),
+        training_commands=lines(training_commands),
+        evaluation_table=table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"]),
+        evaluation_commands=lines(
             dict.fromkeys(evaluation["command"] for evaluation in evaluations if evaluation.get("command"))
         ),
         intended_use=intended_use,
         limitations=limitations,
-        footprint_table=_table(_footprint_rows(footprint)),
+        footprint_table=table(footprint_rows(footprint)),
+        code_section=code_section(template, repo_id) if with_code else None,
         citation=CITATION,
     )
     card.text = card.text.rstrip() + "\n"
     return card
+
+
+def render_small_card(
+    template: Literal["adapter", "tokenizer"], card_data: ModelCardData, *, title: str, **parts: Any
+) -> ModelCard:
+    """Renders the card of what belongs to a model: an adapter or a tokenizer.
+
+    Args:
+        template (`str`): `"adapter"` or `"tokenizer"`.
+        card_data ([`~huggingface_hub.ModelCardData`]): metadata, which is not changed itself.
+        title (`str`): first heading.
+        parts: the other values of the template; a missing one has no section.
+
+    Returns:
+        [`~huggingface_hub.ModelCard`]
+    """
+    card_data = copy.deepcopy(card_data)
+    card_data.library_name = card_data.library_name or ("peft" if template == "adapter" else "transformers")
+    card_data.tags = list(dict.fromkeys([*(card_data.tags or []), *TAGS[template]]))
+    path = str(_template_path(template))
+    card = ModelCard.from_template(card_data, template_path=path, title=title, citation=CITATION, **parts)
+    card.text = card.text.rstrip() + "\n"
+    return card
+
+
+def code_section(kind: str, repo_id: str | None) -> str:
+    """How to load a repository that brings its code, as a section of its card.
+
+    Args:
+        kind (`str`): "pipeline", or a kind of model.
+        repo_id (`str`, *optional*): repository or folder that the snippet loads.
+    """
+    library, loader = ("diffusers", "DiffusionPipeline") if kind == "pipeline" else ("transformers", "AutoModel")
+    return f"""## Without rq_hf
+
+The repository brings the code that it needs, which is run if you say that you trust it:
+
+```python
+from {library} import {loader}
+
+{"pipe" if kind == "pipeline" else "model"} = {loader}.from_pretrained(
+    "{repo_id or "path/to/this/folder"}", trust_remote_code=True
+)
+```
+"""
 
 
 def save_card(card: ModelCard, output_dir: str | Path) -> Path:
@@ -222,70 +223,6 @@ def save_card(card: ModelCard, output_dir: str | Path) -> Path:
     else:
         card.save(path)
     return path
-
-
-def evaluation_results(
-    evaluation: Mapping[str, Any] | str | Path, task_type: str = "text-to-image"
-) -> list[EvalResult]:
-    r"""Evaluation results for the metadata of a card.
-
-    Args:
-        evaluation (`dict`, `str` or `Path`):
-            What `scripts/evaluate.py` wrote, or the path of its JSON file: `{"dataset": {"name", "split", ...},
-            "metrics": {...}, "command": ...}`. The data set may have `type` (its Hub id), `config` and `revision`.
-            Metrics are numbers, or dictionaries and lists of them, which become `name.key` and `name.1`, `name.2`, ...
-        task_type (`str`, defaults to `"text-to-image"`): task of the model, a pipeline tag of the Hub.
-
-    Returns:
-        `list[EvalResult]`, one per number.
-
-    Raises:
-        `ValueError`: no data set name, no metrics, or a metric that is not a finite number.
-    """
-    evaluation = _read_evaluation(evaluation)
-    dataset, metrics = evaluation.get("dataset") or {}, evaluation.get("metrics")
-    if not isinstance(dataset, Mapping) or not dataset.get("name"):
-        raise ValueError(f"`evaluation` must have a `dataset` with a `name`, got {dataset!r}.")
-    if not isinstance(metrics, Mapping) or not metrics:
-        raise ValueError(f"`evaluation` must have a non-empty dictionary of `metrics`, got {metrics!r}.")
-    return [
-        EvalResult(
-            task_type=task_type,
-            dataset_type=dataset.get("type") or dataset["name"],
-            dataset_name=dataset["name"],
-            dataset_config=dataset.get("config"),
-            dataset_split=dataset.get("split"),
-            dataset_revision=dataset.get("revision"),
-            metric_type=name,
-            metric_name=METRIC_NAMES.get(name, name.replace("_", " ")),
-            metric_value=value,
-        )
-        for name, value in _flatten(metrics)
-    ]
-
-
-def _read_evaluation(evaluation: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    if isinstance(evaluation, (str, Path)):
-        evaluation = json.loads(Path(evaluation).read_text(encoding="utf-8"))
-    if not isinstance(evaluation, Mapping):
-        raise ValueError(f"`evaluation` must be a dictionary, got {type(evaluation).__name__}.")
-    return evaluation
-
-
-def _flatten(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, int | float]]:
-    """Numbers of nested metrics under dotted names, as plain Python numbers."""
-    flat = []
-    for key, value in metrics.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat += _flatten(value, f"{name}.")
-        elif isinstance(value, (list, tuple)):
-            flat += _flatten({str(index): item for index, item in enumerate(value, start=1)}, f"{name}.")
-        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-            flat.append((name, int(value) if isinstance(value, Integral) else float(value)))
-        else:
-            raise ValueError(f"`metrics` must hold finite numbers, got {value!r} for {name!r}.")
-    return flat
 
 
 def _template_path(template: str) -> Path:
@@ -323,88 +260,3 @@ def _example(condition: str, example_input: str | int | None) -> str | None:
     if example_input is None:
         example_input = "a red heart" if condition == "caption" else 0
     return json.dumps(example_input, ensure_ascii=False)
-
-
-def _rqvae_rows(config: RQVAEConfig | None, num_parameters: int | None) -> list[tuple[str, Any]]:
-    rows = [("Parameters", f"{num_parameters:,}" if num_parameters else None)]
-    if config is not None:
-        sharing = "one codebook for all depths" if config.shared_codebook else "a codebook for each depth"
-        rows += [
-            ("Pictures", f"{config.image_size} x {config.image_size} pixels, {config.num_channels} channels"),
-            ("Code map (height x width x depth)", " x ".join(map(str, config.code_shape))),
-            ("Codebook", f"{config.codebook_size:,} codes of {config.codebook_dim} dimensions, {sharing}"),
-            ("Width of the levels", [config.base_channels * factor for factor in config.channel_multiplier]),
-            ("Residual blocks per level", config.num_res_blocks),
-        ]
-    return rows
-
-
-def _transformer_rows(config: RQTransformerConfig | None, num_parameters: int | None) -> list[tuple[str, Any]]:
-    rows = [("Parameters", f"{num_parameters:,}" if num_parameters else None)]
-    if config is not None:
-        condition = f"captions of up to {config.condition_length} tokens, vocabulary of {config.vocab_size:,}"
-        if config.condition_length == 1:
-            condition = f"one of {config.vocab_size:,} classes" if config.vocab_size > 1 else "none"
-        rows += [
-            ("Condition", condition),
-            ("Code map (height x width x depth)", " x ".join(map(str, config.code_shape))),
-            ("Codebook", f"{config.codebook_size:,} codes of {config.codebook_dim} dimensions"),
-            ("Layers", f"{config.num_spatial_layers} spatial, {config.num_depth_layers} depth"),
-            ("Width", f"{config.hidden_size:,}, {config.num_attention_heads} attention heads"),
-        ]
-    return rows
-
-
-def _evaluation_rows(results: Iterable[EvalResult]) -> list[tuple[Any, ...]]:
-    rows = []
-    for result in results:
-        value = result.metric_value
-        if isinstance(value, float):
-            value = f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-        rows.append((result.dataset_name, result.dataset_split or "", result.metric_name or result.metric_type, value))
-    return rows
-
-
-def _footprint_rows(footprint: TrainingFootprint | None) -> list[tuple[str, Any]]:
-    if footprint is None:
-        return []
-    energy, emissions = footprint.energy, footprint.emissions
-    return [
-        ("Hardware", footprint.hardware),
-        ("Hours", f"{footprint.hours:g}"),
-        ("Location", footprint.location),
-        ("Energy (estimate)", None if energy is None else f"{energy:.3g} kWh at {footprint.power_watts:g} W"),
-        (
-            "Emissions (estimate)",
-            None if emissions is None else f"{emissions:.3g} kg CO2eq at {footprint.carbon_intensity:g} kg per kWh",
-        ),
-    ]
-
-
-def _emissions_metadata(footprint: TrainingFootprint) -> dict[str, Any]:
-    metadata = {
-        "emissions": round(footprint.emissions * 1000, 3),  # the Hub wants grams
-        "source": "hours x power draw x carbon intensity",
-        "training_type": "pre-training",
-        "geographical_location": footprint.location,
-        "hardware_used": footprint.hardware,
-    }
-    return {name: value for name, value in metadata.items() if value is not None}
-
-
-def _table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ("", "")) -> str | None:
-    """A Markdown table of the rows whose last cell is not `None`, or `None` if there are none."""
-    rows = [row for row in rows if row[-1] is not None]
-    if not rows:
-        return None
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _lines(commands: str | Iterable[str] | None) -> str | None:
-    return commands.strip() if isinstance(commands, str) else "\n".join(commands or []) or None

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -22,6 +21,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_rq_transformer import RQTransformerConfig
 from .generation_rq_transformer import KeyValueCache, RQTransformerGenerationMixin
+from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
 
 
@@ -198,7 +198,7 @@ class CodeHead(PredictionHead):
         return F.cross_entropy(super().forward(rows).float(), targets, reduction="none")
 
 
-class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedModel):
+class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
     r"""
     Autoregressive model of code maps under a condition (section 3.2).
 
@@ -251,12 +251,6 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, PreTrainedMo
         self.text_head = PredictionHead(config, config.vocab_size) if config.condition_length > 1 else None
         self.generation_config.do_sample = True
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
-        kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

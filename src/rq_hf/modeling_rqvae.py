@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_rqvae import RQVAEConfig
+from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, ResidualQuantizer
 
 
@@ -47,7 +47,7 @@ class RQVAEOutput(ModelOutput):
     commitment_loss: torch.FloatTensor | None = None
 
 
-class RQVAEModel(PreTrainedModel):
+class RQVAEModel(HubModel):
     r"""
     Residual-quantized variational autoencoder (section 3.1): a picture becomes an H x W map of D codes, which decodes
     coarse to fine.
@@ -110,12 +110,6 @@ class RQVAEModel(PreTrainedModel):
             restart_unused_codes=config.restart_unused_codes,
         )
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
-        kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -16,6 +16,7 @@ from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .editing import EditingMixin
+from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
 logger = logging.get_logger(__name__)
@@ -23,7 +24,7 @@ logger = logging.get_logger(__name__)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class RQImageGenerationPipeline(EditingMixin, DiffusionPipeline):
+class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipeline):
     r"""
     Generates pictures with an RQ-Transformer and decodes them with its RQ-VAE.
 
@@ -69,12 +70,6 @@ class RQImageGenerationPipeline(EditingMixin, DiffusionPipeline):
         grey = rqvae is not None and rqvae.config.num_channels == 1
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=not grey, do_convert_grayscale=grey)
         self._interrupt = False
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given."""
-        kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def interrupt(self) -> bool:

@@ -13,7 +13,7 @@ from .conditions import (
 )
 from .data import CodeDataset, DataArguments, load_dataset_splits
 from .pictures import PictureDataset
-from .publishing import push_folder, save_pipeline, write_card
+from .publishing import push_run, save_pipeline, write_card
 from .streaming import CodeStream, PictureStream
 from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, resume_checkpoint
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents

@@ -4,9 +4,10 @@
 
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from ..cards import render_small_card
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from .arguments import ScriptArguments
 from .trainer_rq_transformer import RQTransformerTrainingArguments
@@ -58,55 +59,24 @@ def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArgument
     is_local = Path(base).exists()
     metadata = ModelCardData(
         base_model=None if is_local else base,
-        library_name="peft",
         license=card.get("license"),
         language=card.get("language"),
         datasets=card.get("dataset"),
-        tags=["lora", "rq_hf"],
     )
     name = card.get("model_name", Path(training.output_dir).name)
-    shown = Path(base).name if is_local else base
     trainable, total = model.get_nb_trainable_parameters()
-    text = _CARD.format(
-        metadata=metadata.to_yaml(),
-        name=name,
-        summary=card.get("summary", "A low-rank adapter of an RQ-Transformer."),
-        base=shown,
-        adapter=training.hub_model_id or name,
+    texts = ("summary", "training_data", "attribution", "intended_use", "limitations")
+    rendered = render_small_card(
+        "adapter",
+        metadata,
+        title=name,
+        repo_id=training.hub_model_id or name,
+        base=Path(base).name if is_local else base,
         share=f"{trainable:,} parameters, {100 * trainable / total:.2g} % of the transformer's with it",
         rank=training.lora_rank,
         alpha=training.lora_alpha,
         command=f"accelerate launch {arguments.command}",
-        grown=_GROWN if model.peft_config["default"].trainable_token_indices else "",
+        grown=bool(model.peft_config["default"].trainable_token_indices),
+        **{name: card[name] for name in texts if name in card},
     )
-    ModelCard(text).save(Path(folder, "README.md"))
-
-
-_GROWN = """
-The base model's vocabulary was enlarged for it: before loading the adapter do the same, with
-`pipe.transformer.add_classes([...])` or `pipe.transformer.resize_token_embeddings(...)`.
-"""
-
-_CARD = """---
-{metadata}
----
-
-# {name}
-
-{summary}
-
-A LoRA adapter for the transformer of `{base}`: {share}, rank {rank}, alpha {alpha}.
-{grown}
-```python
-from rq_hf import RQImageGenerationPipeline
-
-pipe = RQImageGenerationPipeline.from_pretrained("{base}")
-pipe.transformer.load_adapter("{adapter}")
-```
-
-Trained by
-
-```bash
-{command}
-```
-"""
+    rendered.save(Path(folder, "README.md"))

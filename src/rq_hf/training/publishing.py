@@ -3,16 +3,23 @@
 """What a training run leaves for others: its card, the folder of its pipeline, a repository on the Hub."""
 
 import json
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData, create_repo, upload_folder
+from huggingface_hub import ModelCard, ModelCardData
 
+from ..card_metadata import TrainingFootprint
 from ..cards import render_card, save_card
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline
+from ..sharing import push_folder
 from .arguments import ScriptArguments
 
+# kg CO2eq per kWh, the mean of the world in 2023 (Ember, Global Electricity Review 2024: 480 g).
+WORLD_CARBON_INTENSITY = 0.48
 # Training arguments that say where and how a run is watched, not what it learns.
 _NOT_IN_CARD = (
     "output_dir",
@@ -29,19 +36,35 @@ _NOT_IN_CARD = (
 )
 
 
-def write_card(kind: str, arguments: ScriptArguments, architecture: Any, num_parameters: Any) -> None:
+def write_card(
+    kind: str,
+    arguments: ScriptArguments,
+    architecture: Any,
+    num_parameters: Any,
+    history: list[dict] | None = None,
+    replaced: str | None = None,
+) -> str | None:
     """Renders README.md into the run's output folder; one that is there already is left alone.
+
+    It is rendered before the training, for pushes that show how it goes, and once more after it, with the hours that
+    it took, what it was measured to do and its last pictures.
 
     Args:
         kind: "rqvae" or "pipeline".
         arguments: of the training script; its `card` section may hold `license`, `language`, `dataset` (Hub id),
-            `summary`, `training_data`, `attribution`, `intended_use`, `limitations`, `example_input` and `sampling`.
+            `summary`, `training_data`, `attribution`, `intended_use`, `limitations`, `example_input` and `sampling`;
+            its `footprint` may hold `hardware`, `power_watts`, `carbon_intensity` and `location`.
         architecture: configuration, or those of a pipeline.
         num_parameters: parameters, or those of a pipeline.
+        history: `trainer.state.log_history` at the end of the training.
+        replaced: text of a README.md that may be replaced, such as what this returned before the training.
+
+    Returns:
+        The text, or `None` on processes that write none.
     """
     training, card = arguments.training, arguments.card
     if not training.should_save:
-        return
+        return None
     given = json.loads(training.to_json_string())
     defaults = json.loads(type(training)(output_dir=training.output_dir, use_cpu=training.use_cpu).to_json_string())
     changed = {
@@ -49,23 +72,74 @@ def write_card(kind: str, arguments: ScriptArguments, architecture: Any, num_par
         for name, value in given.items()
         if value != defaults.get(name) and not name.startswith(_NOT_IN_CARD)
     }
+    base = training.model_name_or_path
     metadata = ModelCardData(
         license=card.get("license"),
         language=card.get("language"),
         datasets=card.get("dataset"),
         model_name=card.get("model_name", Path(training.output_dir).name),
+        base_model=base if base is not None and not Path(base).exists() else None,
     )
     texts = "summary training_data attribution training_procedure intended_use limitations example_input sampling"
-    rendered = render_card(
-        kind,
-        metadata,
-        architecture=architecture,
-        num_parameters=num_parameters,
-        training_arguments={"seed": training.seed, **changed},
-        training_commands=card.get("training_commands", f"accelerate launch {arguments.command}"),
+    parts = {
+        "repo_id": training.hub_model_id,
+        "architecture": architecture,
+        "num_parameters": num_parameters,
+        "training_arguments": {"seed": training.seed, **changed},
+        "training_commands": card.get("training_commands", f"accelerate launch {arguments.command}"),
         **{name: card[name] for name in texts.split() if name in card},
-    )
-    save_card(rendered, training.output_dir)
+    }
+    folder = Path(training.output_dir)
+    results = {} if history is None else _results(arguments, history)
+    text = str(render_card(kind, metadata, **parts, **results))
+    path = folder / "README.md"
+    if path.is_file() and path.read_text(encoding="utf-8") == replaced:
+        path.unlink()
+    save_card(ModelCard(text), folder)
+    return text
+
+
+def _results(arguments: ScriptArguments, history: list[dict]) -> dict[str, Any]:
+    """What a card says of a training that has ended."""
+    training = arguments.training
+    pictures = sorted(Path(training.output_dir, "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    return {
+        "footprint": _footprint(arguments.card.get("footprint", {}), history, training),
+        "evaluations": _last_evaluation(arguments, history),
+        "sample_images": {f"pictures/{path.name}": "At the end of the training" for path in pictures[-1:]},
+    }
+
+
+def _footprint(known: Mapping[str, Any], history: list[dict], training: Any) -> TrainingFootprint:
+    """Hours by the clock; the hardware that was found, where the recipe does not name it; and with its power draw the
+    emissions, of the world's electricity where the recipe names no other."""
+    seconds = sum(entry["train_runtime"] for entry in history if "train_runtime" in entry)
+    fields = {"hardware": f"{training.world_size} x {hardware_name(training.device)}", **known}
+    if "power_watts" in fields:
+        fields.setdefault("carbon_intensity", WORLD_CARBON_INTENSITY)
+    return TrainingFootprint(**fields, hours=float(f"{seconds / 3600:.3g}"))
+
+
+def hardware_name(device: torch.device) -> str:
+    """Name of a GPU, or the number of CPU cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()} ({os.cpu_count()} cores)"
+
+
+def _last_evaluation(arguments: ScriptArguments, history: list[dict]) -> list[dict[str, Any]]:
+    """The last evaluation of the training as one that cards show."""
+    found = [entry for entry in history if "eval_loss" in entry]
+    if not found:
+        return []
+    left_out = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    metrics = {
+        name.removeprefix("eval_"): value
+        for name, value in found[-1].items()
+        if name.startswith("eval_") and name not in left_out and math.isfinite(value)
+    }
+    dataset = {"name": Path(arguments.data.dataset_name).name, "split": "validation"}
+    return [{"dataset": dataset, "metrics": metrics}] if metrics else []
 
 
 def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -91,19 +165,19 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
         component.save_pretrained(Path(folder) / name, state_dict=narrow)
 
 
-def push_folder(training: Any, folder: str | Path | None = None) -> None:
+def push_run(training: Any, folder: str | Path | None = None, commit_message: str = "End of training") -> None:
     """Uploads a run's results, without checkpoints and optimizer states, as `TrainingArguments` say.
 
     Args:
-        training: `hub_model_id`, `hub_private_repo` and `hub_token` of it are used.
+        training: `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` of it are used.
         folder: what is uploaded, by default all of the run's output folder.
+        commit_message: of the commit.
     """
-    name = training.hub_model_id or Path(training.output_dir).name
-    repo_id = create_repo(name, private=training.hub_private_repo, token=training.hub_token, exist_ok=True).repo_id
-    upload_folder(
-        repo_id=repo_id,
-        folder_path=folder if folder is not None else training.output_dir,
+    push_folder(
+        folder if folder is not None else training.output_dir,
+        training.hub_model_id or Path(training.output_dir).name,
+        private=training.hub_private_repo,
+        revision=training.hub_revision,
         token=training.hub_token,
-        ignore_patterns=["_*", "checkpoint-*", "*.bin", "*.pt", "*.pth"],
-        commit_message="End of training",
+        commit_message=commit_message,
     )

@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCall
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..pipeline_rq_image_generation import component_subfolder
+from .hub_pushes import HubPushes
 from .sharding import gather_model, is_sharded, round_weights_alone
 
 EMA_FILE, STATE_FILE = "ema.pt", "trainer_state.json"
@@ -81,7 +82,7 @@ class UpdateAverage(TrainerCallback):
         self.average.step(trained_parameters(model))
 
 
-class RQTrainer(Trainer):
+class RQTrainer(HubPushes, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 

@@ -1,0 +1,240 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""A page in the browser that draws with a pipeline: prompts, sampling, coarse to fine, completion of a picture.
+
+    python scripts/app.py checkpoints/emoji-64
+
+Needs `pip install -e ".[demo]"`. Each visitor has pictures of their own; the model works for one after the other.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import torch
+from PIL import Image
+
+from rq_hf import RQImageGenerationPipeline
+
+SHOWN_SIZE = 256  # pixels of a picture on the page
+SIDES = ("top", "bottom", "left", "right")
+MAX_PICTURES = 9
+MAX_SEED = 2**31 - 1
+CSS = ".gradio-container { max-width: 1180px !important; margin: auto; }"
+INTRODUCTION = """# {name}
+
+An RQ-Transformer draws a map of {height} x {width} positions with {depth} codes each, and an RQ-VAE decodes it to a
+picture. The first code of a position says roughly what is there, each further one makes it finer."""
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="checkpoints/emoji-64", help="Hub id or folder of a pipeline")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+def side_mask(code_shape: tuple[int, int, int], side: str, part: float) -> torch.BoolTensor:
+    """`True` at the positions `(H, W)` of one side of a picture; at least one row or column is kept, and not all."""
+    height, width, _ = code_shape
+    length = height if side in ("top", "bottom") else width
+    kept = torch.arange(length) < max(1, min(length - 1, round(part * length)))
+    kept = kept.flip(0) if side in ("bottom", "right") else kept
+    return (kept[:, None] if side in ("top", "bottom") else kept[None, :]).expand(height, width)
+
+
+def completed_codes(pipe, image, mask, prompt=None, class_labels=None, num_images_per_prompt=1, **settings):
+    """Codes of pictures that agree with `image` where `mask` is `True`."""
+    known_codes = pipe.reconstruct(image, output_type="latent").images
+    input_ids = pipe._condition(prompt, class_labels).repeat_interleave(num_images_per_prompt, dim=0)
+    return pipe.transformer.generate(
+        input_ids.to(pipe.transformer.device), known_codes=known_codes, known_mask=mask, **settings
+    )
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    return image.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.BICUBIC) if image.width < SHOWN_SIZE else image
+
+
+@contextmanager
+def errors_on_the_page() -> Iterator[None]:
+    """Shows a bad input, such as a prompt without a known character, to the visitor."""
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+
+
+class Studio:
+    """What the page's buttons do with a pipeline. What a visitor has drawn, its codes, is handed in and out."""
+
+    def __init__(self, pipe: RQImageGenerationPipeline):
+        self.pipe = pipe
+        pipe.set_progress_bar_config(disable=True)
+
+    def condition(self, text: str | None) -> dict[str, Any]:
+        """What the visitor typed or chose, as an argument of the pipeline."""
+        config = self.pipe.transformer.config
+        if config.condition_length > 1:
+            return {"prompt": text}
+        return {"class_labels": text} if config.vocab_size > 1 else {}
+
+    def settings(self, count, seed, temperature, top_k, top_p, guidance) -> dict[str, Any]:
+        """Sampling as arguments of the pipeline; one generator for each picture, so that each has a seed."""
+        return {
+            "num_images_per_prompt": int(count),
+            "generator": [torch.Generator().manual_seed(int(seed) + index) for index in range(int(count))],
+            "temperature": temperature,
+            "top_k": int(top_k),
+            "top_p": top_p,
+            "guidance_scale": guidance,
+        }
+
+    def show(self, progress, position: int) -> None:
+        """Moves the bar on the page on."""
+        height, width, _ = self.pipe.transformer.config.code_shape
+        progress((position + 1, height * width), desc="Drawing", unit="positions")
+
+    def draw(self, text, depth, *sampling, progress=None):
+        """Codes of new pictures, and the pictures."""
+        options = self.condition(text) | self.settings(*sampling)
+
+        def on_step_end(pipe, step: int, position: int, tensors: dict[str, torch.Tensor]) -> dict:
+            self.show(progress, position)
+            return {}
+
+        with errors_on_the_page():
+            codes = self.pipe(**options, output_type="latent", callback_on_step_end=on_step_end).images
+        return codes.cpu(), self.gallery(codes, depth)
+
+    def complete(self, image, text, side, part, depth, *sampling, progress=None):
+        """Codes of pictures that keep a side of an uploaded one, and the pictures."""
+        if image is None:
+            raise gr.Error("Upload a picture first.")
+        size = self.pipe.rqvae.config.image_size
+        mask = side_mask(self.pipe.transformer.config.code_shape, side, part / 100)
+        picture = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        options = self.condition(text) | self.settings(*sampling)
+
+        def on_position(position: int, codes: torch.LongTensor) -> None:
+            self.show(progress, position)
+
+        with errors_on_the_page():
+            codes = completed_codes(self.pipe, picture, mask, callback=on_position, **options)
+        return codes.cpu(), self.gallery(codes, depth)
+
+    def decode(self, codes: torch.Tensor | None, depth: int) -> list[Image.Image]:
+        """The pictures that the first depths of the codes give."""
+        if codes is None:
+            return []
+        with torch.no_grad():
+            pixels = self.pipe.rqvae.decode(codes[..., : int(depth)].to(self.pipe.rqvae.device))
+        return [enlarged(image) for image in self.pipe.image_processor.postprocess(pixels.float())]
+
+    def gallery(self, codes: torch.Tensor | None, depth: int) -> gr.Gallery:
+        """The same, in a grid."""
+        pictures = self.decode(codes, depth)
+        return gr.Gallery(pictures, columns=1 if len(pictures) == 1 else 2 if len(pictures) <= 4 else 3)
+
+
+def sampling_controls(pipe: RQImageGenerationPipeline) -> list[gr.components.Component]:
+    """Controls of the sampling, set as the checkpoint's own; in the order of `Studio.settings`."""
+    config = pipe.transformer.config
+
+    def own(name: str, fallback: float) -> float:
+        value = getattr(pipe.transformer.generation_config, name, None)
+        value = value[0] if isinstance(value, (list, tuple)) else value
+        return fallback if value is None else value
+
+    with gr.Row():
+        count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
+        seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", elem_id="seed")
+    with gr.Accordion("Sampling", open=False):
+        temperature = gr.Slider(0.05, 2.0, value=own("temperature", 1.0), step=0.05, label="Temperature")
+        top_k = gr.Slider(
+            1, config.codebook_size, value=min(own("top_k", config.codebook_size), config.codebook_size), step=1,
+            label="Top-k: draw from so many codes",
+        )  # fmt: skip
+        top_p = gr.Slider(0.05, 1.0, value=own("top_p", 1.0), step=0.05, label="Top-p: draw from so much probability")
+        guidance = gr.Slider(
+            0.0, 8.0, value=own("guidance_scale", 1.0), step=0.1, label="Guidance (1: none)",
+            interactive=config.null_condition_ids is not None,
+        )  # fmt: skip
+    return [count, seed, temperature, top_k, top_p, guidance]
+
+
+def condition_control(pipe: RQImageGenerationPipeline, name: str) -> gr.components.Component:
+    """A text box for captions, a menu of classes, or nothing that is seen."""
+    config = pipe.transformer.config
+    if config.condition_length == 1:
+        labels = list((config.id2label or {}).values()) or list(range(config.vocab_size))
+        return gr.Dropdown(labels, value=labels[0], label="Class", elem_id=name, visible=config.vocab_size > 1)
+    return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=name, max_lines=1)
+
+
+def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
+    """The page; `launch` shows it."""
+    studio, (height, width, depths) = Studio(pipe), pipe.transformer.config.code_shape
+
+    def draw(text, depth, *sampling, progress=gr.Progress()):  # noqa: B008  gradio finds it as a default
+        return studio.draw(text, depth, *sampling, progress=progress)
+
+    def complete_picture(image, text, side, part, depth, *sampling, progress=gr.Progress()):  # noqa: B008
+        return studio.complete(image, text, side, part, depth, *sampling, progress=progress)
+
+    with gr.Blocks(title=name, analytics_enabled=False) as page:
+        drawn = gr.State()  # codes (B, H, W, D) of this visitor
+        gr.Markdown(INTRODUCTION.format(name=name, height=height, width=width, depth=depths))
+        with gr.Row():
+            with gr.Column(scale=2):
+                with gr.Tab("Draw"):
+                    prompt = condition_control(pipe, "prompt")
+                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+                with gr.Tab("Complete a picture", elem_id="completion"):
+                    upload = gr.Image(type="pil", label="Picture", height=220, elem_id="upload")
+                    completion_prompt = condition_control(pipe, "completion-prompt")
+                    side = gr.Radio(SIDES, value="top", label="Side that is kept", elem_id="side")
+                    part = gr.Slider(5, 95, value=50, step=5, label="Part that is kept (%)")
+                    complete_button = gr.Button("Complete", variant="primary", elem_id="complete")
+                sampling = sampling_controls(pipe)
+            with gr.Column(scale=3):
+                pictures = gr.Gallery(
+                    label="Pictures", show_label=False, columns=2, height=570, object_fit="contain", format="png",
+                    elem_id="pictures",
+                )  # fmt: skip
+                depth = gr.Slider(
+                    1, depths, value=depths, step=1, label=f"Coarse to fine: codes of each position, of {depths}",
+                    elem_id="depth",
+                )  # fmt: skip
+        # One event at a time uses the model, whichever button it comes from.
+        one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
+        shown = [drawn, pictures]
+        draw_inputs = [prompt, depth, *sampling]
+        begins = [draw_button.click, *([prompt.submit] if isinstance(prompt, gr.Textbox) else [])]
+        gr.on(begins, draw, draw_inputs, shown, api_name="draw", **one_at_a_time)
+        completion_inputs = [upload, completion_prompt, side, part, depth, *sampling]
+        complete_button.click(complete_picture, completion_inputs, shown, api_name="complete", **one_at_a_time)
+        depth.change(
+            studio.gallery, [drawn, depth], pictures, trigger_mode="always_last", api_name="decode", **one_at_a_time
+        )
+    return page
+
+
+def main(argv=None) -> None:
+    arguments = parse_arguments(argv)
+    pipe = RQImageGenerationPipeline.from_pretrained(arguments.model).to(arguments.device)
+    page = build_page(pipe, arguments.model.rstrip("/").split("/")[-1])
+    fonts = ["system-ui", "sans-serif"]  # none that the browser would have to fetch
+    theme = gr.themes.Soft(primary_hue="rose", font=fonts, font_mono=["monospace"])
+    page.queue().launch(server_name=arguments.host, server_port=arguments.port, theme=theme, css=CSS, ssr_mode=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Cards made from what a folder of weights says of itself, for a repository that has none."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .card_metadata import evaluation_results
+from .card_tables import evaluation_rows, table
+from .cards import code_section, render_card, render_small_card
+
+SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
+WHAT_TELLS_THE_KIND = {
+    "model_index.json": "pipeline",
+    "config.json": "model",
+    "adapter_config.json": "adapter",
+    "tokenizer_config.json": "tokenizer",
+}
+MODELS = ("rqvae", "rq_transformer")  # their types and templates
+
+
+def folder_kind(folder: str | Path) -> str:
+    """ "pipeline", "model", "adapter" or "tokenizer".
+
+    Raises:
+        `ValueError`: none of them.
+    """
+    for name, kind in WHAT_TELLS_THE_KIND.items():
+        if (Path(folder) / name).is_file():
+            return kind
+    raise ValueError(f"`folder` must have one of the files {list(WHAT_TELLS_THE_KIND)}, got {str(folder)!r}.")
+
+
+def folder_card(
+    folder: str | Path,
+    card_data: ModelCardData,
+    repo_id: str,
+    with_code: bool = False,
+    evaluations: Sequence[Mapping[str, Any] | str | Path] = (),
+) -> ModelCard:
+    """The card of a pipeline, a model, an adapter or a tokenizer, from its configuration files.
+
+    Args:
+        folder: of it.
+        card_data: metadata to start from.
+        repo_id: repository that the snippets load.
+        with_code: the repository brings the code to be loaded without this library.
+        evaluations: of a pipeline or a model, see [`evaluation_results`].
+
+    Raises:
+        `ValueError`: a folder of none of these kinds.
+    """
+    folder, kind = Path(folder), folder_kind(folder)
+    title = repo_id.split("/")[-1]
+    if kind == "adapter":
+        return _adapter_card(folder, card_data, title, repo_id)
+    if kind == "tokenizer":
+        config = _read_json(folder / "tokenizer_config.json")
+        return render_small_card(
+            "tokenizer", card_data, title=title, repo_id=repo_id, max_length=config.get("model_max_length")
+        )
+    if kind == "pipeline":
+        parts = {name: _read_json(folder / name / "config.json") for name in ("rqvae", "transformer")}
+        architecture: Any = {name: config for name, config in parts.items() if config}
+        template, sampling = "pipeline", _sampling(folder / "transformer")
+    else:
+        architecture = _read_json(folder / "config.json")
+        template, sampling = architecture.get("model_type"), _sampling(folder)
+        if template not in MODELS:
+            raise ValueError(f"`folder` must hold a model of the types {MODELS}, got {template!r}.")
+    card_data.model_name = card_data.model_name or title
+    options = {"repo_id": repo_id, "architecture": architecture, "sampling": sampling, "with_code": with_code}
+    return render_card(template, card_data, example_input=_example(architecture), evaluations=evaluations, **options)
+
+
+def extended_card(
+    text: str, kind: str, repo_id: str, with_code: bool, evaluations: Sequence[Mapping[str, Any] | str | Path]
+) -> str:
+    """A card of the folder's own, with what a push adds to it: code that is brought along, and evaluations.
+
+    Args:
+        text: of its README.md.
+        kind: what the folder holds, see [`folder_kind`].
+        repo_id: repository that the snippets load.
+        with_code: the repository brings the code to be loaded without this library.
+        evaluations: see [`evaluation_results`].
+    """
+    if with_code:
+        text = _with_section(text, code_section(kind, repo_id))
+    if not evaluations:
+        return text
+    card = ModelCard(text)
+    task = card.data.pipeline_tag or "text-to-image"
+    results = [result for evaluation in evaluations for result in evaluation_results(evaluation, task_type=task)]
+    card.data.model_name = card.data.model_name or repo_id.split("/")[-1]
+    card.data.eval_results = [*(card.data.eval_results or []), *results]
+    rows = table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"])
+    return _with_section(str(card), f"## Evaluation of {repo_id}\n\n{rows}\n")
+
+
+def _with_section(card: str, section: str) -> str:
+    """The card with a section before its citation, or at its end, unless it has one of this name."""
+    if section.splitlines()[0] in card.splitlines():
+        return card
+    before, citation, after = card.partition("\n## Citation\n")
+    return f"{before.rstrip()}\n\n{section}{citation}{after}"
+
+
+def _adapter_card(folder: Path, card_data: ModelCardData, title: str, repo_id: str) -> ModelCard:
+    config = _read_json(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path")
+    if base is not None and not Path(base).exists():
+        card_data.base_model = card_data.base_model or base
+    return render_small_card(
+        "adapter",
+        card_data,
+        title=title,
+        repo_id=repo_id,
+        base=base and (Path(base).name if Path(base).exists() else base),
+        rank=config.get("r"),
+        alpha=config.get("lora_alpha"),
+        grown=bool(config.get("trainable_token_indices")),
+    )
+
+
+def _example(architecture: dict[str, Any]) -> str | None:
+    """A class name, where the model knows some."""
+    config = architecture.get("transformer", architecture)
+    names = config.get("id2label") or {}
+    return next(iter(names.values()), None)
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    settings = _read_json(folder / "generation_config.json")
+    return {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,75 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Downloads are checked: the Hub's client compares the sizes of files, and not what is in them."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import validate_repo_id
+
+
+@contextmanager
+def checked_downloads(name_or_path: str | Path | None, cache_dir: str | Path | None = None) -> Iterator[None]:
+    """Compares what is downloaded while it lasts with its hash, and deletes from the cache what does not have it.
+
+    The cache names each file's content by its hash: SHA-256 for large files, Git's for small ones.
+
+    Args:
+        name_or_path: Hub id of a model; nothing is done for a folder.
+        cache_dir: as in `from_pretrained`.
+
+    Raises:
+        `OSError`: a file arrived corrupt. It is deleted, so that a second attempt downloads it anew.
+    """
+    if not _may_be_on_the_hub(name_or_path):
+        yield
+        return
+    cache = Path(cache_dir if cache_dir is not None else constants.HF_HUB_CACHE)
+    blobs = cache / repo_folder_name(repo_id=str(name_or_path), repo_type="model") / "blobs"
+    known = _versions(blobs)
+    try:
+        yield
+    finally:
+        new = [path for path, version in _versions(blobs).items() if known.get(path) != version]
+        corrupt = [path for path in new if not _has_its_hash(path)]
+        for path in corrupt:
+            path.unlink()
+        if corrupt:
+            names = [path.name for path in corrupt]
+            raise OSError(
+                f"{len(corrupt)} of the files of {str(name_or_path)!r} arrived with other bytes than the Hub has, and "
+                f"were deleted from the cache; load it again. Their hashes should be {names}."
+            )
+
+
+def _may_be_on_the_hub(name_or_path: str | Path | None) -> bool:
+    """Whether it is no folder, and has the form of a Hub id."""
+    if name_or_path is None or Path(name_or_path).is_dir():
+        return False
+    try:
+        validate_repo_id(str(name_or_path))
+    except HFValidationError:
+        return False
+    return True
+
+
+def _versions(blobs: Path) -> dict[Path, tuple[int, int]]:
+    """The complete files of a cache, with what changes when one is written anew."""
+    files = [path for path in blobs.glob("*") if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name)]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+
+
+def _has_its_hash(path: Path) -> bool:
+    with path.open("rb") as file:
+        if len(path.name) == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest() == path.name
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest() == path.name

@@ -1,0 +1,56 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How both models come from the Hub and get there."""
+
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from .hub_cache import checked_downloads
+
+ADAPTER_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class HubModel(PreTrainedModel):
+    """A model that is loaded from safetensors alone, after a check of what was downloaded, and shared with a card."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
+        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
+        if kwargs.get("use_safetensors") is None:  # diffusers' base class hands a None on
+            kwargs["use_safetensors"] = True
+        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
+        """As in the base class, but for adapters that are pickled: they are an `OSError`."""
+        if peft_model_id is None:
+            return super().load_adapter(None, *args, **kwargs)
+        download = {"local_files_only": kwargs.get("local_files_only", False), **(kwargs.get("adapter_kwargs") or {})}
+        options = {name: download[name] for name in ADAPTER_DOWNLOAD_OPTIONS if download.get(name) is not None}
+        with checked_downloads(peft_model_id, options.get("cache_dir")):
+            cached_file(peft_model_id, "adapter_model.safetensors", **options)
+            return super().load_adapter(peft_model_id, *args, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str = "5GB",
+        **options,
+    ):
+        """Uploads weights, configuration and, where the repository has no card yet, a card, in one commit.
+
+        Args:
+            repo_id (`str`): repository, made if it is missing.
+            variant (`str`, *optional*): such as `"fp16"`, put into the names of the weights' files.
+            max_shard_size (`int` or `str`, defaults to `"5GB"`): of a file of weights.
+            options: `private`, `revision`, `with_code` and others of [`~rq_hf.sharing.push_folder`].
+
+        Returns:
+            `huggingface_hub.CommitInfo`
+        """
+        from .sharing import save_and_push
+
+        return save_and_push(self, repo_id, variant=variant, max_shard_size=max_shard_size, **options)

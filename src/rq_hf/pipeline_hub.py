@@ -1,0 +1,60 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How the pipeline comes from the Hub and gets there."""
+
+import sys
+
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+
+from .hub_cache import checked_downloads
+
+
+class HubPipelineMixin:
+    """For a pipeline that is loaded from safetensors alone, after a check of what was downloaded, and shared with a
+    card. It is no `DiffusionPipeline` itself: in a file of code diffusers wants just one."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
+        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
+        kwargs.setdefault("use_safetensors", True)
+        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        """As in the base class; where a repository brings code for those who have not this library, the library's own
+        classes stand for it."""
+        index = super()._dict_from_json_file(json_file)
+        library = cls.__module__.split(".")[0]
+        if library not in LOADABLE_CLASSES or "_class_name" not in index:  # this is the code that was brought along
+            return index
+        if isinstance(index["_class_name"], list):
+            index["_class_name"] = index["_class_name"][-1]
+        for component in ("rqvae", "transformer"):
+            if component in index and hasattr(sys.modules[library], str(index[component][1])):
+                index[component][0] = library
+        return index
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **options,
+    ):
+        """Uploads all components, and where the repository has no card yet a card, in one commit.
+
+        Args:
+            repo_id (`str`): repository, made if it is missing.
+            variant (`str`, *optional*): such as `"fp16"`, put into the names of the weights' files.
+            max_shard_size (`int` or `str`, *optional*): of a file of weights.
+            options: `private`, `revision`, `with_code` and others of [`~rq_hf.sharing.push_folder`].
+
+        Returns:
+            `huggingface_hub.CommitInfo`
+        """
+        from .sharing import save_and_push
+
+        return save_and_push(self, repo_id, variant=variant, max_shard_size=max_shard_size, **options)

@@ -1,0 +1,214 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""From a folder to a repository on the Hub: safetensors, a card, and code for those who have not this library."""
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCardData,
+    save_torch_state_dict,
+)
+from safetensors.torch import load_file
+
+from .card_folders import extended_card, folder_card, folder_kind
+from .remote_code import code_files
+
+logger = logging.getLogger(__name__)
+
+VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# What `Trainer` and pickle-based checkpoints leave; none of it is shared.
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_NOT_SHARED = re.compile(r"[._]|checkpoint-\d+$")
+_WEIGHTS = re.compile(r"(?:.*/)?model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+_WEIGHTS_INDEX = re.compile(r"(?:.*/)?model\.safetensors\.index(?:\.(\w+))?\.json")
+# Running averages of the codebook lose their meaning in half precision.
+_KEPT_PRECISE = (".cluster_size", ".embedding_sum", ".num_updates")
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    with_code: bool = False,
+    variants: Sequence[str] = (),
+    max_shard_size: int | str | None = None,
+    evaluations: Sequence[dict[str, Any] | str | Path] = (),
+    tags: Sequence[str] | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+) -> CommitInfo:
+    r"""Uploads a pipeline, a model, an adapter or a tokenizer from its folder, which is left as it is, in one commit.
+
+    Checkpoints of a training, hidden files, files that begin with `_` and pickles are not uploaded. Weights that an
+    earlier push left under other names are deleted.
+
+    Args:
+        folder (`str` or `Path`): with `model_index.json`, `config.json`, `adapter_config.json` or a tokenizer.
+        repo_id (`str`): repository, made if it is missing.
+        private (`bool`, *optional*): whether a new repository is private.
+        revision (`str`, *optional*): branch, made if it is missing; `main` by default.
+        token (`str` or `bool`, *optional*): of the Hub; by default the one that the machine is logged in with.
+        with_code (`bool`, defaults to `False`):
+            Add the code that loads it with diffusers or transformers alone, by `trust_remote_code=True`.
+        variants (`list[str]`, defaults to none): `"fp16"`, `"bf16"`: weights to add in half precision.
+        max_shard_size (`int` or `str`, *optional*): such as `"2GB"`; larger weights are split into files of that size.
+        evaluations (`list` of `dict` or path, defaults to none): for the card, see [`~rq_hf.cards.render_card`].
+        tags (`list[str]`, *optional*): for a new card.
+        create_pr (`bool`, defaults to `False`): open a pull request instead of changing the branch.
+        commit_message (`str`, *optional*): of the commit.
+        commit_description (`str`, *optional*): of the commit.
+
+    Returns:
+        `huggingface_hub.CommitInfo`
+
+    Raises:
+        `ValueError`: a folder of none of these kinds, weights that are only pickled, or an unknown variant.
+    """
+    folder = Path(folder)
+    files = shared_files(folder)
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"`variants` must be among {list(VARIANTS)}, got {unknown}.")
+    added = code_files(folder) if with_code else {}
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    present = api.list_repo_files(repo_id, revision=revision)
+    if "README.md" in files:
+        own = files["README.md"].read_text(encoding="utf-8")
+        added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
+    elif "README.md" not in present:
+        metadata = ModelCardData(tags=list(tags or []) or None)
+        added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
+    with tempfile.TemporaryDirectory(prefix="rq_hf_") as workplace:
+        files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
+        uploads: dict[str, Path | bytes] = {path: file for path, file in files.items() if file is not None}
+        uploads |= {path: text.encode() for path, text in added.items()}
+        operations = [CommitOperationAdd(path, source) for path, source in sorted(uploads.items(), key=str)]
+        operations += [CommitOperationDelete(path) for path in _stale_weights(present, uploads)]
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=commit_message or f"Upload {folder_kind(folder)} with rq_hf",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+def save_and_push(
+    item: Any, repo_id: str, *, variant: str | None, max_shard_size: int | str | None, **options
+) -> CommitInfo:
+    """Uploads a pipeline or a model.
+
+    Args:
+        item: anything with `save_pretrained`.
+        repo_id (`str`): repository, made if it is missing.
+        variant (`str`, *optional*): of `save_pretrained`.
+        max_shard_size (`int` or `str`, *optional*): of `save_pretrained`.
+        options: of [`push_folder`].
+
+    Returns:
+        `huggingface_hub.CommitInfo`
+    """
+    options.setdefault("commit_message", f"Upload {type(item).__name__}")
+    saving = {"variant": variant, "max_shard_size": max_shard_size}
+    with tempfile.TemporaryDirectory(prefix="rq_hf_") as folder:
+        item.save_pretrained(folder, **{name: value for name, value in saving.items() if value is not None})
+        return push_folder(folder, repo_id, **options)
+
+
+def shared_files(folder: str | Path) -> dict[str, Path]:
+    """The files of a folder that are shared, by their paths in the repository.
+
+    Raises:
+        `ValueError`: a folder of no known kind, or weights that are only pickled.
+    """
+    folder = Path(folder)
+    folder_kind(folder)
+    files, left_out = {}, []
+    for place, folders, names in os.walk(folder):  # passes over what a training deletes meanwhile
+        folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
+        for path in (Path(place, name) for name in sorted(names) if not _NOT_SHARED.match(name)):
+            if path.suffix in PICKLES:
+                left_out.append(path)
+            else:
+                files[path.relative_to(folder).as_posix()] = path
+    for path in left_out:
+        safe = [other for other in files.values() if other.parent == path.parent and other.suffix == ".safetensors"]
+        if not safe and path.name != "training_args.bin":
+            raise ValueError(
+                f"`folder` must hold weights as safetensors, got {str(path)!r}: load and save it, which pickles none."
+            )
+        logger.warning("%s is a pickle and is not uploaded.", path)
+    return files
+
+
+def _rewritten_weights(
+    files: dict[str, Path], workplace: Path, variants: Iterable[str], max_shard_size: int | str | None
+) -> dict[str, Path | None]:
+    """Weights that are split, or in half precision, by their paths in the repository; `None`: not to be uploaded."""
+    rewritten: dict[str, Path | None] = {}
+    for path, file in files.items():
+        if file.name != "model.safetensors":
+            continue
+        place = workplace / path
+        weights = load_file(file) if variants or max_shard_size is not None else {}
+        if max_shard_size is not None:
+            _save_weights(weights, place.parent, None, max_shard_size)
+            rewritten[path] = None
+        for variant in variants:
+            _save_weights(_cast(weights, VARIANTS[variant]), place.parent, variant, max_shard_size or "5GB")
+    for file in workplace.rglob("*"):
+        if file.is_file():
+            rewritten[file.relative_to(workplace).as_posix()] = file
+    return rewritten
+
+
+def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        name: value.to(dtype) if value.is_floating_point() and not name.endswith(_KEPT_PRECISE) else value
+        for name, value in weights.items()
+    }
+
+
+def _save_weights(
+    weights: dict[str, torch.Tensor], folder: Path, variant: str | None, max_shard_size: int | str
+) -> None:
+    """Weights in the files whose names transformers looks for."""
+    stem = f"model.{variant}" if variant else "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(
+        weights, folder, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
+    )
+    index = folder / f"{stem}.safetensors.index.json"
+    if variant and index.exists():
+        index.rename(folder / f"model.safetensors.index.{variant}.json")
+
+
+def _stale_weights(present: Iterable[str], uploads: Iterable[str]) -> list[str]:
+    """Weights on the Hub that would be loaded instead of those that are uploaded, or beside them."""
+
+    def group(path: str) -> tuple[str, str | None] | None:
+        match = _WEIGHTS.fullmatch(path) or _WEIGHTS_INDEX.fullmatch(path)
+        return None if match is None else (path.rpartition("/")[0], match[1])
+
+    uploads = set(uploads)
+    groups = {group(path) for path in uploads} - {None}
+    return [path for path in present if path not in uploads and group(path) in groups]

@@ -1,0 +1,93 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pushes to the Hub while a training goes on (`--push_to_hub`, `--hub_strategy`)."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from .publishing import push_run
+
+logger = logging.getLogger(__name__)
+
+
+class HubPushes:
+    """For a `Trainer` with `averaged_weights`: what is pushed in the middle of a training is what its end would push.
+
+    The base class copies the weights of the checkpoint, which are not the averaged ones, and pickles its arguments.
+
+    Attributes:
+        write_shared (*optional*): is given the model, writes what is shared, such as a pipeline, and returns its
+            folder. Without it the model alone is shared, from `output_dir`.
+    """
+
+    write_shared: Callable[[PreTrainedModel], Path] | None = None
+
+    def push_shared(self, folder: Path) -> None:
+        """Uploads a folder that `write_shared` wrote, after all uploads that go on; a failure is an error."""
+        self._finish_current_push()
+        push_run(self.args, folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in the base class, with the averaged weights where there are any, and with no pickle of the arguments."""
+        strategy = HubStrategy(self.args.hub_strategy)
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if self._pushes_go_on() and not self.args.hub_always_push:
+            return
+        if self.write_shared is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            logger.warning("Nothing is pushed at step %d: the model is sharded.", self.state.global_step)
+            return
+        self._finish_current_push()  # what is being uploaded must not change meanwhile
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        message = f"Training in progress, step {self.state.global_step}"
+        folder = self._write_shared_folder(Path(checkpoint_folder))
+        api = HfApi(token=self.args.hub_token)
+        jobs = [api.run_as_future(push_run, self.args, folder, message)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            newest = strategy == HubStrategy.CHECKPOINT
+            name = "last-checkpoint" if newest else Path(checkpoint_folder).name
+            jobs.append(
+                api.upload_folder(
+                    repo_id=self.hub_model_id,
+                    folder_path=checkpoint_folder,
+                    path_in_repo=name,
+                    commit_message=f"{message}, checkpoint",
+                    revision=self.args.hub_revision,
+                    run_as_future=True,
+                )
+            )
+        for job in jobs:
+            job.add_done_callback(_report_failure)
+        self.push_in_progress = PushInProgress(jobs)
+
+    def _pushes_go_on(self) -> bool:
+        return self.push_in_progress is not None and not self.push_in_progress.is_done()
+
+    def _write_shared_folder(self, checkpoint: Path) -> Path:
+        """Writes what is shared and returns its folder."""
+        output = Path(self.args.output_dir)
+        with self.averaged_weights():
+            if self.write_shared is not None:
+                return self.write_shared(self.accelerator.unwrap_model(self.model))
+            if self.average is not None:
+                self._save(str(output))
+                return output
+        for pattern in ("*config.json", "model*.safetensors*"):  # whole, even where processes share the weights
+            for path in checkpoint.glob(pattern):
+                shutil.copy(path, output / path.name)
+        return output
+
+
+def _report_failure(job: Future) -> None:
+    """A push that fails in the background does not end the training; the one at its end tries once more."""
+    if not job.cancelled() and job.exception() is not None:
+        logger.error("A push to the Hub failed, and the training goes on: %s", job.exception())

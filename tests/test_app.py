@@ -1,0 +1,253 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The page of scripts/app.py: what its buttons do, and how it looks to a browser (slow, Debian's Chromium)."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from rq_hf import RQImageGenerationPipeline
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "checkpoints" / "emoji-64"
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+SAMPLING = (2, 5, 1.0, 32, 1.0, 1.0)  # pictures, seed, temperature, top-k, top-p, guidance
+
+
+def ignore(*args, **kwargs) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def app(load_script):
+    return load_script("app")
+
+
+@pytest.mark.parametrize(("kind", "condition"), [("text", "a red heart"), ("class", "goose"), ("none", None)])
+def test_the_page_draws_what_the_pipeline_draws(app, make_pipeline, kind, condition):
+    pipe = make_pipeline(kind)
+    positions = []
+    page = app.build_page(pipe, "tiny")
+    assert isinstance(page, gr.Blocks)
+    studio = app.Studio(pipe)
+    codes, gallery = studio.draw(condition, 3, *SAMPLING, progress=lambda done, **_: positions.append(done))
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    options = {"num_images_per_prompt": 2, "generator": generators, "output_type": "latent"}
+    assert torch.equal(codes, pipe(**studio.condition(condition), **options, top_k=32).images)
+    assert positions == [(step, 16) for step in range(1, 17)]
+    assert len(gallery.value) == 2
+    coarse = studio.decode(codes, 1)[0]
+    expected = pipe.rqvae.decode(codes[..., :1])
+    assert coarse == app.enlarged(pipe.image_processor.postprocess(expected)[0])
+
+
+def test_a_completion_keeps_the_codes_of_the_side_that_is_kept(app, tiny_pipeline):
+    picture = Image.effect_noise((40, 30), 90).convert("RGB")
+    studio = app.Studio(tiny_pipeline)
+    codes, _ = studio.complete(picture, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)
+    known = tiny_pipeline.reconstruct(picture.resize((16, 16), Image.Resampling.LANCZOS), output_type="latent").images
+    assert torch.equal(codes[:, 2:], known[:, 2:].expand_as(codes[:, 2:]))
+    assert not torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
+    with pytest.raises(gr.Error, match="Upload a picture"):
+        studio.complete(None, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)
+
+
+def test_a_side_is_some_rows_or_columns_and_never_all(app):
+    mask = app.side_mask((4, 6, 3), "right", 0.34)
+    assert mask.tolist() == [[False] * 4 + [True] * 2] * 4
+    assert app.side_mask((4, 6, 3), "top", 0.01).sum(1).tolist() == [6, 0, 0, 0]
+    assert app.side_mask((4, 4, 3), "left", 0.99).tolist() == [[True, True, True, False]] * 4
+
+
+def test_what_the_model_cannot_take_is_an_error_on_the_page(app, tiny_pipeline):
+    with pytest.raises(gr.Error, match="`temperature` must be greater than 0"):
+        app.Studio(tiny_pipeline).draw("a heart", 3, 1, 0, 0.0, 8, 1.0, 1.0, progress=ignore)
+    assert app.Studio(tiny_pipeline).decode(None, 2) == []
+
+
+# In the browser.
+
+
+def require_chromium() -> None:
+    """Installs Debian's Chromium where it is missing; where that fails, the test fails in CI and is else skipped."""
+    install = "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver"
+    for path in (CHROMIUM, DRIVER):
+        if not os.path.exists(path) and shutil.which("apt-get") and os.getuid() == 0:
+            subprocess.run(install, shell=True, capture_output=True, timeout=900)
+    if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)):
+        reason = f"there is no {CHROMIUM} with {DRIVER}, and `{install}` did not bring them"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of the page of the demo checkpoint, served by the script in a process of its own."""
+    require_chromium()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), str(DEMO), "--port", str(port), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield wait_for(lambda: opened(f"http://127.0.0.1:{port}/", process), 120)
+        finally:
+            process.terminate()
+
+
+def opened(url: str, process: subprocess.Popen) -> str | None:
+    assert process.poll() is None, process.stdout.read()
+    try:
+        return url if urlopen(url, timeout=5).status == 200 else None
+    except OSError:
+        return None
+
+
+def wait_for(find, seconds: float = 60):
+    """What `find` finds, once it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := find():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came within {seconds} s")
+
+
+@pytest.fixture
+def open_browser(address) -> Iterator:
+    """Opens browsers, each of a user of its own."""
+    drivers = []
+
+    def open_one() -> webdriver.Chrome:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1240,900"):
+            options.add_argument(f"--{argument}")
+        driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        drivers.append(driver)
+        driver.get(address)
+        wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#prompt textarea, #prompt input"))
+        return driver
+
+    yield open_one
+    for driver in drivers:
+        driver.quit()
+
+
+def fill_in(driver: webdriver.Chrome, name: str, text: object) -> None:
+    (field,) = driver.find_elements(By.CSS_SELECTOR, f"#{name} textarea, #{name} input:not([type=range])")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(str(text), Keys.TAB)
+
+
+def click(driver: webdriver.Chrome, name: str) -> None:
+    driver.find_element(By.CSS_SELECTOR, f"button#{name}").click()
+
+
+def shown(driver: webdriver.Chrome, address: str) -> list[np.ndarray]:
+    """The pictures on the page."""
+    sources = [image.get_attribute("src") for image in driver.find_elements(By.CSS_SELECTOR, "#pictures img")]
+    return [np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB")) for source in sources]
+
+
+def wait_for_pictures(driver: webdriver.Chrome, address: str, expected: list[Image.Image]) -> None:
+    """Waits until the page shows just these pictures."""
+    arrays = [np.asarray(picture.convert("RGB")) for picture in expected]
+
+    def all_shown() -> bool:
+        seen = shown(driver, address)
+        return len(seen) == len(arrays) and all(np.array_equal(*pair) for pair in zip(seen, arrays, strict=True))
+
+    wait_for(all_shown)
+
+
+@pytest.fixture(scope="module")
+def demo() -> RQImageGenerationPipeline:
+    pipe = RQImageGenerationPipeline.from_pretrained(DEMO)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(app, pipe: RQImageGenerationPipeline, prompt: str, seed: int, count: int) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
+    return pipe(prompt, generator=generators, num_images_per_prompt=count, output_type="latent").images
+
+
+@pytest.mark.slow
+def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(app, demo, address, open_browser):
+    driver, studio = open_browser(), app.Studio(demo)
+    fill_in(driver, "prompt", "a castle, noto style")
+    fill_in(driver, "count", 2)
+    fill_in(driver, "seed", 7)
+    click(driver, "draw")
+    codes = drawn(app, demo, "a castle, noto style", 7, 2)
+    wait_for_pictures(driver, address, studio.decode(codes, 3))
+    fill_in(driver, "depth", 1)
+    wait_for_pictures(driver, address, studio.decode(codes, 1))
+
+
+@pytest.mark.slow
+def test_two_users_at_once_get_their_own_pictures(app, demo, address, open_browser):
+    users = {"a red heart, twemoji style": open_browser(), "a green apple, noto style": open_browser()}
+    for prompt, driver in users.items():
+        fill_in(driver, "prompt", prompt)
+        fill_in(driver, "count", 3)
+    for driver in users.values():
+        click(driver, "draw")
+    studio, codes = app.Studio(demo), {prompt: drawn(app, demo, prompt, 0, 3) for prompt in users}
+    for prompt, driver in users.items():
+        wait_for_pictures(driver, address, studio.decode(codes[prompt], 3))
+    for driver in users.values():  # the codes that a page keeps are its visitor's, too
+        fill_in(driver, "depth", 2)
+    for prompt, driver in users.items():
+        wait_for_pictures(driver, address, studio.decode(codes[prompt], 2))
+
+
+@pytest.mark.slow
+def test_an_uploaded_picture_is_completed(app, demo, address, open_browser, tmp_path):
+    picture = demo("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
+    picture.save(tmp_path / "picture.png")
+    driver = open_browser()
+    fill_in(driver, "count", 2)
+    (tab,) = [tab for tab in driver.find_elements(By.CSS_SELECTOR, "button[role=tab]") if "Complete" in tab.text]
+    tab.click()
+    upload = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#upload input[type=file]"))[0]
+    upload.send_keys(str(tmp_path / "picture.png"))
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#upload img"))
+    fill_in(driver, "completion-prompt", "a pizza")
+    click(driver, "complete")
+    known = demo.reconstruct(picture, output_type="latent").images
+    mask = app.side_mask(demo.transformer.config.code_shape, "top", 0.5)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    codes = demo.transformer.generate(
+        demo.encode_prompt(["a pizza"] * 2), known_codes=known, known_mask=mask, generator=generators
+    )
+    wait_for_pictures(driver, address, app.Studio(demo).decode(codes, 3))
+
+
+@pytest.mark.slow
+def test_a_prompt_that_cannot_be_read_is_told_to_the_visitor(open_browser):
+    driver = open_browser()
+    fill_in(driver, "prompt", "ξ")
+    click(driver, "draw")
+    wait_for(
+        lambda: "`prompt` must hold text that the tokenizer knows" in driver.find_element(By.TAG_NAME, "body").text
+    )

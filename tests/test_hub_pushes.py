@@ -1,0 +1,141 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Both trainings push at every save what they push at their end, and no push that fails ends them."""
+
+import logging
+import re
+import shutil
+
+import torch
+from huggingface_hub import ModelCard, list_repo_commits
+from test_checkpoints import make_trainer  # noqa: F401  a fixture
+from test_finetuning import base, concept, train  # noqa: F401  two of them fixtures
+
+from rq_hf import RQImageGenerationPipeline, RQVAEModel
+from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
+
+PUSHING = {"push_to_hub": True, "hub_model_id": "me/run", "hub_always_push": True}
+
+
+def pushed_steps(revision: str = "main") -> dict[int, str]:
+    """The commit of each step that was pushed."""
+    found = {}
+    for commit in list_repo_commits("me/run", revision=revision):
+        if match := re.fullmatch(r"Training in progress, step (\d+)", commit.title):
+            found[int(match[1])] = commit.commit_id
+    return found
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def test_each_save_of_stage_1_is_pushed_with_the_averaged_weights(make_trainer, hub, tmp_path):  # noqa: F811
+    trainer = make_trainer(**PUSHING, ema_decay=0.9, hub_private_repo=True)
+    trainer.train()
+    trainer.push_to_hub()
+    assert hub.repository("me/run").private
+    steps = pushed_steps()
+    assert sorted(steps) == [2, 4, 6]
+    for step, commit in steps.items():
+        pushed = RQVAEModel.from_pretrained("me/run", revision=commit)
+        plain = RQVAEModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+        assert not same_weights(pushed, plain)
+    last = RQVAEModel.from_pretrained("me/run", revision=steps[6])
+    assert same_weights(last, RQVAEModel.from_pretrained("me/run"))
+    assert not same_weights(last, RQVAEModel.from_pretrained("me/run", revision=steps[2]))
+    files = {path for commit in steps.values() for path in hub.files("me/run", commit)} | set(hub.files("me/run"))
+    assert "training_args.json" in files
+    assert not any(path.endswith((".bin", ".pt", ".pth")) for path in files)
+
+
+def test_without_averages_the_weights_of_the_checkpoint_are_pushed(make_trainer, hub, tmp_path):  # noqa: F811
+    make_trainer(**PUSHING, hub_revision="trial").train()
+    steps = pushed_steps("trial")
+    for step, commit in steps.items():
+        pushed = RQVAEModel.from_pretrained("me/run", revision=commit)
+        assert same_weights(pushed, RQVAEModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}"))
+    assert sorted(steps) == [2, 4, 6] and "model.safetensors" not in hub.files("me/run")
+
+
+def test_the_strategies_push_at_the_end_alone_or_with_checkpoints(make_trainer, hub, tmp_path):  # noqa: F811
+    make_trainer(**PUSHING, hub_strategy="end").train()
+    assert pushed_steps() == {}
+    hub.reset()
+    shutil.rmtree(tmp_path / "run")
+    make_trainer(**PUSHING, hub_strategy="all_checkpoints", save_steps=3).train()
+    assert {path.split("/")[0] for path in hub.files("me/run") if "checkpoint" in path} == {
+        "checkpoint-3",
+        "checkpoint-6",
+    }
+
+
+def test_a_push_that_fails_is_reported_and_the_training_goes_on(make_trainer, hub, caplog):  # noqa: F811
+    trainer = make_trainer(**PUSHING)
+    hub.fail("status", "POST", "/commit/", status=403, times=1)
+    with caplog.at_level(logging.ERROR):
+        trainer.train()
+    assert "A push to the Hub failed, and the training goes on: 403" in caplog.text
+    assert sorted(pushed_steps()) == [4, 6]
+    trainer.push_to_hub()
+    assert same_weights(trainer.model, RQVAEModel.from_pretrained("me/run"))
+
+
+def test_each_save_of_stage_2_is_pushed_as_a_pipeline(hub, base, concept, tmp_path):  # noqa: F811
+    _, start = base("text")
+    flags = {"caption_column": "text", "tokenizer_name_or_path": str(start), "save_strategy": "steps", "save_steps": 1}
+    train(start, concept, tmp_path / "run", **flags, **PUSHING, ema_decay=0.5, max_steps=3)
+    steps = pushed_steps()
+    assert sorted(steps) == [1, 2, 3]
+    pushed = {
+        step: RQImageGenerationPipeline.from_pretrained("me/run", revision=commit).transformer
+        for step, commit in steps.items()
+    }
+    final = RQImageGenerationPipeline.from_pretrained("me/run")
+    assert same_weights(pushed[3], final.transformer) and not same_weights(pushed[2], final.transformer)
+    assert final("a red heart").images[0].size == (16, 16)
+    assert not any(path.endswith((".bin", ".pt", ".pth")) for path in hub.files("me/run"))
+
+
+def test_each_save_of_an_adapter_is_pushed_alone(hub, base, concept, tmp_path):  # noqa: F811
+    _, start = base("text")
+    flags = {"caption_column": "text", "tokenizer_name_or_path": str(start), "save_strategy": "steps", "save_steps": 1}
+    train(start, concept, tmp_path / "run", **flags, **PUSHING, lora_rank=2)
+    assert sorted(pushed_steps()) == [1, 2]
+    assert set(hub.files("me/run")) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_the_card_of_a_run_tells_hours_hardware_emissions_and_what_was_measured(hub, base, concept, tmp_path):  # noqa: F811
+    _, start = base("text")
+    train(
+        start, concept, tmp_path / "run", caption_column="text", tokenizer_name_or_path=str(start), **PUSHING,
+        validation_split="train", eval_pictures=2,
+    )  # fmt: skip
+    card = ModelCard.load("me/run")
+    assert "| Hours | " in card.text and "CPU (" in card.text
+    assert "Emissions" not in card.text  # the recipe does not say what the hardware draws
+    assert {result.metric_type for result in card.data.eval_results} >= {"loss", "image_loss"}
+    picture = re.search(r"!\[.*\]\((pictures/.*\.png)\)", card.text)[1]
+    assert picture in hub.files("me/run")
+    assert 'from_pretrained("me/run")' in card.text
+
+
+def test_emissions_are_estimated_where_the_recipe_says_what_the_hardware_draws(tmp_path):
+    arguments = ScriptArguments(
+        training=RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        data=DataArguments(dataset_name="you/emoji"),
+        card={"footprint": {"hardware": "2 CPU cores", "power_watts": 30}},
+    )
+    first = write_card("rqvae", arguments, None, None)
+    assert "Hours" not in first
+    history = [{"train_runtime": 7200.0}, {"eval_loss": 0.5, "eval_runtime": 1.0}]
+    write_card("rqvae", arguments, None, None, history=history, replaced=first)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| Hours | 2 |" in card.text and "0.06 kWh at 30 W" in card.text
+    assert "0.0288 kg CO2eq at 0.48 kg per kWh" in card.text
+    assert card.data.co2_eq_emissions["emissions"] == 28.8
+    assert [(result.dataset_name, result.metric_value) for result in card.data.eval_results] == [("emoji", 0.5)]
+    (tmp_path / "README.md").write_text("# My own\n")
+    write_card("rqvae", arguments, None, None, history=history, replaced=first)
+    assert (tmp_path / "README.md").read_text() == "# My own\n"

@@ -1,0 +1,259 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sharing: what is uploaded and what never is, and loading by id, component, revision, variant, and from the cache."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard, list_repo_commits
+from safetensors.torch import load_file, save_file
+from test_hub import PROMPT, draw
+from transformers import AutoModel, AutoTokenizer
+
+from rq_hf import RQImageGenerationPipeline, RQVAEModel, remote_code
+from rq_hf.sharing import push_folder, shared_files
+
+ROOT = Path(__file__).parents[1]
+BOTH_CLASSES = pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
+
+
+@pytest.fixture
+def folder(tiny_pipeline, tmp_path) -> Path:
+    """A saved pipeline among what a training leaves beside it."""
+    folder = tmp_path / "pipeline"
+    tiny_pipeline.save_pretrained(folder)
+    for name in (
+        "optimizer.pt",
+        "training_args.bin",
+        "checkpoint-5/model.safetensors",
+        "_incomplete/x",
+        ".git/config",
+    ):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"something")
+    (folder / "optimizer.pt").rename(folder / "transformer" / "optimizer.pt")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_pushed_by_the_script_and_stays_as_it_is(hub, folder, load_script, tiny_pipeline, capsys):
+    before = contents(folder)
+    load_script("push_to_hub").main([str(folder), "--repo_id", "me/tiny", "--private"])
+    assert capsys.readouterr().out.strip().startswith(f"{hub.endpoint}/me/tiny/commit/")
+    assert contents(folder) == before
+    assert hub.repository("me/tiny").private
+    pushed = set(hub.files("me/tiny"))
+    assert pushed == {
+        *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors", "transformer/config.json"),
+        *("transformer/generation_config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json"),
+        "tokenizer/tokenizer_config.json",
+    }
+    assert len(list_repo_commits("me/tiny")) == 2  # the empty first one, and ours
+    loaded = RQImageGenerationPipeline.from_pretrained("me/tiny")
+    assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+
+
+def test_a_second_push_of_the_same_makes_no_commit(hub, folder):
+    first = push_folder(folder, "me/tiny").oid
+    assert push_folder(folder, "me/tiny").oid == first
+
+
+def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, load_script, tmp_path):
+    for arguments, expected in (
+        ([tmp_path / "nothing", "--repo_id", "me/tiny"], "`folder` must have one of the files"),
+        ([folder / "tokenizer", "--repo_id", "me/tiny", "--with_code"], "`folder` must be of a pipeline or a model"),
+        ([folder, "--repo_id", "me/ti ny"], "me/ti ny"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            load_script("push_to_hub").main(list(map(str, arguments)))
+    with pytest.raises(ValueError, match="`variants` must be among .*, got .*int8"):
+        push_folder(folder, "me/tiny", variants=["int8"])
+    assert hub.repositories == {}
+
+
+def test_weights_that_are_only_pickled_are_not_pushed(hub, folder):
+    weights = folder / "rqvae" / "model.safetensors"
+    torch.save(load_file(weights), folder / "rqvae" / "pytorch_model.bin")
+    assert "rqvae/pytorch_model.bin" not in shared_files(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, got .*pytorch_model.bin"):
+        push_folder(folder, "me/tiny")
+    assert hub.repositories == {}
+
+
+@BOTH_CLASSES
+@pytest.mark.parametrize("max_shard_size", [None, "40KB"], ids=["whole", "sharded"])
+def test_variants_are_pushed_and_loaded_in_half_precision(hub, folder, load, max_shard_size):
+    push_folder(folder, "me/tiny", variants=["fp16", "bf16"], max_shard_size=max_shard_size)
+    files = hub.files("me/tiny")
+    assert ("transformer/model.safetensors.index.fp16.json" in files) == (max_shard_size is not None)
+    assert ("transformer/model.safetensors" in files) == (max_shard_size is None)
+    whole = load.from_pretrained("me/tiny")
+    for variant, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        shutil.rmtree(hub.cache)
+        loaded = load.from_pretrained("me/tiny", variant=variant, dtype=dtype)
+        assert loaded.transformer.dtype == loaded.rqvae.encoder.conv_in.weight.dtype == dtype
+        for name, value in whole.transformer.state_dict().items():
+            assert torch.equal(loaded.transformer.state_dict()[name], value.to(dtype)), name
+        quantizer = loaded.rqvae.quantizer.state_dict()
+        averages = [name for name in quantizer if "cluster_size" in name or "embedding_sum" in name]
+        assert averages
+        for name in averages:
+            assert torch.equal(quantizer[name], whole.rqvae.quantizer.state_dict()[name]), name
+        downloaded = {path.name for path in hub.cache.rglob("*.safetensors")}
+        assert downloaded and all(variant in name for name in downloaded)
+
+
+def test_split_weights_take_the_place_of_whole_ones(hub, folder, tiny_pipeline):
+    push_folder(folder, "me/tiny")
+    push_folder(folder, "me/tiny", max_shard_size="40KB")
+    assert "transformer/model.safetensors" not in hub.files("me/tiny")
+    assert np.array_equal(
+        draw(RQImageGenerationPipeline.from_pretrained("me/tiny"), PROMPT), draw(tiny_pipeline, PROMPT)
+    )
+    push_folder(folder, "me/tiny")
+    left = [path for path in hub.files("me/tiny") if "transformer/model" in path]
+    assert left == ["transformer/model.safetensors"]
+
+
+def test_a_revision_is_a_branch_that_can_be_loaded(hub, folder, tiny_pipeline):
+    push_folder(folder, "me/tiny")
+    for parameter in tiny_pipeline.transformer.code_head.parameters():
+        torch.nn.init.zeros_(parameter)
+    tiny_pipeline.push_to_hub("me/tiny", revision="flat")
+    main = RQImageGenerationPipeline.from_pretrained("me/tiny")
+    flat = RQImageGenerationPipeline.from_pretrained("me/tiny", revision="flat")
+    assert not np.array_equal(draw(main, PROMPT), draw(flat, PROMPT))
+    assert np.array_equal(draw(flat, PROMPT), draw(tiny_pipeline, PROMPT))
+
+
+def test_models_and_adapters_and_tokenizers_get_cards_of_their_own(hub, tiny_rqvae, tiny_tokenizer, tmp_path):
+    tiny_rqvae.push_to_hub("me/rqvae", private=True, tags=["small"])
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    push_folder(tmp_path / "tokenizer", "me/tokenizer")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 4, "base_model_name_or_path": "me/base"}')
+    save_file({"weight": torch.zeros(2)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    push_folder(tmp_path / "adapter", "me/adapter")
+    assert hub.repository("me/rqvae").private
+    assert "small" in ModelCard.load("me/rqvae").data.tags
+    assert ModelCard.load("me/adapter").data.base_model == "me/base"
+    assert AutoTokenizer.from_pretrained("me/tokenizer").get_vocab() == tiny_tokenizer.get_vocab()
+    for name, library in (("rqvae", "rq_hf"), ("adapter", "peft"), ("tokenizer", "transformers")):
+        card = ModelCard.load(f"me/{name}")
+        assert card.data.library_name == library
+        assert "[More Information Needed]" not in card.text and "None" not in card.text
+
+
+def test_a_card_of_the_folder_goes_along_with_the_evaluations_that_are_named(hub, folder, tmp_path):
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nMy words.\n\n## Citation\n\nMe.\n")
+    evaluation = {"dataset": {"name": "Emoji", "split": "test"}, "metrics": {"fid": 12.5}}
+    (tmp_path / "results.json").write_text(json.dumps(evaluation))
+    push_folder(folder, "me/tiny", evaluations=[tmp_path / "results.json"], with_code=True)
+    card = ModelCard.load("me/tiny")
+    assert card.data.license == "mit" and card.data.model_name == "tiny"
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("fid", 12.5)]
+    order = [
+        "My words.",
+        "## Without rq_hf",
+        "## Evaluation of me/tiny",
+        "| Emoji | test | FID | 12.5 |",
+        "## Citation",
+    ]
+    assert sorted(order, key=card.text.index) == order
+    assert "license: mit\n---\n# Mine" in (folder / "README.md").read_text()
+
+
+@BOTH_CLASSES
+def test_what_was_loaded_once_loads_without_the_hub(hub, folder, load):
+    push_folder(folder, "me/tiny")
+    expected = draw(load.from_pretrained("me/tiny"), PROMPT)
+    before = len(hub.requests)
+    loaded = load.from_pretrained("me/tiny", local_files_only=True)
+    assert np.array_equal(draw(loaded, PROMPT), expected)
+    RQVAEModel.from_pretrained("me/tiny", subfolder="rqvae", local_files_only=True)
+    assert len(hub.requests) == before
+    shutil.rmtree(hub.cache)
+    with pytest.raises(OSError, match="me/tiny|model_index.json|local"):
+        load.from_pretrained("me/tiny", local_files_only=True)
+
+
+# With code.
+
+
+@pytest.fixture
+def coded(hub, folder) -> str:
+    push_folder(folder, "me/coded", with_code=True)
+    return "me/coded"
+
+
+def test_code_is_one_file_for_each_part(hub, coded):
+    files = hub.files(coded)
+    assert [path for path in files if path.endswith(".py")] == [
+        *("pipeline.py", "rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py")
+    ]
+    for path in files:
+        if path.endswith(".py"):
+            text = files[path].read_text()
+            compile(text, path, "exec")
+            assert "import rq_hf" not in text.replace(">>> import rq_hf", "") and "\nfrom ." not in text
+    index = json.loads(files["model_index.json"].read_text())
+    assert index["_class_name"] == ["pipeline", "RQImageGenerationPipeline"]
+    assert index["rqvae"] == ["modeling_rqvae", "RQVAEModel"]
+
+
+def test_a_repository_with_code_needs_no_trust_where_the_library_is_installed(hub, coded, tiny_pipeline, tmp_path):
+    loaded = RQImageGenerationPipeline.from_pretrained(coded)
+    assert type(loaded) is RQImageGenerationPipeline and type(loaded.rqvae) is RQVAEModel
+    assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+    assert not any(path.suffix == ".py" and path.parent.name == "rqvae" for path in hub.cache.rglob("*"))
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "model_index.json").read_text())["rqvae"] == ["rq_hf", "RQVAEModel"]
+    rqvae = AutoModel.from_pretrained(coded, subfolder="rqvae")
+    assert type(rqvae) is RQVAEModel
+
+
+def test_the_single_files_define_what_the_modules_do(coded, hub, tiny_pipeline):
+    """In this process too, where the library is: what they give is the same, from other classes."""
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DiffusionPipeline.from_pretrained(coded)
+    for options in ({}, {"custom_pipeline": coded}):
+        loaded = DiffusionPipeline.from_pretrained(coded, trust_remote_code=True, **options)
+        loaded.set_progress_bar_config(disable=True)
+        assert type(loaded) is not RQImageGenerationPipeline and "diffusers_modules" in type(loaded.rqvae).__module__
+        assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+
+
+def test_a_pushed_model_with_code_is_loaded_by_its_id(hub, tiny_rqvae, pictures):
+    tiny_rqvae.push_to_hub("me/rqvae", with_code=True)
+    assert type(AutoModel.from_pretrained("me/rqvae", trust_remote_code=False)) is RQVAEModel
+    assert torch.equal(RQVAEModel.from_pretrained("me/rqvae").encode(pictures), tiny_rqvae.encode(pictures))
+
+
+def test_names_that_mean_two_things_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "first.py").write_text("SIZE = 1\n")
+    (tmp_path / "second.py").write_text("from .first import SIZE\n\nWIDTH = SIZE\n")
+    (tmp_path / "third.py").write_text("from .second import WIDTH\n\nSIZE = 2\n")
+    monkeypatch.setattr(remote_code, "PACKAGE", tmp_path)
+    assert "SIZE = 1\n\n\nWIDTH = SIZE\n" in remote_code.single_file("second")
+    with pytest.raises(ValueError, match="third.py must not give `SIZE` another meaning"):
+        remote_code.single_file("third")
+
+
+def test_a_tokenizer_is_pushed_by_the_script_that_makes_it(hub, load_script, tmp_path):
+    data = ROOT / "tests" / "fixtures" / "emoji"
+    load_script("train_caption_tokenizer").main(
+        ["--dataset_name", str(data), "--caption_column", "captions", "--vocab_size", "300", "--max_length", "8"]
+        + ["--output_dir", str(tmp_path / "tokenizer"), "--push_to_hub", "--hub_model_id", "me/words"]
+    )
+    assert set(hub.files("me/words")) == {"README.md", "tokenizer.json", "tokenizer_config.json"}
+    assert AutoTokenizer.from_pretrained("me/words").model_max_length == 8
