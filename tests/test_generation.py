@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from rq_hf import RQTransformerForImageGeneration
-from rq_hf.generation_rq_transformer import filter_logits
+from rq_hf.sampling_steps import filter_logits
 
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
 
