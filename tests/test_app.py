@@ -234,12 +234,10 @@ def test_an_uploaded_picture_is_completed(app, demo, address, open_browser, tmp_
     wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#upload img"))
     fill_in(driver, "completion-prompt", "a pizza")
     click(driver, "complete")
-    known = demo.reconstruct(picture, output_type="latent").images
     mask = app.side_mask(demo.transformer.config.code_shape, "top", 0.5)
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    codes = demo.transformer.generate(
-        demo.encode_prompt(["a pizza"] * 2), known_codes=known, known_mask=mask, generator=generators
-    )
+    options = {"num_images_per_prompt": 2, "generator": generators, "output_type": "latent"}
+    codes = demo.complete(picture, "a pizza", mask, **options).images
     wait_for_pictures(driver, address, app.Studio(demo).decode(codes, 3))
 
 
