@@ -3,6 +3,7 @@
 """Sharing: what is uploaded and what never is, and loading by id, component, revision, variant, and from the cache."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def test_weights_that_are_only_pickled_are_not_pushed(hub, folder):
     with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, got .*pytorch_model.bin"):
         push_folder(folder, "me/tiny")
     assert hub.repositories == {}
+
+
+def test_a_pickle_by_another_name_is_known_by_what_it_begins_with(folder):
+    shared = set(shared_files(folder))
+    (folder / "notes.txt").write_text("words")
+    torch.save({"weight": torch.zeros(2)}, folder / "rqvae" / "state.dat")
+    torch.save({"weight": torch.zeros(2)}, folder / "rqvae" / "old.dat", _use_new_zipfile_serialization=False)
+    with (folder / "transformer" / "scores").open("wb") as file:
+        pickle.dump([1, 2], file)
+    assert set(shared_files(folder)) == shared | {"notes.txt"}
 
 
 @BOTH_CLASSES

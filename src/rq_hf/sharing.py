@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from .remote_code import code_files
 logger = logging.getLogger(__name__)
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-# What `Trainer` and pickle-based checkpoints leave; none of it is shared.
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# What `Trainer` and pickle-based checkpoints leave; none of it is shared, nor what is a pickle by another name.
+PICKLES = (".bin", ".ckpt", ".distcp", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _NOT_SHARED = re.compile(r"[._]|checkpoint-\d+$")
 _WEIGHTS = re.compile(r"(?:.*/)?model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _WEIGHTS_INDEX = re.compile(r"(?:.*/)?model\.safetensors\.index(?:\.(\w+))?\.json")
@@ -146,7 +147,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     for place, folders, names in os.walk(folder):  # passes over what a training deletes meanwhile
         folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
         for path in (Path(place, name) for name in sorted(names) if not _NOT_SHARED.match(name)):
-            if path.suffix in PICKLES:
+            if _is_pickle(path):
                 left_out.append(path)
             else:
                 files[path.relative_to(folder).as_posix()] = path
@@ -158,6 +159,19 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
             )
         logger.warning("%s is a pickle and is not uploaded.", path)
     return files
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is called a pickle, begins as one (protocols 2 to 5), or is an archive of `torch.save`."""
+    if path.suffix in PICKLES:
+        return True
+    with path.open("rb") as file:
+        if re.match(rb"\x80[\x02-\x05]", file.read(2), re.DOTALL):
+            return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".pkl") for name in archive.namelist())
 
 
 def _rewritten_weights(
