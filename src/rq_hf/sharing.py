@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """From a folder to a repository on the Hub: safetensors, a card, and code for those who have not this library."""
 
+import json
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from huggingface_hub import (
 from safetensors.torch import load_file
 
 from .card_folders import extended_card, folder_card, folder_kind
+from .configuration_rqvae import add_sampling
 from .remote_code import code_files
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ def push_folder(
     if unknown:
         raise ValueError(f"`variants` must be among {list(VARIANTS)}, got {unknown}.")
     added = code_files(folder) if with_code else {}
+    added |= _configs_with_sampling(files, added)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
@@ -159,6 +162,19 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
             )
         logger.warning("%s is a pickle and is not uploaded.", path)
     return files
+
+
+def _configs_with_sampling(files: dict[str, Path], added: dict[str, str]) -> dict[str, str]:
+    """Texts of each config.json that lacks the sampling settings of the generation_config.json beside it."""
+    changed = {}
+    for path, file in files.items():
+        place = path.removesuffix("generation_config.json")
+        if place != path and f"{place}config.json" in files:
+            known = added.get(f"{place}config.json") or files[f"{place}config.json"].read_text(encoding="utf-8")
+            config = add_sampling(json.loads(known), json.loads(file.read_text(encoding="utf-8")))
+            if config != json.loads(known):
+                changed[f"{place}config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return changed
 
 
 def _is_pickle(path: Path) -> bool:
