@@ -34,9 +34,12 @@ picture. The first code of a position says roughly what is there, each further o
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="checkpoints/emoji-64", help="Hub id or folder of a pipeline")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too")
-    parser.add_argument("--port", type=int, default=7860)
+    environ = os.environ  # a Space on the Hub says by variables what the command line says elsewhere
+    demo = environ.get("MODEL_ID", "checkpoints/emoji-64")
+    host, port = environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(environ.get("GRADIO_SERVER_PORT", 7860))
+    parser.add_argument("model", nargs="?", default=demo, help="Hub id or folder of a pipeline; or MODEL_ID")
+    parser.add_argument("--host", default=host, help="0.0.0.0: for other machines, too")
+    parser.add_argument("--port", type=int, default=port)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 

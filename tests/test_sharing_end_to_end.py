@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from packaging.requirements import Requirement
+from test_readme import FENCE, README
 from test_scripts import ENVIRONMENT, FIXTURE, SHORT, SMALL_RQVAE, run
 
 from rq_hf.cards import code_section
@@ -158,7 +159,10 @@ def test_what_the_scripts_trained_and_pushed_draws_the_same_in_a_new_process(tra
 @pytest.mark.slow
 def test_an_environment_without_the_library_draws_the_same(other_python, trained, expected, tmp_path):
     (_, card_call) = code_section("pipeline", WITH_CODE).split("```python\n")
+    (readme_call,) = [text for _, language, text in FENCE.findall(README) if "trust_remote_code=True" in text]
+    assert "you/your-model" in readme_call
     loads = {
+        "README": readme_call.replace("you/your-model", WITH_CODE),
         "card": card_call.split("```")[0],
         "custom pipeline": (
             "from diffusers import DiffusionPipeline\n"
