@@ -24,6 +24,7 @@ from huggingface_hub import (
 from safetensors.torch import load_file
 
 from .card_folders import extended_card, folder_card, folder_kind
+from .cards import NO_REPOSITORY
 from .configuration_rqvae import add_sampling
 from .remote_code import code_files
 
@@ -96,6 +97,11 @@ def push_folder(
     present = api.list_repo_files(repo_id, revision=revision)
     if "README.md" in files:
         own = files["README.md"].read_text(encoding="utf-8")
+        for place in (
+            NO_REPOSITORY,
+            folder.as_posix(),
+        ):  # what the card was written for, before there was a repository
+            own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
         added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
     elif "README.md" not in present:
         metadata = ModelCardData(tags=list(tags or []) or None)
