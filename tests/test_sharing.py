@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, list_repo_commits
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_hub import PROMPT, draw
 from transformers import AutoModel, AutoTokenizer
@@ -242,6 +243,13 @@ def test_the_single_files_define_what_the_modules_do(coded, hub, tiny_pipeline):
         loaded.set_progress_bar_config(disable=True)
         assert type(loaded) is not RQImageGenerationPipeline and "diffusers_modules" in type(loaded.rqvae).__module__
         assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+        picture, mask = Image.effect_noise((16, 16), 90).convert("RGB"), torch.eye(4, dtype=torch.bool)
+        for name, options in (("complete", {"mask": mask}), ("vary", {"keep_depths": 1})):
+            edited = [
+                getattr(pipe, name)(picture, PROMPT, **options, generator=torch.Generator().manual_seed(0)).images[0]
+                for pipe in (loaded, tiny_pipeline)
+            ]
+            assert edited[0] == edited[1]
 
 
 def test_a_pushed_model_with_code_is_loaded_by_its_id(hub, tiny_rqvae, pictures):
