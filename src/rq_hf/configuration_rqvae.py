@@ -3,7 +3,9 @@
 """Configuration of the RQ-VAE, and the field check both configurations share."""
 
 import difflib
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -44,6 +46,14 @@ def add_sampling(config: dict[str, Any], generation_config: dict[str, Any]) -> d
     kept = {name: value for name, value in config.items() if name not in SAMPLING_DEFAULTS}
     settings = {name: generation_config[name] for name in SAMPLING_DEFAULTS if generation_config.get(name) is not None}
     return dict(sorted((kept | settings).items()))
+
+
+def write_sampling(folder: str | Path) -> None:
+    """Completes the config.json of a saved model, where there is a generation_config.json beside it."""
+    config, generation_config = (Path(folder, name) for name in ("config.json", "generation_config.json"))
+    if config.is_file() and generation_config.is_file():
+        texts = [json.loads(path.read_text(encoding="utf-8")) for path in (config, generation_config)]
+        config.write_text(json.dumps(add_sampling(*texts), indent=2) + "\n", encoding="utf-8")
 
 
 class RQConfig(PreTrainedConfig):

@@ -3,13 +3,11 @@
 """How both models come from the Hub and get there."""
 
 import functools
-import json
-from pathlib import Path
 
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from .configuration_rqvae import add_sampling
+from .configuration_rqvae import write_sampling
 from .hub_cache import checked_downloads
 
 ADAPTER_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -30,10 +28,8 @@ class HubModel(PreTrainedModel):
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        config, generation_config = (Path(save_directory, name) for name in ("config.json", "generation_config.json"))
-        if is_main_process and generation_config.is_file() and config.is_file():
-            texts = [json.loads(path.read_text(encoding="utf-8")) for path in (config, generation_config)]
-            config.write_text(json.dumps(add_sampling(*texts), indent=2) + "\n", encoding="utf-8")
+        if is_main_process:
+            write_sampling(save_directory)
 
     def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
         """As in the base class, but for adapters that are pickled: they are an `OSError`."""
