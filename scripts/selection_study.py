@@ -50,8 +50,8 @@ FASHION_MODEL = Path("fashion32-rqt-4x4x4-1M")
 EMOJI_MODEL = SCRIPTS.parent / "checkpoints" / "emoji-64"
 DATASETS = {"fashion": "data/fashion-mnist", "emoji": "data/emoji-64"}
 CLASSIFIERS = {
-    "classifier a": {"architecture": "resnet", "half": 0, "seed": 0},
-    "classifier b": {"architecture": "convnext", "half": 1, "seed": 1},
+    "classifier-a": {"architecture": "resnet", "half": 0, "seed": 0, "max_steps": 800},
+    "classifier-b": {"architecture": "convnext", "half": 1, "seed": 1, "max_steps": 2500, "learning_rate": 2e-3},
 }
 RATES = (1, 0.5, 0.25, 0.05)
 CANDIDATES = (1, 16)
@@ -73,14 +73,15 @@ TRAINING = {
     "use_cpu": True,
     "resume_from_checkpoint": "last",
 }
-CLASSIFIER_TRAINING = {**TRAINING, "label_column": "label", "max_steps": 800, "save_steps": 400}
+CLASSIFIER_TRAINING = {**TRAINING, "label_column": "label", "save_steps": 400}
 RANKER_TRAINING = {
     **TRAINING,
     "caption_column": "captions",
     "filter": "tone=default",
     "transform": "emoji",
     "num_caption_variants": 1,
-    "max_steps": 3000,
+    "patch_size": 16,
+    "max_steps": 2500,
     "save_steps": 500,
 }
 SHEET_PROMPTS = (
@@ -97,10 +98,10 @@ SHEET_PICTURES = 4
 def all_runs(part: str | None = None, seeds: Iterable[int] = SEEDS) -> list[Run]:
     """The runs of "fashion" or "emoji", or of both, in the order in which they need each other."""
     fashion = [Run(STUDY, name, flags["seed"]) for name, flags in CLASSIFIERS.items()]
-    fashion += [Run(STUDY, f"acceptance rate {rate:g}", seed) for seed in seeds for rate in RATES]
+    fashion += [Run(STUDY, f"rate-{rate:g}", seed) for seed in seeds for rate in RATES]
     emoji = [Run(STUDY, "ranker", 0)]
-    emoji += [Run(STUDY, f"candidates {number}", seed) for seed in seeds for number in CANDIDATES]
-    emoji += [Run(STUDY, f"guidance {scale:g}", seed) for seed in seeds for scale in SCALES]
+    emoji += [Run(STUDY, f"candidates-{number}", seed) for seed in seeds for number in CANDIDATES]
+    emoji += [Run(STUDY, f"guidance-{scale:g}", seed) for seed in seeds for scale in SCALES]
     return {"fashion": fashion, "emoji": emoji, None: fashion + emoji}[part]
 
 
@@ -121,13 +122,13 @@ def train(run: Run, output_dir: Path, dataset: str, model: Path, more_flags: Seq
         more_flags: for what measures pictures, after the study's own.
     """
     if run.name in CLASSIFIERS:
-        flags = {"dataset_name": dataset, **CLASSIFIERS[run.name], **CLASSIFIER_TRAINING}
+        flags = {"dataset_name": dataset, **CLASSIFIER_TRAINING, **CLASSIFIERS[run.name]}
         return train_selector(run, "train_classifier.py", flags, output_dir)
     if run.name == "ranker":
         flags = {"dataset_name": dataset, "seed": run.seed, **RANKER_TRAINING}
         return train_selector(run, "train_ranker.py", flags, output_dir)
-    kind, _, number = run.name.rpartition(" ")
-    if kind == "acceptance rate":
+    kind, _, number = run.name.rpartition("-")
+    if kind == "rate":
         return measure_rate(run, float(number), output_dir, dataset, model, more_flags)
     options = {"guidance_scale": float(number)} if kind == "guidance" else {}
     if kind == "candidates" and int(number) > 1:
@@ -166,9 +167,9 @@ def measure_rate(
         "num_pictures": NUM_PICTURES,
         "batch_size": 50,
         "seed": run.seed,
-        "classifier": folder_of("classifier a", output_dir),
+        "classifier": folder_of("classifier-a", output_dir),
         "acceptance_rate": rate,
-        "judge": folder_of("classifier b", output_dir),
+        "judge": folder_of("classifier-b", output_dir),
     }
     return measured(run, ["samples", model, "--precision_recall"], flags, output_dir, more_flags)
 
@@ -211,7 +212,7 @@ def report(output_dir: Path, docs: Path, model: Path) -> None:
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     plot(records, images / "selection.png")
-    sheet(rates_sheet, [model, folder_of("classifier a", output_dir)], images / "selection-rates.png")
+    sheet(rates_sheet, [model, folder_of("classifier-a", output_dir)], images / "selection-rates.png")
     sheet(ranked_sheet, [EMOJI_MODEL, folder_of("ranker", output_dir)], images / "selection-ranked.png")
     missing = [run for run in all_runs() if read_record(run, docs / RECORDS) is None]
     if missing:
@@ -244,8 +245,8 @@ def rates_table(records: list[dict[str, Any]]) -> str:
     header = ["acceptance rate", "pictures drawn", "kept", "accuracy by B", "probability by A", "precision", "recall",
               "Fréchet distance"]  # fmt: skip
     rows = []
-    for name, runs in by_name(of_kind(records, "acceptance rate")).items():
-        rate, count = float(name.rpartition(" ")[2]), runs[0]["num_pictures"]
+    for name, runs in by_name(of_kind(records, "rate")).items():
+        rate, count = float(name.rpartition("-")[2]), runs[0]["num_pictures"]
         columns = [("accuracy", 3), ("selection_score", 3), ("precision", 3), ("recall", 3), (DISTANCE, 2)]
         cells = [spread([each["metrics"][key] for each in runs], digits) for key, digits in columns]
         rows.append([f"{rate:g}", f"{count / rate:,.0f}", f"{count:,}", *cells])
@@ -257,7 +258,7 @@ def prompts_table(records: list[dict[str, Any]]) -> str:
     header = ["candidates", "guidance", "prompts", "concept top-1", "concept top-5", "style"]
     rows = []
     for name, runs in by_name([*of_kind(records, "candidates"), *of_kind(records, "guidance")]).items():
-        kind, _, number = name.rpartition(" ")
+        kind, _, number = name.rpartition("-")
         cells = [number, "1"] if kind == "candidates" else ["1", number]
         hits = ("concept_top1", "concept_top5", "style_accuracy")
         cells += [str(runs[0]["num_pictures"]), *(spread([each["metrics"][key] for each in runs], 3) for key in hits)]
@@ -267,19 +268,19 @@ def prompts_table(records: list[dict[str, Any]]) -> str:
 
 def of_kind(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The records whose name is the kind and a number."""
-    return [record for record in records if record["name"].rpartition(" ")[0] == kind]
+    return [record for record in records if record["name"].rpartition("-")[0] == kind]
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and variety over acceptance rates; prompt accuracy over candidates and guidance."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels = figure.subplots(1, 4)
-    rates = of_kind(records, "acceptance rate")
+    rates = of_kind(records, "rate")
     lines(panels[0], rates, {"accuracy": "accuracy by B", "precision": "precision", "recall": "recall"})
     lines(panels[1], rates, {DISTANCE: "Fréchet distance to real pictures"})
     hits = {"concept_top1": "concept top-1", "concept_top5": "concept top-5", "style_accuracy": "style"}
     lines(panels[2], of_kind(records, "candidates"), hits)
-    single = [{**record, "name": "guidance 1"} for record in of_kind(records, "candidates")[:1]]
+    single = [{**record, "name": "guidance-1"} for record in of_kind(records, "candidates")[:1]]
     lines(panels[3], [*single, *of_kind(records, "guidance")], hits)
     names = ("acceptance rate", "acceptance rate", "candidates", "guidance scale")
     for axes, name in zip(panels, names, strict=True):
@@ -293,7 +294,7 @@ def lines(axes: Axes, records: list[dict[str, Any]], metrics: dict[str, str]) ->
     kinds = by_name(records)
     for metric, label in metrics.items():
         values = [sum(run["metrics"][metric] for run in runs) / len(runs) for runs in kinds.values()]
-        axes.plot([name.rpartition(" ")[2] for name in kinds], values, marker="o", label=label)
+        axes.plot([name.rpartition("-")[2] for name in kinds], values, marker="o", label=label)
     axes.set_ylim(bottom=0)
     if kinds:
         axes.legend(fontsize=8)
