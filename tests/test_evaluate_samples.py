@@ -57,10 +57,11 @@ def folders(made, request) -> dict[str, Path]:
         for kind in ("text", "class"):
             make_pipeline(kind).save_pretrained(root / kind)
         classifiers = {"judge": tiny_classifier(seed=1), "selector": tiny_classifier(seed=2)}
+        classifiers["other"] = tiny_classifier({0: "shirt", 1: "goose", 2: "coat", 3: "bag"})
         for name, parts in {**classifiers, "clip": tiny_clip(tokenizer)}.items():
             for part in parts:
                 part.save_pretrained(root / name)
-        made.update({name: root / name for name in ("text", "class", "judge", "selector", "clip")})
+        made.update({name: root / name for name in ("text", "class", "clip", *classifiers)})
     return made
 
 
@@ -171,6 +172,19 @@ def test_parts_of_another_run_are_refused(run, class_samples, change):
     name = {"--seed": "seed", "--top_k": "sampling", "--batch_size": "batch_size"}[change[0]]
     with pytest.raises(ValueError, match=f"`--work_dir` must be a new folder or one of the same settings.* {name} "):
         run("samples", *class_samples, *change)
+
+
+def test_parts_that_another_selector_has_chosen_are_refused(run, class_samples, folders, tmp_path):
+    selector = tmp_path / "selector"
+    options = ["--num_pictures", 4, "--batch_size", 4, "--classifier", selector, "--acceptance_rate", 0.5]
+    for seed in (2, 3):  # trained anew in the same folder
+        for part in tiny_classifier(seed=seed):
+            part.save_pretrained(selector)
+        if seed == 2:
+            first = run("samples", *class_samples, *options)
+            assert run("samples", *class_samples, *options)["metrics"] == first["metrics"]
+    with pytest.raises(ValueError, match="has parts of a run with classifier .*selector"):
+        run("samples", *class_samples, *options)
 
 
 def launch(processes: int, *arguments: object, folder: Path) -> None:
@@ -322,14 +336,24 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         ("samples", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),
         ("samples", ["--num_pictures", "0"], "`--num_pictures` must be at least 1, got 0"),
         ("samples", ["--neighbours", "0"], "`--neighbours` must be at least 1, got 0"),
+        ("samples", ["--acceptance_rate", "-0.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got -0.5"),
+        ("sweep", ["--acceptance_rate", "1", "1.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got 1.5"),
+        ("sweep", ["--acceptance_rate", "1", "0.5"], "`classifier` and `acceptance_rate` need each other"),
+        (
+            "samples",
+            ["--acceptance_rate", "0.5", "--classifier", "OTHER"],
+            "`classifier` must know the model's classes",
+        ),
+        ("samples", ["--judge", "OTHER"], "`classifier` must know the model's classes"),
         ("sweep", ["--top_k", "3"], "must be given several values to sweep over"),
         ("sweep", ["--top_k", "3", "4", "--neighbours", "1"], "`--neighbours` must not be given for a sweep"),
     ],
 )
-def test_bad_options_are_refused(command, change, match, run, class_samples, folders):
+def test_bad_options_are_refused(command, change, match, run, class_samples, folders, tmp_path):
     change = [folders.get(text.lower(), text) for text in change]
     with pytest.raises(ValueError, match=match):
         run(command, *class_samples, *change)
+    assert not list(tmp_path.rglob("*.safetensors"))  # before anything is drawn
 
 
 def test_what_is_missing_is_named(run, class_samples, folders, reference, evaluate, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ class EditingMixin:
         """
         shape = self.transformer.config.code_shape[:2]
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else f"{mask!r:.80}"
             raise ValueError(f"`mask` must be a bool tensor of shape {shape}, one entry per code position, got {got}.")
         codes = self._codes_of_the_models_size(image)
         return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
