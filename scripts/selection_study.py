@@ -81,7 +81,7 @@ RANKER_TRAINING = {
     "transform": "emoji",
     "num_caption_variants": 1,
     "patch_size": 16,
-    "max_steps": 2500,
+    "max_steps": 1000,
     "save_steps": 500,
 }
 SHEET_PROMPTS = (

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""evaluate.py statistics, samples and sweep: figures, shares of processes, resumed runs, reports, bad input."""
+"""What evaluate.py does in shares of processes: figures, resumed runs, reports, bad input."""
 
 import json
 import logging
@@ -214,6 +214,36 @@ def test_two_processes_give_exactly_the_figures_of_one(run, class_samples, tmp_p
     for first, second in zip(*parts, strict=True):
         tensors = load_file(first), load_file(second)
         assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.fixture
+def reconstructions(folders) -> list:
+    """Arguments of a run that measures the RQ-VAE of a pipeline."""
+    return [folders["class"], *DATA, "--feature_extractor", folders["judge"], "--device", "cpu"]
+
+
+def test_reconstructions_are_measured_as_by_the_other_command_and_resumed(run, reconstructions, tmp_path, caplog):
+    whole = run("reconstructions", *reconstructions, "--filter", "style=noto", "--batch_size", 7)
+    expected = run("rqvae", *reconstructions, "--filter", "style=noto", name="rqvae.json")["metrics"]
+    assert whole["metrics"] == pytest.approx(
+        {name: expected[name] for name in ("frechet_distance_judge", "psnr", "mse")}, rel=1e-4
+    )
+    assert "too few" not in caplog.text and whole["dataset"]["num_pictures"] > 16
+    parts = sorted((tmp_path / "out" / "results-parts").glob("*.safetensors"))
+    parts[1].unlink()
+    again = run("reconstructions", *reconstructions, "--filter", "style=noto", "--batch_size", 7)
+    assert again["metrics"] == whole["metrics"]
+    assert "image-to-image" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="one of the same settings.*filter"):
+        run("reconstructions", *reconstructions, "--batch_size", 7)
+
+
+@pytest.mark.slow
+def test_two_processes_give_exactly_the_distance_of_reconstructions_of_one(run, reconstructions, tmp_path):
+    alone = run("reconstructions", *reconstructions, "--batch_size", 30)
+    together = tmp_path / "together" / "results.json"
+    launch(2, "reconstructions", *reconstructions, "--batch_size", 30, "--output", together, folder=tmp_path)
+    assert json.loads(together.read_text(encoding="utf-8"))["metrics"] == alone["metrics"]
 
 
 @pytest.mark.slow
