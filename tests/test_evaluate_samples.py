@@ -393,6 +393,9 @@ def test_what_is_missing_is_named(run, class_samples, folders, reference, evalua
         run("samples", *class_samples, "--reference", tmp_path / "out" / "bare.safetensors")
     with pytest.raises(ValueError, match="`--protocol labels`"):
         run("samples", folders["text"], *class_samples[1:])
+    with pytest.raises(ValueError, match="Something must be measured: `--reference`, .* got none of them"):
+        run("samples", folders["class"], "--num_pictures", 4, "--feature_extractor", folders["judge"])
+    assert not list(tmp_path.rglob("*-parts"))[1:]  # those of the statistics alone
     with pytest.raises(ValueError, match="`--output` must end in .json"):
         run("samples", *class_samples, name="results.txt")
     with pytest.raises(ValueError, match="`--output` must end in .safetensors"):

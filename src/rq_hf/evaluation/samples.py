@@ -158,6 +158,13 @@ class SampleStudy:
                 f"{str(arguments.reference)!r}."
             )
         if reference is None:
+            scores = self.is_inception and self.protocol.inception_score
+            judged = (arguments.clip_model, arguments.judge, arguments.ranker, arguments.classifier)
+            if not scores and not any(judged):
+                raise ValueError(
+                    "Something must be measured: `--reference`, `--clip_model`, `--judge`, or the Inception score by "
+                    "`--feature_extractor inception`, got none of them."
+                )
             return
         config = self.pipe.rqvae.config
         transform = arguments.transform or self.protocol.transform
