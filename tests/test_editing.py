@@ -195,6 +195,17 @@ def test_grey_pictures_are_edited_and_stay_grey(make_rqvae, make_transformer):
     assert np.array_equal(completed, pipe.reconstruct(picture.convert("L")).images[0])
 
 
+def test_transparent_parts_are_white(tiny_pipeline):
+    levels = np.random.default_rng(0).integers(256, size=(16, 16, 4), dtype=np.uint8)
+    levels[..., 3] = 255 * (np.arange(16) < 8)[:, None]  # the lower half cannot be seen
+    white = levels[..., :3].copy()
+    white[8:] = 255
+    found, expected = (
+        tiny_pipeline.reconstruct(PIL.Image.fromarray(each), output_type="np").images for each in (levels, white)
+    )
+    assert np.array_equal(found, expected)
+
+
 def test_editing_works_with_offloading(tiny_pipeline, picture, upper_half):
     calls = [
         lambda: tiny_pipeline.complete(picture, "rocket", upper_half, output_type="np", generator=seeded()).images,
