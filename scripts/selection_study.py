@@ -309,17 +309,19 @@ def sheet(make: Callable[..., Image.Image], models: list[Path], path: Path) -> N
 
 
 def rates_sheet(model: Path, classifier: Path) -> Image.Image:
-    """The first picture of each class at each rate: those that were measured with seed 0."""
+    """The first two pictures of each class at each rate: those that were measured with seed 0."""
     pipe, selector = load(model), ImageClassifier(classifier)
     names = list(pipe.transformer.config.id2label.values())
-    rows = []
+    rows, captions = [], []
     for rate in RATES:
         options = {"classifier": selector, "acceptance_rate": rate}
-        pictures, _ = draw_pictures(pipe, list(range(len(names))), range(len(names)), SEEDS[0], **options)
-        rows.append([to_pil_image(picture) for picture in pictures])
-    captions = [names] + [[f"rate {rate:g}"] + [""] * (len(names) - 1) for rate in RATES[1:]]
-    captions[0] = [f"{name}, rate 1" if index == 0 else name for index, name in enumerate(names)]
-    return picture_grid(rows, captions, tile_size=96)
+        for start_index in (0, len(names)):
+            indices = range(start_index, start_index + len(names))
+            pictures, _ = draw_pictures(pipe, list(range(len(names))), indices, SEEDS[0], **options)
+            rows.append([to_pil_image(picture) for picture in pictures])
+        captions += ["", f"acceptance rate {rate:g}"]
+    captions[1] += f": {', '.join(names)}"
+    return picture_grid(rows, captions, tile_size=80)
 
 
 def ranked_sheet(model: Path, ranker: Path) -> Image.Image:
