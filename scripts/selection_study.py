@@ -338,8 +338,8 @@ def ranked_sheet(model: Path, ranker: Path) -> Image.Image:
             )
         )
         rows.append([*first.images[:SHEET_PICTURES], *best.images])
-        captions.append([f"{prompt}: the first"] + [""] * (SHEET_PICTURES - 1) + [f"best, {best.scores[0]:.2f}"]
-                        + [f"{score:.2f}" for score in best.scores[1:]])  # fmt: skip
+        scores = ", ".join(f"{score:.2f}" for score in best.scores)
+        captions.append(f"{prompt}: the first {SHEET_PICTURES} of {CANDIDATES[-1]}, and the best ({scores})")
     return picture_grid(rows, captions, tile_size=128)
 
 
