@@ -140,7 +140,7 @@ def test_the_study_of_rates_from_training_to_sheet(study, make_pipeline, tmp_pat
     printed = capsys.readouterr().out
     assert "| 0.25 | 32 | 8 |" in printed and "No selection-ranked.png" in printed
     with Image.open(docs / "images" / "selection-rates.png") as sheet:
-        assert sheet.width > 4 * 96 and sheet.height > 2 * 96
+        assert sheet.width > 4 * 80 and sheet.height > 4 * 80
     (runs / "selection" / "classifier-a-seed0").rename(tmp_path / "gone")
     study.main(train)  # what has a record is done
     assert not (runs / "selection" / "classifier-a-seed0").exists()
