@@ -9,7 +9,7 @@ Needs `pip install -e ".[demo]"`. Each visitor has pictures of their own; the mo
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,9 +34,12 @@ picture. The first code of a position says roughly what is there, each further o
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="checkpoints/emoji-64", help="Hub id or folder of a pipeline")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for other machines, too")
-    parser.add_argument("--port", type=int, default=7860)
+    environ = os.environ  # a Space on the Hub says by variables what the command line says elsewhere
+    demo = environ.get("MODEL_ID", "checkpoints/emoji-64")
+    host, port = environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(environ.get("GRADIO_SERVER_PORT", 7860))
+    parser.add_argument("model", nargs="?", default=demo, help="Hub id or folder of a pipeline; or MODEL_ID")
+    parser.add_argument("--host", default=host, help="0.0.0.0: for other machines, too")
+    parser.add_argument("--port", type=int, default=port)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -48,15 +51,6 @@ def side_mask(code_shape: tuple[int, int, int], side: str, part: float) -> torch
     kept = torch.arange(length) < max(1, min(length - 1, round(part * length)))
     kept = kept.flip(0) if side in ("bottom", "right") else kept
     return (kept[:, None] if side in ("top", "bottom") else kept[None, :]).expand(height, width)
-
-
-def completed_codes(pipe, image, mask, prompt=None, class_labels=None, num_images_per_prompt=1, **settings):
-    """Codes of pictures that agree with `image` where `mask` is `True`."""
-    known_codes = pipe.reconstruct(image, output_type="latent").images
-    input_ids = pipe._condition(prompt, class_labels).repeat_interleave(num_images_per_prompt, dim=0)
-    return pipe.transformer.generate(
-        input_ids.to(pipe.transformer.device), known_codes=known_codes, known_mask=mask, **settings
-    )
 
 
 def enlarged(image: Image.Image) -> Image.Image:
@@ -97,22 +91,9 @@ class Studio:
             "guidance_scale": guidance,
         }
 
-    def show(self, progress, position: int) -> None:
-        """Moves the bar on the page on."""
-        height, width, _ = self.pipe.transformer.config.code_shape
-        progress((position + 1, height * width), desc="Drawing", unit="positions")
-
     def draw(self, text, depth, *sampling, progress=None):
         """Codes of new pictures, and the pictures."""
-        options = self.condition(text) | self.settings(*sampling)
-
-        def on_step_end(pipe, step: int, position: int, tensors: dict[str, torch.Tensor]) -> dict:
-            self.show(progress, position)
-            return {}
-
-        with errors_on_the_page():
-            codes = self.pipe(**options, output_type="latent", callback_on_step_end=on_step_end).images
-        return codes.cpu(), self.gallery(codes, depth)
+        return self.shown(self.pipe, {}, text, depth, sampling, progress)
 
     def complete(self, image, text, side, part, depth, *sampling, progress=None):
         """Codes of pictures that keep a side of an uploaded one, and the pictures."""
@@ -121,13 +102,19 @@ class Studio:
         size = self.pipe.rqvae.config.image_size
         mask = side_mask(self.pipe.transformer.config.code_shape, side, part / 100)
         picture = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        options = self.condition(text) | self.settings(*sampling)
+        return self.shown(self.pipe.complete, {"image": picture, "mask": mask}, text, depth, sampling, progress)
 
-        def on_position(position: int, codes: torch.LongTensor) -> None:
-            self.show(progress, position)
+    def shown(self, call: Callable, options: dict[str, Any], text, depth, sampling, progress):
+        """Codes and pictures of a call of the pipeline, which moves the bar on the page on."""
+        height, width, _ = self.pipe.transformer.config.code_shape
 
+        def on_step_end(pipe, step: int, position: int, tensors: dict[str, torch.Tensor]) -> dict:
+            progress((position + 1, height * width), desc="Drawing", unit="positions")
+            return {}
+
+        options = options | self.condition(text) | self.settings(*sampling)
         with errors_on_the_page():
-            codes = completed_codes(self.pipe, picture, mask, callback=on_position, **options)
+            codes = call(**options, output_type="latent", callback_on_step_end=on_step_end).images
         return codes.cpu(), self.gallery(codes, depth)
 
     def decode(self, codes: torch.Tensor | None, depth: int) -> list[Image.Image]:

@@ -6,6 +6,8 @@ r"""Measures an RQ-VAE or a pipeline, prints a table and writes JSON, and Markdo
         --filter tone=default --output rqvae.json
     python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512 \
         --output prompts.json
+    accelerate launch scripts/evaluate.py reconstructions MODEL --dataset_name DATA --split validation \
+        --output reconstructions.json
     accelerate launch scripts/evaluate.py statistics --dataset_name DATA --split train --image_size 256 \
         --output train.safetensors
     accelerate launch scripts/evaluate.py samples MODEL --reference train.safetensors --output samples.json
@@ -21,8 +23,9 @@ compare it with; every split gives real pictures.
 
 `samples` draws as many pictures as `--protocol` wants and gives FID, Inception score, CLIP score, precision and
 recall, accuracy and nearest real pictures, as far as they are asked for; `sweep` does so for each combination of
-sampling settings. `statistics` makes the reference. These three run in any number of processes with the same result,
-and go on where they were killed. See docs/evaluation.md. All need `pip install "rq_hf[train,eval]"`.
+sampling settings. `statistics` makes the reference; `reconstructions` gives the rFID of all depths alone. These four
+run in any number of processes with the same result, and go on where they were killed. See docs/evaluation.md. All
+need `pip install "rq_hf[train,eval]"`.
 """
 
 import sys

@@ -302,7 +302,10 @@ def test_the_checkpoint_is_pushed_from_where_it_stays(make_trainer, hub, tmp_pat
     pushed = {path: file.read_bytes() for path, file in hub.files("me/run").items()}
     prefix = "last-checkpoint/"
     checkpoint = {path.removeprefix(prefix): data for path, data in pushed.items() if path.startswith(prefix)}
-    assert checkpoint == contents(tmp_path / "run" / "checkpoint-6")
+    files = contents(tmp_path / "run" / "checkpoint-6")
+    shared = {path for path in files if path.endswith((".json", ".safetensors"))} - {"trainer_state.json"}
+    assert {"config.json", "model.safetensors"} <= shared < set(files)
+    assert checkpoint == {path: files[path] for path in shared}
     assert not any("_incomplete" in path for path in pushed)
 
 

@@ -65,6 +65,33 @@ def test_with_everything_kept_the_picture_is_the_reconstruction(pipe_and_conditi
     assert torch.equal(completed, pipe.reconstruct(picture, output_type="pt").images)
 
 
+@pytest.mark.parametrize("kept_rows", [1, 2, 3])
+def test_kept_rows_decode_to_the_originals_reconstruction(pipe_and_condition, picture, kept_rows):
+    pipe, condition = pipe_and_condition
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:kept_rows] = True
+    codes = pipe.complete(picture, mask=mask, output_type="latent", generator=seeded(), **condition).images
+    original = pipe.reconstruct(picture, output_type="latent").images
+    assert not torch.equal(codes, original)
+    rows = [pipe.rqvae.decode(each[:, :kept_rows]) for each in (codes, original)]
+    assert torch.equal(*rows) and rows[0].shape[-2] == 4 * kept_rows
+
+
+def test_in_a_whole_picture_kept_rows_stay_near_the_reconstruction():
+    root = Path(__file__).parents[1]
+    pipe = RQImageGenerationPipeline.from_pretrained(root / "checkpoints" / "emoji-64")
+    pipe.set_progress_bar_config(disable=True)
+    with PIL.Image.open(root / "tests" / "fixtures" / "emoji" / "train" / "noto" / "rocket.png") as file:
+        picture = file.convert("RGB")
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    options = dict(num_images_per_prompt=2, temperature=1.0, generator=seeded(), output_type="pt")
+    completed = pipe.complete(picture, "rocket, noto style", mask, **options).images
+    change = (completed - pipe.reconstruct(picture, output_type="pt").images).abs().mean((0, 1, 3))  # of each row
+    assert change[:32].mean() < 0.02 and change[32:].mean() > 4 * change[:32].mean()
+    assert change[:16].mean() < change[16:32].mean()  # the nearer to what is new, the more
+
+
 def test_with_nothing_kept_the_picture_is_a_generated_one(pipe_and_condition, picture):
     pipe, condition = pipe_and_condition
     nothing = torch.zeros(4, 4, dtype=torch.bool)
@@ -166,6 +193,17 @@ def test_grey_pictures_are_edited_and_stay_grey(make_rqvae, make_transformer):
     completed = pipe.complete(picture, mask=torch.ones(4, 4, dtype=torch.bool), class_labels=1).images[0]
     assert completed.mode == "L" and completed.size == (16, 16)
     assert np.array_equal(completed, pipe.reconstruct(picture.convert("L")).images[0])
+
+
+def test_transparent_parts_are_white(tiny_pipeline):
+    levels = np.random.default_rng(0).integers(256, size=(16, 16, 4), dtype=np.uint8)
+    levels[..., 3] = 255 * (np.arange(16) < 8)[:, None]  # the lower half cannot be seen
+    white = levels[..., :3].copy()
+    white[8:] = 255
+    found, expected = (
+        tiny_pipeline.reconstruct(PIL.Image.fromarray(each), output_type="np").images for each in (levels, white)
+    )
+    assert np.array_equal(found, expected)
 
 
 def test_editing_works_with_offloading(tiny_pipeline, picture, upper_half):

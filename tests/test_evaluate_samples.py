@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""evaluate.py statistics, samples and sweep: figures, shares of processes, resumed runs, reports, bad input."""
+"""What evaluate.py does in shares of processes: figures, resumed runs, reports, bad input."""
 
 import json
 import logging
@@ -57,10 +57,11 @@ def folders(made, request) -> dict[str, Path]:
         for kind in ("text", "class"):
             make_pipeline(kind).save_pretrained(root / kind)
         classifiers = {"judge": tiny_classifier(seed=1), "selector": tiny_classifier(seed=2)}
+        classifiers["other"] = tiny_classifier({0: "shirt", 1: "goose", 2: "coat", 3: "bag"})
         for name, parts in {**classifiers, "clip": tiny_clip(tokenizer)}.items():
             for part in parts:
                 part.save_pretrained(root / name)
-        made.update({name: root / name for name in ("text", "class", "judge", "selector", "clip")})
+        made.update({name: root / name for name in ("text", "class", "clip", *classifiers)})
     return made
 
 
@@ -173,6 +174,19 @@ def test_parts_of_another_run_are_refused(run, class_samples, change):
         run("samples", *class_samples, *change)
 
 
+def test_parts_that_another_selector_has_chosen_are_refused(run, class_samples, folders, tmp_path):
+    selector = tmp_path / "selector"
+    options = ["--num_pictures", 4, "--batch_size", 4, "--classifier", selector, "--acceptance_rate", 0.5]
+    for seed in (2, 3):  # trained anew in the same folder
+        for part in tiny_classifier(seed=seed):
+            part.save_pretrained(selector)
+        if seed == 2:
+            first = run("samples", *class_samples, *options)
+            assert run("samples", *class_samples, *options)["metrics"] == first["metrics"]
+    with pytest.raises(ValueError, match="has parts of a run with classifier .*selector"):
+        run("samples", *class_samples, *options)
+
+
 def launch(processes: int, *arguments: object, folder: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
@@ -200,6 +214,36 @@ def test_two_processes_give_exactly_the_figures_of_one(run, class_samples, tmp_p
     for first, second in zip(*parts, strict=True):
         tensors = load_file(first), load_file(second)
         assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.fixture
+def reconstructions(folders) -> list:
+    """Arguments of a run that measures the RQ-VAE of a pipeline."""
+    return [folders["class"], *DATA, "--feature_extractor", folders["judge"], "--device", "cpu"]
+
+
+def test_reconstructions_are_measured_as_by_the_other_command_and_resumed(run, reconstructions, tmp_path, caplog):
+    whole = run("reconstructions", *reconstructions, "--filter", "style=noto", "--batch_size", 7)
+    expected = run("rqvae", *reconstructions, "--filter", "style=noto", name="rqvae.json")["metrics"]
+    assert whole["metrics"] == pytest.approx(
+        {name: expected[name] for name in ("frechet_distance_judge", "psnr", "mse")}, rel=1e-4
+    )
+    assert "too few" not in caplog.text and whole["dataset"]["num_pictures"] > 16
+    parts = sorted((tmp_path / "out" / "results-parts").glob("*.safetensors"))
+    parts[1].unlink()
+    again = run("reconstructions", *reconstructions, "--filter", "style=noto", "--batch_size", 7)
+    assert again["metrics"] == whole["metrics"]
+    assert "image-to-image" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="one of the same settings.*filter"):
+        run("reconstructions", *reconstructions, "--batch_size", 7)
+
+
+@pytest.mark.slow
+def test_two_processes_give_exactly_the_distance_of_reconstructions_of_one(run, reconstructions, tmp_path):
+    alone = run("reconstructions", *reconstructions, "--batch_size", 30)
+    together = tmp_path / "together" / "results.json"
+    launch(2, "reconstructions", *reconstructions, "--batch_size", 30, "--output", together, folder=tmp_path)
+    assert json.loads(together.read_text(encoding="utf-8"))["metrics"] == alone["metrics"]
 
 
 @pytest.mark.slow
@@ -322,14 +366,24 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         ("samples", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),
         ("samples", ["--num_pictures", "0"], "`--num_pictures` must be at least 1, got 0"),
         ("samples", ["--neighbours", "0"], "`--neighbours` must be at least 1, got 0"),
+        ("samples", ["--acceptance_rate", "-0.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got -0.5"),
+        ("sweep", ["--acceptance_rate", "1", "1.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got 1.5"),
+        ("sweep", ["--acceptance_rate", "1", "0.5"], "`classifier` and `acceptance_rate` need each other"),
+        (
+            "samples",
+            ["--acceptance_rate", "0.5", "--classifier", "OTHER"],
+            "`classifier` must know the model's classes",
+        ),
+        ("samples", ["--judge", "OTHER"], "`classifier` must know the model's classes"),
         ("sweep", ["--top_k", "3"], "must be given several values to sweep over"),
         ("sweep", ["--top_k", "3", "4", "--neighbours", "1"], "`--neighbours` must not be given for a sweep"),
     ],
 )
-def test_bad_options_are_refused(command, change, match, run, class_samples, folders):
+def test_bad_options_are_refused(command, change, match, run, class_samples, folders, tmp_path):
     change = [folders.get(text.lower(), text) for text in change]
     with pytest.raises(ValueError, match=match):
         run(command, *class_samples, *change)
+    assert not list(tmp_path.rglob("*.safetensors"))  # before anything is drawn
 
 
 def test_what_is_missing_is_named(run, class_samples, folders, reference, evaluate, tmp_path, monkeypatch):
@@ -339,6 +393,9 @@ def test_what_is_missing_is_named(run, class_samples, folders, reference, evalua
         run("samples", *class_samples, "--reference", tmp_path / "out" / "bare.safetensors")
     with pytest.raises(ValueError, match="`--protocol labels`"):
         run("samples", folders["text"], *class_samples[1:])
+    with pytest.raises(ValueError, match="Something must be measured: `--reference`, .* got none of them"):
+        run("samples", folders["class"], "--num_pictures", 4, "--feature_extractor", folders["judge"])
+    assert not list(tmp_path.rglob("*-parts"))[1:]  # those of the statistics alone
     with pytest.raises(ValueError, match="`--output` must end in .json"):
         run("samples", *class_samples, name="results.txt")
     with pytest.raises(ValueError, match="`--output` must end in .safetensors"):

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 import rq_hf
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEModel
+from rq_hf.sharing import push_folder
 
 PROMPT = "a red heart"
 CALLS = {"text": dict(prompt=PROMPT), "class": dict(class_labels="goose"), "none": dict()}
@@ -140,6 +141,29 @@ def test_a_pushed_pipeline_is_loaded_by_its_repository_id(hub, tiny_pipeline, tm
     loaded = load.from_pretrained("me/tiny")
     assert type(loaded) is RQImageGenerationPipeline
     assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+
+
+@BOTH_CLASSES
+@pytest.mark.parametrize("way", ["pushed", "saved", "an older folder"])
+def test_the_sampling_settings_of_a_pipeline_come_from_the_hub_too(hub, tiny_pipeline, tmp_path, load, way):
+    """diffusers downloads no generation_config.json of a model."""
+    settings = {"top_k": [1, 2, 3], "temperature": 0.5}
+    expected = draw(tiny_pipeline, PROMPT, **settings)
+    assert not np.array_equal(draw(tiny_pipeline, PROMPT), expected)
+    tiny_pipeline.transformer.generation_config.update(**settings)
+    if way == "pushed":
+        tiny_pipeline.push_to_hub("me/tiny")
+    else:
+        tiny_pipeline.save_pretrained(str(tmp_path), push_to_hub=way == "saved", repo_id="me/tiny")
+    if way == "an older folder":
+        path = tmp_path / "transformer" / "config.json"
+        path.write_text(tiny_pipeline.transformer.config.to_json_string())
+        assert "top_k" not in path.read_text()
+        push_folder(tmp_path, "me/tiny")
+    loaded = load.from_pretrained("me/tiny")
+    assert [path.name for path in hub.cache.rglob("generation_config.json")] == []
+    assert loaded.transformer.generation_config.do_sample is True
+    assert np.array_equal(draw(loaded, PROMPT), expected)
 
 
 def test_models_are_pushed_and_loaded_by_their_repository_ids(hub, tiny_rqvae, make_transformer):

@@ -4,15 +4,16 @@
 
 import logging
 import re
-import shutil
+from pathlib import Path
 
+import pytest
 import torch
-from huggingface_hub import ModelCard, list_repo_commits
+from huggingface_hub import ModelCard, list_repo_commits, snapshot_download
 from test_checkpoints import make_trainer  # noqa: F401  a fixture
 from test_finetuning import base, concept, train  # noqa: F401  two of them fixtures
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
-from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
+from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, resume_checkpoint, write_card
 
 PUSHING = {"push_to_hub": True, "hub_model_id": "me/run", "hub_always_push": True}
 
@@ -59,16 +60,31 @@ def test_without_averages_the_weights_of_the_checkpoint_are_pushed(make_trainer,
     assert sorted(steps) == [2, 4, 6] and "model.safetensors" not in hub.files("me/run")
 
 
-def test_the_strategies_push_at_the_end_alone_or_with_checkpoints(make_trainer, hub, tmp_path):  # noqa: F811
-    make_trainer(**PUSHING, hub_strategy="end").train()
+def test_the_strategy_end_pushes_once(make_trainer, hub):  # noqa: F811
+    trainer = make_trainer(**PUSHING, hub_strategy="end")
+    trainer.train()
     assert pushed_steps() == {}
-    hub.reset()
-    shutil.rmtree(tmp_path / "run")
-    make_trainer(**PUSHING, hub_strategy="all_checkpoints", save_steps=3).train()
-    assert {path.split("/")[0] for path in hub.files("me/run") if "checkpoint" in path} == {
-        "checkpoint-3",
-        "checkpoint-6",
-    }
+    trainer.push_to_hub()
+    assert same_weights(trainer.model, RQVAEModel.from_pretrained("me/run"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "folders"),
+    [("checkpoint", ["last-checkpoint"]), ("all_checkpoints", ["checkpoint-3", "checkpoint-6"])],
+)
+def test_checkpoints_are_pushed_without_their_pickles(make_trainer, hub, tmp_path, strategy, folders):  # noqa: F811
+    make_trainer(**PUSHING, hub_strategy=strategy, save_steps=3).train()
+    assert (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").exists()
+    pushed = {path for path in hub.files("me/run") if "checkpoint" in path}
+    assert sorted({path.split("/")[0] for path in pushed}) == folders
+    assert {Path(path).suffix for path in hub.files("me/run")} <= {".json", ".safetensors", ".md", ".png"}
+    for folder, step in zip(folders, (6,) if strategy == "checkpoint" else (3, 6), strict=True):
+        assert {f"{folder}/config.json", f"{folder}/model.safetensors"} <= pushed
+        plain = RQVAEModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+        assert same_weights(RQVAEModel.from_pretrained("me/run", subfolder=folder), plain)
+    downloaded = Path(snapshot_download("me/run"))
+    with pytest.raises(ValueError, match="complete checkpoint, got .*, where no states of optimizers are"):
+        resume_checkpoint(str(tmp_path / "other"), str(downloaded / folders[-1]))
 
 
 def test_a_push_that_fails_is_reported_and_the_training_goes_on(make_trainer, hub, caplog):  # noqa: F811

@@ -161,6 +161,21 @@ def test_scores_are_those_of_the_librarys_own_path(ranker, pictures, tiny_tokeni
     torch.testing.assert_close(ranker.score(pictures, texts), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_text_tower_without_a_mask_is_given_full_rows(ranker, tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    tokenizer = type(tiny_tokenizer).from_pretrained(tmp_path)
+    tokenizer.model_input_names = ["input_ids"]  # as SigLIP's
+    without_mask = CLIPRanker(ranker.model, type(ranker.processor)(ranker.processor.image_processor, tokenizer))
+    seen = []
+    ranker.model.text_model.register_forward_pre_hook(
+        lambda module, arguments, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    assert without_mask.embed_texts(["rocket", "a red heart"]).shape == (2, 8)
+    assert seen[0]["input_ids"].shape == (2, 6) and seen[0].get("attention_mask") is None
+    ranker.embed_texts(["rocket"])
+    assert seen[1]["attention_mask"].shape == seen[1]["input_ids"].shape and seen[1]["input_ids"].shape[1] < 6
+
+
 def test_classifier_and_ranker_load_from_folders(class_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
     for scorer, processor in ((classifier, classifier.image_processor), (ranker, ranker.processor)):
         folder = tmp_path / type(scorer).__name__
@@ -228,6 +243,7 @@ def test_an_interrupted_selection_returns_the_best_so_far(tiny_pipeline, ranker)
     [
         (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` need each other"),
         (dict(acceptance_rate=0.0, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got 0.0"),
+        (dict(acceptance_rate=-0.1, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got -0.1"),
         (dict(acceptance_rate=1.5, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got 1.5"),
         (dict(acceptance_rate=float("nan"), classifier="here"), r"`acceptance_rate` must be .* got nan"),
         (dict(acceptance_rate=True, classifier="here"), "`acceptance_rate` must be .* got True"),

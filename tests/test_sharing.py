@@ -3,6 +3,7 @@
 """Sharing: what is uploaded and what never is, and loading by id, component, revision, variant, and from the cache."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, list_repo_commits
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_hub import PROMPT, draw
 from transformers import AutoModel, AutoTokenizer
@@ -88,6 +90,16 @@ def test_weights_that_are_only_pickled_are_not_pushed(hub, folder):
     with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, got .*pytorch_model.bin"):
         push_folder(folder, "me/tiny")
     assert hub.repositories == {}
+
+
+def test_a_pickle_by_another_name_is_known_by_what_it_begins_with(folder):
+    shared = set(shared_files(folder))
+    (folder / "notes.txt").write_text("words")
+    torch.save({"weight": torch.zeros(2)}, folder / "rqvae" / "state.dat")
+    torch.save({"weight": torch.zeros(2)}, folder / "rqvae" / "old.dat", _use_new_zipfile_serialization=False)
+    with (folder / "transformer" / "scores").open("wb") as file:
+        pickle.dump([1, 2], file)
+    assert set(shared_files(folder)) == shared | {"notes.txt"}
 
 
 @BOTH_CLASSES
@@ -231,6 +243,13 @@ def test_the_single_files_define_what_the_modules_do(coded, hub, tiny_pipeline):
         loaded.set_progress_bar_config(disable=True)
         assert type(loaded) is not RQImageGenerationPipeline and "diffusers_modules" in type(loaded.rqvae).__module__
         assert np.array_equal(draw(loaded, PROMPT), draw(tiny_pipeline, PROMPT))
+        picture, mask = Image.effect_noise((16, 16), 90).convert("RGB"), torch.eye(4, dtype=torch.bool)
+        for name, options in (("complete", {"mask": mask}), ("vary", {"keep_depths": 1})):
+            edited = [
+                getattr(pipe, name)(picture, PROMPT, **options, generator=torch.Generator().manual_seed(0)).images[0]
+                for pipe in (loaded, tiny_pipeline)
+            ]
+            assert edited[0] == edited[1]
 
 
 def test_a_pushed_model_with_code_is_loaded_by_its_id(hub, tiny_rqvae, pictures):

@@ -27,6 +27,7 @@ CITATION = """@inproceedings{lee2022autoregressive,
   pages     = {11523--11532},
   year      = {2022}
 }"""
+NO_REPOSITORY = "path/to/this/folder"  # what snippets load where no repository is known
 TITLES = {"rqvae": "RQ-VAE", "rq_transformer": "RQ-Transformer", "pipeline": "RQ-VAE and RQ-Transformer"}
 TAGS = {
     "rqvae": ["rq_hf", "transformers", "rq-vae", "residual-quantization", "image-tokenizer"],
@@ -133,7 +134,7 @@ def render_card(
         card_data,
         template_path=str(_template_path(template)),
         title=title,
-        repo_id=repo_id or "path/to/this/folder",
+        repo_id=repo_id or NO_REPOSITORY,
         summary=summary,
         condition=condition,
         rqvae=rqvae,
@@ -201,7 +202,7 @@ The repository brings the code that it needs, which is run if you say that you t
 from {library} import {loader}
 
 {"pipe" if kind == "pipeline" else "model"} = {loader}.from_pretrained(
-    "{repo_id or "path/to/this/folder"}", trust_remote_code=True
+    "{repo_id or NO_REPOSITORY}", trust_remote_code=True
 )
 ```
 """

@@ -3,7 +3,9 @@
 """Configuration of the RQ-VAE, and the field check both configurations share."""
 
 import difflib
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -28,11 +30,30 @@ _PASSED_ON = {
     "use_cache",  # `Trainer` sets it on every model
 }
 
+# Of generation_config.json. A saved config.json has them, too: of a pipeline's models diffusers downloads config.json
+# and weights alone, and transformers looks there for what it finds no generation_config.json to tell.
+SAMPLING_DEFAULTS = ("do_sample", "temperature", "top_k", "top_p", "guidance_scale")
+
 
 def unknown_field_message(owner: str, name: str, known: list[str] | set[str]) -> str:
     """Says that `owner` has no field `name`, and which of `known` is closest."""
     closest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
     return f"{owner} has no field `{name}`" + (f"; the closest known one is `{closest[0]}`." if closest else ".")
+
+
+def add_sampling(config: dict[str, Any], generation_config: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a model's config.json with the sampling settings of its generation_config.json."""
+    kept = {name: value for name, value in config.items() if name not in SAMPLING_DEFAULTS}
+    settings = {name: generation_config[name] for name in SAMPLING_DEFAULTS if generation_config.get(name) is not None}
+    return dict(sorted((kept | settings).items()))
+
+
+def write_sampling(folder: str | Path) -> None:
+    """Completes the config.json of a saved model, where there is a generation_config.json beside it."""
+    config, generation_config = (Path(folder, name) for name in ("config.json", "generation_config.json"))
+    if config.is_file() and generation_config.is_file():
+        texts = [json.loads(path.read_text(encoding="utf-8")) for path in (config, generation_config)]
+        config.write_text(json.dumps(add_sampling(*texts), indent=2) + "\n", encoding="utf-8")
 
 
 class RQConfig(PreTrainedConfig):
@@ -71,7 +92,7 @@ class RQConfig(PreTrainedConfig):
         """As in the base class; a field that this version does not know is left out with a warning."""
         known = {*cls.known_fields(), *_PASSED_ON}
         for name in config_dict:
-            if name not in known and not name.startswith("_"):
+            if name not in known and name not in SAMPLING_DEFAULTS and not name.startswith("_"):
                 logger.warning(unknown_field_message(cls.__name__, name, cls.known_fields()) + " It is ignored.")
         config_dict = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
         # Fields given beside the file are checked with it; `dtype` is the loader's too.

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .caption_tokenizer import convert_char_bpe_tokenizer
 from .cards import render_card, save_card
 from .configuration_rq_transformer import RQTransformerConfig
-from .configuration_rqvae import RQVAEConfig
+from .configuration_rqvae import RQVAEConfig, write_sampling
 from .conversion_config import rqvae_config, sampling_settings, transformer_config
 from .conversion_source import OriginalStage, find_stages, finished_folder
 from .modeling_rq_transformer import RQTransformerForImageGeneration
@@ -289,6 +289,7 @@ def _save_model(
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
+        write_sampling(folder)
 
 
 def _tokenizer(

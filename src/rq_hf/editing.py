@@ -36,7 +36,8 @@ class EditingMixin:
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
                 Pictures of one size, a multiple of the RQ-VAE's `downsample_factor` each way; arrays
-                `(B, height, width, 3)` and tensors `(B, 3, height, width)` in [0, 1].
+                `(B, height, width, 3)` and tensors `(B, 3, height, width)` in [0, 1]. Transparent parts are laid on
+                white, as in training.
             depth (`int`, *optional*):
                 Number of depths to decode, from 1 to D; all by default.
             output_type (`str`, defaults to `"pil"`): as in `__call__`; `"latent"` gives the codes of those depths.
@@ -89,7 +90,7 @@ class EditingMixin:
         """
         shape = self.transformer.config.code_shape[:2]
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else f"{mask!r:.80}"
             raise ValueError(f"`mask` must be a bool tensor of shape {shape}, one entry per code position, got {got}.")
         codes = self._codes_of_the_models_size(image)
         return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
@@ -207,8 +208,17 @@ class EditingMixin:
                     raise ValueError(
                         f"`image` must hold floats in [0, 1] where it is an array or a tensor, got {got}."
                     )
-        pixel_values = self.image_processor.preprocess(image)
+        images = [_on_white(each) for each in images]
+        pixel_values = self.image_processor.preprocess(images if isinstance(image, (list, tuple)) else images[0])
         return pixel_values.to(self._execution_device, self.rqvae.dtype)
 
     def _postprocess(self, pixel_values: torch.Tensor, output_type: str):
         return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
+
+
+def _on_white(image: Any) -> Any:
+    """A picture without transparency; anything else as it is."""
+    if not isinstance(image, PIL.Image.Image) or not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")

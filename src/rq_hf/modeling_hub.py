@@ -2,9 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How both models come from the Hub and get there."""
 
+import functools
+
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .configuration_rqvae import write_sampling
 from .hub_cache import checked_downloads
 
 ADAPTER_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -21,6 +24,12 @@ class HubModel(PreTrainedModel):
             kwargs["use_safetensors"] = True
         with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_sampling(save_directory)
 
     def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
         """As in the base class, but for adapters that are pickled: they are an `OSError`."""

@@ -219,10 +219,11 @@ class CLIPRanker:
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Vectors of length 1 of texts; what is longer than the text tower takes is cut."""
         length = self.model.config.get_text_config().max_position_embeddings
+        masked = "attention_mask" in self.processor.tokenizer.model_input_names  # SigLIP was trained on full rows
         inputs = self.processor.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+            list(texts), padding=masked or "max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")[: 1 + masked]}
         return _unit(self.model.get_text_features(**inputs))
 
     def score(self, pixel_values: torch.Tensor, targets: Sequence[str]) -> torch.Tensor:

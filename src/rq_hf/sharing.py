@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """From a folder to a repository on the Hub: safetensors, a card, and code for those who have not this library."""
 
+import json
 import logging
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,15 @@ from huggingface_hub import (
 from safetensors.torch import load_file
 
 from .card_folders import extended_card, folder_card, folder_kind
+from .cards import NO_REPOSITORY
+from .configuration_rqvae import add_sampling
 from .remote_code import code_files
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-# What `Trainer` and pickle-based checkpoints leave; none of it is shared.
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+# What `Trainer` and pickle-based checkpoints leave; none of it is shared, nor what is a pickle by another name.
+PICKLES = (".bin", ".ckpt", ".distcp", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _NOT_SHARED = re.compile(r"[._]|checkpoint-\d+$")
 _WEIGHTS = re.compile(r"(?:.*/)?model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _WEIGHTS_INDEX = re.compile(r"(?:.*/)?model\.safetensors\.index(?:\.(\w+))?\.json")
@@ -85,6 +89,7 @@ def push_folder(
     if unknown:
         raise ValueError(f"`variants` must be among {list(VARIANTS)}, got {unknown}.")
     added = code_files(folder) if with_code else {}
+    added |= _configs_with_sampling(files, added)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
@@ -92,6 +97,11 @@ def push_folder(
     present = api.list_repo_files(repo_id, revision=revision)
     if "README.md" in files:
         own = files["README.md"].read_text(encoding="utf-8")
+        for place in (
+            NO_REPOSITORY,
+            folder.as_posix(),
+        ):  # what the card was written for, before there was a repository
+            own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
         added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
     elif "README.md" not in present:
         metadata = ModelCardData(tags=list(tags or []) or None)
@@ -146,7 +156,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     for place, folders, names in os.walk(folder):  # passes over what a training deletes meanwhile
         folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
         for path in (Path(place, name) for name in sorted(names) if not _NOT_SHARED.match(name)):
-            if path.suffix in PICKLES:
+            if _is_pickle(path):
                 left_out.append(path)
             else:
                 files[path.relative_to(folder).as_posix()] = path
@@ -158,6 +168,32 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
             )
         logger.warning("%s is a pickle and is not uploaded.", path)
     return files
+
+
+def _configs_with_sampling(files: dict[str, Path], added: dict[str, str]) -> dict[str, str]:
+    """Texts of each config.json that lacks the sampling settings of the generation_config.json beside it."""
+    changed = {}
+    for path, file in files.items():
+        place = path.removesuffix("generation_config.json")
+        if place != path and f"{place}config.json" in files:
+            known = added.get(f"{place}config.json") or files[f"{place}config.json"].read_text(encoding="utf-8")
+            config = add_sampling(json.loads(known), json.loads(file.read_text(encoding="utf-8")))
+            if config != json.loads(known):
+                changed[f"{place}config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return changed
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is called a pickle, begins as one (protocols 2 to 5), or is an archive of `torch.save`."""
+    if path.suffix in PICKLES:
+        return True
+    with path.open("rb") as file:
+        if re.match(rb"\x80[\x02-\x05]", file.read(2), re.DOTALL):
+            return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".pkl") for name in archive.namelist())
 
 
 def _rewritten_weights(

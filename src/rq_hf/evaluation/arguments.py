@@ -29,6 +29,7 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     commands = parser.add_subparsers(dest="command", required=True)
     _add_rqvae(commands)
     _add_prompts(commands)
+    _add_reconstructions(commands)
     _add_statistics(commands)
     _add_samples(commands)
     _add_sweep(commands)
@@ -111,6 +112,11 @@ def _add_prompts(commands) -> None:
         "--save_pictures", type=Path, metavar="DIR",
         help="new folder for the pictures, their scores and a sheet of the first ones beside the nearest real ones",
     )  # fmt: skip
+
+
+def _add_reconstructions(commands) -> None:
+    parents = [_model(), _data(), _common(required=True), _shared()]
+    commands.add_parser("reconstructions", parents=parents, help="rFID of an RQ-VAE, in any number of processes")
 
 
 def _add_statistics(commands) -> None:

@@ -16,6 +16,7 @@ from accelerate import InitProcessGroupKwargs, PartialState
 from .. import __version__, metrics
 from .arguments import parse_arguments
 from .prompts import SHIFT, evaluate_prompts
+from .reconstructions import evaluate_reconstructions
 from .reference import evaluate_statistics
 from .rqvae import evaluate_rqvae
 from .samples import evaluate_samples, evaluate_sweep
@@ -29,7 +30,12 @@ FLOOR_NAMES = {
     "chance": "chance",
 }
 ALONE = {"rqvae": evaluate_rqvae, "prompts": evaluate_prompts}
-SHARED = {"statistics": evaluate_statistics, "samples": evaluate_samples, "sweep": evaluate_sweep}
+SHARED = {
+    "reconstructions": evaluate_reconstructions,
+    "statistics": evaluate_statistics,
+    "samples": evaluate_samples,
+    "sweep": evaluate_sweep,
+}
 PATIENCE = datetime.timedelta(hours=12)  # of processes that wait for a slower one
 
 
@@ -77,7 +83,7 @@ def report(
     print(text)
 
 
-TASKS = {"rqvae": "image-to-image"}
+TASKS = {"rqvae": "image-to-image", "reconstructions": "image-to-image"}
 
 
 def dataset_of(arguments: argparse.Namespace, measured: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .. import metrics
 from ..command_line import SAMPLING, sampling_settings
 from ..metrics.statistics import ReferenceStatistics
 from ..picture_grid import picture_grid
-from ..selection import CLIPRanker, ImageClassifier
+from ..selection import CLIPRanker, ImageClassifier, candidates_per_prompt
 from .models import SELECTION, device_of, load_pipeline, num_classes, used_sampling
 from .protocols import PROTOCOLS
 from .reference import picture_protocol, reference_pictures
@@ -158,6 +158,13 @@ class SampleStudy:
                 f"{str(arguments.reference)!r}."
             )
         if reference is None:
+            scores = self.is_inception and self.protocol.inception_score
+            judged = (arguments.clip_model, arguments.judge, arguments.ranker, arguments.classifier)
+            if not scores and not any(judged):
+                raise ValueError(
+                    "Something must be measured: `--reference`, `--clip_model`, `--judge`, or the Inception score by "
+                    "`--feature_extractor inception`, got none of them."
+                )
             return
         config = self.pipe.rqvae.config
         transform = arguments.transform or self.protocol.transform
@@ -169,6 +176,9 @@ class SampleStudy:
     def _settings(self, used: Mapping[str, Any]) -> dict[str, Any]:
         """What the parts depend on."""
         conditions = json.dumps(self.conditions)
+        scorers = {
+            "clip_model": self.clip, "judge": self.judge, "ranker": self.ranker, "classifier": self.classifier
+        }  # fmt: skip
         return {
             "transformer": metrics.weights_digest(self.pipe.transformer),
             "rqvae": metrics.weights_digest(self.pipe.rqvae),
@@ -179,8 +189,7 @@ class SampleStudy:
             "device": self.device.type,
             "feature_extractor": [self.extractor.name, self.extractor.digest],
             "protocol": self.arguments.protocol,
-            "clip_model": self.arguments.clip_model,
-            "judge": self.arguments.judge,
+            **{name: [getattr(self.arguments, name), _digest(scorer)] for name, scorer in scorers.items()},
         }
 
     def _figures(self, shards: Shards, logits: bool) -> dict[str, float]:
@@ -229,6 +238,10 @@ class SampleStudy:
         return str(names.get(self.conditions[index], self.conditions[index]))
 
 
+def _digest(scorer: CLIPRanker | ImageClassifier | None) -> str | None:
+    return None if scorer is None else metrics.weights_digest(scorer.model)
+
+
 def _tile(picture: torch.Tensor) -> Image.Image:
     return TF.to_pil_image(picture)
 
@@ -252,9 +265,12 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
     if arguments.neighbours is not None:
         raise ValueError("`--neighbours` must not be given for a sweep: its sheet is of one set of pictures.")
     study = SampleStudy(arguments, state)
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for chosen in combinations:  # refused before the first is drawn
+        numbers = chosen.get("num_candidates"), chosen.get("acceptance_rate")
+        candidates_per_prompt(1, numbers[0], study.ranker, study.classifier, numbers[1])
     rows = []
-    for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
+    for chosen in combinations:
         name = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())
         rows.append((chosen, study.measure({**dict.fromkeys(SWEPT), **chosen}, arguments.work_dir / name)))
     if not state.is_main_process:

@@ -18,11 +18,18 @@ from .publishing import push_run
 
 logger = logging.getLogger(__name__)
 
+# Of a checkpoint: what is no pickle. Without the state of its optimizer it cannot be resumed from, so the file that
+# tells `--resume_from_checkpoint` a whole checkpoint is not pushed either.
+CHECKPOINT_FILES = ["*.json", "*.safetensors"]
+NOT_OF_A_CHECKPOINT = ["trainer_state.json"]
+
 
 class HubPushes:
     """For a `Trainer` with `averaged_weights`: what is pushed in the middle of a training is what its end would push.
 
     The base class copies the weights of the checkpoint, which are not the averaged ones, and pickles its arguments.
+    It also pushes the pickles of a checkpoint, where `--hub_strategy` says `checkpoint` or `all_checkpoints`. Here
+    these push its weights and configurations, to be evaluated or to start from; it is resumed from on its disk alone.
 
     Attributes:
         write_shared (*optional*): is given the model, writes what is shared, such as a pipeline, and returns its
@@ -37,7 +44,8 @@ class HubPushes:
         push_run(self.args, folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in the base class, with the averaged weights where there are any, and with no pickle of the arguments."""
+        """As in the base class, with the averaged weights where there are any, and with no pickle of the arguments or
+        the optimizer."""
         strategy = HubStrategy(self.args.hub_strategy)
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
@@ -60,6 +68,8 @@ class HubPushes:
                     repo_id=self.hub_model_id,
                     folder_path=checkpoint_folder,
                     path_in_repo=name,
+                    allow_patterns=CHECKPOINT_FILES,
+                    ignore_patterns=NOT_OF_A_CHECKPOINT,
                     commit_message=f"{message}, checkpoint",
                     revision=self.args.hub_revision,
                     run_as_future=True,

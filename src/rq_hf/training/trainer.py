@@ -379,7 +379,10 @@ def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None
     if resume_from_checkpoint in (True, "True", "true", "last"):
         return str(found[-1]) if found else None
     if not _is_complete(Path(resume_from_checkpoint)):
-        raise ValueError(f"`resume_from_checkpoint` must be a complete checkpoint, got {resume_from_checkpoint!r}.")
+        raise ValueError(
+            f"`resume_from_checkpoint` must be a complete checkpoint, got {resume_from_checkpoint!r}, which was cut "
+            "short, or comes from the Hub, where no states of optimizers are."
+        )
     return resume_from_checkpoint
 
 

@@ -1,0 +1,219 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""All cards that the library writes, as the Hub reads them: metadata it knows, no empty heading, snippets that run.
+
+The client checks metadata by asking the Hub, so the lists of what the Hub knows are kept here (from its documentation,
+https://huggingface.co/docs/hub/model-cards and .../repositories-licenses).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from peft import LoraConfig, get_peft_model
+from test_cards import ARCHITECTURES, CLASSES, EVALUATION, METADATA, NOTHING, PARTS, TEMPLATES, full_card
+from test_readme import FENCE
+
+from rq_hf.cards import render_card, render_small_card
+from rq_hf.sharing import push_folder
+from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
+
+ROOT = Path(__file__).parents[1]
+KEYS = set(
+    """base_model base_model_relation co2_eq_emissions datasets extra_gated_fields extra_gated_prompt inference
+    language library_name license license_link license_name metrics model-index model_name new_version pipeline_tag
+    tags thumbnail widget""".split()
+)
+LICENCES = set(
+    """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
+    bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
+    cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+    cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0
+    cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gemma
+    gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
+    ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib""".split()
+)
+PIPELINE_TAGS = set(
+    """any-to-any depth-estimation feature-extraction image-classification image-feature-extraction image-segmentation
+    image-text-to-image image-text-to-text image-to-image image-to-text image-to-video mask-generation
+    object-detection text-generation text-to-image text-to-video unconditional-image-generation
+    zero-shot-image-classification""".split()
+)
+LIBRARIES = {"diffusers", "peft", "rq_hf", "transformers"}
+ADAPTER = {"base": "me/base", "rank": 4, "alpha": 8, "grown": True, "repo_id": "me/adapter"}
+
+
+def check_metadata(card: ModelCard) -> dict:
+    """The metadata of a card, where the Hub knows its keys and values and they come back through `ModelCardData`."""
+    metadata = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", str(card), re.DOTALL)[1])
+    assert set(metadata) <= KEYS, set(metadata) - KEYS
+    licence = metadata.get("license")
+    assert licence is None or licence in LICENCES, licence
+    assert (licence == "other") == ("license_name" in metadata)
+    assert metadata.get("pipeline_tag", "text-to-image") in PIPELINE_TAGS, metadata["pipeline_tag"]
+    assert metadata["library_name"] in LIBRARIES
+    for name in ("datasets", "base_model", "tags"):
+        values = metadata.get(name, [])
+        values = [values] if isinstance(values, str) else values
+        assert all(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) for value in values), values
+    for entry in metadata.get("model-index", []):
+        assert set(entry) == {"name", "results"} and entry["name"]
+        for result in entry["results"]:
+            assert result["task"]["type"] in PIPELINE_TAGS
+            assert result["dataset"]["name"] and result["dataset"]["type"]
+            for metric in result["metrics"]:
+                assert isinstance(metric["value"], (int, float)) and metric["type"]
+    loaded = ModelCard(str(card))
+    assert loaded.data.to_dict() == metadata
+    assert ModelCardData(**yaml.safe_load(loaded.data.to_yaml())).to_dict() == metadata
+    assert loaded.data.eval_results == card.data.eval_results
+    return metadata
+
+
+def empty_headings(text: str) -> list[str]:
+    """Headings of Markdown that nothing follows, or only a heading that is not below them."""
+    text = re.sub(r"^```.*?^```", "code", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if line.strip()]
+    found = []
+    for line, following in zip(lines, [*lines[1:], "#"], strict=True):
+        levels = [len(re.match("#*", each)[0]) for each in (line, following)]
+        if levels[0] and 0 < levels[1] <= levels[0]:
+            found.append(line)
+    return found
+
+
+def rendered_cards() -> dict[str, ModelCard]:
+    """Cards with everything, with each part alone, and with nothing."""
+    cards = {}
+    for template in TEMPLATES:
+        cards[f"{template} full"] = full_card(template)
+        cards[f"{template} empty"] = render_card(template, ModelCardData())
+        for name, value in PARTS.items():
+            cards[f"{template} {name}"] = render_card(template, ModelCardData(), **{name: value})
+        for name in METADATA:
+            cards[f"{template} {name}"] = render_card(template, ModelCardData(**{name: METADATA[name]}))
+        cards[f"{template} code"] = render_card(
+            template, ModelCardData(), architecture=ARCHITECTURES[template], with_code=True
+        )
+    for name, config in (("class", CLASSES), ("none", NOTHING)):
+        cards[f"rq_transformer {name}"] = render_card("rq_transformer", ModelCardData(), architecture=config)
+        cards[f"pipeline {name}"] = render_card("pipeline", ModelCardData(), architecture={"transformer": config})
+    data = ModelCardData(license="cc-by-4.0", language="en", datasets=["me/emoji"], base_model="me/base")
+    texts = {name: PARTS[name] for name in ("summary", "training_data", "attribution", "intended_use", "limitations")}
+    command = "accelerate launch scripts/train_rqt.py"
+    cards["adapter full"] = render_small_card(
+        "adapter", data, title="a", command=command, license="mit", **texts, **ADAPTER
+    )
+    cards["adapter empty"] = render_small_card("adapter", ModelCardData(), title="a")
+    cards["tokenizer full"] = render_small_card(
+        "tokenizer", data, title="t", command=command, vocab_size=300, max_length=8, repo_id="me/words"
+    )
+    cards["tokenizer empty"] = render_small_card("tokenizer", ModelCardData(), title="t")
+    return cards
+
+
+CARDS = rendered_cards()
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_has_metadata_that_the_hub_knows_and_no_empty_heading(name):
+    check_metadata(CARDS[name])
+    assert empty_headings(CARDS[name].text) == []
+    assert len(re.findall(r"^#+ ", CARDS[name].text, re.MULTILINE)) >= 4
+
+
+def test_the_checks_find_what_is_wrong():
+    for metadata in (
+        {"license": "apache2"},
+        {"pipeline_tag": "text-to-picture"},
+        {"licence": "mit"},
+        {"license": "other"},
+    ):
+        with pytest.raises(AssertionError):
+            check_metadata(render_card("rqvae", ModelCardData(**metadata)))
+    text = "# A\n\nWords.\n\n## B\n\n### C\n\n```bash\n# no heading\n```\n\n## D\n\n## E\n"
+    assert empty_headings(text) == ["## D", "## E"]
+
+
+def test_the_card_of_the_demo_and_the_licences_of_all_recipes_are_known_to_the_hub():
+    card = ModelCard.load(ROOT / "checkpoints" / "emoji-64" / "README.md")
+    assert check_metadata(card)["license"] == "cc-by-4.0"
+    assert empty_headings(card.text) == []
+    recipes = sorted((ROOT / "scripts" / "configs").glob("*.json"))
+    sections = [json.loads(path.read_text(encoding="utf-8"))["card"] for path in recipes]
+    licences = [section["license"] for section in sections if "license" in section]
+    licences += [section["released"]["license"] for section in sections if "license" in section.get("released", {})]
+    assert licences and set(licences) <= LICENCES
+
+
+def test_the_card_of_a_training_before_it_and_after_it(tmp_path):
+    arguments = ScriptArguments(
+        training=RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        data=DataArguments(dataset_name="you/emoji"),
+        card={"license": "mit", "language": "en", "footprint": {"hardware": "2 CPU cores", "power_watts": 30}},
+        command="scripts/train_rqvae.py",
+    )
+    first = write_card("rqvae", arguments, ARCHITECTURES["rqvae"], 1234)
+    history = [{"eval_loss": 0.5, "eval_psnr": 21.5}, {"train_runtime": 3600.0}]
+    assert set(check_metadata(ModelCard(first))) == {"language", "library_name", "license", "pipeline_tag", "tags"} | {
+        "model_name"
+    }
+    write_card("rqvae", arguments, ARCHITECTURES["rqvae"], 1234, history=history, replaced=first)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {"model-index", "co2_eq_emissions"} <= set(check_metadata(card))
+    assert [result.metric_type for result in card.data.eval_results] == ["loss", "psnr"]
+    assert empty_headings(first) == empty_headings(card.text) == []
+    assert "accelerate launch scripts/train_rqvae.py" in card.text
+
+
+# Cards that a push writes, and their snippets.
+
+
+@pytest.fixture
+def pushed(hub, tiny_pipeline, tmp_path) -> dict[str, ModelCard]:
+    """The cards of all kinds of repositories, from the Hub."""
+    tiny_pipeline.push_to_hub("me/base", with_code=True, evaluations=[EVALUATION])
+    tiny_pipeline.rqvae.push_to_hub("me/rqvae", with_code=True)
+    tiny_pipeline.transformer.push_to_hub("me/transformer", with_code=True)
+    tiny_pipeline.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    push_folder(tmp_path / "tokenizer", "me/tokenizer")
+    lora = get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"]))
+    lora.peft_config["default"].base_model_name_or_path = "me/base"
+    lora.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    (tmp_path / "adapter" / "README.md").unlink(missing_ok=True)  # peft's own
+    push_folder(tmp_path / "adapter", "me/adapter")
+    return {name: ModelCard.load(f"me/{name}") for name in ("base", "rqvae", "transformer", "tokenizer", "adapter")}
+
+
+def test_pushed_cards_are_as_the_hub_wants_them_and_their_snippets_run(pushed, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pushed["base"].data.eval_results[0].metric_type == "psnr"
+    run = 0
+    for name, card in pushed.items():
+        check_metadata(card)
+        assert empty_headings(card.text) == [] and not re.search(r"More Information Needed|None", card.text)
+        for _, language, text in FENCE.findall(card.text):
+            if language == "python":
+                if name == "transformer":  # what only its reader knows: where the RQ-VAE and the tokenizer are
+                    text = text.replace("path/to/its/rqvae", "me/rqvae")
+                    text = text.replace(
+                        'Fast.from_pretrained("me/transformer")', 'Fast.from_pretrained("me/tokenizer")'
+                    )
+                assert "path/to" not in text
+                exec(compile(text, f"card of {name}", "exec"), {})
+                run += 1
+    assert run == 8  # how to use each of them, and three of them without this library
+
+
+def test_a_card_written_before_there_was_a_repository_names_it_once_it_is_there(hub, tiny_rqvae, tmp_path):
+    for place in ("path/to/this/folder", str(tmp_path)):
+        tiny_rqvae.save_pretrained(tmp_path)
+        card = render_card("rqvae", ModelCardData(), repo_id=None if "this" in place else place)
+        assert f'from_pretrained("{place}")' in card.text
+        card.save(tmp_path / "README.md")
+        push_folder(tmp_path, "me/rqvae")
+        assert 'from_pretrained("me/rqvae")' in ModelCard.load("me/rqvae").text
+        assert f'from_pretrained("{place}")' in (tmp_path / "README.md").read_text()
