@@ -78,16 +78,6 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return (weights @ value).transpose(1, 2), weights
 
 
-def single_query_attention(query, key, value, visible, scaling):
-    """Attention of one token to the `visible` (length,) ones, as sums that a compiler fuses into its loops.
-
-    `(B, heads, 1, head_dim)`, and keys and values of `(B, heads, length, head_dim)`, to `(B, 1, heads, head_dim)`.
-    """
-    scores = (query * key).sum(-1) * scaling  # (B, heads, length)
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
-    return (weights[..., None] * value).sum(2)[:, None]
-
-
 class CausalSelfAttention(nn.Module):
     """Multi-head attention of each token to itself and those before it."""
 
@@ -105,11 +95,10 @@ class CausalSelfAttention(nn.Module):
         batch_size, length, _ = hidden_states.shape
         projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
-        if cache is not None:
-            key, value = cache.append(key, value)
         if isinstance(cache, StaticKeyValueCache):
-            attended = single_query_attention(query, key, value, cache.visible(), self.scaling)
+            attended = cache.attend(query, key, value, self.scaling)
         else:
+            key, value = cache.append(key, value) if cache is not None else (key, value)
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
             dropout = self.config.attention_dropout if self.training else 0.0
             attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)

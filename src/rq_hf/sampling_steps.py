@@ -64,15 +64,17 @@ class StaticKeyValueCache:
         self.values = values
         self.slot = slot
 
-    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores keys and values of the token; returns all, of which `visible()` ones count."""
-        self.keys.index_copy_(2, self.slot, keys)
-        self.values.index_copy_(2, self.slot, values)
-        return self.keys, self.values
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Stores key and value of the token, `(B, heads, 1, head_dim)` like the query, which attends to all so far.
 
-    def visible(self) -> torch.BoolTensor:
-        """`(capacity,)`, the tokens so far."""
-        return torch.arange(self.keys.shape[2], device=self.slot.device) <= self.slot
+        Written as sums, which a compiler fuses into its loops. Returns `(B, 1, heads, head_dim)`.
+        """
+        self.keys.index_copy_(2, self.slot, key)
+        self.values.index_copy_(2, self.slot, value)
+        visible = torch.arange(self.keys.shape[2], device=self.slot.device) <= self.slot  # (capacity,)
+        scores = (query * self.keys).sum(-1) * scaling  # (B, heads, capacity)
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+        return (weights[..., None] * self.values).sum(2)[:, None]
 
 
 def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
