@@ -4,46 +4,45 @@ r"""Measures speed as ratios: every candidate is timed beside its baseline, in t
 
     python scripts/benchmark.py quantizer [--official PATH] [--output FILE.json]
     python scripts/benchmark.py rqvae [--output FILE.json]
+    python scripts/benchmark.py generate [--config RECIPE.json] [--official PATH] [--compile] [--output FILE.json]
+    python scripts/benchmark.py decode [--transformer RECIPE.json] [--official PATH] [--compile] [--output FILE.json]
     python scripts/benchmark.py train [--config RECIPE.json] [--official PATH] [--output FILE.json]
 
 `quantizer` times residual quantization against the bare products of vectors and codebook that no exact search can do
 without; with `--official`, a checkout of kakaobrain/rq-vae-transformer, also against the official quantizer, and where
 `vector-quantize-pytorch` is installed against its `ResidualVQ`. `rqvae` times encoding and decoding of 256x256
-pictures in the memory formats and with `torch.compile`. `train` times one step of an RQ-Transformer in fp32 from
-random weights, as far as the gradients: stochastic codes, forward pass, soft-label loss and backward pass, against the
-loss that holds all logits and targets and, with `--official`, the official step; and the loss alone. Run it on an idle
-machine: the table gives medians and quartiles.
+pictures in the memory formats and with `torch.compile`. `generate` times sampling against the official loop on the
+same weights, in several precisions, compiled and not, and against what the linear maps alone take; `decode` from codes
+to pictures and, with `--transformer`, from conditions to pictures. `train` times one step of an RQ-Transformer in fp32
+as far as the gradients: stochastic codes, forward pass, soft-label loss and backward pass, against the loss that holds
+all logits and targets and, with `--official`, the official step; and the loss alone. Weights are random. Run it on an
+idle machine: the tables give medians and quartiles.
 """
 
 import argparse
-import contextlib
 import copy
-import ctypes
 import functools
-import importlib
 import itertools
 import json
 import platform
 import shlex
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import benchmark_sampling
 import torch
 import torch.nn.functional as F
+from official_code import import_official, official_step
+from timing import Call, difference, extra_memory, markdown, measure, table
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, __version__
 from rq_hf.pipeline_rq_image_generation import load_component
 from rq_hf.residual_quantizer import ResidualQuantizer, soft_code_probabilities
 from rq_hf.training.arguments import read_config
 
-Call = Callable[[], Any]
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 RECIPE = Path(__file__).parent / "configs" / "imagenet-rqt-8x8x4-480M.json"
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -72,55 +71,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     train.add_argument("--batch_size", type=int, default=2)
     train.add_argument("--loss_batch_size", type=int, default=16, help="pictures for the loss alone (%(default)s)")
     train.add_argument("--official", type=Path, metavar="PATH", help="checkout of kakaobrain/rq-vae-transformer")
+    benchmark_sampling.add_arguments(commands, common)
     arguments = parser.parse_args(argv)
     for name, value in vars(arguments).items():
         if type(value) is int and value < 1:
             parser.error(f"`--{name}` must be at least 1, got {value}.")
     return arguments
-
-
-def measure(candidates: dict[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each call, all candidates taking turns, so that a slow moment meets all alike."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 1):
-        for name, call in candidates.items():
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            if turn > 0:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def extra_memory(call: Call, device: str) -> float | None:
-    """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    clear_refs = Path("/proc/self/clear_refs")
-    if not clear_refs.exists():
-        return None
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, and so does not blur the peak
-        library.malloc_trim(0)
-    clear_refs.write_text("5")  # the peak starts anew
-    before = resident_memory("VmRSS")
-    call()
-    return resident_memory("VmHWM") - before
-
-
-def resident_memory(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def benchmark_quantizer(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -185,27 +141,6 @@ def official_quantizer(arguments: argparse.Namespace, latents: torch.Tensor) -> 
         (quantized.mean() + commitment_loss).backward()
 
     return {"official, evaluation": evaluate, "official, training": train}
-
-
-def import_official(path: Path, name: str) -> ModuleType:
-    """A module of the official code; its packages themselves, which need more packages, are left empty."""
-    if not (path / "rqvae").is_dir():
-        raise ValueError(f"`--official` must be a checkout of the official code, '{path / 'rqvae'}' does not exist.")
-    for package in ("", ".models", ".models.rqvae", ".models.rqtransformer", ".optimizer", ".utils"):
-        empty = ModuleType(f"rqvae{package}")
-        empty.__path__ = [str(path.joinpath("rqvae", *package.split(".")[1:]))]
-        sys.modules[empty.__name__] = empty
-    configs = ModuleType("rqvae.models.rqtransformer.configs")  # the real one needs Python 3.10 or older
-    configs.RQTransformerConfig = configs.AttentionStackConfig = configs.AttentionBlockConfig = Settings
-    sys.modules[configs.__name__] = configs
-    return importlib.import_module(f"rqvae.{name}")
-
-
-class Settings(SimpleNamespace):
-    """What the official code reads of a configuration."""
-
-    def copy(self) -> "Settings":
-        return Settings(**vars(self))
 
 
 def residual_vq(arguments: argparse.Namespace, vectors: torch.Tensor) -> dict[str, Call]:
@@ -345,82 +280,6 @@ def differentiated(call: Callable[[], torch.Tensor]) -> Call:
     return run
 
 
-def official_step(
-    path: Path,
-    config: RQTransformerConfig,
-    temperature: float,
-    codebook: torch.Tensor,
-    latents: torch.Tensor,
-    input_ids: torch.Tensor,
-) -> Callable[[], torch.Tensor]:
-    """The official pieces on the same latents, conditions and codebook."""
-    shape, width = config.code_shape, config.codebook_dim
-    quantizations = import_official(path, "models.rqvae.quantizations")
-    transformers = import_official(path, "models.rqtransformer.transformers")
-    quantizer = quantizations.RQBottleneck(
-        (*shape[:2], width), shape, n_embed=config.codebook_size, shared_codebook=True
-    ).to(latents.device)
-    with torch.no_grad():
-        quantizer.codebooks[0].weight[:-1] = codebook
-    embedder = SimpleNamespace(get_code_emb_with_depth=quantizer.embed_code_with_depth)
-    block = Settings(
-        embed_dim=config.hidden_size, n_head=config.num_attention_heads, mlp_bias=True, attn_bias=True, gelu="v1",
-        attn_pdrop=config.attention_dropout, resid_pdrop=config.dropout,
-    )  # fmt: skip
-    stacks = {"body": config.num_spatial_layers, "head": config.num_depth_layers}
-    model = transformers.RQTransformer(
-        Settings(
-            block_size=list(shape), vocab_size=config.codebook_size, embed_dim=config.hidden_size,
-            input_embed_dim=width, vocab_size_cond=config.vocab_size, block_size_cond=config.condition_length,
-            input_emb_vqvae=True, head_emb_vqvae=True, cumsum_depth_ctx=True, shared_tok_emb=True,
-            shared_cls_emb=True, embd_pdrop=config.embedding_dropout,
-            **{name: Settings(n_layer=layers, block=block) for name, layers in stacks.items()},
-        )
-    ).to(latents.device).train()  # fmt: skip
-
-    def step() -> torch.Tensor:
-        soft_codes, codes = quantizer.get_soft_codes(latents, temp=temperature, stochastic=True)
-        outputs = model(codes, embedder, cond=input_ids)
-        logits, text_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
-        loss = model.compute_loss(logits, soft_codes, use_soft_target=True)
-        if text_logits is None:
-            return loss
-        weight = config.text_loss_weight
-        return (1 - weight) * loss + weight * model.compute_cond_loss(text_logits, input_ids)
-
-    return step
-
-
-def difference(values: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative to the largest expected value."""
-    return ((values - expected).abs().max() / expected.abs().max()).item()
-
-
-def table(times: dict[str, list[float]], baseline: str) -> list[dict[str, Any]]:
-    """Median and quartiles of the seconds, and the median as a multiple of the baseline's."""
-    rows = []
-    for name, seconds in times.items():
-        low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-        ratio = median / statistics.median(times[baseline])
-        rows.append({"name": name, "seconds": median, "quartiles": [low, high], "ratio": ratio})
-    return rows
-
-
-def markdown(results: dict[str, Any]) -> str:
-    parts = []
-    for title, rows in results.items():
-        lines = [[title, *(key for key in rows[0] if key != "name")], ["---"] * len(rows[0])]
-        lines += [[text(value) for value in row.values()] for row in rows]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(parts)
-
-
-def text(value: Any) -> str:
-    if isinstance(value, list):
-        return " to ".join(map(text, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
@@ -429,7 +288,13 @@ def main(argv: list[str] | None = None) -> None:
         processor = torch.cuda.get_device_name(arguments.device)
     else:
         processor = f"{platform.processor() or platform.machine()}, {arguments.threads} threads"
-    commands = {"quantizer": benchmark_quantizer, "rqvae": benchmark_rqvae, "train": benchmark_train}
+    commands = {
+        "quantizer": benchmark_quantizer,
+        "rqvae": benchmark_rqvae,
+        "generate": benchmark_sampling.benchmark_generate,
+        "decode": benchmark_sampling.benchmark_decode,
+        "train": benchmark_train,
+    }
     results = commands[arguments.command](arguments)
     print(markdown(results))
     if arguments.output is not None:

@@ -83,6 +83,55 @@ def test_a_training_step_is_measured_against_the_naive_loss(benchmark, recipe, t
         assert loss["rq_hf"]["extra_mib"] < loss["naive loss"]["extra_mib"]
 
 
+def test_sampling_is_measured_against_the_loop_without_cache(benchmark, recipe, tmp_path, capsys):
+    path = tmp_path / "generate.json"
+    arguments = ["generate", "--config", str(recipe), "--against", str(recipe), "--without_cache", "--top_k", "9"]
+    precisions = ["--precisions", "fp32", "bf16"]
+    arguments += ["--batch_sizes", "1", "2", *precisions, "--rounds", "1", "--device", "cpu", "--output", str(path)]
+    benchmark.main(arguments)
+    results, printed = json.loads(path.read_text()), capsys.readouterr().out
+    for batch_size in (1, 2):
+        rows = {row["name"]: row for row in results[f"batch of {batch_size}"]}
+        assert set(rows) == {"rq_hf fp32", "rq_hf bf16", "without cache", "rqt"}
+        row = rows["rq_hf fp32"]
+        assert row["faster"] == 1 and row["equal greedy codes"] == 1
+        assert row["pictures/s"] == pytest.approx(batch_size / row["seconds"])
+        limit = results[f"batch of {batch_size}, linear maps alone"][0]["seconds"]
+        assert row["share of the limit"] == pytest.approx(limit / row["seconds"])
+        assert rows["without cache"]["faster"] < 1
+    assert "| without cache |" in printed
+
+
+def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_transformer):
+    sampling, model = load_script("benchmark_sampling"), make_transformer("text")
+    rows_seen: dict[torch.nn.Module, list[int]] = {}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(
+                lambda *arguments: rows_seen.setdefault(arguments[0], []).append(
+                    arguments[1][0].numel() // arguments[0].in_features
+                )
+            )
+    model.generate(torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]))
+    counted: dict[torch.nn.Module, list[int]] = {}
+    for linears, rows, calls in sampling.linear_uses(model, 2):
+        for linear in linears:
+            counted.setdefault(linear, []).extend([rows] * calls)
+    assert {linear: sorted(rows) for linear, rows in counted.items()} == {
+        linear: sorted(rows) for linear, rows in rows_seen.items()
+    }
+
+
+def test_pictures_are_decoded_alike_and_made_from_conditions(benchmark, recipe, tmp_path):
+    path = tmp_path / "decode.json"
+    arguments = ["decode", "--config", str(recipe.with_name("rqvae.json")), "--transformer", str(recipe)]
+    benchmark.main([*arguments, "--batch_sizes", "2", "--rounds", "1", "--device", "cpu", "--output", str(path)])
+    results = json.loads(path.read_text())
+    assert {row["name"] for row in results["decode 2"]} == {"rq_hf", "rq_hf, channels_last", "rq_hf, sliced"}
+    assert all(row["largest difference"] < 1e-5 for row in results["decode 2"])
+    assert [row["name"] for row in results["conditions to pictures 2"]] == ["rq_hf fp32"]
+
+
 def test_a_recipe_without_its_rqvae_is_refused(benchmark, recipe):
     with pytest.raises(ValueError, match="`--config` must name its RQ-VAE in `card`, got"):
         benchmark.main(["train", "--config", str(recipe.with_name("rqvae.json"))])

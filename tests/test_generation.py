@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from rq_hf import RQTransformerForImageGeneration
-from rq_hf.generation_rq_transformer import filter_logits
+from rq_hf.sampling_steps import filter_logits
 
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
 
@@ -370,3 +370,17 @@ def test_guidance_without_a_null_condition_is_refused(make_transformer):
     with pytest.raises(ValueError, match="`guidance_scale` other than 1 needs .*no `null_condition_ids`"):
         model.generate(LONG, guidance_scale=2.0)
     assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)
+
+
+def test_equal_conditions_are_read_once(make_transformer):
+    model = make_transformer("text", null_condition_ids=[0] * 6)
+    rows = []
+    model.spatial_transformer.register_forward_hook(lambda *arguments: rows.append(arguments[1][0].shape[:2]))
+    input_ids = conditions(model).repeat_interleave(3, 0)  # two prompts, three pictures each
+    codes = model.generate(input_ids, guidance_scale=2.0, generator=[seeded(row) for row in range(6)])
+    assert rows[0] == (3, 6), "two prompts and the null condition"
+    assert set(rows[1:]) == {(12, 1)}
+    singles = [
+        model.generate(input_ids[row : row + 1], guidance_scale=2.0, generator=[seeded(row)]) for row in range(6)
+    ]
+    assert torch.equal(codes, torch.cat(singles))

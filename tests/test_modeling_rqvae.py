@@ -291,3 +291,15 @@ def test_using_a_model_warns_of_nothing(tiny_rqvae, pictures, tmp_path):
         tiny_rqvae.save_pretrained(tmp_path)
         model = RQVAEModel.from_pretrained(tmp_path)
         model.decode(model.encode(pictures))
+
+
+def test_sliced_decoding_gives_the_same_pictures_one_at_a_time(tiny_rqvae):
+    codes = torch.randint(tiny_rqvae.config.codebook_size, (3, *tiny_rqvae.config.code_shape))
+    batches = []
+    tiny_rqvae.decoder.register_forward_hook(lambda *arguments: batches.append(len(arguments[1][0])))
+    together = tiny_rqvae.decode(codes)
+    tiny_rqvae.enable_slicing()
+    torch.testing.assert_close(tiny_rqvae.decode(codes), together, rtol=1e-5, atol=1e-5)
+    tiny_rqvae.disable_slicing()
+    torch.testing.assert_close(tiny_rqvae.decode_quantized(tiny_rqvae.quantizer.embed(codes)), together)
+    assert batches == [3, 1, 1, 1, 3]

@@ -35,7 +35,7 @@ class RQTransformerConfig(RQConfig):
         num_spatial_layers (`int`, defaults to 26):
             Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4):
-            Blocks of the depth transformer.
+            Blocks of the depth transformer; 0 with codes of depth 1 gives a plain transformer over positions.
         num_attention_heads (`int`, defaults to 20):
             Attention heads of every block; must divide `hidden_size`.
         intermediate_size (`int`, *optional*):
@@ -111,8 +111,10 @@ class RQTransformerConfig(RQConfig):
             "three positive integers (H, W, D)",
         )
         counts = "vocab_size condition_length codebook_size codebook_dim hidden_size num_spatial_layers"
-        for name in f"{counts} num_depth_layers num_attention_heads".split():
+        for name in f"{counts} num_attention_heads".split():
             self._require(getattr(self, name) >= 1, name, "at least 1")
+        fewest = 1 if self.code_shape[2] > 1 else 0
+        self._require(self.num_depth_layers >= fewest, "num_depth_layers", f"at least {fewest}")
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
         self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")

@@ -20,9 +20,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_rq_transformer import RQTransformerConfig
-from .generation_rq_transformer import KeyValueCache, RQTransformerGenerationMixin
+from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
+from .sampling_steps import KeyValueCache, StaticKeyValueCache
 
 
 @dataclass
@@ -61,7 +62,9 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_positions, hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, offset: int | torch.Tensor = 0) -> torch.Tensor:
+        if isinstance(offset, torch.Tensor):  # (1,), of a single token
+            return hidden_states + self.weight.index_select(0, offset)
         return hidden_states + self.weight[offset : offset + hidden_states.shape[1]]
 
 
@@ -92,11 +95,13 @@ class CausalSelfAttention(nn.Module):
         batch_size, length, _ = hidden_states.shape
         projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
-        if cache is not None:
-            key, value = cache.append(key, value)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
+        if isinstance(cache, StaticKeyValueCache):
+            attended = cache.attend(query, key, value, self.scaling)
+        else:
+            key, value = cache.append(key, value) if cache is not None else (key, value)
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            dropout = self.config.attention_dropout if self.training else 0.0
+            attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
         return self.out_proj(attended.reshape(batch_size, length, -1))
 
 
@@ -133,7 +138,7 @@ class TransformerStack(nn.Module):
         """Empty caches, one per block, for up to `length` tokens of the batch, dtype and device of `hidden_states`."""
         heads = self.config.num_attention_heads
         shape = (len(hidden_states), heads, length, self.config.hidden_size // heads)
-        return [KeyValueCache(shape, like=hidden_states) for _ in self.blocks]
+        return [KeyValueCache.empty(shape, like=hidden_states) for _ in self.blocks]
 
     def forward(self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None) -> torch.Tensor:
         for index, block in enumerate(self.blocks):

@@ -109,7 +109,16 @@ class RQVAEModel(HubModel):
             epsilon=config.codebook_epsilon,
             restart_unused_codes=config.restart_unused_codes,
         )
+        self.use_slicing = False
         self.post_init()
+
+    def enable_slicing(self) -> None:
+        """From now on `decode` makes one picture at a time: less memory for large batches, and the same pictures."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """`decode` makes the pictures of a batch together again."""
+        self.use_slicing = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -200,7 +209,7 @@ class RQVAEModel(HubModel):
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         if codes.numel() and not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
-        return self._decode_quantized(self.quantizer.embed(codes.long()))
+        return self._decode_in_slices(self.quantizer.embed(codes.long()))
 
     @apply_forward_hook
     @torch.no_grad()
@@ -219,7 +228,7 @@ class RQVAEModel(HubModel):
         if quantized.ndim != 4 or quantized.shape[-1] != self.config.codebook_dim:
             expected = f"(batch_size, height, width, {self.config.codebook_dim})"
             raise ValueError(f"`quantized` must have shape {expected}, got {tuple(quantized.shape)}.")
-        return self._decode_quantized(quantized)
+        return self._decode_in_slices(quantized)
 
     @can_return_tuple
     def forward(
@@ -250,6 +259,10 @@ class RQVAEModel(HubModel):
             reconstruction_loss=reconstruction_loss,
             commitment_loss=commitment_loss,
         )
+
+    def _decode_in_slices(self, quantized: torch.Tensor) -> torch.Tensor:
+        slices = quantized.split(1) if self.use_slicing and len(quantized) > 1 else [quantized]
+        return torch.cat([self._decode_quantized(each) for each in slices])
 
     def _decode_quantized(self, quantized: torch.Tensor) -> torch.Tensor:
         channels_first = quantized.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)  # (B, n_z, H, W)

@@ -1,0 +1,90 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Times and memory of calls, as the benchmarks measure and print them."""
+
+import contextlib
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+def measure(candidates: dict[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each call, all candidates taking turns, so that a slow moment meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 1):
+        for name, call in candidates.items():
+            synchronize(device)
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            if turn > 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def extra_memory(call: Call, device: str) -> float | None:
+    """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    clear_refs = Path("/proc/self/clear_refs")
+    if not clear_refs.exists():
+        return None
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, and so does not blur the peak
+        library.malloc_trim(0)
+    clear_refs.write_text("5")  # the peak starts anew
+    before = resident_memory("VmRSS")
+    call()
+    return resident_memory("VmHWM") - before
+
+
+def resident_memory(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def difference(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative to the largest expected value."""
+    return ((values - expected).abs().max() / expected.abs().max()).item()
+
+
+def table(times: dict[str, list[float]], baseline: str) -> list[dict[str, Any]]:
+    """Median and quartiles of the seconds, and the median as a multiple of the baseline's."""
+    rows = []
+    for name, seconds in times.items():
+        low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+        ratio = median / statistics.median(times[baseline])
+        rows.append({"name": name, "seconds": median, "quartiles": [low, high], "ratio": ratio})
+    return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    parts = []
+    for title, rows in results.items():
+        lines = [[title, *(key for key in rows[0] if key != "name")], ["---"] * len(rows[0])]
+        lines += [[text(value) for value in row.values()] for row in rows]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def text(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(text, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Compiled sampling draws the codes of the loop as it is written. Slow: each program takes a compiler some seconds."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import CompileConfig, GenerationConfig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"),
+]
+COMPILED = CompileConfig(fullgraph=True, dynamic=False)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def conditions(model, batch_size: int = 3) -> torch.Tensor:
+    config = model.config
+    return torch.randint(config.vocab_size, (batch_size, config.condition_length), generator=seeded(9))
+
+
+@pytest.fixture(autouse=True)
+def no_programs():
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["text", "class", "none"])
+def test_compiled_codes_equal_those_of_the_loop(make_transformer, kind):
+    model = make_transformer(kind)
+    input_ids, generators = conditions(model), lambda: [seeded(row) for row in range(3)]
+    options = {"temperature": [0.9, 1.1, 1.0], "top_k": 20, "top_p": 0.9}
+    expected = model.generate(input_ids, generator=generators(), **options)
+    codes = model.generate(input_ids, generator=generators(), compile_config=COMPILED, **options)
+    assert torch.equal(codes, expected) and codes.unique().numel() >= 4
+    single = model.generate(input_ids[1:2], generator=seeded(1), compile_config=COMPILED, **options)
+    assert torch.equal(single, expected[1:2])
+
+
+def test_guidance_known_codes_and_callbacks_work_compiled(make_transformer):
+    model = make_transformer("class", null_condition_ids=[0], shared_codebook=False)
+    known = torch.randint(32, (1, *model.config.code_shape), generator=seeded(3))
+    mask = torch.zeros(model.config.code_shape[:2], dtype=torch.bool)
+    mask[0, 1] = True
+    seen = []
+
+    def callback(position, codes):
+        seen.append(position)
+        return torch.full_like(codes, 5) if position == 2 else None
+
+    options = {"guidance_scale": 1.5, "known_codes": known, "known_mask": mask, "callback": callback}
+    expected = model.generate(conditions(model), do_sample=False, **options)
+    codes = model.generate(conditions(model), do_sample=False, compile_config=COMPILED, **options)
+    assert torch.equal(codes, expected)
+    assert len(seen) == 2 * model.config.num_positions
+
+
+def test_changed_weights_are_compiled_anew(make_transformer):
+    model = make_transformer("class")
+    settings = GenerationConfig(do_sample=False, compile_config=COMPILED)
+    before = model.generate(conditions(model), generation_config=settings)
+    with torch.no_grad():
+        model.code_head.linear.weight.copy_(model.code_head.linear.weight.flip(0))
+        model.code_head.linear.bias.copy_(model.code_head.linear.bias.flip(0))
+    after = model.generate(conditions(model), generation_config=settings)
+    assert torch.equal(after, model.generate(conditions(model), do_sample=False))
+    assert not torch.equal(after, before)
