@@ -63,7 +63,7 @@ def test_sharded_processes_train_as_one_with_their_batches(kind, alone, together
     for process in together:
         torch.testing.assert_close(process[kind]["losses"], losses, rtol=1e-5, atol=0)
         for name in ("parameters", "buffers"):
-            torch.testing.assert_close(process[kind][name], alone[kind][name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(process[kind][name], alone[kind][name], rtol=1e-4, atol=1e-5)
 
 
 def test_sharded_processes_keep_one_codebook_to_the_bit(alone, together):

@@ -110,8 +110,9 @@ def data_folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def used_transforms(monkeypatch) -> set[tuple[str, str]]:
+def used_transforms(monkeypatch, tmp_path) -> set[tuple[str, str]]:
     """Which transforms were called, as (name, "training" or "evaluation"); they still do their work."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")  # no latents of another test
     used = set()
 
     def noting(name, part, transform):
