@@ -142,10 +142,13 @@ def naive_update(latents, buffers, rule, decay, epsilon, restart):
             mean = sizes[index].sum().item() / num_codes
             threshold, size = (1.0, 1.0) if rule == "per_depth" else (0.1 * mean, mean)
             pool = torch.stack(list(vectors))
-            if len(pool) < num_codes:
-                pool = pool.repeat((num_codes + len(pool) - 1) // len(pool), 1)
-                pool = pool + torch.rand(pool.shape) * 0.01 / width**0.5
-            pool = pool[torch.randperm(len(pool))]
+            noisy, scale = len(pool) < num_codes, 0.01 / width**0.5
+            pool = pool.repeat((num_codes + len(pool) - 1) // len(pool), 1)
+            if noisy and rule == "per_depth":
+                pool = pool + torch.rand(pool.shape) * scale
+            pool = pool[torch.randperm(len(pool))][:num_codes]
+            if noisy and rule == "per_step":
+                pool = pool + torch.rand(pool.shape) * scale
             for k in range(num_codes):
                 if sizes[index][k] < threshold:
                     sizes[index][k] = size

@@ -15,9 +15,9 @@ from torch import nn
 
 # Elements of the largest block of soft codes or logits held at once: 64 MiB in fp32.
 MAX_BLOCK_ELEMENTS = 2**24
-# The same of distances, when the nearest codes are searched: 16 MiB, which a processor's cache holds.
-DISTANCE_BLOCK_ELEMENTS = 2**22
-# The same of code vectors, when they are squared or replaced: 2 MiB.
+# The same of distances, when the nearest codes are searched: 8 MiB, which a processor's cache holds.
+DISTANCE_BLOCK_ELEMENTS = 2**21
+# The same of code vectors, when they are squared, summed or replaced: 2 MiB.
 COPY_BLOCK_ELEMENTS = 2**19
 # `per_step` restarts a code whose moving average falls under this part of the codebook's mean.
 RELATIVE_RESTART_THRESHOLD = 0.1
@@ -297,7 +297,7 @@ class ResidualQuantizer(nn.Module):
         self._update_averages(index, vectors, codes, self.decay)
         if self.restart_unused_codes:
             one = torch.ones_like(self.cluster_size[index, 0])
-            self._restart(index, self.cluster_size[index] < one, one, vectors[None])
+            self._restart(index, self.cluster_size[index] < one, one, vectors[None], noise_first=True)
         self._update_codebook(index)
 
     @torch.no_grad()
@@ -324,24 +324,29 @@ class ResidualQuantizer(nn.Module):
             self._update_codebook(index)
 
     def _update_averages(self, index: int, vectors: torch.Tensor, codes: torch.Tensor, decay: float | torch.Tensor):
-        counts = torch.zeros_like(self.cluster_size[index]).index_add_(0, codes, torch.ones_like(vectors[:, 0]))
-        sums = torch.zeros_like(self.embedding_sum[index]).index_add_(0, codes, vectors)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-        for average, value in ((self.cluster_size[index], counts), (self.embedding_sum[index], sums)):
+        ones = torch.ones(len(vectors), 1, device=vectors.device)
+        pairs = [(self.cluster_size[index, :, None], ones)]
+        for columns in row_blocks(vectors.shape[1], len(self.cluster_size[index]), COPY_BLOCK_ELEMENTS):
+            pairs.append((self.embedding_sum[index, :, columns], vectors[:, columns]))
+        for average, values in pairs:  # the counts, then the sums of some coordinates at a time
+            total = torch.zeros_like(average).index_add_(0, codes, values)
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(total)
             if isinstance(decay, torch.Tensor):
-                average.lerp_(value, 1 - decay)
+                average.lerp_(total, 1 - decay)
             else:  # a code of one hit a step stays exactly at the official rule's threshold only if rounded as there
-                average.mul_(decay).add_(value, alpha=1 - decay)
+                average.mul_(decay).add_(total, alpha=1 - decay)
 
-    def _restart(self, index: int, unused: torch.Tensor, size: torch.Tensor, vectors: torch.Tensor):
+    def _restart(
+        self, index: int, unused: torch.Tensor, size: torch.Tensor, vectors: torch.Tensor, noise_first: bool = False
+    ):
         """Puts random ones of `vectors` in the place of `unused` codes, as if each had `size` hits.
 
         The vectors are those of all processes, drawn by the first one; what one process would draw from all is drawn.
 
         Args:
             vectors: `(parts, N, n_z)`, of one shape on every process.
+            noise_first: draw all noise before the vectors, as the official code does; it is held whole then.
         """
         cluster_size, embedding_sum = self.cluster_size[index], self.embedding_sum[index]
         distributed = dist.is_available() and dist.is_initialized()
@@ -349,14 +354,21 @@ class ResidualQuantizer(nn.Module):
         rows, dimension = vectors.shape[1:]
         total = processes * vectors.shape[0] * rows
         repeats = max(1, -(-len(cluster_size) // total))
-        noise = None
-        if repeats > 1:  # vectors that are taken again differ by a little noise
-            noise = torch.rand(repeats * total, dimension, device=vectors.device)
+
+        def from_first_process(drawn: torch.Tensor) -> torch.Tensor:
+            if distributed:
+                dist.broadcast(drawn, 0)
+            return drawn
+
+        def draw_noise(rows: int) -> torch.Tensor:
+            noise = torch.rand(rows, dimension, device=vectors.device)
             noise *= 0.01 / dimension**0.5
+            return from_first_process(noise)
+
+        is_noisy = repeats > 1  # vectors that are taken again differ by a little noise
+        noise = draw_noise(repeats * total) if is_noisy and noise_first else None
         drawn = torch.randperm(repeats * total, device=vectors.device)[: len(cluster_size)]
-        if distributed:
-            for each in [drawn] if noise is None else [drawn, noise]:
-                dist.broadcast(each, 0)
+        drawn = from_first_process(drawn.contiguous())
         # All vectors in the order of one process: part by part, and within a part process by process.
         part, within = drawn % total // (processes * rows), drawn % (processes * rows)
         flat_index = part * rows + within % rows
@@ -365,8 +377,8 @@ class ResidualQuantizer(nn.Module):
             if distributed:
                 candidates.masked_fill_((within[block] // rows != rank)[:, None], 0.0)
                 dist.all_reduce(candidates)
-            if noise is not None:
-                candidates += noise[drawn[block]]
+            if is_noisy:
+                candidates += noise[drawn[block]] if noise is not None else draw_noise(len(candidates))
             candidates *= size
             torch.where(unused[block, None], candidates, embedding_sum[block], out=embedding_sum[block])
         torch.where(unused, size, cluster_size, out=cluster_size)
