@@ -5,12 +5,14 @@
 # make app                                        the same in the browser
 # make test                                       the tests (test-slow: the long ones)
 # make quality | make style                       check | mend the style
-# ARGS="..." is handed on to the script or to pytest; PYTHON=python3.12 picks the interpreter of a new .venv.
+# ARGS="..." is handed on to the script or to pytest; PYTHON=python3.12 picks the interpreter of a new .venv;
+# WORKERS=4 runs the tests in so many processes, of one thread each.
 
 PYTHON ?= python3
 VENV ?= .venv
 PROMPT ?= a red heart, twemoji style
 ARGS ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 # The prompt reaches the shell through the environment, so that it may hold quotes and dollar signs.
@@ -27,7 +29,7 @@ app: $(VENV)/.installed-demo
 	$(BIN)/python scripts/app.py checkpoints/emoji-64 $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

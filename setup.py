@@ -52,6 +52,7 @@ extras["dev"] = [
     "parameterized>=0.9",  # imported by the model tests of transformers
     "pre-commit>=4",
     "pytest>=8.4",
+    "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # one minor version, as the next may format differently
     "selenium>=4.20",  # drives Debian's Chromium in the test of the demo's page
 ]

@@ -26,6 +26,16 @@ from rq_hf import (
 torch.set_num_threads(1)
 logging.disable_progress_bar()
 
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Prints what tests recorded to be read, wherever they ran."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "printed at the end" and report.when == "call":
+                terminalreporter.section(report.nodeid)
+                terminalreporter.line(text)
+
+
 CAPTIONS = ["a red heart, twemoji style", "green apple, noto style", "a pizza of cheese", "rocket, 3d style"]
 RQVAE_FIELDS = dict(
     image_size=16,

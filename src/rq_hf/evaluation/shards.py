@@ -62,7 +62,9 @@ class Shards:
         )
         if differing:
             texts = [
-                f"{name} {earlier.get(name, 'none')!r:.80} and not {settings.get(name)!r:.80}" for name in differing
+                f"{name} {_differing(earlier.get(name, 'none'), settings.get(name))} and not "
+                f"{_differing(settings.get(name), earlier.get(name))}"
+                for name in differing
             ]
             raise ValueError(
                 f"`--work_dir` must be a new folder or one of the same settings, '{self.folder}' has parts of a run "
@@ -137,6 +139,13 @@ class Shards:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _differing(value: Any, other: Any) -> str:
+    """A setting for a message: of two lists, such as of a path and a digest of weights, what is not in the other."""
+    if isinstance(value, list) and isinstance(other, list):
+        value = [each for each in value if each not in other] or value
+    return f"{value!r:.80}"
 
 
 def finish(state: PartialState) -> None:
