@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from rq_hf import ResidualQuantizer, residual_quantizer, soft_code_probabilities
-from rq_hf.residual_quantizer import inverse_cdf_sample
+from rq_hf.residual_quantizer import first_argmin, inverse_cdf_sample
 
 SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 BOTH_RULES = pytest.mark.parametrize("rule", ["per_depth", "per_step"])
@@ -449,3 +449,14 @@ def test_processes_sum_their_counts_and_share_one_codebook(tmp_path):
         else:  # restarted codes are vectors of the batch, no two the same
             assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, path.name
     assert len(list(tmp_path.glob("*-0"))) == 5
+
+
+@pytest.mark.parametrize("size", [40, 128, 512])
+def test_the_first_of_equal_smallest_values_is_found(size):
+    values = torch.randint(6, (50, size), generator=torch.Generator().manual_seed(0)).float()
+    values[0] = 3.0
+    values[1, -1] = -1.0
+    expected = torch.tensor([row.tolist().index(row.min().item()) for row in values])
+    assert torch.equal(first_argmin(values), expected)
+    values[2, 7] = float("nan")
+    assert first_argmin(values)[2] == 7
