@@ -14,16 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .activation_memory import Dropout
 from .configuration_rq_transformer import RQTransformerConfig
 from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
-from .sampling_steps import KeyValueCache, StaticKeyValueCache
+from .transformer_blocks import TransformerStack
 
 
 @dataclass
@@ -66,84 +64,6 @@ class LearnedPositions(nn.Module):
         if isinstance(offset, torch.Tensor):  # (1,), of a single token
             return hidden_states + self.weight.index_select(0, offset)
         return hidden_states + self.weight[offset : offset + hidden_states.shape[1]]
-
-
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention written out, `(B, heads, length, head_dim)` to `(B, length, heads, head_dim)`."""
-    scores = query @ key.transpose(2, 3) * scaling
-    length, key_length = scores.shape[-2:]
-    causal = torch.ones(length, key_length, dtype=torch.bool, device=scores.device).tril(key_length - length)
-    weights = scores.masked_fill(~causal, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, dropout, module.training)
-    return (weights @ value).transpose(1, 2), weights
-
-
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token to itself and those before it."""
-
-    def __init__(self, config: RQTransformerConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        self.num_key_value_groups = 1
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        batch_size, length, _ = hidden_states.shape
-        projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
-        if isinstance(cache, StaticKeyValueCache):
-            attended = cache.attend(query, key, value, self.scaling)
-        else:
-            key, value = cache.append(key, value) if cache is not None else (key, value)
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-            dropout = self.config.attention_dropout if self.training else 0.0
-            attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
-        return self.out_proj(attended.reshape(batch_size, length, -1))
-
-
-class TransformerBlock(GradientCheckpointingLayer):
-    """Pre-norm attention and MLP, each with its residual."""
-
-    def __init__(self, config: RQTransformerConfig):
-        super().__init__()
-        intermediate_size = config.intermediate_size or 4 * config.hidden_size
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = CausalSelfAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.hidden_size, intermediate_size),
-            ACT2FN[config.hidden_act],
-            nn.Linear(intermediate_size, config.hidden_size),
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        hidden_states = hidden_states + self.dropout(self.attention(self.attention_norm(hidden_states), cache))
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-
-
-class TransformerStack(nn.Module):
-    """Blocks in a row; there is no normalization after the last."""
-
-    def __init__(self, config: RQTransformerConfig, num_layers: int):
-        super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(num_layers)])
-
-    def new_caches(self, hidden_states: torch.Tensor, length: int) -> list[KeyValueCache]:
-        """Empty caches, one per block, for up to `length` tokens of the batch, dtype and device of `hidden_states`."""
-        heads = self.config.num_attention_heads
-        shape = (len(hidden_states), heads, length, self.config.hidden_size // heads)
-        return [KeyValueCache.empty(shape, like=hidden_states) for _ in self.blocks]
-
-    def forward(self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None) -> torch.Tensor:
-        for index, block in enumerate(self.blocks):
-            hidden_states = block(hidden_states, caches[index] if caches is not None else None)
-        return hidden_states
 
 
 class PredictionHead(nn.Module):
@@ -247,7 +167,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         self.condition_positions = LearnedPositions(config.condition_length, hidden_size)
         self.spatial_projection = nn.Linear(config.codebook_dim, hidden_size)
         self.spatial_positions = LearnedPositions(config.num_positions, hidden_size)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
         self.spatial_transformer = TransformerStack(config, config.num_spatial_layers)
         self.depth_projection = nn.Linear(config.codebook_dim, hidden_size)
         self.depth_positions = LearnedPositions(code_depth, hidden_size)
