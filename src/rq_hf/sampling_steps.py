@@ -211,17 +211,20 @@ class CompiledSteps:
         self.options = options
 
     def predict_codes(self, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._compiled(_predict_codes)(self.model, self.version, *inputs)
+        return self._run(_predict_codes, *inputs)
 
     def read_codes(self, quantized: torch.Tensor, position: int) -> torch.Tensor:
-        context = self._compiled(_read_codes)(
-            self.model, self.version, quantized, self.slot - self.first_slot, self.caches
-        )
+        context = self._run(_read_codes, quantized, self.slot - self.first_slot, self.caches)
         self.slot += 1
         return context
 
-    def _compiled(self, function: Callable) -> Callable:
-        return torch.compile(function, **self.options)
+    def _run(self, function: Callable, *inputs):
+        from torch._inductor import config as inductor_config  # here, as it takes a second
+
+        freezing = (self.options.get("options") or {}).get("freezing", False)
+        # As an option alone it comes too late: when the function is traced, weights have become inputs already.
+        with inductor_config.patch(freezing=freezing):
+            return torch.compile(function, **self.options)(self.model, self.version, *inputs)
 
 
 def weights_version(model: torch.nn.Module) -> str:
