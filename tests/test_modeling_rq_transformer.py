@@ -247,7 +247,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(make_transformer)
     input_ids, codes = make_inputs(model)
     calls, gradients = [], []
     for block in (model.spatial_transformer.blocks[0], model.depth_transformer.blocks[1]):
-        block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        block.mlp[0].register_forward_pre_hook(lambda *_: calls.append(1))
     for expected_calls in (2, 6):
         torch.manual_seed(3)  # the dropout
         model.zero_grad()

@@ -33,9 +33,29 @@ def keeping_source(first: Map, second: Map, source: torch.Tensor) -> torch.Tenso
 
 
 class Dropout(nn.Dropout):
-    """As in the base class; on a CPU a byte for each number is kept for the backward pass, instead of four."""
+    """As in the base class, but faster on a CPU, where a byte for each number is kept instead of four."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.training and self.p > 0 and inputs.device.type == "cpu":
-            return torch.native_dropout(inputs, self.p, True)[0]
-        return super().forward(inputs)
+        is_plain = inputs.device.type != "cpu" or torch.compiler.is_compiling()
+        if not self.training or self.p == 0 or self.p == 1 or is_plain:
+            return super().forward(inputs)
+        # A random integer takes a third of the time of a draw of `bernoulli_`, and one of 64 bits holds two.
+        integers = torch.empty((inputs.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
+        uniform = integers.view(torch.int32)[: inputs.numel()].view(inputs.shape)
+        is_kept = uniform >= round(self.p * 2**32) - 2**31  # the share 1 - p of all 32-bit integers
+        return _ScaledWhereKept.apply(inputs, is_kept, 1 / (1 - self.p))
+
+
+class _ScaledWhereKept(torch.autograd.Function):
+    """`inputs * is_kept * scale`; products with a bool tensor itself are slow."""
+
+    @staticmethod
+    def forward(ctx, inputs: torch.Tensor, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(is_kept)
+        ctx.scale = scale
+        return is_kept.to(inputs.dtype).mul_(inputs).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        (is_kept,) = ctx.saved_tensors
+        return is_kept.to(gradient.dtype).mul_(gradient).mul_(ctx.scale), None, None
