@@ -253,7 +253,7 @@ def benchmark_train(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def loss() -> torch.Tensor:
         targets = {"residuals": residuals, "codebook": model.codebook.weight, "temperature": temperature}
-        return model.code_head(states, **targets).mean()
+        return model.code_head(states, **targets)[0]
 
     tables = {
         "step": (steps | {"encoder alone": encode}, baseline),

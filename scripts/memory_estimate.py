@@ -22,7 +22,7 @@ from benchmark import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
-from rq_hf.residual_quantizer import MAX_BLOCK_ELEMENTS
+from rq_hf.modeling_rq_transformer import LOSS_BLOCK_ELEMENTS
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 GPU_COUNTS = (1, 4, 8, 64)
@@ -50,11 +50,11 @@ PICTURE_BYTES, DECODE_SECONDS = 50_000, 0.003
 # Bytes per second and GPU: NVLink of H100 nodes, and one 400 Gbit/s adapter for each GPU.
 NODE_LINK, NETWORK_LINK = 450e9, 50e9
 # Bytes of activations that the blocks keep for the backward pass, per token and unit of `hidden_size`, under bf16
-# autocast: fp32 inputs of two norms (8); bf16 inputs of four linear maps (2 + 2 + 2 + 8), of attention (6) and of the
+# autocast: fp32 inputs of two norms (8); bf16 inputs of three linear maps (2 + 2 + 2), of attention (6) and of the
 # activation function (8); two dropout masks (2).
-BLOCK_BYTES, DROPOUT_BYTES = 36, 2
+BLOCK_BYTES, DROPOUT_BYTES = 28, 2
 # Per logit: of the code head while it computes one block of codes, and of the text head.
-CODE_LOGIT_BYTES, TEXT_LOGIT_BYTES = 26, 16
+CODE_LOGIT_BYTES, TEXT_LOGIT_BYTES = 18, 16
 # Defaults of DeepSpeed: `stage3_max_live_parameters` and `reduce_bucket_size`, in elements.
 ZERO3_LIVE, ZERO3_BUCKET = 10**9, 5 * 10**8
 MODEL_FIELDS = ("vocab_size", "hidden_size", "num_spatial_layers", "num_depth_layers", "num_attention_heads")
@@ -140,7 +140,8 @@ class Recipe:
         else:
             kept = per_token * (config.num_spatial_layers * spatial + config.num_depth_layers * depth)
         ends = 4 * config.hidden_size * (2 * depth + spatial)  # inputs and outputs of the depth transformer, contexts
-        logits = CODE_LOGIT_BYTES * min(MAX_BLOCK_ELEMENTS, depth * config.codebook_size)
+        logits = CODE_LOGIT_BYTES * min(LOSS_BLOCK_ELEMENTS, depth * config.codebook_size)
+        logits += 4 * config.hidden_size * (depth + config.codebook_size)  # gradients by what the head gets and has
         if config.condition_length > 1:
             logits += TEXT_LOGIT_BYTES * batch * (config.condition_length - 1) * config.vocab_size
         return kept + ends + logits

@@ -43,7 +43,7 @@ def test_what_lies_between_is_computed_again_instead_of_kept():
 
 
 def test_an_input_changed_in_place_is_not_read_wrongly():
-    """The plain chain keeps what it computed before the change; the lean one must not compute it from other numbers."""
+    """The plain chain keeps what it computed before; the lean one must not compute it from other numbers."""
     source = torch.randn(4, 6)
     source.requires_grad_()
     doubled = source * 2

@@ -2,20 +2,23 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The RQ-Transformer: its formulas written out, what depends on what, losses, checkpointing, files, vocabulary."""
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rq_hf import (
     RQTransformerConfig,
     RQTransformerForImageGeneration,
     RQTransformerOutput,
-    residual_quantizer,
+    modeling_rq_transformer,
     soft_code_probabilities,
 )
+from rq_hf.residual_quantizer import row_blocks
 
 HEIGHT, WIDTH, DEPTH, SIZE = 2, 3, 3, 32  # of the tiny models
 SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
@@ -194,7 +197,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
-        monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", blocks_of * SIZE)
+        monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", blocks_of * SIZE)
         model.zero_grad()
         output = model(input_ids, codes, **targets)
         output.loss.backward()
@@ -211,17 +214,33 @@ def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
                     by_default = targets is not from_residuals
                     assert (logits is not None) is (by_default if output_logits is None else output_logits)
             if blocks_of == 5:
-                assert len(residual_quantizer.row_blocks(2 * HEIGHT * WIDTH * DEPTH, SIZE)) > 3
+                assert len(row_blocks(2 * HEIGHT * WIDTH * DEPTH, SIZE, blocks_of * SIZE)) > 3
 
 
-def test_the_blockwise_loss_recomputes_its_logits(make_transformer, monkeypatch):
-    model = make_transformer("none")
+class CalledLinear(nn.Linear):
+    """Stands for what adapters or quantization put in place of a linear map."""
+
+
+@SHARED_AND_SEPARATE
+def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(make_transformer, shared, monkeypatch):
+    model = make_transformer("none", shared_codebook=shared)
+    other = copy.deepcopy(model)
+    other.code_head.linear.__class__ = CalledLinear
     input_ids, codes = make_inputs(model)
-    monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", 9 * SIZE)
+    residuals = make_residuals(model, codes)
+    monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", 4 * SIZE)
     sizes = []
-    model.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    model(input_ids, codes, labels=codes, output_logits=False).loss.backward()
-    assert sizes == [9] * 8  # 36 codes in blocks of 9, forward and backward
+    other.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    for targets in (dict(labels=codes, output_logits=False), dict(residuals=residuals, label_temperature=2.0)):
+        outputs = [each(input_ids, codes, **targets) for each in (model, other)]
+        for name in ("loss", "depth_losses"):
+            torch.testing.assert_close(*(output[name] for output in outputs))
+        for each, output in zip((model, other), outputs, strict=True):
+            each.zero_grad()
+            output.loss.backward()
+        for parameter, expected in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6)
+    assert sizes == [4] * 36  # 36 codes in blocks of 4, forward and backward, for two kinds of target
 
 
 @pytest.mark.parametrize(

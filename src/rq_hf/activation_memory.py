@@ -16,10 +16,10 @@ def keeping_source(first: Map, second: Map, source: torch.Tensor) -> torch.Tenso
     `first` is computed once more there, so it should be cheap and without random numbers. Results are the same.
     """
     between = first(source)
-    storage = between.untyped_storage().data_ptr()
+    storage = between.untyped_storage()._cdata  # also of tensors without data
 
     def pack(saved: torch.Tensor):
-        is_between = saved.untyped_storage().data_ptr() == storage  # it or a view of it
+        is_between = saved.untyped_storage()._cdata == storage  # it or a view of it
         return (saved.shape, saved.stride(), saved.storage_offset()) if is_between else saved
 
     def unpack(packed):

@@ -7,6 +7,8 @@ n_e hidden width. e(k) code vector, z-hat_t^(d) partial sum of the first d code 
 """
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +20,14 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .activation_memory import Dropout
 from .configuration_rq_transformer import RQTransformerConfig
+from .fused_cross_entropy import FusedCrossEntropy
 from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
 from .transformer_blocks import TransformerStack
+
+# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32.
+LOSS_BLOCK_ELEMENTS = 2**23
 
 
 @dataclass
@@ -42,7 +48,7 @@ class RQTransformerOutput(ModelOutput):
         text_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Mean cross-entropy of the caption tokens.
         depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
-            Mean cross-entropy of the codes of each depth; their mean is `image_loss`.
+            Mean cross-entropy of the codes of each depth, without gradient; their mean is `image_loss`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -88,8 +94,9 @@ class CodeHead(PredictionHead):
         residuals: torch.Tensor | None = None,
         codebook: torch.Tensor | None = None,
         temperature: float | None = None,
-    ) -> torch.Tensor:
-        """Logits `(..., K)`, or with targets the mean cross-entropy of each depth (Eq. 14), `(D,)`.
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(..., K)`, or with targets the mean cross-entropy `()` (Eq. 14) and, without gradient, that of each
+        depth `(D,)`.
 
         Args:
             hidden_states: `(..., D, n_e)`.
@@ -98,29 +105,36 @@ class CodeHead(PredictionHead):
         """
         if labels is None and residuals is None:
             return super().forward(hidden_states)
-        depth = hidden_states.shape[-2]
-        losses = []  # of each code, block by block
-        # Depths of separate codebooks have their own targets; a shared codebook needs no such split.
-        groups = range(depth) if residuals is not None and len(codebook) > 1 else [slice(None)]
-        for group in groups:
-            rows = hidden_states[..., group, :].reshape(-1, hidden_states.shape[-1])
-            targets = labels if residuals is None else residuals[..., group, :]
-            targets = targets.reshape(-1) if residuals is None else targets.reshape(len(rows), -1)
-            vectors = codebook[group if isinstance(group, int) else 0] if residuals is not None else None
-            blocks = row_blocks(len(rows), self.linear.out_features)
-            for block in blocks:
-                arguments = (rows[block], targets[block], vectors, temperature)
-                if len(blocks) > 1 and torch.is_grad_enabled():
-                    losses.append(checkpoint(self._losses, *arguments, use_reentrant=False))
-                else:
-                    losses.append(self._losses(*arguments))
-        is_split = len(groups) > 1  # then depth by depth, else all depths of a position together
-        return torch.cat(losses).view((depth, -1) if is_split else (-1, depth)).mean(1 if is_split else 0)
+        depth, size = hidden_states.shape[-2], self.linear.out_features
+        rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+        if residuals is None:
+            targets, books = labels.reshape(-1), 1
+        else:
+            targets, books = residuals.reshape(len(rows), -1), len(codebook)
+        blocks = [  # of codes that share a codebook: consecutive ones, or every `depth`-th
+            slice(block.start * books + book, block.stop * books, books)
+            for book in range(books)
+            for block in row_blocks(len(rows) // books, size, LOSS_BLOCK_ELEMENTS)
+        ]
 
-    def _losses(self, rows, targets, codebook, temperature):
-        if codebook is not None:
-            targets = soft_code_probabilities(targets, codebook, temperature)
-        return F.cross_entropy(super().forward(rows).float(), targets, reduction="none")
+        def make_targets(block: slice) -> torch.Tensor:
+            if residuals is None:
+                return targets[block]
+            return soft_code_probabilities(targets[block], codebook[block.start % books], temperature)
+
+        blocks = [(block, functools.partial(make_targets, block)) for block in blocks]
+        # Anything but a plain linear map must be called; a compiler decides itself what to keep.
+        if torch.is_grad_enabled() and type(self.linear) is nn.Linear and not torch.compiler.is_compiling():
+            loss, losses = FusedCrossEntropy.apply(self.norm(rows), self.linear.weight, self.linear.bias, blocks)
+        else:
+            losses = rows.new_zeros(len(rows), dtype=torch.float32)
+            for block, make in blocks:
+                losses[block] = checkpoint(self._losses, rows[block], make, use_reentrant=False)
+            loss = losses.mean()
+        return loss, losses.detach().view(-1, depth).mean(0)
+
+    def _losses(self, rows: torch.Tensor, make_targets: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return F.cross_entropy(super().forward(rows).float(), make_targets(), reduction="none")
 
 
 class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
@@ -316,8 +330,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         if output_logits is None:
             output_logits = residuals is None
         logits = self.code_head(depth_states) if output_logits else None  # (B, H, W, D, K), Eq. 13
-        depth_losses = self._depth_losses(depth_states, logits, labels, residuals, label_temperature)  # (D,)
-        image_loss = depth_losses.mean() if depth_losses is not None else None
+        losses = self._image_losses(depth_states, logits, labels, residuals, label_temperature)
+        image_loss, depth_losses = losses  # () and (D,)
 
         text_logits, text_loss = None, None
         if self.text_head is not None:
@@ -337,8 +351,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             depth_losses=depth_losses,
         )
 
-    def _depth_losses(self, depth_states, logits, labels, residuals, temperature) -> torch.Tensor | None:
-        """Mean cross-entropy of the codes of each depth (Eq. 14)."""
+    def _image_losses(self, depth_states, logits, labels, residuals, temperature) -> tuple:
+        """Mean cross-entropy of the codes (Eq. 14) and of those of each depth, or `None` twice without targets."""
         if residuals is not None:
             if labels is not None:
                 raise ValueError("`labels` and `residuals` are two kinds of target: give one, got both.")
@@ -348,7 +362,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
                 depth_states, residuals=residuals, codebook=self.codebook.weight, temperature=temperature
             )
         if labels is None:
-            return None
+            return None, None
         if labels.is_floating_point():  # soft, (B, H, W, D, K)
             logits = self.code_head(depth_states) if logits is None else logits
             targets = labels.flatten(0, -2).float()
@@ -357,7 +371,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         else:
             targets = labels.flatten()
         losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none")
-        return losses.view(-1, depth_states.shape[-2]).mean(0)
+        return losses.mean(), losses.detach().view(-1, depth_states.shape[-2]).mean(0)
 
     def _text_loss(self, text_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of caption tokens 1..S-1, leaving out `pad_token_id` if it is set."""
