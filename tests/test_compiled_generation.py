@@ -2,11 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Compiled sampling draws the codes of the loop as it is written. Slow: each program takes a compiler some seconds."""
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
 from transformers import CompileConfig, GenerationConfig
+
+from rq_hf import sampling_steps
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,3 +74,29 @@ def test_changed_weights_are_compiled_anew(make_transformer):
     after = model.generate(conditions(model), generation_config=settings)
     assert torch.equal(after, model.generate(conditions(model), do_sample=False))
     assert not torch.equal(after, before)
+
+
+def test_batch_sizes_and_settings_beyond_the_limit_replace_older_programs(make_transformer, monkeypatch):
+    monkeypatch.setattr(sampling_steps, "MAX_PROGRAMS", 3)
+    model = make_transformer("class")
+    for _ in range(2):
+        for batch_size in (1, 2, 3):
+            expected = model.generate(conditions(model, batch_size), do_sample=False)
+            codes = model.generate(conditions(model, batch_size), do_sample=False, compile_config=COMPILED)
+            assert torch.equal(codes, expected)
+    assert len(sampling_steps._programs[model][1]) == 3
+
+
+def test_programs_go_with_their_weights_and_their_model(make_transformer):
+    model = make_transformer("class")
+    model.generate(conditions(model), do_sample=False, compile_config=COMPILED)
+    programs = [weakref.ref(program) for program in sampling_steps._programs[model][1].values()]
+    assert len(programs) == 2
+    with torch.no_grad():
+        model.code_head.linear.bias.add_(1)
+    model.generate(conditions(model), do_sample=False, compile_config=COMPILED)
+    gc.collect()
+    assert [program() for program in programs] == [None, None]
+    del model
+    gc.collect()
+    assert len(sampling_steps._programs) == 0

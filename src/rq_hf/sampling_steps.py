@@ -6,13 +6,19 @@ Symbols: B pictures, H x W positions (T = H*W), D code depth, K codebook size, n
 z-hat_t sum of the code vectors of position t, h_t context from which its codes are predicted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import CompileConfig, PreTrainedModel
 
 from .residual_quantizer import inverse_cdf_sample
+
+# Compiled programs kept for a model; each holds a copy of the weights that it uses.
+MAX_PROGRAMS = 16
 
 
 class KeyValueCache:
@@ -204,39 +210,62 @@ class CompiledSteps:
         self.first_slot = caches[0].length
         self.slot = torch.tensor([self.first_slot], device=caches[0].keys.device)
         self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.slot) for cache in caches]
-        self.version = weights_version(model)
         options = config.to_dict()
         if self.slot.device.type == "cpu" and options["mode"] == "reduce-overhead":  # CUDA graphs: of no use here
             options |= {"mode": None, "options": {"freezing": True, **(options["options"] or {})}}
         self.options = options
+        self.programs: dict[Callable, Callable] = {}
 
     def predict_codes(self, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._run(_predict_codes, *inputs)
+        return self._run(predict_codes, *inputs)
 
     def read_codes(self, quantized: torch.Tensor, position: int) -> torch.Tensor:
-        context = self._run(_read_codes, quantized, self.slot - self.first_slot, self.caches)
+        context = self._run(read_codes, quantized, self.slot - self.first_slot, self.caches)
         self.slot += 1
         return context
 
-    def _run(self, function: Callable, *inputs):
+    def _run(self, step: Callable, *inputs):
         from torch._inductor import config as inductor_config  # here, as it takes a second
 
+        if step not in self.programs:
+            self.programs[step] = kept_program(self.model, step, self.options, signature(inputs))
         freezing = (self.options.get("options") or {}).get("freezing", False)
-        # As an option alone it comes too late: when the function is traced, weights have become inputs already.
+        # As an option alone it comes too late: when a step is traced, weights have become inputs already.
         with inductor_config.patch(freezing=freezing):
-            return torch.compile(function, **self.options)(self.model, self.version, *inputs)
+            return self.programs[step](self.model, *inputs)
 
 
-def weights_version(model: torch.nn.Module) -> str:
-    """Changes with any weight. Compiled programs that hold weights as constants are made anew for another version."""
+# Of each model: the state of its weights, and its programs for that state, the last used ones last.
+_programs: MutableMapping[PreTrainedModel, tuple[int, dict[str, Callable]]] = WeakKeyDictionary()
+
+
+def kept_program(model: PreTrainedModel, step: Callable, options: dict[str, Any], inputs: str) -> Callable:
+    """The compiled step for inputs of that signature. Those of weights that have changed since are dropped, as are the
+    least recently used ones beyond `MAX_PROGRAMS`."""
     tensors = [*model.parameters(), *model.buffers()]
-    return str(hash(tuple((id(tensor), tensor._version) for tensor in tensors)))
+    state = hash(tuple((id(tensor), tensor._version) for tensor in tensors))
+    if model not in _programs or _programs[model][0] != state:
+        _programs[model] = (state, {})
+    programs = _programs[model][1]
+    key = f"{step.__name__}, {options}, {inputs}"
+    if key in programs:
+        program = programs.pop(key)
+    else:
+        # torch.compile keeps programs by code, not by function. Code of its own takes its program along when it goes.
+        own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__)
+        program = torch.compile(own, **options)
+    programs[key] = program
+    while len(programs) > MAX_PROGRAMS:
+        programs.pop(next(iter(programs)))
+    return program
 
 
-# `version` is text, as torch.compile compares texts by their value.
-def _predict_codes(model: PreTrainedModel, version: str, *inputs):
-    return predict_codes(model, *inputs)
-
-
-def _read_codes(model: PreTrainedModel, version: str, *inputs):
-    return read_codes(model, *inputs)
+def signature(inputs: Any) -> str:
+    """What a program is made for: shapes and types of tensors, and all other values."""
+    if isinstance(inputs, torch.Tensor):
+        return f"{tuple(inputs.shape)} {inputs.dtype} {inputs.device}"
+    if isinstance(inputs, StaticKeyValueCache):
+        return signature(inputs.keys)
+    if isinstance(inputs, (list, tuple)):
+        return f"({', '.join(map(signature, inputs))})"
+    return repr(inputs)
