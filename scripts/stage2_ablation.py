@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from study import (
     SCRIPTS,
@@ -36,11 +37,18 @@ from study import (
     start,
 )
 
+from rq_hf import RQVAEModel
+from rq_hf.metrics import FeatureStatistics, frechet_distances, load_statistics
+from rq_hf.pipeline_rq_image_generation import load_component
+
 STUDY = "stage2-ablation"
 RECORDS = Path("results")
 CONFIG = SCRIPTS / "configs" / "emoji32-rqt-4x4x4-2M.json"
 SEEDS = (0, 1, 2)
 NUM_PROMPTS = 512
+NUM_PICTURES = 2000
+EXTRACTOR = "efficientnet_lite0"
+DISTANCE = f"frechet_distance_{EXTRACTOR}"
 
 
 def kind(stochastic_codes: bool, soft_labels: bool, tau: float = 0.5) -> dict[str, Any]:
@@ -71,11 +79,28 @@ def train(run: Run, output_dir: Path, more_flags: list[str]) -> dict[str, Any]:
         flags = {"output_dir": folder, "seed": run.seed, "resume_from_checkpoint": "last", "use_cpu": True}
         flags |= KINDS[run.name]
         start("train_rqt.py", [CONFIG, *more_flags], flags, log, cpu_seconds)
-    dataset = json.loads(CONFIG.read_text(encoding="utf-8"))["data"]["dataset_name"]
+    data = data_settings()
     accuracy = folder / "prompts.json"
     if not accuracy.exists():
-        flags = {"dataset_name": dataset, "split": "train", "num_prompts": NUM_PROMPTS, "output": accuracy}
+        flags = {
+            "dataset_name": data["dataset_name"],
+            "split": "train",
+            "num_prompts": NUM_PROMPTS,
+            "output": accuracy,
+        }
         start("evaluate.py", ["prompts", folder], flags, log)
+    distance = folder / "samples.json"
+    if not distance.exists():
+        flags = {
+            **real_pictures(),
+            "reference": reference_file(output_dir),
+            "protocol": "captions",
+            "caption_column": data["caption_column"],
+            "num_pictures": NUM_PICTURES,
+            "batch_size": 100,
+            "output": distance,
+        }
+        start("evaluate.py", ["samples", folder], flags, log)
     evaluations = [entry for entry in log_history(folder) if "eval_loss" in entry]
     hard = "eval_image_loss_nearest_codes" if KINDS[run.name]["soft_labels"] else "eval_image_loss"
     return {
@@ -84,7 +109,44 @@ def train(run: Run, output_dir: Path, more_flags: list[str]) -> dict[str, Any]:
         "cpu_minutes": cpu_minutes(cpu_seconds),
         "validation_loss": {entry["step"]: entry[hard] for entry in evaluations},
         "prompt_accuracy": json.loads(accuracy.read_text())["metrics"],
+        DISTANCE: json.loads(distance.read_text())["metrics"][DISTANCE],
     }
+
+
+def data_settings() -> dict[str, Any]:
+    return json.loads(CONFIG.read_text(encoding="utf-8"))["data"]
+
+
+def real_pictures() -> dict[str, Any]:
+    """Flags for the pictures that the runs learn from, seen by the net of the Frechet distance."""
+    data = data_settings()
+    names = ("dataset_name", "filter", "transform")
+    return {**{name: data[name] for name in names}, "split": data["train_split"], "feature_extractor": EXTRACTOR}
+
+
+def reference_file(output_dir: Path) -> Path:
+    return output_dir / STUDY / "real.safetensors"
+
+
+def measure_real_pictures(output_dir: Path, docs: Path) -> None:
+    """What generated pictures are compared with, and the distance that as many real ones have from the others."""
+    reference = reference_file(output_dir)
+    if not reference.exists():
+        config = load_component(RQVAEModel, data_settings()["rqvae_name_or_path"], "rqvae").config
+        flags = {name: getattr(config, name) for name in ("image_size", "num_channels")}
+        start(
+            "evaluate.py", ["statistics", "--keep_features"], {**real_pictures(), **flags, "output": reference},
+            reference.with_suffix(".log"),
+        )  # fmt: skip
+    features = load_statistics(reference).features
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    halves = [FeatureStatistics(), FeatureStatistics()]
+    for statistics_of, places in zip(halves, (order[NUM_PICTURES:], order[:NUM_PICTURES]), strict=True):
+        statistics_of.update(features[places])
+    path = docs / RECORDS / STUDY / "real.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (distance,) = frechet_distances(halves[0], halves[1:])
+    path.write_text(json.dumps({DISTANCE: distance, "num_pictures": NUM_PICTURES}, indent=1) + "\n")
 
 
 def report(docs: Path) -> None:
@@ -93,6 +155,8 @@ def report(docs: Path) -> None:
     if not records:
         raise ValueError(f"`--docs` must hold records of finished runs, got none in '{docs / RECORDS / STUDY}'.")
     print(table(records))
+    real = json.loads((docs / RECORDS / STUDY / "real.json").read_text(encoding="utf-8"))
+    print(f"\nDistance of {real['num_pictures']} real pictures from the others: {real[DISTANCE]:.1f}")
     (docs / "images").mkdir(parents=True, exist_ok=True)
     plot(records, docs / "images" / "stage2-ablation.png")
     if len(records) < len(runs):
@@ -106,7 +170,7 @@ def last_loss(record: dict[str, Any]) -> float:
 
 def table(records: list[dict[str, Any]]) -> str:
     """A row for each kind of run: the mean of its seeds, and behind it each seed's figure."""
-    header = ["", "tau", "nats per code", "concept top-1", "concept top-5", "style", "CPU minutes"]
+    header = ["", "tau", "nats per code", "concept top-1", "concept top-5", "style", "distance", "CPU minutes"]
     rows = []
     for name, runs in by_name(records).items():
         accuracies = [run["prompt_accuracy"] for run in runs]
@@ -118,6 +182,7 @@ def table(records: list[dict[str, Any]]) -> str:
             f"{runs[0]['code_temperature']:g}" if used else "",
             spread([last_loss(run) for run in runs], 3),
             *(spread(values, 3) for values in hits),
+            spread([run[DISTANCE] for run in runs], 1),
             spread(minutes, 1),
         ])  # fmt: skip
     return markdown(header, rows)
@@ -153,6 +218,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"unrecognized arguments: {' '.join(more_flags)}")
         return report(options.docs)
     records = options.docs / RECORDS
+    measure_real_pictures(options.output_dir, options.docs)
     perform(all_runs(), records, options.jobs, lambda run: train(run, options.output_dir, more_flags))
 
 

@@ -278,6 +278,8 @@ def test_captions_are_paired_with_their_own_pictures(run, folders, tiny_tokenize
     options = ["--clip_model", folders["clip"], "--feature_extractor", folders["judge"], "--device", "cpu"]
     results = run("samples", folders["text"], "--protocol", "cc3m", *data, *options, "--batch_size", 3)
     assert results["dataset"]["num_pictures"] == 7 and set(results["metrics"]) == {"clip_score"}
+    more = ["--protocol", "captions", "--work_dir", tmp_path / "parts"]
+    assert run("samples", folders["text"], *more, *data, *options)["metrics"] == pytest.approx(results["metrics"])
     ranker, pipe = CLIPRanker(*tiny_clip(tiny_tokenizer)), load(folders["text"])
     drawn = torch.cat([draw_pictures(pipe, [text], [index])[0] for index, text in enumerate(captions)])
     pixels = drawn.float() / 127.5 - 1

@@ -52,9 +52,12 @@ def test_a_run_is_trained_measured_and_reported_once(script, tmp_path, monkeypat
     monkeypatch.setattr(script, "CONFIG", tmp_path / "config.json")
     script.CONFIG.write_text(json.dumps(config))
     monkeypatch.setattr(script, "NUM_PROMPTS", 3)
+    monkeypatch.setattr(script, "NUM_PICTURES", 4)
     run, docs, runs = script.Run(script.STUDY, "both", 0), tmp_path / "docs", tmp_path / "runs"
+    script.measure_real_pictures(runs, docs)
     script.perform([run], docs / script.RECORDS, 1, lambda run: script.train(run, runs, SMALL))
     record = json.loads((docs / "results" / "stage2-ablation" / "both-seed0.json").read_text())
+    assert record[script.DISTANCE] > 0
     assert record["steps"] == 4 and list(record["validation_loss"]) == ["2", "4"] and record["cpu_minutes"] > 0
     history = json.loads((runs / run.path / "trainer_state.json").read_text())["log_history"]
     assert script.last_loss(record) == [e["eval_image_loss_nearest_codes"] for e in history if "eval_loss" in e][-1]
@@ -66,5 +69,6 @@ def test_a_run_is_trained_measured_and_reported_once(script, tmp_path, monkeypat
     assert (
         f"| both | 0.5 | {script.last_loss(record):.3f} |" in printed and "14 of 15 runs are not finished" in printed
     )
+    assert "Distance of 4 real pictures from the others: " in printed
     with Image.open(docs / "images" / "stage2-ablation.png") as picture:
         assert min(picture.size) > 400 and len(picture.convert("L").getcolors(256)) > 10

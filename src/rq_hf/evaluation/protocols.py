@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The published ways to evaluate (section 4): how many pictures, of what, against which real ones."""
+"""Ways to evaluate, the published ones (section 4) first: how many pictures, of what, against which real ones."""
 
 from dataclasses import dataclass
 
@@ -52,5 +52,8 @@ PROTOCOLS = {
         every_caption=True,
         transform="cc3m",
         clip_score=True,
+    ),
+    "captions": Protocol(
+        "One picture for each caption of any split, against real pictures.", num_pictures=None, conditions="captions"
     ),
 }
