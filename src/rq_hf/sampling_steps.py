@@ -225,14 +225,15 @@ class CompiledSteps:
         return context
 
     def _run(self, step: Callable, *inputs):
+        if step in self.programs:
+            return self.programs[step](self.model, *inputs)
         from torch._inductor import config as inductor_config  # here, as it takes a second
 
-        if step not in self.programs:
-            self.programs[step] = kept_program(self.model, step, self.options, signature(inputs))
+        self.programs[step] = program = kept_program(self.model, step, self.options, signature(inputs))
         freezing = (self.options.get("options") or {}).get("freezing", False)
         # As an option alone it comes too late: when a step is traced, weights have become inputs already.
         with inductor_config.patch(freezing=freezing):
-            return self.programs[step](self.model, *inputs)
+            return program(self.model, *inputs)
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
