@@ -3,8 +3,8 @@
 """`benchmark.py generate` and `decode`: from conditions to codes, from codes to pictures, and both together.
 
 Baselines are the official code on the same weights, or without a checkout of it our own code as it is written. The
-limit of `generate` is what its linear maps alone take: each is timed with the rows of the batch and the model's own
-weights, in the best of the forms that the kernels offer, and counted as often as it is used.
+limit of `generate` is what its linear maps alone take: timed one after the other with the rows of the batch and the
+model's own weights, in the best of the forms that the kernels offer, and counted as often as they are used.
 """
 
 import argparse
@@ -176,48 +176,59 @@ def kernels(model: RQTransformerForImageGeneration, device: str) -> list[dict[st
     ]
 
 
-def linear_uses(model: RQTransformerForImageGeneration, batch_size: int) -> list[tuple[list[nn.Linear], int, int]]:
-    """Linear maps of one shape and place, the rows of a call and how often it takes place for a batch of pictures."""
+def linear_sequences(
+    model: RQTransformerForImageGeneration, batch_size: int
+) -> list[tuple[list[nn.Linear], int, int]]:
+    """Linear maps as they follow each other, the rows of a call, and the calls for a batch of pictures."""
     config = model.config
     positions, depth = config.num_positions, config.code_shape[2]
-    uses = []
-    for stack, calls in ((model.spatial_transformer, positions - 1), (model.depth_transformer, positions * depth)):
-        for of_block in (lambda b: b.attention.query_key_value, lambda b: b.attention.out_proj, lambda b: b.mlp[0],
-                         lambda b: b.mlp[2]):  # fmt: skip
-            linears = [of_block(block) for block in stack.blocks]
-            if linears:
-                uses.append((linears, batch_size, calls))
-                if stack is model.spatial_transformer:
-                    uses.append((linears, batch_size * config.condition_length, 1))
-    uses.append(([model.code_head.linear], batch_size, positions * depth))
-    uses.append(([model.spatial_projection], batch_size, positions - 1))
-    uses.append(([model.depth_projection], batch_size, positions * (depth - 1)))
-    return uses
+    spatial, depths = (
+        [each for block in stack.blocks for each in
+         (block.attention.query_key_value, block.attention.out_proj, block.mlp[0], block.mlp[2])]
+        for stack in (model.spatial_transformer, model.depth_transformer)
+    )  # fmt: skip
+    return [
+        (spatial, batch_size * config.condition_length, 1),
+        ([model.spatial_projection, *spatial], batch_size, positions - 1),
+        ([model.depth_projection], batch_size, positions * (depth - 1)),
+        ([*depths, model.code_head.linear], batch_size, positions * depth),
+    ]
 
 
-def linear_forms(linears: list[nn.Linear], inputs: torch.Tensor, repeats: int) -> dict[str, Call]:
-    """The same linear maps in the forms that kernels offer, all of them `repeats` times."""
-    pairs = [(each.weight, each.bias) for each in linears] * repeats
+def linear_forms(linear: nn.Linear, inputs: torch.Tensor) -> dict[str, Call]:
+    """The same linear map in the forms that kernels offer."""
+    weight, bias = linear.weight, linear.bias
     forms: dict[str, Call] = {
-        "linear": lambda: [F.linear(inputs, weight, bias) for weight, bias in pairs],
-        "transposed": lambda: [torch.addmm(bias[:, None], weight, inputs.t()) for weight, bias in pairs],
+        "linear": lambda: F.linear(inputs, weight, bias),
+        "transposed": lambda: torch.addmm(bias[:, None], weight, inputs.t()),
     }
     if inputs.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        linear = torch.ops.mkldnn._linear_pointwise
-        packed = [(torch.ops.mkldnn._reorder_linear_weight(each.weight, len(inputs)), each.bias) for each in linears]
-        forms["packed"] = lambda: [linear(inputs, weight, bias, "none", [], None) for weight, bias in packed * repeats]
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(inputs))
+        forms["packed"] = lambda: torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], None)
     return forms
 
 
 def bare_linears(model: RQTransformerForImageGeneration, batch_size: int, device: str, rounds: int = 5) -> float:
-    """Seconds that the linear maps of one batch take alone, each in its best form."""
+    """Seconds that the linear maps of one batch take alone, one after the other as they are used, so that caches hold
+    what they hold then, and those of each shape in their best form."""
     total = 0.0
-    for linears, rows, calls in linear_uses(model, batch_size):
-        inputs = torch.randn(rows, linears[0].in_features, device=device)
-        repeats = max(1, 8 // len(linears))  # a short call would be lost in the noise of the clock
-        times = measure(linear_forms(linears, inputs, repeats), rounds, device)
-        total += calls * min(statistics.median(each) for each in times.values()) / repeats
+    for linears, rows, calls in linear_sequences(model, batch_size):
+        inputs = {width: torch.randn(rows, width, device=device) for width in {each.in_features for each in linears}}
+        forms = [linear_forms(each, inputs[each.in_features]) for each in linears]
+        shapes = [each.weight.shape for each in linears]
+        best = {}
+        for shape in set(shapes):
+            of_shape = [each for each, its_shape in zip(forms, shapes, strict=True) if its_shape == shape]
+            candidates = {name: in_turn([each[name] for each in of_shape]) for name in of_shape[0]}
+            times = measure(candidates, rounds, device)
+            best[shape] = min(times, key=lambda name: statistics.median(times[name]))
+        sequence = in_turn([each[best[shape]] for each, shape in zip(forms, shapes, strict=True)])
+        total += calls * statistics.median(measure({"all": sequence}, rounds, device)["all"])
     return total
+
+
+def in_turn(calls: list[Call]) -> Call:
+    return lambda: [call() for call in calls]
 
 
 @torch.no_grad()

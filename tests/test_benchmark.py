@@ -116,7 +116,7 @@ def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_tr
             )
     model.generate(torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]))
     counted: dict[torch.nn.Module, list[int]] = {}
-    for linears, rows, calls in sampling.linear_uses(model, 2):
+    for linears, rows, calls in sampling.linear_sequences(model, 2):
         for linear in linears:
             counted.setdefault(linear, []).extend([rows] * calls)
     assert {linear: sorted(rows) for linear, rows in counted.items()} == {

@@ -17,6 +17,8 @@ from transformers import CompileConfig, PreTrainedModel
 
 from .residual_quantizer import inverse_cdf_sample
 
+# Of torch.compile on a CPU: packed weights, and programs that call their kernels without Python.
+CPU_OPTIONS = {"freezing": True, "cpp_wrapper": True}
 # Compiled programs kept for a model; each holds a copy of the weights that it uses.
 MAX_PROGRAMS = 16
 
@@ -212,7 +214,7 @@ class CompiledSteps:
         self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.slot) for cache in caches]
         options = config.to_dict()
         if self.slot.device.type == "cpu" and options["mode"] == "reduce-overhead":  # CUDA graphs: of no use here
-            options |= {"mode": None, "options": {"freezing": True, **(options["options"] or {})}}
+            options |= {"mode": None, "options": CPU_OPTIONS | (options["options"] or {})}
         self.options = options
         self.programs: dict[Callable, Callable] = {}
 
