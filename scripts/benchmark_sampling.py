@@ -187,11 +187,12 @@ def linear_sequences(
          (block.attention.query_key_value, block.attention.out_proj, block.mlp[0], block.mlp[2])]
         for stack in (model.spatial_transformer, model.depth_transformer)
     )  # fmt: skip
+    codes = [*depths, model.code_head.linear]
+    codes += (depth - 1) * [model.depth_projection, *codes]
     return [
         (spatial, batch_size * config.condition_length, 1),
-        ([model.spatial_projection, *spatial], batch_size, positions - 1),
-        ([model.depth_projection], batch_size, positions * (depth - 1)),
-        ([*depths, model.code_head.linear], batch_size, positions * depth),
+        ([*codes, model.spatial_projection, *spatial], batch_size, positions - 1),
+        (codes, batch_size, 1),
     ]
 
 
@@ -214,7 +215,8 @@ def bare_linears(model: RQTransformerForImageGeneration, batch_size: int, device
     total = 0.0
     for linears, rows, calls in linear_sequences(model, batch_size):
         inputs = {width: torch.randn(rows, width, device=device) for width in {each.in_features for each in linears}}
-        forms = [linear_forms(each, inputs[each.in_features]) for each in linears]
+        made = {each: linear_forms(each, inputs[each.in_features]) for each in set(linears)}
+        forms = [made[each] for each in linears]
         shapes = [each.weight.shape for each in linears]
         best = {}
         for shape in set(shapes):

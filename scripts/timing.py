@@ -45,10 +45,10 @@ def extra_memory(call: Call, device: str) -> float | None:
     clear_refs = Path("/proc/self/clear_refs")
     if not clear_refs.exists():
         return None
+    call()  # buffers that the libraries keep are there from now on
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, and so does not blur the peak
-        call()  # buffers that the libraries keep are there from now on
         library.malloc_trim(0)
     clear_refs.write_text("5")  # the peak starts anew
     before = resident_memory("VmRSS")

@@ -6,7 +6,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 from rq_hf.activation_memory import Dropout, keeping_source
 
@@ -28,36 +31,73 @@ def test_the_gradients_are_those_of_the_plain_chain(first):
         assert torch.equal(got, expected)
 
 
-def test_what_lies_between_is_computed_again_instead_of_kept():
-    calls = []
+class Recorded:
+    """GELU, with what became of its outputs."""
 
-    def first(inputs: torch.Tensor) -> torch.Tensor:
-        calls.append(inputs)
-        return inputs.relu()
+    def __init__(self):
+        self.outputs = []
 
-    second = nn.Linear(6, 3)
-    loss = keeping_source(first, second, torch.randn(4, 6, requires_grad=True)).sum()
-    assert len(calls) == 1
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        output = F.gelu(inputs)
+        self.outputs.append(StorageWeakRef(output.untyped_storage()))
+        return output
+
+
+def plain_chain(first, second, source):
+    return second(first(source))
+
+
+@pytest.mark.parametrize("chain, calls", [(keeping_source, 2), (plain_chain, 1)])
+def test_what_lies_between_is_computed_again_instead_of_kept(chain, calls):
+    first, second = Recorded(), nn.Linear(6, 3)
+    loss = chain(first, second, torch.randn(4, 6, requires_grad=True)).sum()
+    assert first.outputs[0].expired() is (chain is keeping_source)
     loss.backward()
-    assert len(calls) == 2
+    assert len(first.outputs) == calls
 
 
-def test_an_input_changed_in_place_is_not_read_wrongly():
-    """The plain chain keeps what it computed before; the lean one must not compute it from other numbers."""
-    source = torch.randn(4, 6)
-    source.requires_grad_()
-    doubled = source * 2
-    loss = keeping_source(nn.GELU(), nn.Linear(6, 3), doubled).sum()
+def test_checkpointing_by_others_keeps_nothing_of_a_chain():
+    first, second, sources = Recorded(), nn.Linear(6, 3), []
+
+    def block(inputs: torch.Tensor) -> torch.Tensor:
+        source = inputs + 1
+        sources.append(StorageWeakRef(source.untyped_storage()))
+        return keeping_source(first, second, source)
+
+    loss = checkpoint(block, torch.randn(4, 6, requires_grad=True), use_reentrant=False).sum()
+    assert first.outputs[0].expired() and sources[0].expired()
+    loss.backward()
+    assert len(first.outputs) == 2  # once more by the checkpoint, and not again
+
+
+@pytest.mark.parametrize("changed", ["source", "weight"])
+def test_what_was_changed_since_is_refused_as_by_autograd(changed):
+    source, second = torch.randn(4, 6, requires_grad=True) * 2, nn.Linear(6, 3)
+    loss = keeping_source(torch.relu, second, source).sum()
     with torch.no_grad():
-        doubled.mul_(3)
+        (source if changed == "source" else second.weight).mul_(3)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
-def test_dropout_keeps_a_byte_for_each_number_and_scales():
+def test_under_autocast_gradients_are_those_of_the_plain_chain():
+    torch.manual_seed(0)
+    source, widen = torch.randn(4, 6, requires_grad=True), nn.Linear(6, 12)
+    norm, second = nn.LayerNorm(12), nn.Linear(12, 3)
+    results = []
+    for chain in (keeping_source, plain_chain):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = chain(F.gelu, second, chain(norm, nn.Identity(), widen(source)))
+        results.append([outputs, *gradients(outputs.float(), source, widen.weight, second.weight)])
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("size", [1000, 1001])
+def test_dropout_keeps_a_byte_for_each_number_and_scales(size):
     torch.manual_seed(0)
     dropout = Dropout(0.25)
-    inputs = torch.ones(1000, requires_grad=True)
+    inputs = torch.ones(size, requires_grad=True)
     kept = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

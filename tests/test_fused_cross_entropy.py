@@ -92,11 +92,34 @@ def test_what_is_frozen_gets_no_gradient(frozen):
 
 
 def test_a_second_backward_pass_is_refused():
-    """The kept gradients were scaled in place."""
+    """The kept gradients have been scaled in place."""
     loss, _ = fused(inputs(), targets(True), BLOCKS)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="must go backward once, got a second backward pass"):
         loss.backward()
+
+
+def test_fp16_gradients_neither_overflow_nor_vanish():
+    """No loss scale has reached them when they are computed."""
+    tensors = [torch.full((70_000, 4), 3.0), torch.zeros(2, 4), torch.zeros(2)]
+    tensors = [each.requires_grad_() for each in tensors]
+    wanted = torch.zeros(70_000, dtype=torch.long)
+    with torch.autocast("cpu", torch.float16):
+        loss, _ = fused(tensors, wanted, [slice(0, 70_000)])
+    of_rows, of_weight, of_bias = torch.autograd.grad(loss, tensors)
+    torch.testing.assert_close(of_weight, torch.tensor([[-1.5], [1.5]]).expand(2, 4), rtol=1e-3, atol=0)
+    torch.testing.assert_close(of_bias, torch.tensor([-0.5, 0.5]))
+
+
+def test_rows_without_a_target_count_as_zero():
+    """As those of torch without reduction, -100 being no class."""
+    tensors, wanted = inputs(), targets(False)
+    wanted[[2, 7]] = -100
+    plain = F.cross_entropy(F.linear(*tensors), wanted, reduction="none")
+    loss, losses = fused(tensors, wanted, BLOCKS)
+    torch.testing.assert_close(losses, plain.detach())
+    got, expected = torch.autograd.grad(loss, tensors), torch.autograd.grad(plain.mean(), tensors)
+    torch.testing.assert_close(got, expected)
 
 
 def test_targets_are_made_once_and_block_by_block():

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from rq_hf import (
@@ -217,19 +216,14 @@ def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
                 assert len(row_blocks(2 * HEIGHT * WIDTH * DEPTH, SIZE, blocks_of * SIZE)) > 3
 
 
-class CalledLinear(nn.Linear):
-    """Stands for what adapters or quantization put in place of a linear map."""
-
-
 @SHARED_AND_SEPARATE
 def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(make_transformer, shared, monkeypatch):
     model = make_transformer("none", shared_codebook=shared)
     other = copy.deepcopy(model)
-    other.code_head.linear.__class__ = CalledLinear
     input_ids, codes = make_inputs(model)
     residuals = make_residuals(model, codes)
     monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", 4 * SIZE)
-    sizes = []
+    sizes = []  # a hook may gather weights, or make them from others
     other.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     for targets in (dict(labels=codes, output_logits=False), dict(residuals=residuals, label_temperature=2.0)):
         outputs = [each(input_ids, codes, **targets) for each in (model, other)]
@@ -266,7 +260,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(make_transformer)
     input_ids, codes = make_inputs(model)
     calls, gradients = [], []
     for block in (model.spatial_transformer.blocks[0], model.depth_transformer.blocks[1]):
-        block.mlp[0].register_forward_pre_hook(lambda *_: calls.append(1))
+        block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     for expected_calls in (2, 6):
         torch.manual_seed(3)  # the dropout
         model.zero_grad()

@@ -11,25 +11,51 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 def keeping_source(first: Map, second: Map, source: torch.Tensor) -> torch.Tensor:
-    """`second(first(source))`, for whose backward pass `source` is kept, but not what lies between.
+    """`second(first(source))`, for whose backward pass `source` is kept where `second` would keep `first(source)`.
 
-    `first` is computed once more there, so it should be cheap and without random numbers. Results are the same.
+    `first` is computed once more there, so it should be cheap and without random numbers. Results are the same. Within
+    checkpointing, which keeps less still, and compiled, where the compiler decides, nothing is done.
     """
     between = first(source)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _are_hooks_taken():
+        return second(between)
     storage = between.untyped_storage()._cdata  # also of tensors without data
+    device, version = source.device.type, source._version
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if is_autocast else None
 
     def pack(saved: torch.Tensor):
-        is_between = saved.untyped_storage()._cdata == storage  # it or a view of it
-        return (saved.shape, saved.stride(), saved.storage_offset()) if is_between else saved
+        if saved.untyped_storage()._cdata == storage:  # `between` or a view of it
+            return saved.shape, saved.stride(), saved.storage_offset()
+        return saved, saved._version  # autograd itself no longer looks at it
 
     def unpack(packed):
-        if isinstance(packed, torch.Tensor):
-            return packed
-        with torch.no_grad():
+        if isinstance(packed[0], torch.Tensor):
+            saved, expected = packed
+            _check_version(saved, expected)
+            return saved
+        _check_version(source, version)
+        with torch.no_grad(), torch.autocast(device, dtype, enabled=is_autocast):
             return first(source).as_strided(*packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return second(between)
+
+
+def _are_hooks_taken() -> bool:
+    """Whether something else, such as checkpointing, decides what is kept, or hooks are forbidden."""
+    autograd = torch._C._autograd
+    return (
+        not autograd._saved_tensors_hooks_is_enabled() or autograd._top_saved_tensors_default_hooks(True) is not None
+    )
+
+
+def _check_version(tensor: torch.Tensor, version: int) -> None:
+    if tensor._version != version:
+        raise RuntimeError(
+            "One of the tensors needed for the gradient has been modified by an inplace operation: a tensor of shape "
+            f"{tuple(tensor.shape)} is at version {tensor._version}, expected {version}."
+        )
 
 
 class Dropout(nn.Dropout):
@@ -40,8 +66,8 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or self.p == 1 or is_plain:
             return super().forward(inputs)
         # A random integer takes a third of the time of a draw of `bernoulli_`, and one of 64 bits holds two.
-        integers = torch.empty((inputs.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
-        uniform = integers.view(torch.int32)[: inputs.numel()].view(inputs.shape)
+        integers = torch.empty((inputs.numel() + 1) // 2, dtype=torch.int64, device=inputs.device)
+        uniform = integers.random_(-(2**63), None).view(torch.int32)[: inputs.numel()].view(inputs.shape)
         is_kept = uniform >= round(self.p * 2**32) - 2**31  # the share 1 - p of all 32-bit integers
         return _ScaledWhereKept.apply(inputs, is_kept, 1 / (1 - self.p))
 
@@ -50,10 +76,13 @@ class _ScaledWhereKept(torch.autograd.Function):
     """`inputs * is_kept * scale`; products with a bool tensor itself are slow."""
 
     @staticmethod
-    def forward(ctx, inputs: torch.Tensor, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(is_kept)
-        ctx.scale = scale
+    def forward(inputs: torch.Tensor, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
         return is_kept.to(inputs.dtype).mul_(inputs).mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.scale = inputs[2]
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+# The class of rows without a target, as in torch.
+IGNORED = -100
 # Rows, and what gives their targets: classes `(rows,)`, or distributions `(rows, K)` in fp32.
 Block = tuple[slice, Callable[[], torch.Tensor]]
 
@@ -29,7 +31,7 @@ class FusedCrossEntropy(torch.autograd.Function):
             The mean cross-entropy `()`, and that of each row, `(N,)`, which has no gradient.
         """
         device = rows.device.type
-        is_autocast = torch.is_autocast_enabled(device)
+        is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if is_autocast else rows.dtype
         inputs, matrix, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
         losses = rows.new_empty(len(rows), dtype=torch.float32)
@@ -37,13 +39,16 @@ class FusedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(each, dtype=torch.float32) if is_needed else None
             for each, is_needed in zip((rows, weight, bias), ctx.needs_input_grad, strict=False)
         ]
+        # Gradients of fp16 would overflow or vanish: no loss scale has reached them yet.
+        factors = (inputs.float(), matrix.float()) if dtype == torch.float16 else (inputs, matrix)
         with torch.autocast(device, enabled=False):
             for block, make_targets in blocks:
                 logits = F.linear(inputs[block], matrix, offset).float()
                 losses[block] = _losses_and_slopes(logits, make_targets())
-                _add_gradients(gradients, logits, inputs[block], matrix, block)
+                if any(ctx.needs_input_grad):
+                    _add_gradients(gradients, logits, factors[0][block], factors[1], block)
         ctx.save_for_backward(*gradients)
-        ctx.num_rows = len(rows)
+        ctx.num_rows, ctx.is_used = max(1, len(rows)), False
         ctx.dtypes = [each.dtype for each in (rows, weight, bias)]
         ctx.mark_non_differentiable(losses)
         return losses.mean(), losses
@@ -51,6 +56,9 @@ class FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: torch.Tensor, _):
+        if ctx.is_used:  # the kept gradients have been scaled
+            raise RuntimeError("The loss of the codes must go backward once, got a second backward pass.")
+        ctx.is_used = True
         scaled = [
             each.mul_(gradient / ctx.num_rows).to(dtype) if each is not None else None
             for each, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
@@ -59,22 +67,26 @@ class FusedCrossEntropy(torch.autograd.Function):
 
 
 def _losses_and_slopes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy `(rows,)`; `logits` become its derivatives by them, probability minus target."""
+    """Cross-entropy `(rows,)`; `logits` become its derivatives by them, probability minus target.
+
+    Rows of class -100 have neither.
+    """
     logits -= logits.amax(-1, keepdim=True)
-    is_soft = targets.is_floating_point()
-    if is_soft:
-        at_targets = torch.bmm(logits[:, None], targets[:, :, None]).view(-1)
-        mass = targets.sum(-1)
+    if targets.is_floating_point():
+        at_targets = (logits * targets).sum(-1, keepdim=True)
+        mass = targets.sum(-1, keepdim=True)
     else:
-        at_targets = logits.gather(1, targets[:, None])[:, 0]
-        mass = 1
+        targets = targets[:, None]
+        mass = (targets != IGNORED).to(logits.dtype)
+        targets = targets.where(mass > 0, 0)
+        at_targets = logits.gather(1, targets) * mass
     totals = logits.exp_().sum(-1, keepdim=True)
-    logits /= totals
-    if is_soft:
+    logits *= mass / totals
+    if targets.is_floating_point():
         logits -= targets
     else:
-        logits.scatter_add_(1, targets[:, None], logits.new_full((1, 1), -1.0).expand(len(logits), 1))
-    return totals[:, 0].log() * mass - at_targets
+        logits.scatter_add_(1, targets, -mass)
+    return (totals.log() * mass - at_targets)[:, 0]
 
 
 def _add_gradients(gradients, slopes: torch.Tensor, inputs: torch.Tensor, matrix: torch.Tensor, block: slice) -> None:

@@ -123,15 +123,26 @@ class CodeHead(PredictionHead):
             return soft_code_probabilities(targets[block], codebook[block.start % books], temperature)
 
         blocks = [(block, functools.partial(make_targets, block)) for block in blocks]
-        # Anything but a plain linear map must be called; a compiler decides itself what to keep.
-        if torch.is_grad_enabled() and type(self.linear) is nn.Linear and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and self._is_plain():
             loss, losses = FusedCrossEntropy.apply(self.norm(rows), self.linear.weight, self.linear.bias, blocks)
         else:
             losses = rows.new_zeros(len(rows), dtype=torch.float32)
+            is_kept = len(blocks) == 1 or not torch.is_grad_enabled()
             for block, make in blocks:
-                losses[block] = checkpoint(self._losses, rows[block], make, use_reentrant=False)
+                arguments = rows[block], make
+                losses[block] = (
+                    self._losses(*arguments) if is_kept else checkpoint(self._losses, *arguments, use_reentrant=False)
+                )
             loss = losses.mean()
         return loss, losses.detach().view(-1, depth).mean(0)
+
+    def _is_plain(self) -> bool:
+        """Whether nothing depends on the linear map being called: adapters, quantization, hooks that gather weights. A
+        compiler decides itself what to keep."""
+        linear = self.linear
+        hooks = [*linear._forward_hooks, *linear._forward_pre_hooks, *linear._backward_hooks]
+        is_linear = type(linear) is nn.Linear and linear.bias is not None and not hasattr(linear, "_hf_hook")
+        return is_linear and not hooks and not torch.compiler.is_compiling()
 
     def _losses(self, rows: torch.Tensor, make_targets: Callable[[], torch.Tensor]) -> torch.Tensor:
         return F.cross_entropy(super().forward(rows).float(), make_targets(), reduction="none")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-# Elements of the largest block of soft codes or logits held at once: 64 MiB in fp32.
+# Elements of the largest block of soft codes held at once: 64 MiB in fp32.
 MAX_BLOCK_ELEMENTS = 2**24
 # The same of distances, when the nearest codes are searched: 8 MiB, which a processor's cache holds.
 DISTANCE_BLOCK_ELEMENTS = 2**21
@@ -77,9 +77,9 @@ def first_argmin(values: torch.Tensor) -> torch.Tensor:
     if values.device.type != "cpu" or size % ARGMIN_COLUMNS:
         return values.argmin(-1)
     # A CPU finds smallest values, which it does many at a time, much faster than their places.
-    groups = values.view(rows, -1, ARGMIN_COLUMNS)
+    groups = values.view(rows, size // ARGMIN_COLUMNS, ARGMIN_COLUMNS)
     group = groups.amin(-1).argmin(-1)  # (N,), the first one that has the smallest
-    within = groups[torch.arange(rows), group].argmin(-1)
+    within = groups[torch.arange(rows, device=values.device), group].argmin(-1)
     return group * ARGMIN_COLUMNS + within
 
 

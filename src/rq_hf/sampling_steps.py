@@ -19,8 +19,10 @@ from .residual_quantizer import inverse_cdf_sample
 
 # Of torch.compile on a CPU: packed weights, and programs that call their kernels without Python.
 CPU_OPTIONS = {"freezing": True, "cpp_wrapper": True}
+# Of the same size as a weight.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Compiled programs kept for a model; each holds a copy of the weights that it uses.
-MAX_PROGRAMS = 16
+MAX_PROGRAMS = 8
 
 
 class KeyValueCache:
@@ -212,7 +214,7 @@ class CompiledSteps:
         self.first_slot = caches[0].length
         self.slot = torch.tensor([self.first_slot], device=caches[0].keys.device)
         self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.slot) for cache in caches]
-        options = config.to_dict()
+        options = config.to_dict() | {"dynamic": False}  # each program is for inputs of one signature
         if self.slot.device.type == "cpu" and options["mode"] == "reduce-overhead":  # CUDA graphs: of no use here
             options |= {"mode": None, "options": CPU_OPTIONS | (options["options"] or {})}
         self.options = options
@@ -232,9 +234,8 @@ class CompiledSteps:
         from torch._inductor import config as inductor_config  # here, as it takes a second
 
         self.programs[step] = program = kept_program(self.model, step, self.options, signature(inputs))
-        freezing = (self.options.get("options") or {}).get("freezing", False)
         # As an option alone it comes too late: when a step is traced, weights have become inputs already.
-        with inductor_config.patch(freezing=freezing):
+        with inductor_config.patch(freezing=are_frozen(self.options)):
             return program(self.model, *inputs)
 
 
@@ -242,11 +243,25 @@ class CompiledSteps:
 _programs: MutableMapping[PreTrainedModel, tuple[int, dict[str, Callable]]] = WeakKeyDictionary()
 
 
+def are_frozen(options: dict[str, Any]) -> bool:
+    """Whether weights become constants of the program."""
+    return (options.get("options") or {}).get("freezing", False)
+
+
+def weights_state(model: PreTrainedModel) -> int:
+    """Changes with any weight, also where torch counts no change, as after `weight.data += delta`."""
+    tensors = [*model.parameters(), *model.buffers()]
+    plain = [each.detach() for each in tensors if type(each) in (torch.Tensor, torch.nn.Parameter) and each.numel()]
+    bits = [each.contiguous().view(-1).view(INTEGERS[each.itemsize]) for each in plain]
+    some = [each[:: max(1, len(each) // 64)].tolist() for each in bits]  # a sum does not see an exchange
+    versions = [(id(each), each._version) for each in tensors]
+    return hash(str((versions, [each.sum().item() for each in bits], some)))
+
+
 def kept_program(model: PreTrainedModel, step: Callable, options: dict[str, Any], inputs: str) -> Callable:
     """The compiled step for inputs of that signature. Those of weights that have changed since are dropped, as are the
     least recently used ones beyond `MAX_PROGRAMS`."""
-    tensors = [*model.parameters(), *model.buffers()]
-    state = hash(tuple((id(tensor), tensor._version) for tensor in tensors))
+    state = weights_state(model) if are_frozen(options) else 0
     if model not in _programs or _programs[model][0] != state:
         _programs[model] = (state, {})
     programs = _programs[model][1]

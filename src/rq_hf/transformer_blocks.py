@@ -53,32 +53,38 @@ class CausalSelfAttention(nn.Module):
         return self.out_proj(attended.reshape(batch_size, length, -1))
 
 
+class MLP(nn.Sequential):
+    """Wider, an activation function, narrower; `(B, length, n_e)` to the same shape."""
+
+    def __init__(self, config: RQTransformerConfig):
+        intermediate_size = config.intermediate_size or 4 * config.hidden_size
+        super().__init__(
+            nn.Linear(config.hidden_size, intermediate_size),
+            ACT2FN[config.hidden_act],
+            nn.Linear(intermediate_size, config.hidden_size),
+        )
+
+    def forward(self, hidden_states: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """Of `norm(hidden_states)`."""
+        widen, activate, narrow = self
+        return keeping_source(activate, narrow, keeping_source(norm, widen, hidden_states))
+
+
 class TransformerBlock(GradientCheckpointingLayer):
     """Pre-norm attention and MLP, each with its residual."""
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__()
-        intermediate_size = config.intermediate_size or 4 * config.hidden_size
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = CausalSelfAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.hidden_size, intermediate_size),
-            ACT2FN[config.hidden_act],
-            nn.Linear(intermediate_size, config.hidden_size),
-        )
+        self.mlp = MLP(config)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        widen, activate, narrow = self.mlp
         attend = functools.partial(self.attention, cache=cache)
-        is_step = self.training and torch.is_grad_enabled()
-        # Checkpointing keeps less still, a compiler decides itself what to compute twice.
-        is_lean = is_step and not self.gradient_checkpointing and not torch.compiler.is_compiling()
-        chain = keeping_source if is_lean else lambda first, second, source: second(first(source))
-        hidden_states = hidden_states + self.dropout(chain(self.attention_norm, attend, hidden_states))
-        widened = chain(self.mlp_norm, widen, hidden_states)
-        return hidden_states + self.dropout(chain(activate, narrow, widened))
+        hidden_states = hidden_states + self.dropout(keeping_source(self.attention_norm, attend, hidden_states))
+        return hidden_states + self.dropout(self.mlp(hidden_states, self.mlp_norm))
 
 
 class TransformerStack(nn.Module):
