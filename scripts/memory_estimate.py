@@ -54,7 +54,7 @@ NODE_LINK, NETWORK_LINK = 450e9, 50e9
 # activation function (8); two dropout masks (2).
 BLOCK_BYTES, DROPOUT_BYTES = 28, 2
 # Per logit: of the code head while it computes one block of codes, and of the text head.
-CODE_LOGIT_BYTES, TEXT_LOGIT_BYTES = 18, 16
+CODE_LOGIT_BYTES, TEXT_LOGIT_BYTES = 14, 16
 # Defaults of DeepSpeed: `stage3_max_live_parameters` and `reduce_bucket_size`, in elements.
 ZERO3_LIVE, ZERO3_BUCKET = 10**9, 5 * 10**8
 MODEL_FIELDS = ("vocab_size", "hidden_size", "num_spatial_layers", "num_depth_layers", "num_attention_heads")
