@@ -67,7 +67,7 @@ def recipe(tmp_path) -> Path:
 
 def test_a_training_step_is_measured_against_the_naive_loss(benchmark, recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "rq_hf.modeling_rq_transformer.LOSS_BLOCK_ELEMENTS", 2**18
+        "rq_hf.modeling_rq_transformer.CPU_LOSS_BLOCK_ELEMENTS", 2**18
     )  # more than one block of so few codes
     path = tmp_path / "train.json"
     arguments = ["train", "--config", str(recipe), "--loss_batch_size", "8", "--rounds", "2", "--device", "cpu"]

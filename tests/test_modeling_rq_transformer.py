@@ -196,7 +196,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
-        monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", blocks_of * SIZE)
+        monkeypatch.setattr(modeling_rq_transformer, "CPU_LOSS_BLOCK_ELEMENTS", blocks_of * SIZE)
         model.zero_grad()
         output = model(input_ids, codes, **targets)
         output.loss.backward()
@@ -222,7 +222,7 @@ def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(
     other = copy.deepcopy(model)
     input_ids, codes = make_inputs(model)
     residuals = make_residuals(model, codes)
-    monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", 4 * SIZE)
+    monkeypatch.setattr(modeling_rq_transformer, "CPU_LOSS_BLOCK_ELEMENTS", 4 * SIZE)
     sizes = []  # a hook may gather weights, or make them from others
     other.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     for targets in (dict(labels=codes, output_logits=False), dict(residuals=residuals, label_temperature=2.0)):

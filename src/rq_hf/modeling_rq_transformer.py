@@ -26,8 +26,8 @@ from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
 from .transformer_blocks import TransformerStack
 
-# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32.
-LOSS_BLOCK_ELEMENTS = 2**23
+# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32, 8 on a CPU.
+LOSS_BLOCK_ELEMENTS, CPU_LOSS_BLOCK_ELEMENTS = 2**23, 2**21
 
 
 @dataclass
@@ -111,10 +111,11 @@ class CodeHead(PredictionHead):
             targets, books = labels.reshape(-1), 1
         else:
             targets, books = residuals.reshape(len(rows), -1), len(codebook)
+        block_size = CPU_LOSS_BLOCK_ELEMENTS if rows.device.type == "cpu" else LOSS_BLOCK_ELEMENTS
         blocks = [  # of codes that share a codebook: consecutive ones, or every `depth`-th
             slice(block.start * books + book, block.stop * books, books)
             for book in range(books)
-            for block in row_blocks(len(rows) // books, size, LOSS_BLOCK_ELEMENTS)
+            for block in row_blocks(len(rows) // books, size, block_size)
         ]
 
         def make_targets(block: slice) -> torch.Tensor:
