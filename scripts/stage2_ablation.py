@@ -190,7 +190,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Validation loss against steps, the mean of the seeds and what they span."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name, runs in by_name(records).items():
         steps = [int(step) for step in runs[0]["validation_loss"]]
@@ -199,7 +199,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         axes.fill_between(steps, list(map(min, curves)), list(map(max, curves)), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="steps", ylabel="nats per code, nearest codes of held-out pictures")
     axes.grid(True, alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=130)
 
 
