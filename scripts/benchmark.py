@@ -280,6 +280,15 @@ def differentiated(call: Callable[[], torch.Tensor]) -> Call:
     return run
 
 
+def shown_command(argv: list[str]) -> str:
+    """The command line, without the place of a checkout, which is of no use to others."""
+    words = [
+        "--official=PATH" if word.startswith("--official=") else "PATH" if before == "--official" else word
+        for before, word in zip(["", *argv], argv, strict=False)
+    ]
+    return shlex.join(["python", "scripts/benchmark.py", *words])
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
@@ -300,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         described = {
-            "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
+            "command": shown_command(argv),
             "processor": processor,
             "versions": {"rq_hf": __version__, "torch": torch.__version__},
             **results,

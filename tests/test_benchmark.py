@@ -154,3 +154,9 @@ def test_bad_arguments_are_refused(benchmark, tmp_path, capsys):
     with pytest.raises(ValueError, match="must be a checkout of the official code"):
         sizes = ["--num_vectors", "4", "--codebook_dim", "4", "--codebook_size", "4"]
         benchmark.main(["quantizer", *sizes, "--device", "cpu", "--official", str(tmp_path)])
+
+
+def test_the_place_of_a_checkout_is_not_recorded(benchmark):
+    expected = "python scripts/benchmark.py train --rounds 3 --official"
+    assert benchmark.shown_command(["train", "--rounds", "3", "--official", "/x/y/"]) == f"{expected} PATH"
+    assert benchmark.shown_command(["train", "--rounds", "3", "--official=/x/y"]) == f"{expected}=PATH"
