@@ -4,8 +4,8 @@ r"""Measures speed as ratios: every candidate is timed beside its baseline, in t
 
     python scripts/benchmark.py quantizer [--official PATH] [--output FILE.json]
     python scripts/benchmark.py rqvae [--output FILE.json]
-    python scripts/benchmark.py generate [--config RECIPE.json] [--official PATH] [--compile] [--output FILE.json]
-    python scripts/benchmark.py decode [--transformer RECIPE.json] [--official PATH] [--compile] [--output FILE.json]
+    python scripts/benchmark.py generate [--config RECIPE.json] [--official PATH] [--compile [MODE]] [--output FILE]
+    python scripts/benchmark.py decode [--transformer RECIPE.json] [--official PATH] [--compile [MODE]] [--output FILE]
     python scripts/benchmark.py train [--config RECIPE.json] [--official PATH] [--output FILE.json]
 
 `quantizer` times residual quantization against the bare products of vectors and codebook that no exact search can do

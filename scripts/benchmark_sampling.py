@@ -38,7 +38,9 @@ def add_arguments(commands: Any, common: argparse.ArgumentParser) -> None:
     decode = commands.add_parser("decode", parents=[common], help="from codes to pictures, and from prompts to them")
     for parser in (generate, decode):
         parser.add_argument("--official", type=Path, metavar="PATH", help="checkout of kakaobrain/rq-vae-transformer")
-        parser.add_argument("--compile", action="store_true", help="with torch.compile as well")
+        parser.add_argument(
+            "--compile", nargs="?", const=CompileConfig().mode, metavar="MODE", help="with torch.compile as well"
+        )
         parser.add_argument("--top_k", type=int, default=1024)
         parser.add_argument("--top_p", type=float, default=0.9)
     generate.add_argument("--config", type=Path, default=CONFIGS / "cc3m-rqt-8x8x4-654M.json", metavar="RECIPE.json")
@@ -127,7 +129,7 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
         for precision, each in models.items():
             candidates[f"rq_hf {precision}"] = generation(each, input_ids, options)
             if arguments.compile:
-                candidates[f"rq_hf {precision}, compiled"] = generation(each, input_ids, options, compiled=True)
+                candidates[f"rq_hf {precision}, compiled"] = generation(each, input_ids, options, arguments.compile)
         if arguments.without_cache:
             candidates["without cache"] = lambda ids=input_ids: codes_without_cache(model, ids, options)
         if other is not None:
@@ -141,7 +143,8 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
             row["share of the limit"] = limit / row["seconds"] if name.startswith("rq_hf fp32") else None
             if name.startswith("rq_hf"):
                 precision, _, form = name.removeprefix("rq_hf ").partition(", ")
-                codes = generation(models[precision], input_ids, {"do_sample": False}, compiled=form == "compiled")()
+                mode = arguments.compile if form == "compiled" else None
+                codes = generation(models[precision], input_ids, {"do_sample": False}, mode)()
                 row["equal greedy codes"] = (codes == expected).float().mean().item()
             else:
                 row["equal greedy codes"] = None
@@ -151,8 +154,9 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def generation(model: nn.Module, input_ids: torch.Tensor, options: dict[str, Any], compiled: bool = False) -> Call:
-    compile_config = CompileConfig(fullgraph=True, dynamic=False) if compiled else None
+def generation(model: nn.Module, input_ids: torch.Tensor, options: dict[str, Any], mode: str | None = None) -> Call:
+    """Sampling as it is written, or compiled in that mode of torch.compile."""
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, mode=mode) if mode is not None else None
     return lambda: model.generate(input_ids, compile_config=compile_config, **options)
 
 
@@ -189,11 +193,9 @@ def linear_sequences(
     )  # fmt: skip
     codes = [*depths, model.code_head.linear]
     codes += (depth - 1) * [model.depth_projection, *codes]
-    return [
-        (spatial, batch_size * config.condition_length, 1),
-        ([*codes, model.spatial_projection, *spatial], batch_size, positions - 1),
-        (codes, batch_size, 1),
-    ]
+    at_positions = ([*spatial, *codes, model.spatial_projection], batch_size, positions)
+    earlier_tokens = batch_size * (config.condition_length - 1)  # of the conditions; position 0 reads the last
+    return [(spatial, earlier_tokens, 1), at_positions] if earlier_tokens else [at_positions]
 
 
 def linear_forms(linear: nn.Linear, inputs: torch.Tensor) -> dict[str, Call]:
@@ -292,8 +294,8 @@ def from_conditions(arguments: argparse.Namespace, rqvae: RQVAEModel, decoder: n
     best = in_channels_last(rqvae)
     changed = in_precision(model, precision) if precision != "fp32" else model
 
-    def ours(input_ids: torch.Tensor, compiled: bool) -> list[Any]:
-        return processor.postprocess(best.decode(generation(changed, input_ids, options, compiled)()))
+    def ours(input_ids: torch.Tensor, mode: str | None) -> list[Any]:
+        return processor.postprocess(best.decode(generation(changed, input_ids, options, mode)()))
 
     def official(input_ids: torch.Tensor) -> list[Any]:
         pictures = decoder.decode_code(official_codes(theirs, vectors, input_ids, **options))
@@ -305,9 +307,9 @@ def from_conditions(arguments: argparse.Namespace, rqvae: RQVAEModel, decoder: n
         candidates: dict[str, Call] = {}
         if theirs is not None:
             candidates["official"] = functools.partial(official, input_ids)
-        candidates[f"rq_hf {precision}"] = functools.partial(ours, input_ids, False)
+        candidates[f"rq_hf {precision}"] = functools.partial(ours, input_ids, None)
         if arguments.compile:
-            candidates[f"rq_hf {precision}, compiled"] = functools.partial(ours, input_ids, True)
+            candidates[f"rq_hf {precision}, compiled"] = functools.partial(ours, input_ids, arguments.compile)
         results[f"conditions to pictures {batch_size}"] = rows_of(candidates, arguments, batch_size)
         torch._dynamo.reset()
     return results

@@ -104,8 +104,9 @@ def test_sampling_is_measured_against_the_loop_without_cache(benchmark, recipe, 
     assert "| without cache |" in printed
 
 
-def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_transformer):
-    sampling, model = load_script("benchmark_sampling"), make_transformer("text")
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_transformer, kind):
+    sampling, model = load_script("benchmark_sampling"), make_transformer(kind)
     rows_seen: dict[torch.nn.Module, list[int]] = {}
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -114,7 +115,8 @@ def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_tr
                     arguments[1][0].numel() // arguments[0].in_features
                 )
             )
-    model.generate(torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]))
+    input_ids = torch.arange(2 * model.config.condition_length).view(2, -1) % model.config.vocab_size
+    model.generate(input_ids)
     counted: dict[torch.nn.Module, list[int]] = {}
     for linears, rows, calls in sampling.linear_sequences(model, 2):
         for linear in linears:

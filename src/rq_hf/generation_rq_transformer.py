@@ -6,6 +6,7 @@ Symbols: B pictures, S condition tokens, T = H*W positions, D code depth, K code
 z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its first d.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from numbers import Real
 
@@ -13,7 +14,8 @@ import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
-from .sampling_steps import CompiledSteps, KeyValueCache, Sampling, SamplingSteps
+from .key_value_caches import KeyValueCache
+from .sampling_steps import CompiledSteps, Sampling, advance, token_of
 
 
 def _one_per_depth(name: str, value, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
@@ -98,7 +100,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             generation_config (`GenerationConfig`, *optional*):
                 Instead of the model's own.
             compile_config (`transformers.CompileConfig`, *optional*):
-                Compiles the two steps of a position with `torch.compile`: the first call of each batch size and
+                Compiles what is done for a position with `torch.compile`: the first call of each batch size and
                 setting takes minutes, further ones a fraction of the time. `None`: nothing is compiled.
 
         Returns:
@@ -147,13 +149,15 @@ class RQTransformerGenerationMixin(GenerationMixin):
         codes = torch.zeros(batch_size, height * width, depth, dtype=torch.long, device=device)
         all_finite = torch.ones((), dtype=torch.bool, device=device)
 
-        context, caches = self._read_conditions(input_ids)  # (B, 1, n_e), h_1; 2B with guidance
-        steps = SamplingSteps(self, caches) if compile_config is None else CompiledSteps(self, caches, compile_config)
+        token, caches = self._read_conditions(input_ids)
+        step = functools.partial(advance, self, caches)
+        if compile_config is not None:
+            step = CompiledSteps(self, caches, compile_config)
         for position in range(height * width):
             at_position = (
                 each[:, position] if each is not None else None for each in (uniforms, known_codes, known_mask)
             )
-            codes[:, position], quantized, finite = steps.predict_codes(context, *at_position, sampling)
+            codes[:, position], token, finite = step(token, position, *at_position, sampling)
             all_finite &= finite
             if callback is not None:
                 answer = callback(position, codes.view(batch_size, height, width, depth))
@@ -163,8 +167,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                     self._check_codes("the callback's codes", answer, (batch_size,))
                     codes = answer.to(codes).flatten(1, 2)
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
-            if position + 1 < height * width:
-                context = steps.read_codes(quantized.repeat(len(input_ids) // batch_size, 1, 1), position)
+                    token = token_of(self, quantized, position, len(input_ids))
         if not all_finite:
             raise ValueError(
                 "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or "
@@ -173,16 +176,18 @@ class RQTransformerGenerationMixin(GenerationMixin):
         return codes.view(batch_size, height, width, depth)
 
     def _read_conditions(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[KeyValueCache]]:
-        """Context of the first position, `(B, 1, n_e)`, and the filled caches. Equal conditions are read once."""
+        """The last token, `(B, 1, n_e)`, contiguous, which position 0 has to read, and caches of those before it, with
+        room for all others. Equal conditions are read once."""
         rows, row_of = torch.unique(input_ids, dim=0, return_inverse=True)
         inputs = self.condition_inputs(rows)  # (U, S, n_e)
-        length = input_ids.shape[1]
+        length = input_ids.shape[1] - 1
         caches = self.spatial_transformer.new_caches(inputs, length)
-        context = self.spatial_transformer(inputs, caches)[row_of, -1:]
-        capacity = length + self.config.num_positions - 1
+        if length > 0:
+            self.spatial_transformer(inputs[:, :-1], caches)
+        capacity = length + self.config.num_positions + 2  # the last two stay free, as `Place` wants it
         for index, cache in enumerate(caches):  # one after the other, so that few are held twice
             caches[index] = cache.selected(row_of, capacity)
-        return context, caches
+        return inputs[:, -1:][row_of].contiguous(), caches
 
     def _check_condition(self, name: str, ids: torch.Tensor) -> None:
         length, size = self.config.condition_length, self.config.vocab_size

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What sampling does at each position (section 3.2), as it is written and compiled: predict D codes, read their sum.
+"""What sampling does at each position (section 3.2), as it is written and compiled: read a token, predict D codes.
 
 Symbols: B pictures, H x W positions (T = H*W), D code depth, K codebook size, n_z codebook width, n_e hidden width.
 z-hat_t sum of the code vectors of position t, h_t context from which its codes are predicted.
@@ -15,76 +15,20 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import CompileConfig, PreTrainedModel
 
+from .key_value_caches import GrowingKeyValueCache, KeyValueCache, Place, StaticKeyValueCache
 from .residual_quantizer import inverse_cdf_sample
 
 # Of torch.compile on a CPU: packed weights, and programs that call their kernels without Python.
 CPU_OPTIONS = {"freezing": True, "cpp_wrapper": True}
+# What modes of torch.compile, made for GPUs, are taken for on a CPU; the second also tries kernels of its own.
+CPU_MODES = {
+    "reduce-overhead": CPU_OPTIONS,
+    "max-autotune": CPU_OPTIONS | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"},
+}
 # Of the same size as a weight.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Compiled programs kept for a model; each holds a copy of the weights that it uses.
 MAX_PROGRAMS = 8
-
-
-class KeyValueCache:
-    """Preallocated keys and values of one attention layer, `(B, heads, capacity, head_dim)` each.
-
-    Args:
-        keys, values: tensors to fill.
-        length: tokens that are in them.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int = 0):
-        self.keys = keys
-        self.values = values
-        self.length = length
-
-    @classmethod
-    def empty(cls, shape: tuple[int, int, int, int], like: torch.Tensor) -> "KeyValueCache":
-        return cls(like.new_empty(shape), like.new_empty(shape))
-
-    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores keys and values of the next tokens; returns those of all tokens so far."""
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def selected(self, rows: torch.Tensor, capacity: int) -> "KeyValueCache":
-        """A cache with room for `capacity` tokens that holds the rows `(B,)` of this one."""
-        tensors = []
-        for stored in (self.keys, self.values):
-            _, heads, _, head_dim = stored.shape
-            larger = stored.new_zeros(len(rows), heads, capacity, head_dim)
-            larger[:, :, : self.length] = stored[rows, :, : self.length]
-            tensors.append(larger)
-        return KeyValueCache(*tensors, self.length)
-
-
-class StaticKeyValueCache:
-    """The same for compiled steps, one token at a time: its place is a tensor, so that all steps are one program.
-
-    Args:
-        keys, values: `(B, heads, capacity, head_dim)`, without NaN where no token is yet.
-        slot: `(1,)` long, place of the next token; all layers share it, and who runs the steps moves it on.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor):
-        self.keys = keys
-        self.values = values
-        self.slot = slot
-
-    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Stores key and value of the token, `(B, heads, 1, head_dim)` like the query, which attends to all so far.
-
-        Written as sums, which a compiler fuses into its loops. Returns `(B, 1, heads, head_dim)`.
-        """
-        self.keys.index_copy_(2, self.slot, key)
-        self.values.index_copy_(2, self.slot, value)
-        visible = torch.arange(self.keys.shape[2], device=self.slot.device) <= self.slot  # (capacity,)
-        scores = (query * self.keys).sum(-1) * scaling  # (B, heads, capacity)
-        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
-        return (weights[..., None] * self.values).sum(2)[:, None]
 
 
 def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
@@ -142,7 +86,10 @@ def predict_codes(
         Codes `(B, D)`, z-hat_t `(B, 1, n_z)`, and whether all logits were finite, `()`.
     """
     depth, guided = model.config.code_shape[2], sampling.guidance_scale != 1.0
-    caches = model.depth_transformer.new_caches(context, depth)
+    if torch.compiler.is_compiling():
+        caches = [GrowingKeyValueCache() for _ in model.depth_transformer.blocks]
+    else:
+        caches = model.depth_transformer.new_caches(context, depth)
     codes, quantized = [], 0.0  # z-hat_t^(0)
     all_finite = torch.ones((), dtype=torch.bool, device=context.device)
     for d in range(depth):
@@ -168,75 +115,87 @@ def predict_codes(
     return torch.stack(codes, -1), quantized, all_finite
 
 
-def read_codes(
-    model: PreTrainedModel,
-    quantized: torch.Tensor,
-    position: int | torch.Tensor,
-    caches: list[KeyValueCache] | list[StaticKeyValueCache],
+def token_of(
+    model: PreTrainedModel, quantized: torch.Tensor, position: int | torch.Tensor, batch_size: int
 ) -> torch.Tensor:
-    """Context `(B, 1, n_e)` of the position after `position`, an integer or `(1,)`, from z-hat_t (Eq. 10, 11)."""
-    inputs = model.spatial_positions(model.spatial_projection(quantized), offset=position)
-    return model.spatial_transformer(inputs, caches)
-
-
-class SamplingSteps:
-    """The steps as they are written.
+    """What the spatial transformer reads of a position (Eq. 10), for each of `batch_size` rows.
 
     Args:
         model: an RQ-Transformer.
-        caches: of the spatial transformer, with the conditions and room for all positions but the last.
+        quantized: `(B, 1, n_z)`, z-hat_t.
+        position: t, an integer or `(1,)`.
+        batch_size: B, or with guidance 2B.
+
+    Returns:
+        `(batch_size, 1, n_e)`.
     """
+    token = model.spatial_positions(model.spatial_projection(quantized), offset=position)
+    return token if len(token) == batch_size else token.repeat(batch_size // len(token), 1, 1)
 
-    def __init__(self, model: PreTrainedModel, caches: list[KeyValueCache]):
-        self.model = model
-        self.caches = caches
 
-    def predict_codes(self, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return predict_codes(self.model, *inputs)
+def advance(
+    model: PreTrainedModel,
+    caches: list[KeyValueCache] | list[StaticKeyValueCache],
+    token: torch.Tensor,
+    position: int | torch.Tensor,
+    *inputs,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One position: its context (Eq. 11), its codes, and the token that the next position has to read.
 
-    def read_codes(self, quantized: torch.Tensor, position: int) -> torch.Tensor:
-        return read_codes(self.model, quantized, position, self.caches)
+    Args:
+        model: an RQ-Transformer.
+        caches: of the spatial transformer, with all tokens before.
+        token: `(B, 1, n_e)`, of the position before, or the condition's last; with guidance `(2B, 1, n_e)`, the null
+            conditions last.
+        position: t, an integer or `(1,)`.
+        inputs: further ones of [`predict_codes`].
+
+    Returns:
+        Codes `(B, D)`, the token of this position, shaped as `token`, and whether all logits were finite, `()`.
+    """
+    context = model.spatial_transformer(token, caches)
+    codes, quantized, finite = predict_codes(model, context, *inputs)
+    return codes, token_of(model, quantized, position, len(token)), finite
 
 
 class CompiledSteps:
-    """The steps compiled, each into one program for all positions.
+    """[`advance`] compiled into one program for all positions; to be called for each in turn.
 
     On a CPU the weights become constants of the program, stored once more in the layout that its kernels like best.
 
     Args:
         model: an RQ-Transformer.
-        caches: as in [`SamplingSteps`].
+        caches: of the spatial transformer, with all tokens of the conditions but the last, and room for two more than
+            there will be.
         config: arguments of `torch.compile`.
     """
 
     def __init__(self, model: PreTrainedModel, caches: list[KeyValueCache], config: CompileConfig):
         self.model = model
-        self.first_slot = caches[0].length
-        self.slot = torch.tensor([self.first_slot], device=caches[0].keys.device)
-        self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.slot) for cache in caches]
+        keys = caches[0].keys
+        self.place = Place(caches[0].length, keys.shape[2], keys.device)
+        self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.place) for cache in caches]
         options = config.to_dict() | {"dynamic": False}  # each program is for inputs of one signature
-        if self.slot.device.type == "cpu" and options["mode"] == "reduce-overhead":  # CUDA graphs: of no use here
-            options |= {"mode": None, "options": CPU_OPTIONS | (options["options"] or {})}
+        if keys.device.type == "cpu" and options["mode"] in CPU_MODES:
+            options |= {"mode": None, "options": CPU_MODES[options["mode"]] | (options["options"] or {})}
         self.options = options
-        self.programs: dict[Callable, Callable] = {}
+        self.program: Callable | None = None
 
-    def predict_codes(self, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._run(predict_codes, *inputs)
-
-    def read_codes(self, quantized: torch.Tensor, position: int) -> torch.Tensor:
-        context = self._run(read_codes, quantized, self.slot - self.first_slot, self.caches)
-        self.slot += 1
-        return context
-
-    def _run(self, step: Callable, *inputs):
-        if step in self.programs:
-            return self.programs[step](self.model, *inputs)
+    def __call__(self, token: torch.Tensor, position: int, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self.place.move_to(position)
+        inputs = (self.caches, token, self.place.position, *inputs)
+        if self.program is not None:
+            # These inputs are those of the first call but for their values: nothing is left to be guarded.
+            with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
+                return self.program(self.model, *inputs)
         from torch._inductor import config as inductor_config  # here, as it takes a second
 
-        self.programs[step] = program = kept_program(self.model, step, self.options, signature(inputs))
+        if len(self.place.reach) < len(self.place.slots):
+            torch._dynamo.mark_dynamic(self.place.reach, 0)
+        self.program = kept_program(self.model, advance, self.options, signature(inputs))
         # As an option alone it comes too late: when a step is traced, weights have become inputs already.
         with inductor_config.patch(freezing=are_frozen(self.options)):
-            return program(self.model, *inputs)
+            return self.program(self.model, *inputs)
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
@@ -252,10 +211,17 @@ def weights_state(model: PreTrainedModel) -> int:
     """Changes with any weight, also where torch counts no change, as after `weight.data += delta`."""
     tensors = [*model.parameters(), *model.buffers()]
     plain = [each.detach() for each in tensors if type(each) in (torch.Tensor, torch.nn.Parameter) and each.numel()]
-    bits = [each.contiguous().view(-1).view(INTEGERS[each.itemsize]) for each in plain]
-    some = [each[:: max(1, len(each) // 64)].tolist() for each in bits]  # a sum does not see an exchange
+    bits = [as_integers(each.reshape(-1)) for each in plain]
+    sums = torch.stack([each.sum() for each in bits]).tolist() if bits else []
+    some = [each[:: max(1, len(each) // 64)] for each in bits]  # a sum does not see an exchange
     versions = [(id(each), each._version) for each in tensors]
-    return hash(str((versions, [each.sum().item() for each in bits], some)))
+    return hash(str((versions, sums, torch.cat(some).tolist() if some else [])))
+
+
+def as_integers(values: torch.Tensor) -> torch.Tensor:
+    """The same bits as integers, as wide as can be, which are added fastest: `(n,)` to `(n or less,)` int64."""
+    fits = values.nbytes % 8 == 0 and values.storage_offset() * values.itemsize % 8 == 0
+    return values.view(torch.int64 if fits else INTEGERS[values.itemsize]).to(torch.int64)
 
 
 def kept_program(model: PreTrainedModel, step: Callable, options: dict[str, Any], inputs: str) -> Callable:

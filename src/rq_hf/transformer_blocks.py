@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .activation_memory import Dropout, keeping_source
 from .configuration_rq_transformer import RQTransformerConfig
-from .sampling_steps import KeyValueCache, StaticKeyValueCache
+from .key_value_caches import GrowingKeyValueCache, KeyValueCache, StaticKeyValueCache
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -43,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         batch_size, length, _ = hidden_states.shape
         projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
-        if isinstance(cache, StaticKeyValueCache):
+        if isinstance(cache, (GrowingKeyValueCache, StaticKeyValueCache)):
             attended = cache.attend(query, key, value, self.scaling)
         else:
             key, value = cache.append(key, value) if cache is not None else (key, value)

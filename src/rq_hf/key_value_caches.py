@@ -1,0 +1,128 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Keys and values of the tokens so far, for attention that reads one token after the other.
+
+Symbols: B pictures.
+"""
+
+import torch
+
+
+class KeyValueCache:
+    """Preallocated keys and values of one attention layer, `(B, heads, capacity, head_dim)` each.
+
+    Args:
+        keys, values: tensors to fill.
+        length: tokens that are in them.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int = 0):
+        self.keys = keys
+        self.values = values
+        self.length = length
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int, int], like: torch.Tensor) -> "KeyValueCache":
+        return cls(like.new_empty(shape), like.new_empty(shape))
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores keys and values of the next tokens; returns those of all tokens so far."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def selected(self, rows: torch.Tensor, capacity: int) -> "KeyValueCache":
+        """A cache with room for `capacity` tokens that holds the rows `(B,)` of this one."""
+        tensors = []
+        for stored in (self.keys, self.values):
+            _, heads, _, head_dim = stored.shape
+            larger = stored.new_zeros(len(rows), heads, capacity, head_dim)
+            larger[:, :, : self.length] = stored[rows, :, : self.length]
+            tensors.append(larger)
+        return KeyValueCache(*tensors, self.length)
+
+
+def summed_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    visible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of one token, written as sums, which a compiler fuses into its loops.
+
+    Args:
+        query: `(B, heads, 1, head_dim)`.
+        keys, values: `(B, heads, length, head_dim)`.
+        scaling: of the scores.
+        visible: `(length,)` bool, tokens to attend to; all by default.
+
+    Returns:
+        `(B, 1, heads, head_dim)`.
+    """
+    scores = (query * keys).sum(-1) * scaling  # (B, heads, length)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights[..., None] * values).sum(2)[:, None]
+
+
+class GrowingKeyValueCache:
+    """The same for few tokens, which come one at a time, in a program that has a step for each."""
+
+    def __init__(self):
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Stores key and value of the token, `(B, heads, 1, head_dim)` like the query, which attends to all so far."""
+        self.keys.append(key)
+        self.values.append(value)
+        return summed_attention(query, torch.cat(self.keys, 2), torch.cat(self.values, 2), scaling)
+
+
+class StaticKeyValueCache:
+    """The same for many tokens: the place of the next one is a tensor, so that all steps are one program.
+
+    Args:
+        keys, values: `(B, heads, capacity, head_dim)`, without NaN where no token is yet.
+        place: of the next token; all layers share it, and who runs the steps moves it on.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, place: "Place"):
+        self.keys = keys
+        self.values = values
+        self.place = place
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+        """As in [`GrowingKeyValueCache`]."""
+        slot, reach = self.place.slot, self.place.reach
+        self.keys.index_copy_(2, slot, key)
+        self.values.index_copy_(2, slot, value)
+        length = len(reach)
+        return summed_attention(query, self.keys[:, :, :length], self.values[:, :, :length], scaling, reach <= slot)
+
+
+class Place:
+    """Where in the caches of all layers the token of a position goes.
+
+    Args:
+        first_slot: place of the first one.
+        capacity: places in the caches, two more than there will be tokens.
+        device: of the caches.
+    """
+
+    def __init__(self, first_slot: int, capacity: int, device: torch.device):
+        self.first_slot = first_slot
+        self.position, self.slot = torch.zeros(2, 1, dtype=torch.long, device=device)  # (1,) each
+        self.slots = torch.arange(capacity, device=device)
+        self.reach = self.slots  # those that attention reads, of which it heeds what is not after `slot`
+
+    def move_to(self, position: int) -> None:
+        slot = self.first_slot + position
+        self.position.fill_(position)
+        self.slot.fill_(slot)
+        if self.slots.device.type == "cpu":  # hardly more than is filled; CUDA graphs want one shape
+            self.reach = self.slots[: slot + 2]  # of one or of all, a compiler would make other programs
