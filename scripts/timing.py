@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_MMAP_THRESHOLD = 2**25  # up to which glibc raises it by itself, and the other one to twice as much
 
 
 def measure(candidates: dict[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
@@ -46,14 +47,22 @@ def extra_memory(call: Call, device: str) -> float | None:
     if not clear_refs.exists():
         return None
     call()  # buffers that the libraries keep are there from now on
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, and so does not blur the peak
-        library.malloc_trim(0)
+    set_malloc(2**20, 0)  # what is freed goes back at once, and so does not blur the peak
     clear_refs.write_text("5")  # the peak starts anew
     before = resident_memory("VmRSS")
     call()
-    return resident_memory("VmHWM") - before
+    peak = resident_memory("VmHWM")
+    set_malloc(LARGEST_MMAP_THRESHOLD, 2 * LARGEST_MMAP_THRESHOLD)  # as in a process that has run for a while
+    return peak - before
+
+
+def set_malloc(mmap_threshold: int, trim_threshold: int) -> None:
+    """Sizes in bytes from which blocks are mapped one by one, and from which free memory goes back."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, mmap_threshold)
+        library.mallopt(M_TRIM_THRESHOLD, trim_threshold)
+        library.malloc_trim(0)
 
 
 def resident_memory(key: str) -> float:
