@@ -72,6 +72,33 @@ def test_guidance_known_codes_and_callbacks_work_compiled(make_transformer):
     assert len(seen) == 2 * model.config.num_positions
 
 
+def test_hooks_that_interrupt_the_program_change_nothing(make_transformer):
+    model = make_transformer("class")
+    expected = model.generate(conditions(model), do_sample=False)
+    seen = []
+    model.code_head.register_forward_hook(lambda module, inputs, output: seen.append(output.max().item()))
+    for _ in range(2):
+        codes = model.generate(conditions(model), do_sample=False, compile_config=CompileConfig(fullgraph=False))
+        assert torch.equal(codes, expected)
+    assert len(seen) == 2 * model.config.num_positions * model.config.code_shape[2]
+
+
+def test_state_of_weights_notices_changes_whatever_their_layout():
+    module = torch.nn.Module()
+    module.register_buffer("column", torch.randn(8, 3)[:, 0])
+    module.register_buffer("expanded", torch.zeros(1).expand(8))
+    module.register_buffer("odd", torch.randn(9)[1:8])
+    module.register_buffer("small", torch.tensor([True, False, True]))
+    module.halves = torch.nn.Parameter(torch.randn(4, 3).half())
+    before = sampling_steps.weights_state(module)
+    assert sampling_steps.weights_state(module) == before
+    for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
+        kept = tensor.data.clone()
+        tensor.data[-1] = ~tensor.data[-1] if tensor.dtype == torch.bool else tensor.data[-1] + 1
+        assert sampling_steps.weights_state(module) != before, name
+        tensor.data[-1] = kept[-1]
+
+
 @pytest.mark.parametrize("way", ["copy", "data"])
 def test_changed_weights_are_compiled_anew(make_transformer, way):
     model = make_transformer("class")

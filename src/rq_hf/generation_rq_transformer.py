@@ -176,18 +176,18 @@ class RQTransformerGenerationMixin(GenerationMixin):
         return codes.view(batch_size, height, width, depth)
 
     def _read_conditions(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[KeyValueCache]]:
-        """The last token, `(B, 1, n_e)`, contiguous, which position 0 has to read, and caches of those before it, with
-        room for all others. Equal conditions are read once."""
+        """The last token, `(B, 1, n_e)`, which position 0 has to read, and caches of those before it, with room for
+        all others. Equal conditions are read once."""
         rows, row_of = torch.unique(input_ids, dim=0, return_inverse=True)
         inputs = self.condition_inputs(rows)  # (U, S, n_e)
         length = input_ids.shape[1] - 1
         caches = self.spatial_transformer.new_caches(inputs, length)
         if length > 0:
             self.spatial_transformer(inputs[:, :-1], caches)
-        capacity = length + self.config.num_positions + 2  # the last two stay free, as `Place` wants it
+        capacity = length + self.config.num_positions + 2  # as `Place` wants it
         for index, cache in enumerate(caches):  # one after the other, so that few are held twice
             caches[index] = cache.selected(row_of, capacity)
-        return inputs[:, -1:][row_of].contiguous(), caches
+        return inputs[:, -1:][row_of], caches
 
     def _check_condition(self, name: str, ids: torch.Tensor) -> None:
         length, size = self.config.condition_length, self.config.vocab_size

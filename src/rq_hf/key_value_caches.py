@@ -70,7 +70,7 @@ def summed_attention(
 
 
 class GrowingKeyValueCache:
-    """The same for few tokens, which come one at a time, in a program that has a step for each."""
+    """Keys and values of few tokens, which come one at a time, in a program that has a step for each."""
 
     def __init__(self):
         self.keys: list[torch.Tensor] = []
@@ -84,7 +84,8 @@ class GrowingKeyValueCache:
 
 
 class StaticKeyValueCache:
-    """The same for many tokens: the place of the next one is a tensor, so that all steps are one program.
+    """Keys and values of many tokens, which come one at a time: where the next one goes is a tensor, so that all steps
+    are one program.
 
     Args:
         keys, values: `(B, heads, capacity, head_dim)`, without NaN where no token is yet.
@@ -110,7 +111,7 @@ class Place:
 
     Args:
         first_slot: place of the first one.
-        capacity: places in the caches, two more than there will be tokens.
+        capacity: places in the caches, two more than there will be tokens (see `move_to`).
         device: of the caches.
     """
 
@@ -124,5 +125,7 @@ class Place:
         slot = self.first_slot + position
         self.position.fill_(position)
         self.slot.fill_(slot)
-        if self.slots.device.type == "cpu":  # hardly more than is filled; CUDA graphs want one shape
-            self.reach = self.slots[: slot + 2]  # of one or of all, a compiler would make other programs
+        if self.slots.device.type == "cpu":  # CUDA graphs want one shape
+            # Never one place, never all places: torch.compile makes other programs of these lengths.
+            self.reach = self.slots[: slot + 2]
+            torch._dynamo.mark_dynamic(self.reach, 0)

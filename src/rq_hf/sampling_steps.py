@@ -7,6 +7,7 @@ z-hat_t sum of the code vectors of position t, h_t context from which its codes 
 """
 
 from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -20,10 +21,13 @@ from .residual_quantizer import inverse_cdf_sample
 
 # Of torch.compile on a CPU: packed weights, and programs that call their kernels without Python.
 CPU_OPTIONS = {"freezing": True, "cpp_wrapper": True}
-# What modes of torch.compile, made for GPUs, are taken for on a CPU; the second also tries kernels of its own.
+# The same, with kernels made for the model's own products where these are faster.
+CPU_AUTOTUNE_OPTIONS = CPU_OPTIONS | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+# What modes of torch.compile, which are made for GPUs, stand for on a CPU.
 CPU_MODES = {
     "reduce-overhead": CPU_OPTIONS,
-    "max-autotune": CPU_OPTIONS | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"},
+    "max-autotune": CPU_AUTOTUNE_OPTIONS,
+    "max-autotune-no-cudagraphs": CPU_AUTOTUNE_OPTIONS,
 }
 # Of the same size as a weight.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -173,29 +177,33 @@ class CompiledSteps:
     def __init__(self, model: PreTrainedModel, caches: list[KeyValueCache], config: CompileConfig):
         self.model = model
         keys = caches[0].keys
+        self.on_cpu = keys.device.type == "cpu"
         self.place = Place(caches[0].length, keys.shape[2], keys.device)
         self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.place) for cache in caches]
         options = config.to_dict() | {"dynamic": False}  # each program is for inputs of one signature
-        if keys.device.type == "cpu" and options["mode"] in CPU_MODES:
+        if self.on_cpu and options["mode"] in CPU_MODES:
             options |= {"mode": None, "options": CPU_MODES[options["mode"]] | (options["options"] or {})}
+        if not self.on_cpu:  # a CUDA graph may change inputs only where these stay in their place
+            for cache in self.caches:
+                torch._dynamo.mark_static_address(cache.keys)
+                torch._dynamo.mark_static_address(cache.values)
         self.options = options
         self.program: Callable | None = None
 
     def __call__(self, token: torch.Tensor, position: int, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.place.move_to(position)
         inputs = (self.caches, token, self.place.position, *inputs)
-        if self.program is not None:
-            # These inputs are those of the first call but for their values: nothing is left to be guarded.
-            with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
-                return self.program(self.model, *inputs)
-        from torch._inductor import config as inductor_config  # here, as it takes a second
+        if self.program is None:
+            from torch._inductor import config as inductor_config  # here, as it takes a second
 
-        if len(self.place.reach) < len(self.place.slots):
-            torch._dynamo.mark_dynamic(self.place.reach, 0)
-        self.program = kept_program(self.model, advance, self.options, signature(inputs))
-        # As an option alone it comes too late: when a step is traced, weights have become inputs already.
-        with inductor_config.patch(freezing=are_frozen(self.options)):
-            return self.program(self.model, *inputs)
+            self.program = kept_program(self.model, self.options, signature(inputs))
+            # As an option alone it comes too late: when a step is traced, weights have become inputs already.
+            context = inductor_config.patch(freezing=are_frozen(self.options))
+        else:
+            context = nullcontext()
+        with context:
+            codes, token, finite = self.program(self.model, *inputs)
+        return codes, token if self.on_cpu else token.clone(), finite  # a CUDA graph writes it anew at each replay
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
@@ -208,10 +216,10 @@ def are_frozen(options: dict[str, Any]) -> bool:
 
 
 def weights_state(model: PreTrainedModel) -> int:
-    """Changes with any weight, also where torch counts no change, as after `weight.data += delta`."""
+    """Changes with almost any change of weights, also where torch counts none, as after `weight.data += delta`."""
     tensors = [*model.parameters(), *model.buffers()]
     plain = [each.detach() for each in tensors if type(each) in (torch.Tensor, torch.nn.Parameter) and each.numel()]
-    bits = [as_integers(each.reshape(-1)) for each in plain]
+    bits = [as_integers(each.contiguous().view(-1)) for each in plain]
     sums = torch.stack([each.sum() for each in bits]).tolist() if bits else []
     some = [each[:: max(1, len(each) // 64)] for each in bits]  # a sum does not see an exchange
     versions = [(id(each), each._version) for each in tensors]
@@ -224,19 +232,19 @@ def as_integers(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int64 if fits else INTEGERS[values.itemsize]).to(torch.int64)
 
 
-def kept_program(model: PreTrainedModel, step: Callable, options: dict[str, Any], inputs: str) -> Callable:
-    """The compiled step for inputs of that signature. Those of weights that have changed since are dropped, as are the
-    least recently used ones beyond `MAX_PROGRAMS`."""
+def kept_program(model: PreTrainedModel, options: dict[str, Any], inputs: str) -> Callable:
+    """[`advance`] compiled for inputs of that signature. Programs of weights that have changed since are dropped, as
+    are the least recently used ones beyond `MAX_PROGRAMS`."""
     state = weights_state(model) if are_frozen(options) else 0
     if model not in _programs or _programs[model][0] != state:
         _programs[model] = (state, {})
     programs = _programs[model][1]
-    key = f"{step.__name__}, {options}, {inputs}"
+    key = f"{options}, {inputs}"
     if key in programs:
         program = programs.pop(key)
     else:
         # torch.compile keeps programs by code, not by function. Code of its own takes its program along when it goes.
-        own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__)
+        own = FunctionType(advance.__code__.replace(), advance.__globals__, advance.__name__)
         program = torch.compile(own, **options)
     programs[key] = program
     while len(programs) > MAX_PROGRAMS:
