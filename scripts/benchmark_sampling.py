@@ -26,7 +26,7 @@ from transformers import CompileConfig
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
 from rq_hf.conversion import rqvae_rule, transformer_rule
-from rq_hf.sampling_steps import filter_logits
+from rq_hf.sampling_steps import CPU_MODES, filter_logits
 from rq_hf.training.arguments import read_config
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -39,7 +39,11 @@ def add_arguments(commands: Any, common: argparse.ArgumentParser) -> None:
     for parser in (generate, decode):
         parser.add_argument("--official", type=Path, metavar="PATH", help="checkout of kakaobrain/rq-vae-transformer")
         parser.add_argument(
-            "--compile", nargs="?", const=CompileConfig().mode, metavar="MODE", help="with torch.compile as well"
+            "--compile",
+            nargs="?",
+            const=CompileConfig().mode,
+            choices=["default", *CPU_MODES],
+            help="with torch.compile as well, in this mode (%(const)s)",
         )
         parser.add_argument("--top_k", type=int, default=1024)
         parser.add_argument("--top_p", type=float, default=0.9)

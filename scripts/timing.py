@@ -50,10 +50,11 @@ def extra_memory(call: Call, device: str) -> float | None:
     set_malloc(2**20, 0)  # what is freed goes back at once, and so does not blur the peak
     clear_refs.write_text("5")  # the peak starts anew
     before = resident_memory("VmRSS")
-    call()
-    peak = resident_memory("VmHWM")
-    set_malloc(LARGEST_MMAP_THRESHOLD, 2 * LARGEST_MMAP_THRESHOLD)  # as in a process that has run for a while
-    return peak - before
+    try:
+        call()
+        return resident_memory("VmHWM") - before
+    finally:
+        set_malloc(LARGEST_MMAP_THRESHOLD, 2 * LARGEST_MMAP_THRESHOLD)  # as in a process that has run for a while
 
 
 def set_malloc(mmap_threshold: int, trim_threshold: int) -> None:
