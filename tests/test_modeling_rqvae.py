@@ -151,6 +151,22 @@ def test_a_compiled_training_step_is_the_same_step(make_rqvae, pictures, rule):
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_gradients_pass_the_upsampling(make_rqvae):
+    """PyTorch's own program of this gradient gave zeros, at this size and not at that of the tiny model."""
+    model = make_rqvae(base_channels=32, channel_multiplier=[1, 1], norm_num_groups=8, attention_levels=[])
+    block = model.decoder.up_blocks[0]
+    features = torch.randn(4, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for forward in (block, torch.compile(block)):
+        leaf = features.clone().requires_grad_()
+        forward(leaf).square().mean().backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
 def test_a_new_model_has_torchs_initial_weights(make_rqvae):
     model = RQVAEModel(RQVAEConfig(image_size=64, channel_multiplier=[1, 1], attention_levels=[1], base_channels=64))
     for name, module in model.named_modules():

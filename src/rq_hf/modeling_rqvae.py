@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.upsampling import Upsample2D
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from transformers import initialization as init
@@ -45,6 +46,25 @@ class RQVAEOutput(ModelOutput):
     codes: torch.LongTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     commitment_loss: torch.FloatTensor | None = None
+
+
+class Upsampler(Upsample2D):
+    """The given upsampler of diffusers, in compiled programs with a doubling that is derived rightly.
+
+    PyTorch 2.13 compiles the gradient of `F.interpolate` after a residual block of diffusers to zeros on a CPU: what
+    divides it (the block ends in `/ output_scale_factor`) runs before it is added up.
+    """
+
+    def __init__(self, upsampler: Upsample2D):
+        super().__init__(upsampler.channels)
+        self.use_conv, self.conv = True, upsampler.conv
+
+    def forward(self, hidden_states: torch.Tensor, output_size: tuple[int, int] | None = None) -> torch.Tensor:
+        """`(B, channels, height, width)` to twice the height and width."""
+        if not torch.compiler.is_compiling():
+            return super().forward(hidden_states, output_size)
+        doubled = hidden_states[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+        return self.conv(doubled.flatten(4).flatten(2, 3))
 
 
 class RQVAEModel(HubModel):
@@ -98,6 +118,8 @@ class RQVAEModel(HubModel):
             up_block_types=["AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attention)],
             **towers,
         )
+        for block in self.decoder.up_blocks:
+            block.upsamplers = block.upsamplers and nn.ModuleList(Upsampler(each) for each in block.upsamplers)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.quantizer = ResidualQuantizer(
