@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import RQVAE_FIELDS
 from safetensors.torch import load_file
 from two_processes_evaluation import Pictures
 
-from rq_hf import RQVAEModel
+from rq_hf import RQVAEConfig, RQVAEModel
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
 from rq_hf.training.discriminator import PatchDiscriminator, generator_loss, hinge_loss
 
@@ -117,6 +118,44 @@ def test_resumed_training_equals_the_uninterrupted_one(make_trainer, accumulatio
         assert trainer.discriminator_scheduler.last_epoch == 6
     for first, second in zip(*ends, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_goes_on_compiled_and_not(make_trainer, compiled):
+    compiling = {"torch_compile": True, "torch_compile_backend": "eager"}
+    first = make_trainer("first", **(compiling if compiled else {}))
+    first.train()
+    checkpoint = f"{first.args.output_dir}/checkpoint-3"
+    assert load_file(f"{checkpoint}/discriminator.safetensors").keys() == PatchDiscriminator().state_dict().keys()
+    second = make_trainer("second", **({} if compiled else compiling))
+    second.train(resume_from_checkpoint=checkpoint)
+    for name in ("loss", "discriminator_loss"):
+        assert len(logged(first, name)) == 6 and logged(second, name) == pytest.approx(logged(first, name), rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"fp16": True}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
+def test_what_does_not_go_with_a_discriminator_is_refused(make_trainer, changes):
+    with pytest.raises(ValueError, match=f"`{next(iter(changes))}` must be"):
+        make_trainer(eval_strategy="steps", eval_steps=3, **changes)
+
+
+def test_grey_pictures_have_a_perceptual_loss(tmp_path):
+    arguments = RQVAETrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, logging_steps=1, save_strategy="no",
+        perceptual_backbone="efficientnet_lite0", disable_tqdm=True,
+    )  # fmt: skip
+    data = Pictures(torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    model = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | {"num_channels": 1, "image_size": 32}))
+    trainer = RQVAETrainer(model=model, args=arguments, train_dataset=data)
+    trainer.train()
+    assert logged(trainer, "perceptual_loss")[0] > 0 and logged(trainer, "adversarial_loss")
+
+
+def test_pictures_too_small_for_the_discriminator_are_refused():
+    discriminator = PatchDiscriminator()
+    assert discriminator(torch.zeros(2, 3, 12, 12)).shape == (2, 1, 1, 1)
+    with pytest.raises(ValueError, match="at least 12 pixels"):
+        discriminator(torch.zeros(2, 3, 16, 11))
 
 
 @pytest.mark.slow

@@ -263,6 +263,45 @@ def test_trainer_itself_resumes_from_the_newest_complete_checkpoint(make_trainer
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "none"))
 
 
+def test_a_finished_run_that_is_resumed_stays_as_it_is(make_trainer, tmp_path):
+    options = {"max_steps": 5, "per_device_train_batch_size": 2, "save_total_limit": 1}  # 4 steps an epoch
+    make_trainer(**options).train()
+    last = tmp_path / "run" / "checkpoint-5"
+    before = contents(last)
+    trainer = make_trainer(**options)
+    trainer.model.register_forward_hook(lambda *_: pytest.fail("a step beyond the last"))
+    trainer.train(resume_from_checkpoint="last")
+    assert trainer.state.global_step == 5
+    assert names(tmp_path / "run") == {"checkpoint-5"} and contents(last) == before
+
+
+def test_what_a_checkpoint_lacks_is_named(make_trainer, tmp_path):
+    make_trainer(max_steps=2).train()
+    for options, name in (({"ema_decay": 0.9}, "ema.pt"), ({"adversarial_weight": 0.5}, "discriminator.safetensors")):
+        with pytest.raises(ValueError, match=f"must hold {name}"):
+            make_trainer(**options).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_loaded_with_its_own_averages(make_trainer, tmp_path):
+    trainer = make_trainer(
+        ema_decay=0.5, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2,
+        metric_for_best_model="loss", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name != "checkpoint-6"
+    trainer.save_model()
+    saved, at_best = load_file(tmp_path / "run" / "model.safetensors"), load_file(best / "model.safetensors")
+    averages = torch.load(best / "ema.pt", weights_only=True)["shadow_params"]
+    for (name, _), average in zip(trainer.model.named_parameters(), averages, strict=True):
+        assert torch.equal(saved[name], average) and not torch.equal(average, at_best[name]), name
+    assert torch.equal(saved["quantizer.codebook.weight"], at_best["quantizer.codebook.weight"])
+    with pytest.raises(ValueError, match="save_only_model"):
+        make_trainer(
+            ema_decay=0.5, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2, save_only_model=True
+        )
+
+
 def test_what_is_no_complete_checkpoint_is_neither_counted_nor_deleted(make_trainer, tmp_path):
     run = tmp_path / "run"
     for name in ("checkpoint-1", "checkpoint-best", "checkpoint-99"):

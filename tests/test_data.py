@@ -20,6 +20,7 @@ from rq_hf.training import (
     CodeDataset,
     DataArguments,
     PictureDataset,
+    PictureTransform,
     RQTransformerTrainingArguments,
     ScriptArguments,
     code_datasets,
@@ -413,3 +414,8 @@ def test_condition_dropout_gives_the_null_condition_at_its_rate(caption_data):
         dataset.set_epoch(epoch)
         dropped += sum(dataset[index]["input_ids"].tolist() == null for index in range(8))
     assert 0.2 < dropped / 400 < 0.4
+
+
+def test_channels_that_no_picture_file_has_are_refused():
+    with pytest.raises(ValueError, match="`num_channels` must be 1 or 3 for pictures of files, got 4"):
+        PictureTransform(16, 4)

@@ -145,7 +145,18 @@ def test_weights_and_biases_gets_the_sheet_while_a_run_is_open(make_trainer, mon
     assert len(sent) == 1
 
 
-def test_two_processes_give_the_figures_of_all_pictures_and_one_sheet(tiny_rqvae, pictures, tmp_path):
+def test_a_smaller_last_batch_counts_by_its_pictures(make_trainer, make_rqvae, pictures):
+    rqvae = make_rqvae()
+    metrics = make_trainer(rqvae).evaluate()  # 3, 3 and 2 pictures
+    with torch.no_grad():
+        outputs = rqvae(pictures)
+    assert metrics["eval_reconstruction_loss"] == pytest.approx(outputs.reconstruction_loss.item(), abs=2e-6)
+    assert metrics["eval_commitment_loss"] == pytest.approx(outputs.commitment_loss.item(), abs=2e-6)
+
+
+@pytest.mark.parametrize("count", [8, 5])  # 5: one process has a picture in the last round, the other has none
+def test_two_processes_give_the_figures_of_all_pictures_and_one_sheet(tiny_rqvae, pictures, tmp_path, count):
+    pictures = pictures[:count]
     tiny_rqvae.save_pretrained(tmp_path / "rqvae")
     torch.save(pictures, tmp_path / "pictures.pt")
     script = Path(__file__).with_name("two_processes_evaluation.py")
@@ -161,10 +172,15 @@ def test_two_processes_give_the_figures_of_all_pictures_and_one_sheet(tiny_rqvae
     first, second = (json.loads((tmp_path / f"metrics-{process}.json").read_text()) for process in (0, 1))
     report = measure_reconstruction(tiny_rqvae, [pictures])
     heads = measure_reconstruction(tiny_rqvae, [pictures[:4]])  # two of each process
+    with torch.no_grad():
+        outputs = tiny_rqvae(pictures)
+    loss = (outputs.reconstruction_loss + outputs.commitment_loss * tiny_rqvae.config.commitment_weight).item()
     for metrics in (first, second):
         assert metrics["eval_mse"] == pytest.approx(report.metrics["mse"], abs=1e-6)
         assert metrics["eval_code_entropy_depth_2"] == pytest.approx(report.depths[1]["code_entropy"], abs=1e-6)
         assert metrics["eval_first_batch_psnr_depth_1"] == pytest.approx(heads.depths[0]["psnr"], abs=1e-4)
+        assert metrics["eval_loss"] == pytest.approx(loss, abs=1e-5)
+        assert metrics["eval_reconstruction_loss"] == pytest.approx(outputs.reconstruction_loss.item(), abs=1e-5)
     expected = coarse_to_fine_sheet(tiny_rqvae, pictures[:2])
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["step-0.png"]
     with Image.open(tmp_path / "pictures" / "step-0.png") as sheet:

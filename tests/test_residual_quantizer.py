@@ -163,6 +163,7 @@ def naive_update(latents, buffers, rule, decay, epsilon, restart):
         chosen = torch.stack([weights[index][code].clone() for code in codes])
         if rule == "per_depth":
             update(index, residual, codes, decay)
+            updates[index] += 1
         pools[index] += list(zip(residual, codes, strict=True))
         residual = residual - chosen
         all_codes.append(codes)
@@ -192,6 +193,23 @@ def test_update_rules_equal_plain_loops(rule, shared, codebook_size, restart):
         assert torch.equal(codes, expected_codes), f"step {step}"
         for name, expected in zip(names, naive, strict=True):
             torch.testing.assert_close(state(quantizer)[name], expected, rtol=2e-4, atol=1e-5)
+
+
+@SHARED_AND_SEPARATE
+def test_a_codebook_of_the_official_rule_stays_good_under_the_other(shared):
+    quantizer = make_quantizer(shared, trained=False)
+
+    def error() -> float:
+        latents = make_latents(64, 4, 4, seed=1000)
+        with torch.no_grad():
+            return (quantizer(latents)[0] - latents).square().mean().item()
+
+    for step in range(300):
+        quantizer(make_latents(8, 4, 4, seed=step), "per_depth")
+    before = error()
+    for step in range(300, 305):
+        quantizer(make_latents(2, 4, 4, seed=step), "per_step")
+        assert error() < 1.1 * before, f"step {step}"
 
 
 def test_the_codebook_becomes_the_mean_of_each_codes_vectors():

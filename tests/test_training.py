@@ -241,6 +241,25 @@ def test_fine_tuning_weights_of_another_architecture_is_refused(tiny_rqvae, tmp_
         start(RQVAEModel, fields, str(tmp_path))
 
 
+def test_without_a_configuration_fine_tuning_takes_the_pretrained_fields(tiny_rqvae, tmp_path):
+    tiny_rqvae.save_pretrained(tmp_path / "rqvae")
+    path = write_config(tmp_path, model={"code_depth": 7})
+
+    def model_fields(*flags) -> dict:
+        flags = ["--use_cpu", "true", "--model_name_or_path", str(tmp_path / "rqvae"), *flags]
+        return parse_arguments(RQVAEConfig, RQVAETrainingArguments, DataArguments, path, "test", flags).model
+
+    assert model_fields() == {} and model_fields("--image_size", "64") == {"image_size": 64}
+    assert parse(path, "--model_name_or_path", str(tmp_path / "rqvae")).model == {"code_depth": 7}
+
+
+def test_several_gpus_in_one_process_are_refused(tiny_rqvae, tmp_path):
+    arguments = RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", adversarial_weight=0)
+    arguments._n_gpu = 2
+    with pytest.raises(ValueError, match="must train on one GPU, got 2: start by `accelerate launch`"):
+        RQVAETrainer(model=tiny_rqvae, args=arguments)
+
+
 def test_fine_tuning_of_a_transformer_keeps_what_the_data_do_not_say(emoji, tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path / "pipeline")
     transformer, tokenizer = tiny_pipeline.transformer, tiny_pipeline.tokenizer

@@ -167,7 +167,7 @@ class ResidualQuantizer(nn.Module):
         codebook.weight: `(C, K, n_z)` code vectors, C = 1 shared or D separate.
         cluster_size: `(C, K)` moving average of the number of vectors of each code.
         embedding_sum: `(C, K, n_z)` moving average of the sum of those vectors; codebook = sum / smoothed size.
-        num_updates: `(C,)` updates by the `per_step` rule, whose averages have a shorter memory at first.
+        num_updates: `(C,)` updates so far; after few of them the averages of the `per_step` rule have a short memory.
     """
 
     def __init__(
@@ -309,6 +309,7 @@ class ResidualQuantizer(nn.Module):
     def _update_per_depth(self, index: int, vectors: torch.Tensor, codes: torch.Tensor):
         """The official rule for codebook `index`, `vectors` `(N, n_z)` and their `codes` `(N,)`."""
         self._update_averages(index, vectors, codes, self.decay)
+        self.num_updates[index] += 1
         if self.restart_unused_codes:
             one = torch.ones_like(self.cluster_size[index, 0])
             self._restart(index, self.cluster_size[index] < one, one, vectors[None], noise_first=True)

@@ -3,6 +3,7 @@
 """Training of both stages with transformers' `Trainer`."""
 
 from .arguments import ScriptArguments, parse_arguments
+from .checkpoints import resume_checkpoint
 from .conditions import (
     CodeDataArguments,
     code_datasets,
@@ -15,7 +16,7 @@ from .data import CodeDataset, DataArguments, load_dataset_splits
 from .pictures import PictureDataset
 from .publishing import push_run, save_pipeline, write_card
 from .streaming import CodeStream, PictureStream
-from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, resume_checkpoint
+from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments
 from .transforms import TRANSFORMS, PictureTransform, decode_picture

@@ -80,7 +80,8 @@ def parse_arguments(
         config_class: the model's configuration; its fields are flags with JSON values.
         training_class: the stage's `TrainingArguments`.
         data_class: the stage's `DataArguments`.
-        default_config: configuration file used where the command line names none.
+        default_config: configuration file used where the command line names none, without its model where that names
+            a pretrained one.
         description: first line of `--help`.
         argv: arguments instead of the command line's.
 
@@ -89,7 +90,8 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = " ".join([sys.argv[0], *argv])
-    path = argv.pop(0) if argv and not argv[0].startswith("-") else default_config
+    named = bool(argv) and not argv[0].startswith("-")
+    path = argv.pop(0) if named else default_config
     sections = read_config(path)
 
     parser = HfArgumentParser(
@@ -121,5 +123,7 @@ def parse_arguments(
             raise ValueError(unknown_field_message("The command line", text.lstrip("-").split("=")[0], flags))
     if remaining:
         raise ValueError(f"The command line takes one configuration file, first; got also {' '.join(remaining)}.")
+    if not named and getattr(training, "model_name_or_path", None) is not None:
+        sections["model"] = {}
     model = {**sections["model"], **(vars(namespace[0]) if namespace else {})}
     return ScriptArguments(training=training, data=data, model=model, card=sections["card"], command=command)

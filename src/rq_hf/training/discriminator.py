@@ -19,6 +19,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, num_channels: int = 3, base_channels: int = 64, num_layers: int = 2):
         super().__init__()
+        self.smallest_picture = 3 * 2**num_layers
         layers = [nn.Conv2d(num_channels, base_channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         channels = base_channels
         for layer in range(1, num_layers + 1):
@@ -41,7 +42,16 @@ class PatchDiscriminator(nn.Module):
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits of the patches, high for real ones: `(B, channels, height, width)` to `(B, 1, h, w)`."""
+        """Logits of the patches, high for real ones: `(B, channels, height, width)` to `(B, 1, h, w)`.
+
+        Raises:
+            `ValueError`: pictures smaller than 12 pixels, 3 after the layers of stride 2.
+        """
+        if min(pixel_values.shape[2:]) < self.smallest_picture:
+            raise ValueError(
+                f"Pictures must have at least {self.smallest_picture} pixels each way for the discriminator, got "
+                f"{tuple(pixel_values.shape)}."
+            )
         return self.layers(pixel_values)
 
 

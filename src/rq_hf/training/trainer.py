@@ -4,8 +4,6 @@
 
 import gc
 import json
-import os
-import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +20,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCall
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..pipeline_rq_image_generation import component_subfolder
+from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .hub_pushes import HubPushes
 from .sharding import gather_model, is_sharded, round_weights_alone
 
-EMA_FILE, STATE_FILE = "ema.pt", "trainer_state.json"
+EMA_FILE = "ema.pt"
 # Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
 INCOMPLETE_FOLDER = "_incomplete"
 
@@ -78,6 +77,9 @@ class UpdateAverage(TrainerCallback):
     def __init__(self, average: EMAModel):
         self.average = average
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.average.to(args.device)
+
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.average.step(trained_parameters(model))
 
@@ -88,11 +90,17 @@ class RQTrainer(HubPushes, Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"A process must train on one GPU, got {self.args.n_gpu}: start by `accelerate launch`, which makes "
+                "a process for each, or name one in CUDA_VISIBLE_DEVICES."
+            )
         self._model_class = type(self.model)
         self.args.label_names = self.label_names = []
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
         self._recorded: dict[str, tuple[torch.Tensor, int]] = {}
+        self._evaluated_rows = 0  # of the batch that is evaluated: how many are not there to fill it up
         self._incomplete: Path | None = None  # while a checkpoint is written: where
         self.average: EMAModel | None = None
         if self.args.ema_decay is not None:
@@ -100,6 +108,11 @@ class RQTrainer(HubPushes, Trainer):
                 raise ValueError(
                     f"`ema_decay` must be None with FSDP and ZeRO-3, got {self.args.ema_decay}: the average is one of "
                     "whole weights, the model has shards."
+                )
+            if self.args.load_best_model_at_end and self.args.save_only_model:
+                raise ValueError(
+                    "`save_only_model` must be False with `ema_decay` and `load_best_model_at_end`, got True: the "
+                    "average of the best checkpoint is needed at the end."
                 )
             self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
@@ -152,6 +165,13 @@ class RQTrainer(HubPushes, Trainer):
             if len(set(rows)) > 1:
                 raise ValueError(f"`{name}` must be the same in all processes, got {rows} rows.")
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As in the base class, but nothing where all steps are done, which that notices only after one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in the base class, but a checkpoint gets its name when all processes have written all of it, and only
         then are older ones deleted. What a kill or a full disk cuts short is never in the place of a checkpoint."""
@@ -173,7 +193,7 @@ class RQTrainer(HubPushes, Trainer):
             if self.args.should_save:
                 if is_best:
                     self.state.save_to_json(str(written / STATE_FILE))
-                _flush_to_disk(written)
+                flush_to_disk(written)
                 if checkpoint.exists():  # of an earlier run that went on from before it
                     checkpoint.rename(incomplete / f"old-{checkpoint.name}")
                 written.rename(checkpoint)
@@ -208,7 +228,7 @@ class RQTrainer(HubPushes, Trainer):
         if limit is None or limit <= 0:
             return
         kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name}
-        checkpoints = _complete_checkpoints(newest.parent)
+        checkpoints = complete_checkpoints(newest.parent)
         others = [folder for folder in checkpoints if folder.name not in kept]
         others.sort(key=lambda folder: (folder / STATE_FILE).stat().st_mtime)  # stable: by step where times are equal
         for folder in others[: max(0, len(checkpoints) - limit)]:
@@ -259,16 +279,36 @@ class RQTrainer(HubPushes, Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.average is not None and checkpoint is not None:
-            self.average.load_state_dict(torch.load(Path(checkpoint, EMA_FILE), "cpu", weights_only=True))
+        if checkpoint is not None:
+            self._load_average(checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As in the base class, and the average of the same checkpoint."""
+        super()._load_best_model()
+        self._load_average(self.state.best_model_checkpoint)
+
+    def _load_average(self, checkpoint: str) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(torch.load(saved_state(checkpoint, EMA_FILE), "cpu", weights_only=True))
             self.average.to(self.args.device)
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in the base class, but of the rows alone that are not there to fill up the last batch."""
+        state, rows = self.accelerator.gradient_state, len(next(iter(inputs.values())))
+        self._evaluated_rows = rows
+        if state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
+            self._evaluated_rows = min(rows, max(0, state.remainder - rows * self.args.process_index))
+            if self._evaluated_rows > 0:
+                inputs = {name: values[: self._evaluated_rows] for name, values in inputs.items()}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def record(self, model: nn.Module, **values: torch.Tensor) -> None:
-        """Adds scalars to the means that the next log of training, or of evaluation, will show; no device sync."""
+        """Adds scalars to the means that the next log will show, in evaluation weighted by rows; no device sync."""
+        weight = 1 if model.training else self._evaluated_rows
         for name, value in values.items():
             name = name if model.training else f"eval_{name}"
             total, count = self._recorded.get(name, (0.0, 0))
-            self._recorded[name] = (total + value.detach().float(), count + 1)
+            self._recorded[name] = (total + weight * value.detach().float(), count + weight)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in the base class, with the recorded means."""
@@ -351,59 +391,3 @@ def initial_model(
     if wrong:
         raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r} with {wrong}.")
     return model
-
-
-def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None) -> str | None:
-    """The checkpoint to start from.
-
-    Args:
-        output_dir: where earlier checkpoints may be.
-        resume_from_checkpoint: a checkpoint folder, "last" (or `True`) for the newest complete one of `output_dir`, or
-            `None` to start afresh.
-
-    Returns:
-        A folder, or `None` where there is none yet.
-
-    Raises:
-        `ValueError`: `resume_from_checkpoint` is no complete checkpoint, or `None` while `output_dir` has some, which
-        a fresh start would mix with its own.
-    """
-    found = _complete_checkpoints(Path(output_dir))
-    if resume_from_checkpoint in (None, False, "False", "false"):
-        if found:
-            raise ValueError(
-                f"`output_dir` must have no checkpoints for a fresh start, got {output_dir!r} with {len(found)}; give "
-                "`--resume_from_checkpoint last` or another folder."
-            )
-        return None
-    if resume_from_checkpoint in (True, "True", "true", "last"):
-        return str(found[-1]) if found else None
-    if not _is_complete(Path(resume_from_checkpoint)):
-        raise ValueError(
-            f"`resume_from_checkpoint` must be a complete checkpoint, got {resume_from_checkpoint!r}, which was cut "
-            "short, or comes from the Hub, where no states of optimizers are."
-        )
-    return resume_from_checkpoint
-
-
-def _complete_checkpoints(run_folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, by step."""
-    numbered = [folder for folder in run_folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
-    return sorted(filter(_is_complete, numbered), key=lambda folder: int(folder.name.rpartition("-")[2]))
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether the file that `Trainer` writes last is there and whole: others write in place, and may be cut short."""
-    try:
-        json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _flush_to_disk(folder: Path) -> None:
-    """Waits until the files of `folder` are on the disk: some file systems report only then that it is full."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())

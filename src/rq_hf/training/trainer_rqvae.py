@@ -15,8 +15,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..features import PerceptualLoss
-from ..metrics import coarse_to_fine_sheet
+from ..metrics import coarse_to_fine_sheet, to_rgb
 from ..modeling_rqvae import RQVAEModel
+from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
 from .trainer import RQTrainer, RQTrainingArguments
@@ -65,13 +66,25 @@ class RQVAETrainingArguments(RQTrainingArguments):
         for name in ("l1_weight", "perceptual_weight", "adversarial_weight", "discriminator_start_step"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.adversarial_weight > 0:
+            if self.fp16:
+                raise ValueError(
+                    "`fp16` must be False with a discriminator, got True: one scale of the gradients does not serve "
+                    "two optimizers; `bf16` needs none."
+                )
+            if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+                raise ValueError(
+                    "`lr_scheduler_type` must be a function of the step with a discriminator, got "
+                    f"{str(self.lr_scheduler_type.value)!r}, which follows the evaluations of one model."
+                )
 
 
 class RQVAETrainer(RQTrainer):
     """Trains an [`RQVAEModel`] on batches of `pixel_values` `(B, channels, height, width)` in [-1, 1].
 
     The loss is the squared error, the commitment loss and, weighted as in VQ-GAN, a perceptual and an adversarial one.
-    The discriminator has an optimizer and a learning rate schedule of its own, with the same arguments.
+    The discriminator has an optimizer and a learning rate schedule of its own, with the same arguments; the schedule
+    counts the discriminator's own steps, which begin at `discriminator_start_step`.
 
     Each evaluation also gives the figures of [`EvaluationFigures`], and the first pictures coarse to fine as
     `pictures/step-N.png` in the output folder, in TensorBoard and in Weights & Biases. A model that FSDP or ZeRO-3
@@ -103,7 +116,7 @@ class RQVAETrainer(RQTrainer):
         loss = error + commitment_loss
         if model.training:
             parts["code_usage"] = self._usage(outputs.codes)
-        elif self._figures is not None:
+        elif self._figures is not None and self._evaluated_rows > 0:
             self._figures.update(pixel_values, outputs.reconstruction, outputs.codes)
         self.record(
             model,
@@ -160,7 +173,7 @@ class RQVAETrainer(RQTrainer):
             error = error + self.args.l1_weight * F.l1_loss(reconstruction, pixel_values)
         if self.perceptual_loss is not None:
             with self.accelerator.autocast():
-                parts["perceptual_loss"] = self.perceptual_loss(reconstruction, pixel_values)
+                parts["perceptual_loss"] = self.perceptual_loss(to_rgb(reconstruction), to_rgb(pixel_values))
             error = error + self.args.perceptual_weight * parts["perceptual_loss"]
         return error, parts
 
@@ -172,7 +185,7 @@ class RQVAETrainer(RQTrainer):
         """
         judged = reconstruction.detach().requires_grad_()
         error, parts = self._error(judged, pixel_values)
-        discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
+        discriminator = self._bare_discriminator.requires_grad_(False)
         with self.accelerator.autocast():
             adversarial = generator_loss(discriminator(judged))
         (error_gradient,) = torch.autograd.grad(error, judged)
@@ -200,7 +213,7 @@ class RQVAETrainer(RQTrainer):
 
     def _train_discriminator(self, real: torch.Tensor, reconstructed: torch.Tensor) -> None:
         accelerator = self.accelerator
-        accelerator.unwrap_model(self.discriminator).requires_grad_(True)
+        self._bare_discriminator.requires_grad_(True)
         is_last = accelerator.gradient_state.sync_gradients
         with nullcontext() if is_last else accelerator.no_sync(self.discriminator):
             with accelerator.autocast():
@@ -219,7 +232,7 @@ class RQVAETrainer(RQTrainer):
         """As in the base class; then all that the discriminator needs."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if self.discriminator is not None:
-            discriminator = self.accelerator.unwrap_model(self.discriminator)
+            discriminator = self._bare_discriminator
             optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args)
             group = {"params": list(discriminator.parameters()), "weight_decay": self.args.weight_decay}
             optimizer = optimizer_class([group], **arguments)
@@ -237,7 +250,7 @@ class RQVAETrainer(RQTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.discriminator is not None and self.args.should_save:
-            save_model(self.accelerator.unwrap_model(self.discriminator), str(Path(output_dir, DISCRIMINATOR_FILE)))
+            save_model(self._bare_discriminator, str(Path(output_dir, DISCRIMINATOR_FILE)))
             states = {
                 "optimizer": self.discriminator_optimizer.state_dict(),
                 "scheduler": self.discriminator_scheduler.state_dict(),
@@ -247,17 +260,21 @@ class RQVAETrainer(RQTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.discriminator is not None and checkpoint is not None:
-            load_model(self.accelerator.unwrap_model(self.discriminator), Path(checkpoint, DISCRIMINATOR_FILE))
-            states = torch.load(Path(checkpoint, DISCRIMINATOR_OPTIMIZER_FILE), "cpu", weights_only=True)
+            load_model(self._bare_discriminator, saved_state(checkpoint, DISCRIMINATOR_FILE))
+            states = torch.load(saved_state(checkpoint, DISCRIMINATOR_OPTIMIZER_FILE), "cpu", weights_only=True)
             self.discriminator_optimizer.load_state_dict(states["optimizer"])
             self.discriminator_scheduler.load_state_dict(states["scheduler"])
 
     def _usage(self, codes: torch.Tensor) -> torch.Tensor:
-        """Part of the codebook that this batch uses, over all depths."""
-        used = torch.zeros(self._codebook_size, device=codes.device)
+        """Part of the codebook that this batch uses over all depths, or of all codebooks where each depth has one."""
+        codebooks, size = self.accelerator.unwrap_model(self.model).codebook.shape[:2]
+        if codebooks > 1:
+            codes = codes + size * torch.arange(codebooks, device=codes.device)
+        used = torch.zeros(codebooks * size, device=codes.device)
         used.index_fill_(0, codes.flatten(), 1.0)
         return used.mean()
 
     @property
-    def _codebook_size(self) -> int:
-        return self.accelerator.unwrap_model(self.model).config.codebook_size
+    def _bare_discriminator(self) -> PatchDiscriminator:
+        """Neither wrapped for several processes nor compiled."""
+        return self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)

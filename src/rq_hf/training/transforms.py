@@ -142,7 +142,9 @@ class PictureTransform:
 
     def __init__(self, image_size: int, num_channels: int = 3, transform: str = "center_crop", training: bool = True):
         self.image_size = image_size
-        self.mode = {1: "L", 3: "RGB"}[num_channels]
+        if num_channels not in (1, 3):
+            raise ValueError(f"`num_channels` must be 1 or 3 for pictures of files, got {num_channels}.")
+        self.mode = "L" if num_channels == 1 else "RGB"
         self.transform = TRANSFORMS[transform][0 if training else 1]
 
     def decode(self, value: Any) -> Image.Image:
