@@ -49,7 +49,13 @@ def add_arguments(commands: Any, common: argparse.ArgumentParser) -> None:
         parser.add_argument("--top_p", type=float, default=0.9)
     generate.add_argument("--config", type=Path, default=CONFIGS / "cc3m-rqt-8x8x4-654M.json", metavar="RECIPE.json")
     generate.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16])
-    generate.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
+    generate.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32"],
+        help="of a large model one a call, and one batch size: compiled programs hold weights until the process ends",
+    )
     generate.add_argument("--without_cache", action="store_true", help="the model without caches as well")
     generate.add_argument(
         "--against", type=Path, metavar="RECIPE.json", help="another model to compare with, such as 16x16x1 (Figure 4)"
@@ -84,7 +90,9 @@ def new_transformer(path: Path, official: Path | None, device: str) -> tuple[RQT
 
 
 def in_precision(model: RQTransformerForImageGeneration, precision: str) -> RQTransformerForImageGeneration:
-    """A copy with the weights in that precision; 8-bit ones with activations quantized row by row."""
+    """With the weights in that precision, a copy if need be; 8-bit ones with activations quantized row by row."""
+    if precision == "fp32":
+        return model
     changed = copy.deepcopy(model).to(PRECISIONS[precision])
     if precision == "int8":
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -117,8 +125,7 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
     device, official = arguments.device, arguments.official
     model, theirs = new_transformer(arguments.config, official, device)
     config = model.config
-    models = {precision: in_precision(model, precision) for precision in arguments.precisions if precision != "fp32"}
-    models = {"fp32": model, **models}
+    models = {precision: in_precision(model, precision) for precision in arguments.precisions}
     vectors = None
     if theirs is not None:
         vectors = code_vectors(official_quantizer(official, config, model.codebook.weight[0]))
@@ -296,7 +303,7 @@ def from_conditions(arguments: argparse.Namespace, rqvae: RQVAEModel, decoder: n
     options = {"top_k": arguments.top_k, "top_p": arguments.top_p}
     processor = VaeImageProcessor()
     best = in_channels_last(rqvae)
-    changed = in_precision(model, precision) if precision != "fp32" else model
+    changed = in_precision(model, precision)
 
     def ours(input_ids: torch.Tensor, mode: str | None) -> list[Any]:
         return processor.postprocess(best.decode(generation(changed, input_ids, options, mode)()))
