@@ -293,10 +293,13 @@ class RQTrainer(HubPushes, Trainer):
             self.average.to(self.args.device)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in the base class, but of the rows alone that are not there to fill up the last batch."""
+        """As in the base class, but losses are of the rows alone that are not there to fill up the last batch.
+
+        Predictions are gathered from all processes, which then must have equally many.
+        """
         state, rows = self.accelerator.gradient_state, len(next(iter(inputs.values())))
         self._evaluated_rows = rows
-        if state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
+        if prediction_loss_only and state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
             self._evaluated_rows = min(rows, max(0, state.remainder - rows * self.args.process_index))
             if self._evaluated_rows > 0:
                 inputs = {name: values[: self._evaluated_rows] for name, values in inputs.items()}
