@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.training import decode_picture
 
 SHOWN_SIZE = 256  # pixels of a picture on the page
 SIDES = ("top", "bottom", "left", "right")
@@ -101,7 +102,7 @@ class Studio:
             raise gr.Error("Upload a picture first.")
         size = self.pipe.rqvae.config.image_size
         mask = side_mask(self.pipe.transformer.config.code_shape, side, part / 100)
-        picture = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        picture = decode_picture(image).resize((size, size), Image.Resampling.LANCZOS)
         return self.shown(self.pipe.complete, {"image": picture, "mask": mask}, text, depth, sampling, progress)
 
     def shown(self, call: Callable, options: dict[str, Any], text, depth, sampling, progress):
@@ -185,7 +186,7 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                     prompt = condition_control(pipe, "prompt")
                     draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
                 with gr.Tab("Complete a picture", elem_id="completion"):
-                    upload = gr.Image(type="pil", label="Picture", height=220, elem_id="upload")
+                    upload = gr.Image(type="pil", image_mode="RGBA", label="Picture", height=220, elem_id="upload")
                     completion_prompt = condition_control(pipe, "completion-prompt")
                     side = gr.Radio(SIDES, value="top", label="Side that is kept", elem_id="side")
                     part = gr.Slider(5, 95, value=50, step=5, label="Part that is kept (%)")

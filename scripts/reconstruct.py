@@ -18,14 +18,12 @@ from PIL import Image, ImageOps
 from rq_hf import RQVAEModel
 from rq_hf.picture_grid import picture_grid, unused_path
 from rq_hf.pipeline_rq_image_generation import load_component
+from rq_hf.training import decode_picture
 
 
-def read_picture(path: Path, size: int) -> Image.Image:
-    """A square RGB picture of `size` pixels, transparent parts white."""
-    with Image.open(path) as file:
-        picture = file.convert("RGBA")
-    ground = Image.new("RGBA", picture.size, "white")
-    return ImageOps.fit(Image.alpha_composite(ground, picture).convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+def read_picture(path: Path, size: int, mode: str) -> Image.Image:
+    """A square picture of `size` pixels, "RGB" or grey ("L"), transparent parts white."""
+    return ImageOps.fit(decode_picture(str(path), mode), (size, size), Image.Resampling.BICUBIC)
 
 
 def main(argv=None) -> None:
@@ -37,8 +35,9 @@ def main(argv=None) -> None:
     arguments = parser.parse_args(argv)
 
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae").eval()
-    processor = VaeImageProcessor(do_resize=False)
-    pictures = [read_picture(path, rqvae.config.image_size) for path in arguments.pictures]
+    mode = "L" if rqvae.config.num_channels == 1 else "RGB"
+    processor = VaeImageProcessor(do_resize=False, do_convert_grayscale=mode == "L")
+    pictures = [read_picture(path, rqvae.config.image_size, mode) for path in arguments.pictures]
     codes = rqvae.encode(processor.preprocess(pictures))
     columns = [pictures]
     for depth in range(1, rqvae.config.code_depth + 1):

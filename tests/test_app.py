@@ -65,6 +65,11 @@ def test_a_completion_keeps_the_codes_of_the_side_that_is_kept(app, tiny_pipelin
     known = tiny_pipeline.reconstruct(picture.resize((16, 16), Image.Resampling.LANCZOS), output_type="latent").images
     assert torch.equal(codes[:, 2:], known[:, 2:].expand_as(codes[:, 2:]))
     assert not torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
+    transparent = picture.copy()
+    transparent.putalpha(0)
+    of_white = studio.complete(transparent, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)[0]
+    white = Image.new("RGB", (40, 30), "white")
+    assert torch.equal(of_white, studio.complete(white, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)[0])
     with pytest.raises(gr.Error, match="Upload a picture"):
         studio.complete(None, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)
 

@@ -89,7 +89,11 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
         (RQTransformerConfig, {"pad_token_id": 16384}, r"`pad_token_id` must be in \[0, 16384\)"),
         (RQTransformerConfig, {"null_condition_ids": [0, 0]}, "`null_condition_ids` must be 32 ids"),
         (RQTransformerConfig, {"null_condition_ids": [-1] * 32}, "`null_condition_ids` must be 32 ids"),
-        (RQTransformerConfig, {"vocab_size": 1, "id2label": {0: "a", 1: "b"}}, "`id2label` must be at most one name"),
+        (
+            RQTransformerConfig,
+            {"vocab_size": 1, "id2label": {0: "a", 1: "b"}},
+            r"`id2label` must be names of condition ids in \[0, 1\)",
+        ),
     ],
 )
 def test_values_that_do_not_fit_are_refused(config_class, fields, message):

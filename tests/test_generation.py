@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
+from transformers import CompileConfig, GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from rq_hf import RQTransformerForImageGeneration
-from rq_hf.sampling_steps import filter_logits
+from rq_hf.sampling_steps import filter_logits, weights_state
 
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
 
@@ -137,6 +137,13 @@ def test_a_low_temperature_is_greedy(tiny_transformer):
     cold = tiny_transformer.generate(input_ids, temperature=1e-4)
     assert torch.equal(cold, tiny_transformer.generate(input_ids, do_sample=False))
     assert not torch.equal(tiny_transformer.generate(input_ids, temperature=5.0), cold)
+    assert torch.equal(tiny_transformer.generate(input_ids, temperature=1e-40), cold)
+
+
+def test_a_whole_number_of_codes_may_be_a_float(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    codes = [tiny_transformer.generate(input_ids, generator=seeded(0), top_k=k) for k in (5, 5.0)]
+    assert torch.equal(*codes)
 
 
 def test_none_stands_for_the_default_in_a_list_too(tiny_transformer):
@@ -286,6 +293,17 @@ def test_half_precision_and_autocast_generate(make_transformer):
         assert model.to(dtype).generate(input_ids).shape == (2, *SHAPE)
 
 
+def test_compiled_steps_work_under_autocast_and_in_inference_mode(make_transformer):
+    with torch.inference_mode():
+        model = make_transformer("text")
+    eager = CompileConfig(fullgraph=True, dynamic=False, backend="eager", mode=None)
+    options = {"do_sample": False}
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model.generate(conditions(model), **options)
+        assert torch.equal(model.generate(conditions(model), compile_config=eager, **options), expected)
+    assert isinstance(weights_state(model), int)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
     with torch.no_grad():
@@ -332,6 +350,9 @@ KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
         (dict(known_codes=KNOWN + SIZE), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN - 1), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN.float()), r"`known_codes` must be integers in \[0, 32\), got torch.float32"),
+        (dict(known_codes=KNOWN.tolist()), "`known_codes` must be a tensor, got list"),
+        (dict(known_codes=KNOWN, known_mask=[[True] * 3] * 2), "`known_mask` must be a tensor, got list"),
+        (dict(compile_config={"fullgraph": True}), "`compile_config` must be a CompileConfig, got {'fullgraph'"),
         (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be bool, got torch.int64"),
         (dict(known_codes=KNOWN, known_mask=KNOWN[0, :, :2, 0] == 0), r"`known_mask` must have shape .*got \("),
         (dict(callback=lambda position, codes: codes[:, :1]), r"callback.* must have shape \(2, 2, 3, 3\), got"),

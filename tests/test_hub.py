@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 import rq_hf
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEModel
+from rq_hf.pipeline_rq_image_generation import load_component
 from rq_hf.sharing import push_folder
 
 PROMPT = "a red heart"
@@ -183,6 +184,16 @@ def test_a_pipelines_components_are_loaded_from_its_repository(hub, tiny_pipelin
     transformer = RQTransformerForImageGeneration.from_pretrained("me/tiny", subfolder="transformer")
     assert torch.equal(rqvae.codebook, transformer.codebook.weight)
     assert transformer.generation_config.do_sample is True
+
+
+def test_what_is_in_the_cache_loads_without_the_hub(hub, tiny_pipeline):
+    tiny_pipeline.push_to_hub("me/tiny")
+    load_component(RQVAEModel, "me/tiny", "rqvae")
+    hub.repositories.clear()
+    rqvae = load_component(RQVAEModel, "me/tiny", "rqvae", local_files_only=True)
+    assert torch.equal(rqvae.codebook, tiny_pipeline.rqvae.codebook)
+    with pytest.raises(OSError, match="couldn't find them in the cached files"):
+        load_component(RQVAEModel, "me/other", "rqvae", local_files_only=True)
 
 
 def test_a_repository_without_its_files_is_an_error(hub, tiny_rqvae, tmp_path):

@@ -4,6 +4,8 @@
 
 import logging
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
 import numpy as np
@@ -317,6 +319,22 @@ def test_what_does_not_fit_the_condition_is_cut_with_a_warning_that_shows_it(tin
         input_ids = tiny_pipeline.encode_prompt(long)
     assert input_ids.tolist() == [tiny_pipeline.tokenizer(long, truncation=False, padding=False).input_ids[:6]]
     assert re.search("cut to 6 tokens; .*'.*style of cheese'", caplog.text)
+
+
+def test_threads_may_encode_prompts_at_the_same_time(tiny_pipeline, monkeypatch):
+    tokenizer = tiny_pipeline.tokenizer
+    prompts = [PROMPT, "a red heart, twemoji style of cheese", "a"] * 5
+    expected = [tiny_pipeline.encode_prompt(prompt) for prompt in prompts]
+    set_state = tokenizer.set_truncation_and_padding
+
+    def set_slowly(**options):
+        set_state(**options)
+        time.sleep(0.002)  # others may run before the state is used
+
+    monkeypatch.setattr(tokenizer, "set_truncation_and_padding", set_slowly)
+    with ThreadPoolExecutor(3) as threads:
+        encoded = list(threads.map(tiny_pipeline.encode_prompt, prompts))
+    assert all(torch.equal(first, second) for first, second in zip(encoded, expected, strict=True))
 
 
 def test_a_model_that_gives_nan_is_an_error(tiny_pipeline):

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import RQVAE_FIELDS
 from PIL import Image
 
-from rq_hf import RQImageGenerationPipeline, RQVAEModel
+from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
@@ -151,6 +152,14 @@ def test_reconstruct_shows_original_and_every_depth(rqvae_folder, pipeline_folde
         printed = run("reconstruct.py", picture, "--model", model, "--tile_size", 32, folder=tmp_path).splitlines()[-1]
         with Image.open(tmp_path / printed) as sheet:
             assert sheet.width >= 3 * 32  # the original and two depths
+
+
+def test_reconstruct_shows_grey_pictures_of_a_grey_model(tmp_path):
+    RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | {"num_channels": 1})).save_pretrained(tmp_path / "grey")
+    picture = next(FIXTURE.rglob("*.png"))
+    printed = run("reconstruct.py", picture, "--model", tmp_path / "grey", folder=tmp_path).splitlines()[-1]
+    with Image.open(tmp_path / printed) as sheet:
+        assert sheet.width >= 4 * 160
 
 
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):

@@ -12,8 +12,16 @@ from transformers import AutoModelForImageClassification
 
 from rq_hf import CLIPRanker, ImageClassifier
 from rq_hf.selection import to_levels
-from rq_hf.training import PictureDataset
-from rq_hf.training.classifier import ARCHITECTURES, half_of, labels_of, picture_processor
+from rq_hf.training import PictureDataset, RQTrainingArguments
+from rq_hf.training.classifier import (
+    ARCHITECTURES,
+    ClassifierArguments,
+    ClassifierTrainer,
+    half_of,
+    labels_of,
+    picture_processor,
+    small_classifier,
+)
 
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "emoji"
 SHORT = [
@@ -48,6 +56,26 @@ def test_a_classifier_is_trained_and_loads_as_any_other(load_script, architectur
     labels, _ = labels_of(rows, "style", names)
     right = classifier.probabilities(pixels).argmax(1) == torch.tensor(labels)
     assert results["eval_accuracy"] == pytest.approx(right.double().mean().item())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_accumulated_batches_count_as_one_large_batch(architecture):
+    labels = torch.arange(4)
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows = [{"pixel_values": each, "labels": label} for each, label in zip(pixels, labels, strict=True)]
+    losses = []
+    for accumulation in (1, 4):
+        torch.manual_seed(0)
+        model = small_classifier(ClassifierArguments(architecture=architecture, width=8, image_size=16), list("abcd"))
+        model.eval().train = lambda mode=True, model=model: model  # no statistics of batches
+        arguments = RQTrainingArguments(
+            output_dir="unused", use_cpu=True, report_to="none", save_strategy="no", max_steps=1, logging_steps=1,
+            per_device_train_batch_size=4 // accumulation, gradient_accumulation_steps=accumulation, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = ClassifierTrainer(model=model, args=arguments, train_dataset=rows)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_the_saved_processor_gives_the_pixels_of_the_training(load_script, tmp_path):

@@ -130,6 +130,42 @@ def test_the_data_decide_the_condition(emoji, tiny_rqvae, tiny_tokenizer, tmp_pa
         load_tokenizer(CodeDataArguments(caption_column="text"))
 
 
+def test_whole_numbers_are_labels_in_their_order(tiny_rqvae, tmp_path):
+    rows = datasets.Dataset.from_dict({"label": [11, 2, 10, 0, *range(12)]})
+    config = transformer_config(
+        stage2_arguments(CodeDataArguments(label_column="label"), tmp_path), tiny_rqvae, None, rows
+    )
+    assert config.id2label == {index: str(index) for index in range(12)}
+
+
+def test_given_names_leave_the_null_condition_an_id_of_its_own(tiny_rqvae, tmp_path):
+    rows = datasets.Dataset.from_dict({"label": ["cat", "dog"]})
+    arguments = stage2_arguments(CodeDataArguments(label_column="label"), tmp_path, condition_dropout=0.1)
+    arguments.model["id2label"] = {"0": "dog", "1": "cat", "2": "eel"}  # as JSON gives it
+    config = transformer_config(arguments, tiny_rqvae, None, rows)
+    assert config.id2label == {0: "dog", 1: "cat", 2: "eel"} and config.label2id == {"dog": 0, "cat": 1, "eel": 2}
+    assert config.null_condition_ids == (3,) and config.vocab_size == 4
+
+
+def test_conditions_of_another_length_than_the_models_are_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    for column, tokenizer in (({"caption_column": "text"}, tiny_tokenizer), ({"label_column": "style"}, None)):
+        arguments = stage2_arguments(CodeDataArguments(**column), tmp_path)
+        arguments.model["condition_length"] = 9
+        length = tiny_tokenizer.model_max_length if tokenizer is not None else 1
+        with pytest.raises(ValueError, match=f"`condition_length` must be .*conditions, {length}.*, got 9"):
+            transformer_config(arguments, tiny_rqvae, tokenizer, emoji["train"])
+
+
+def test_early_stopping_follows_the_loss(tmp_path):
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "early_stopping_patience": 2}
+    arguments = RQTransformerTrainingArguments(**options, eval_strategy="steps", eval_steps=5)
+    assert arguments.metric_for_best_model == "loss" and arguments.greater_is_better is False
+    with pytest.raises(ValueError, match="`eval_strategy` must be steps or epoch with `early_stopping_patience`"):
+        RQTransformerTrainingArguments(**options)
+    with pytest.raises(ValueError, match="`num_caption_variants` must be at least 1, got 0"):
+        CodeDataArguments(num_caption_variants=0)
+
+
 @pytest.mark.parametrize("changes", [{"code_temperature": 0.0}, {"bpe_dropout": 1.5}, {"condition_dropout": -0.1}])
 def test_bad_training_arguments_are_refused(tmp_path, changes):
     with pytest.raises(ValueError, match=f"`{next(iter(changes))}` must be"):

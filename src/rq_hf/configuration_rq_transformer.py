@@ -134,9 +134,9 @@ class RQTransformerConfig(RQConfig):
             f"{self.condition_length} ids {ids}",
         )
         self._require(
-            self.id2label is None or len(self.id2label) <= self.vocab_size,
+            self.id2label is None or all(0 <= int(index) < self.vocab_size for index in self.id2label),
             "id2label",
-            f"at most one name for each of the {self.vocab_size} condition ids",
+            f"names of condition ids {ids}",
         )
 
     @property

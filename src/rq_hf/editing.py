@@ -161,6 +161,7 @@ class EditingMixin:
         """
         depth = self._checked_depth("depth", depth)
         self._check_output_type(output_type)
+        weights = list(weights)
         if not weights or not all(isinstance(weight, Real) and 0 <= weight <= 1 for weight in weights):
             raise ValueError(f"`weights` must be one or more numbers in [0, 1], got {weights!r}.")
         first, second = (self.rqvae.encode(self._pixel_values(each))[..., :depth] for each in (image, other))

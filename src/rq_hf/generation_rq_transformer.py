@@ -17,6 +17,9 @@ from transformers import CompileConfig, GenerationConfig, GenerationMixin
 from .key_value_caches import KeyValueCache
 from .sampling_steps import CompiledSteps, Sampling, advance, token_of
 
+# Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
+MIN_TEMPERATURE = 1e-30
+
 
 def _one_per_depth(name: str, value, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
     """`value`, a number or one per depth or `None`, as a checked list of `code_depth` entries."""
@@ -122,15 +125,18 @@ class RQTransformerGenerationMixin(GenerationMixin):
         temperature = _one_per_depth(
             "temperature", setting(temperature, "temperature", 1.0), depth, lambda v: v > 0, "greater than 0"
         )
-        temperature = [1.0 if value is None else value for value in temperature]
+        temperature = [1.0 if value is None else max(value, MIN_TEMPERATURE) for value in temperature]
         top_k = _one_per_depth(
             "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
         )
+        top_k = [value if value is None else int(value) for value in top_k]
         top_p = _one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
         guidance_scale = setting(guidance_scale, "guidance_scale", 1.0)
         if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
         compile_config = setting(compile_config, "compile_config", None)
+        if compile_config is not None and not isinstance(compile_config, CompileConfig):
+            raise ValueError(f"`compile_config` must be a CompileConfig, got {compile_config!r}.")
         self._check_condition("input_ids", input_ids)
         batch_size = len(input_ids)
         if guidance_scale != 1.0:
@@ -225,9 +231,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 raise ValueError("`known_mask` must come with `known_codes`, got None for the latter.")
             return None, None
         shape = self.config.code_shape
-        self._check_codes("`known_codes`", codes, (1, batch_size))
         if mask is None:
             mask = torch.ones(shape, dtype=torch.bool)
+        for name, given in (("known_codes", codes), ("known_mask", mask)):
+            if not isinstance(given, torch.Tensor):
+                raise ValueError(f"`{name}` must be a tensor, got {type(given).__name__}.")
+        self._check_codes("`known_codes`", codes, (1, batch_size))
         if mask.dtype != torch.bool:
             raise ValueError(f"`known_mask` must be bool, got {mask.dtype}.")
         if tuple(mask.shape) == shape[:2]:

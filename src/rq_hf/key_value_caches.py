@@ -100,8 +100,8 @@ class StaticKeyValueCache:
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
         """As in [`GrowingKeyValueCache`]."""
         slot, reach = self.place.slot, self.place.reach
-        self.keys.index_copy_(2, slot, key)
-        self.values.index_copy_(2, slot, value)
+        self.keys.index_copy_(2, slot, key.to(self.keys.dtype))  # autocast rounds what it computes
+        self.values.index_copy_(2, slot, value.to(self.values.dtype))
         length = len(reach)
         return summed_attention(query, self.keys[:, :, :length], self.values[:, :, :length], scaling, reach <= slot)
 

@@ -4,16 +4,17 @@
 
 import difflib
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from .editing import EditingMixin
 from .pipeline_hub import HubPipelineMixin
@@ -22,6 +23,9 @@ from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candi
 logger = logging.get_logger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+# How a tokenizer pads and cuts is a state of its own that each call sets.
+_tokenizer_lock = threading.Lock()
 
 
 class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipeline):
@@ -182,7 +186,9 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 progress_bar.update()
                 replaced = None
                 if callback_on_step_end is not None:
-                    tensors = {name: {"codes": codes}[name] for name in callback_on_step_end_tensor_inputs}
+                    tensors = {
+                        name: {"codes": codes.clone()}[name] for name in callback_on_step_end_tensor_inputs or ()
+                    }
                     replaced = (callback_on_step_end(self, next(steps), position, tensors) or {}).get("codes")
                 if self.interrupt:
                     if replaced is not None:
@@ -238,17 +244,17 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             raise ValueError("`prompt` must hold at least one caption, got an empty list.")
         if self.tokenizer is None:
             raise ValueError("`prompt` needs a pipeline with a `tokenizer`; this one has none.")
-        length = self.tokenizer.model_max_length
-        for text in prompts:
-            ids = self.tokenizer(
-                text, padding=False, truncation=False, add_special_tokens=False, verbose=False
-            ).input_ids
+        length, options = self.tokenizer.model_max_length, {"add_special_tokens": False, "verbose": False}
+        with _tokenizer_lock:
+            whole = self.tokenizer(list(prompts), padding=False, truncation=False, **options).input_ids
+            fitted = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
+        for text, ids in zip(prompts, whole, strict=True):
             if ids and all(index == self.tokenizer.unk_token_id for index in ids):
                 raise ValueError(f"`prompt` must hold text that the tokenizer knows, got {text!r}.")
             if len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
                 logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r}")
-        return self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return fitted.input_ids
 
     def get_label_ids(self, labels: int | str | list[int | str]) -> list[int]:
         """Class ids of names (whole, or one of the alternatives between commas; case does not matter) or of ids.
@@ -335,7 +341,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         self._check_output_type(output_type)
-        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
+        unknown = [name for name in tensor_inputs or () if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}."
@@ -369,24 +375,29 @@ def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:
         raise ValueError("`transformer` and `rqvae` must have one codebook: they do not belong together.")
 
 
-def component_subfolder(name_or_path: str | Path, component: str) -> str:
+def component_subfolder(name_or_path: str | Path, component: str, **options) -> str:
     """Where to find a component of a pipeline, for `from_pretrained(name_or_path, subfolder=...)`.
 
     Args:
         name_or_path: Hub id or folder, of a pipeline or of the component alone.
         component: "rqvae", "transformer" or "tokenizer".
+        options: of `from_pretrained`; those of downloads are heeded.
 
     Returns:
         `component` if `name_or_path` is a pipeline, else "".
 
     Raises:
-        `ValueError`: neither a folder nor a Hub id that can be reached.
+        `ValueError`: neither a folder nor a Hub id that can be reached or is in the cache.
     """
     if Path(name_or_path).is_dir():
         is_pipeline = (Path(name_or_path) / "model_index.json").is_file()
     else:
+        download = {name: options[name] for name in DOWNLOAD_OPTIONS if options.get(name) is not None}
         try:
-            is_pipeline = huggingface_hub.file_exists(str(name_or_path), "model_index.json")
+            index = cached_file(
+                str(name_or_path), "model_index.json", _raise_exceptions_for_missing_entries=False, **download
+            )
+            is_pipeline = index is not None
         except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
             raise ValueError(f"The model must be a folder or a Hub id, got {str(name_or_path)!r}: {error}") from error
     return component if is_pipeline else ""
@@ -408,7 +419,7 @@ def load_component(
     """
     model, loaded = component_class.from_pretrained(
         name_or_path,
-        subfolder=component_subfolder(name_or_path, component),
+        subfolder=component_subfolder(name_or_path, component, **kwargs),
         use_safetensors=True,
         output_loading_info=True,
         **kwargs,

@@ -222,7 +222,7 @@ def weights_state(model: PreTrainedModel) -> int:
     bits = [as_integers(each.contiguous().view(-1)) for each in plain]
     sums = torch.stack([each.sum() for each in bits]).tolist() if bits else []
     some = [each[:: max(1, len(each) // 64)] for each in bits]  # a sum does not see an exchange
-    versions = [(id(each), each._version) for each in tensors]
+    versions = [(id(each), None if each.is_inference() else each._version) for each in tensors]
     return hash(str((versions, sums, torch.cat(some).tolist() if some else [])))
 
 

@@ -19,6 +19,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from .data import sorted_names
 from .pictures import PictureDataset
 from .trainer import RQTrainer
 
@@ -95,7 +96,7 @@ def labels_of(rows: datasets.Dataset, column: str, names: list[str] | None = Non
     if isinstance(feature, datasets.ClassLabel):
         values = [None if value is None else feature.int2str(value) for value in values]
         names = names or feature.names
-    names = names or sorted({str(value) for value in values})
+    names = names or sorted_names(values)
     ids = {name: index for index, name in enumerate(names)}
     unknown = {str(value) for value in values if str(value) not in ids}
     if unknown:
@@ -131,6 +132,7 @@ class ClassifierTrainer(RQTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, compute_metrics=accuracy, **kwargs)
+        self.model_accepts_loss_kwargs = False  # ResNet's `forward` takes and ignores them
         self.label_names = self.args.label_names = ["labels"]
 
 

@@ -14,7 +14,7 @@ from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .condition_reader import ConditionReader
-from .data import CodeDataset, DataArguments
+from .data import CodeDataset, DataArguments, sorted_names
 from .pictures import PictureDataset, Rows, decodable_rows
 from .streaming import CodeStream, PictureStream, training_stream
 from .trainer import RQTrainingArguments, initial_config
@@ -43,6 +43,11 @@ class CodeDataArguments(DataArguments):
             "embeddings, where its own ids are not to be kept."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_caption_variants is not None and self.num_caption_variants < 1:
+            raise ValueError(f"`num_caption_variants` must be at least 1, got {self.num_caption_variants}.")
 
 
 def load_rqvae(data: CodeDataArguments) -> RQVAEModel:
@@ -99,11 +104,19 @@ def transformer_config(
     if dropped and tokenizer is not None:
         condition["null_condition_ids"] = tokenizer("", padding="max_length").input_ids
     fields = {**condition, **arguments.model}
+    if condition.get("id2label") is not None:  # that of `arguments.model`, and what the data add
+        fields["id2label"] = condition["id2label"]
     if name_or_path is None:
         config = RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
     else:  # a recipe's size is that of its own data: this one's may need more
         fields["vocab_size"] = max(fields["vocab_size"], condition["vocab_size"])
         config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
+    if config.condition_length != condition.get("condition_length", config.condition_length):
+        raise ValueError(
+            f"`condition_length` must be that of the data's conditions, {condition['condition_length']}"
+            f"{' (the `model_max_length` of the tokenizer)' if tokenizer is not None else ''}, got "
+            f"{config.condition_length}."
+        )
     if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise ValueError(f"`vocab_size` must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}.")
     return config
@@ -123,15 +136,18 @@ def _new_condition(
         }
     if arguments.data.label_column is None:
         return {**condition, "vocab_size": 1, "condition_length": 1}
-    names = _label_names(rows, arguments.data.label_column, arguments.model.get("id2label"))
+    given = arguments.model.get("id2label")
+    names = _label_names(rows, arguments.data.label_column, given)
+    id2label = dict(enumerate(names)) if given is None else {int(index): name for index, name in given.items()}
+    classes = max(len(names), max(id2label, default=-1) + 1)
     dropped = arguments.training.condition_dropout > 0
     return {
         **condition,
-        "vocab_size": len(names) + dropped,
+        "vocab_size": classes + dropped,
         "condition_length": 1,
-        "null_condition_ids": [len(names)] if dropped else None,
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
+        "null_condition_ids": [classes] if dropped else None,
+        "id2label": id2label,
+        "label2id": {name: index for index, name in id2label.items()},
     }
 
 
@@ -162,7 +178,7 @@ def _label_names(rows: Rows, column: str, id2label: dict[Any, str] | None) -> li
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
     if isinstance(rows, datasets.Dataset):
-        return sorted({str(label) for label in rows[column] if label is not None})
+        return sorted_names(rows[column])
     if id2label is None:  # reading the whole stream for its labels would take as long as an epoch
         raise ValueError(
             f"`label_column` must be of class labels with `streaming`, or `id2label` be given, got {column!r} of "

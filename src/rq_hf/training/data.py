@@ -3,7 +3,7 @@
 """Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
         if split not in available:
             raise ValueError(f"`{name}_split` must be one of {list(available)}, got {split!r}.")
         rows = available[split]
+        if rows.column_names is None:  # of a stream of files that do not say
+            rows = rows._resolve_features()
         for argument in ("image_column", "caption_column", "label_column"):
             column = getattr(arguments, argument)
             if column is not None:
@@ -138,6 +140,14 @@ def _tar_shards(folder: Path) -> dict[str, list[str]]:
 
 def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
     yield from rows
+
+
+def sorted_names(labels: Iterable[Any]) -> list[str]:
+    """Names of the different labels, whole numbers by value, anything else by text; `None` is no label."""
+    different = {label for label in labels if label is not None}
+    if all(isinstance(label, int) for label in different):
+        return [str(label) for label in sorted(different)]
+    return sorted({str(label) for label in different})
 
 
 def check_column(rows: Rows, column: str, argument: str) -> None:

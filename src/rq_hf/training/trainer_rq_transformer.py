@@ -86,6 +86,14 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
         super().__post_init__()
         if not self.code_temperature > 0:
             raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no":
+                raise ValueError(
+                    "`eval_strategy` must be steps or epoch with `early_stopping_patience`, which counts evaluations, "
+                    "got no."
+                )
+            if self.metric_for_best_model is None:
+                self.metric_for_best_model, self.greater_is_better = "loss", False
         if self.eval_pictures < 0:
             raise ValueError(f"`eval_pictures` must be at least 0, got {self.eval_pictures}.")
         for name in ("bpe_dropout", "condition_dropout"):
