@@ -3,6 +3,7 @@
 """scripts/rate_distortion.py: a short run from training to the table and the plot."""
 
 import json
+import re
 import os
 import shutil
 import subprocess
@@ -30,7 +31,8 @@ def test_every_run_is_a_model_that_its_name_describes(script):
             fields = {key: value for key, value in changes.items() if hasattr(RQVAEConfig(), key)}
             model = RQVAEConfig(**config["model"] | fields)
             assert name.split(",")[0] == "x".join(str(size) for size in model.code_shape)
-            assert model.codebook_size == (2048 if "K 2048" in name else 256)
+            size = re.search(r"K (\d+)", name)
+            assert model.codebook_size == (int(size[1]) if size else 256)
             assert model.shared_codebook != ("separate" in name)
             assert changes.get("codebook_update", "per_step") == ("per_depth" if "per_depth" in name else "per_step")
             assert ("adversarial_weight" in changes) == ("adversarial" in name)
