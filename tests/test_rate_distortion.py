@@ -3,8 +3,8 @@
 """scripts/rate_distortion.py: a short run from training to the table and the plot."""
 
 import json
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys
