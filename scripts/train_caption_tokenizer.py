@@ -46,12 +46,10 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
 
 
 def iterate_captions(dataset: Dataset | IterableDataset, caption_column: str) -> Iterator[str]:
-    """Yield the captions of each row: the column holds a string, a list of strings, or nothing."""
+    """Yield the captions of each row: the column holds a string or a list of strings."""
     for index, row in enumerate(dataset):
         captions = row[caption_column] if isinstance(row[caption_column], list) else [row[caption_column]]
         for caption in captions:
-            if caption is None:  # a picture without one
-                continue
             if not isinstance(caption, str):
                 raise ValueError(
                     f"`--caption_column` {caption_column!r} must hold strings or lists of strings, "
