@@ -192,8 +192,10 @@ class RQVAEModel(HubModel):
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encoder output z, before quantization: `(B, num_channels, height, width)` to `(B, H, W, n_z)`."""
         self._check_pixel_shape(pixel_values)
-        channels_last = {"memory_format": torch.channels_last}  # an eighth faster on CPUs
-        latents = self.quant_conv(self.encoder(pixel_values.to(self.quant_conv.weight.dtype, **channels_last)))
+        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
+        if not torch.is_grad_enabled():  # an eighth faster on CPUs; training gains a fortieth and rounds otherwise
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        latents = self.quant_conv(self.encoder(pixel_values))
         return latents.permute(0, 2, 3, 1)  # (B, H, W, n_z)
 
     @apply_forward_hook
