@@ -316,3 +316,14 @@ def test_each_of_two_training_processes_reads_its_own_part(shards, tmp_path):
         opened.append(set(found["shards"]))
     assert sorted(keys) == list(range(24))
     assert not opened[0] & opened[1]
+
+
+def test_a_stream_of_a_csv_file_knows_its_columns(tmp_path):
+    picture = next((Path(__file__).parent / "fixtures" / "emoji").rglob("*.png"))
+    (tmp_path / "rows.csv").write_text(f"image,text\n{picture},a heart\n{picture},a star\n")
+    data = DataArguments(
+        dataset_name="csv", data_files=str(tmp_path / "rows.csv"), streaming=True, validation_split=None
+    )
+    rows = load_dataset_splits(data)["train"]
+    assert {"image", "text"} <= set(rows.column_names)
+    assert [row["text"] for row in rows] == ["a heart", "a star"]
