@@ -19,7 +19,7 @@ the use of the codes, for all depths and depth by depth; beside rqvae.json it le
 pictures coarse to fine, and rqvae-code-norms.png, the codes of each depth by the norm of their vectors. rFID needs
 `--feature_extractor inception` and LPIPS `--lpips`, as their weights are downloaded. `prompts` takes a pipeline of
 captions, draws one picture per prompt and gives prompt accuracy (see rq_hf.metrics.PromptAccuracy) with the floors to
-compare it with; every split gives real pictures.
+compare it with, and with `--copies_of` the part that are copies; every split gives real pictures.
 
 `samples` draws as many pictures as `--protocol` wants and gives FID, Inception score, CLIP score, precision and
 recall, accuracy and nearest real pictures, as far as they are asked for; `sweep` does so for each combination of

@@ -15,10 +15,11 @@ import pytest
 import torch
 from feature_weights import write_inception, write_vgg16
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from rq_hf import RQVAEModel
 from rq_hf.cards import evaluation_results
-from rq_hf.metrics import measure_reconstruction, reconstruction_distances, write_json
+from rq_hf.metrics import measure_reconstruction, reconstruction_distances, to_uint8, write_json
 from rq_hf.metrics.drawing import TILE_SIZE
 from rq_hf.training import PictureDataset
 
@@ -114,6 +115,44 @@ def test_prompts_of_one_concept_are_compared_with_pictures_of_all(run, pipeline_
     assert among_all["dataset"]["num_pictures"] == alone["dataset"]["num_pictures"] > 0
     assert alone["floors"]["chance"]["concept_top1"] == 1
     assert among_all["floors"]["chance"]["concept_top1"] < 0.5
+
+
+class Alike(torch.nn.Module):
+    """Sees no difference, and of pictures that are equally near the one that makes a hit counts."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(pictures.shape[0], 2)
+
+
+def test_prompts_judged_by_features_and_copies_of_a_split(
+    run, tiny_pipeline, pipeline_folder, tmp_path, monkeypatch, capsys
+):
+    """Of three pictures one is the prompted one, one what the RQ-VAE makes of a training picture, one that with a
+    little noise."""
+    rows, train = default_tone("test_combos").select(range(3)), default_tone("train")
+    real = next(iter(DataLoader(PictureDataset(rows, 16, training=False), batch_size=3)))["pixel_values"]
+    known = PictureDataset(train, 16, training=False)[7]["pixel_values"][None]
+    rqvae = tiny_pipeline.rqvae
+    with torch.no_grad():
+        copied = to_uint8((rqvae.decode(rqvae.encode(known)) + 1) / 2)
+    noise = torch.randint(-4, 5, copied.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (copied.int() + noise).clamp(0, 255).to(torch.uint8)
+    drawn = torch.cat([to_uint8((real[:1] + 1) / 2), copied, noisy])
+    monkeypatch.setattr("rq_hf.evaluation.prompts.choose_rows", lambda count, number, seed: list(range(number)))
+    monkeypatch.setattr("rq_hf.metrics.drawn_batches", lambda *arguments, **settings: iter(drawn.split(2)))
+
+    torch.jit.script(Alike()).save(tmp_path / "alike.pt")
+    flags = ["--num_prompts", 3, "--feature_extractor", "efficientnet_lite0", tmp_path / "alike.pt"]
+    results = run("prompts", pipeline_folder, *COMBOS, *flags, "--copies_of", "train")
+    assert results["copies"] == {"split": "train", "num_pictures": len(train), "exact": 1 / 3, "near": 2 / 3}
+    judged, alike = (results["features"][name] for name in ("efficientnet_lite0", "alike"))
+    assert judged["metrics"]["concept_top1"] == judged["metrics"]["style_accuracy"] == 1 / 3
+    assert set(alike["metrics"].values()) == {1.0} != set(results["metrics"].values())
+    assert alike["floors"]["other_styles_mean"] == {"num_pictures": 3, **alike["metrics"]}
+    assert judged["floors"]["chance"] == alike["floors"]["chance"] == results["floors"]["chance"]
+    tables = capsys.readouterr().out
+    assert "| by efficientnet_lite0 | pictures |" in tables
+    assert f"copies of {len(train)} pictures of train" in tables and "| near | 0.6667 |" in tables
 
 
 def test_sampling_options_reach_the_model(run, pipeline_folder, tmp_path):
@@ -231,6 +270,9 @@ def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipelin
         ("prompts", ["--batch_size", "0"], "`--batch_size` must be at least 1"),
         ("prompts", ["--save_pictures", str(FIXTURE)], "`--save_pictures` must be a new or empty folder"),
         ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
+        ("prompts", ["--copies_of", "tset"], r"`--copies_of` must be one of \['train'.*got 'tset'"),
+        ("prompts", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),
+        ("prompts", ["--feature_extractor", "nonet"], "`name` must be one of .*got 'nonet'"),
         ("rqvae", ["--num_pictures", "0"], "`--num_pictures` must be at least 1"),
         ("rqvae", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),
         ("rqvae", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),

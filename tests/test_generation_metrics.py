@@ -22,7 +22,9 @@ from rq_hf.metrics import (
     feature_extractor,
     frechet_distances,
     inception_score,
+    nearest_errors,
     nearest_pictures,
+    picture_errors,
     precision_recall,
     weights_digest,
 )
@@ -129,6 +131,26 @@ def test_nearest_pictures_are_found_in_blocks_and_a_copy_has_distance_0():
     assert found[0, 0] == 0 and places[0, 0] == 17
     with pytest.raises(ValueError, match="`count` must be from 1 to the 50 real pictures, got 51"):
         nearest_pictures(generated, real, 51)
+
+
+def test_nearest_errors_are_exact_in_blocks():
+    generator = torch.Generator().manual_seed(0)
+    real, generated = (torch.randint(0, 256, (n, 3, 5, 4), dtype=torch.uint8, generator=generator) for n in (50, 6))
+    generated[2] = real[17]
+    generated[3] = real[31]
+    generated[3, 0, 0, 0] = real[31, 0, 0, 0] ^ 1
+    expected = torch.stack([picture_errors(each.expand_as(real), real) for each in generated]).min(1)
+    for block in (7, 100):
+        errors, places = nearest_errors(generated, real, block)
+        torch.testing.assert_close(errors, expected.values, rtol=1e-12, atol=0)
+        assert torch.equal(places, expected.indices)
+    assert errors[2] == 0 and places[2] == 17 and errors[3] > 0
+    with pytest.raises(ValueError, match=r"must be uint8 of one shape, .* and torch.uint8 \(50, 3, 5, 2\)"):
+        nearest_errors(generated, real[..., :2])
+    with pytest.raises(ValueError, match="at least one real one"):
+        nearest_errors(generated, real[:0])
+    with pytest.raises(ValueError, match="must be uint8 of one shape, .* got torch.float32"):
+        nearest_errors(generated / 255, real)
 
 
 def test_only_inceptions_distance_is_called_fid():

@@ -104,6 +104,14 @@ def _add_prompts(commands) -> None:
         help="styles that count as one; may be repeated; by default: 3d fluent flat",
     )  # fmt: skip
     prompts.add_argument("--gallery_filter", help="of the real pictures to compare with; by default that of --filter")
+    prompts.add_argument(
+        "--feature_extractor", nargs="+", default=["none"],
+        help=f"features to judge prompts by besides pixels, one or several, none by default: {EXTRACTOR}",
+    )  # fmt: skip
+    prompts.add_argument("--inception_weights", type=Path, metavar="FILE", help="instead of a download")
+    prompts.add_argument(
+        "--copies_of", metavar="SPLIT", help="how many pictures are copies of one of this split (App. B.2), filtered"
+    )
     prompts.add_argument("--num_prompts", type=int, help="a random sample of the rows; all by default")
     prompts.add_argument("--seed", type=int, default=0, help="of the sample of rows, the pictures and the floors")
     add_sampling_arguments(prompts)
@@ -176,12 +184,13 @@ def _check(arguments: argparse.Namespace) -> None:
         number = getattr(arguments, name, None)
         if number is not None and number < 1:
             raise ValueError(f"`--{name}` must be at least 1, got {number}.")
-    if arguments.command == "rqvae":
+    if arguments.command in ("rqvae", "prompts"):
         extractors = arguments.feature_extractor
         if "none" in extractors and len(extractors) > 1:
             raise ValueError(f"`--feature_extractor` must be none or the names of nets, got {extractors}.")
         if arguments.inception_weights is not None and "inception" not in extractors:
             raise ValueError(f"`--inception_weights` needs `--feature_extractor inception`, got {extractors}.")
+    if arguments.command == "rqvae":
         if arguments.lpips_weights is not None and not arguments.lpips:
             raise ValueError("`--lpips_weights` needs `--lpips`, which was not given.")
     elif (folder := getattr(arguments, "save_pictures", None)) is not None:

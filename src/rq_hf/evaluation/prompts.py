@@ -1,9 +1,9 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""`evaluate.py prompts`: whether pictures show what captions ask for."""
+"""`evaluate.py prompts`: whether pictures show what captions ask for, and whether they are copies."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import datasets
@@ -14,19 +14,27 @@ from tqdm.auto import tqdm
 from .. import metrics
 from ..command_line import sampling_settings, selection_settings
 from ..metrics.drawing import SHEET_PICTURES
+from ..pipeline_rq_image_generation import RQImageGenerationPipeline
 from .models import load_pipeline, used_sampling
 from .rows import choose_rows, column_texts, filtered, load_splits, picture_batches, picture_dataset
 
 STYLE_GROUPS = [["3d", "fluent", "flat"]]  # one artist's drawings in three materials
 SHIFT = 2  # pixels
+# A code map drawn once more gives the same pixels but for rounding: one level in one of fifteen is 60 dB.
+EXACT_PSNR = 60
+# Of two pictures that the eye hardly tells apart.
+NEAR_PSNR = 30
+PIXELS = "pixels"  # the features that `metrics` and `floors` are of
 
 
 def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Prompt accuracy of a pipeline, with its floors."""
+    """Prompt accuracy of a pipeline, with its floors, and the share of copies."""
     pipe = load_pipeline(arguments)
     if pipe.tokenizer is None:
         raise ValueError(f"`MODEL` must draw captions, got {arguments.model!r}, a pipeline without a tokenizer.")
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
+    if arguments.copies_of is not None and arguments.copies_of not in splits:
+        raise ValueError(f"`--copies_of` must be one of {list(splits)}, got {arguments.copies_of!r}.")
     split = filtered(splits[arguments.split], arguments)
     gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments, "gallery_filter")
     indices = choose_rows(len(split), arguments.num_prompts, arguments.seed)
@@ -39,41 +47,91 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"`--style_group` must name styles of {sorted(set(styles))}, got {sorted(unknown)}.")
 
-    def features(rows: datasets.Dataset, change: Callable[[torch.Tensor], torch.Tensor] = lambda same: same):
-        pixels = picture_batches(picture_dataset(rows, pipe.rqvae, arguments), arguments)
-        batches = (metrics.to_uint8((batch + 1) / 2) for batch in pixels)
-        return torch.cat([metrics.pooled_pixels(change(pictures)) for pictures in batches])
-
+    kinds = feature_kinds(arguments)
     groups = arguments.style_group or STYLE_GROUPS
-    accuracy = metrics.PromptAccuracy(features(gallery), concepts, styles, groups)
-    floors = {
-        **accuracy.floors(*asked, seed=arguments.seed),
-        "shifted": accuracy.score(features(rows, lambda pictures: metrics.shift_down(pictures, SHIFT)), *asked),
-    }
-    sampling, selection, drawn = sampling_settings(arguments), selection_settings(arguments), []
-    settings = {**sampling, **selection}
+    shifted = (metrics.shift_down(pictures, SHIFT) for pictures in real_pictures(rows, pipe, arguments))
+    of_shifted, judges, floors = describe(shifted, kinds), {}, {}
+    for name, features in describe(real_pictures(gallery, pipe, arguments), kinds).items():
+        judges[name] = metrics.PromptAccuracy(features, concepts, styles, groups)
+        found = judges[name].floors(*asked, seed=arguments.seed)
+        found["shifted"] = judges[name].score(of_shifted[name], *asked)
+        floors[name] = {key: {"num_pictures": len(floor), **floor.summary()} for key, floor in found.items()}
+        floors[name]["chance"] = {"num_pictures": len(rows), **judges[name].chance(*asked)}
+
+    sampling = sampling_settings(arguments)
+    settings = {**sampling, **selection_settings(arguments)}
+    drawn = []
     with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
         for batch in metrics.drawn_batches(pipe, prompts, indices, arguments.batch_size, arguments.seed, **settings):
             drawn.append(batch)
             progress.update(len(batch))
+    scores = {name: judges[name].score(found, *asked) for name, found in describe(drawn, kinds).items()}
     drawn = torch.cat(drawn)
-    scores = accuracy.score(metrics.pooled_pixels(drawn), *asked)
     if arguments.save_pictures is not None:
-        nearest = gallery.select(scores.nearest.tolist())
+        nearest = gallery.select(scores[PIXELS].nearest.tolist())
         metrics.save_drawn_pictures(
             arguments.save_pictures,
             [TF.to_pil_image(picture) for picture in drawn],
             prompts,
-            scores,
+            scores[PIXELS],
             nearest.select(range(min(len(nearest), SHEET_PICTURES)))[arguments.image_column],
             column_texts(nearest, arguments.concept_column),
         )
-    return {
-        "num_pictures": len(rows),
-        "metrics": scores.summary(),
-        "floors": {
-            **{name: {"num_pictures": len(floor), **floor.summary()} for name, floor in floors.items()},
-            "chance": {"num_pictures": len(rows), **accuracy.chance(*asked)},
-        },
-        "sampling": used_sampling(pipe, sampling, arguments),
+    judged = {name: {"metrics": scores[name].summary(), "floors": floors[name]} for name in kinds}
+    results = {"num_pictures": len(rows), **judged.pop(PIXELS), "features": judged}
+    if arguments.copies_of is not None:
+        results["copies"] = copies(drawn, filtered(splits[arguments.copies_of], arguments), pipe, arguments)
+    return {**results, "sampling": used_sampling(pipe, sampling, arguments)}
+
+
+Features = Callable[[torch.Tensor], torch.Tensor]  # of uint8 pictures `(B, C, height, width)`
+
+
+def feature_kinds(arguments: argparse.Namespace) -> dict[str, Features]:
+    """What pictures are compared by: pixels, and the nets that are asked for."""
+
+    def features_of(net: metrics.FeatureExtractor) -> Features:
+        return lambda pictures: net(metrics.to_rgb(pictures).to(arguments.device)).float().cpu()
+
+    kinds: dict[str, Features] = {PIXELS: metrics.pooled_pixels}
+    for name in dict.fromkeys(arguments.feature_extractor):
+        if name != "none":
+            weights = arguments.inception_weights if name == "inception" else None
+            net = metrics.feature_extractor(name, weights).to(arguments.device)
+            kinds[net.name] = features_of(net)
+    return kinds
+
+
+def describe(batches: Iterable[torch.Tensor], kinds: dict[str, Features]) -> dict[str, torch.Tensor]:
+    """All features of the pictures, `(B, F)` of each kind."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in kinds}
+    for pictures in batches:
+        for name, features in kinds.items():
+            found[name].append(features(pictures))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def real_pictures(
+    rows: datasets.Dataset, pipe: RQImageGenerationPipeline, arguments: argparse.Namespace
+) -> Iterator[torch.Tensor]:
+    """Batches of uint8 pictures `(B, C, height, width)`."""
+    for batch in picture_batches(picture_dataset(rows, pipe.rqvae, arguments), arguments):
+        yield metrics.to_uint8((batch + 1) / 2)
+
+
+@torch.no_grad()
+def copies(
+    drawn: torch.Tensor, rows: datasets.Dataset, pipe: RQImageGenerationPipeline, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Parts of the drawn pictures that are what the RQ-VAE makes of one of these pictures, exactly or nearly."""
+    rqvae = pipe.rqvae
+    reconstructed = []
+    for batch in picture_batches(picture_dataset(rows, rqvae, arguments), arguments):
+        decoded = rqvae.decode(rqvae.encode(batch.to(rqvae.device, rqvae.dtype)))
+        reconstructed.append(metrics.to_uint8((decoded + 1) / 2).cpu())
+    errors, _ = metrics.nearest_errors(drawn, torch.cat(reconstructed))
+    shares = {
+        name: (errors <= 10 ** (-psnr / 10)).double().mean().item()
+        for name, psnr in (("exact", EXACT_PSNR), ("near", NEAR_PSNR))
     }
+    return {"split": arguments.copies_of, "num_pictures": len(rows), **shares}

@@ -116,9 +116,7 @@ def tables(results: dict[str, Any]) -> str:
     if "protocol" in results:
         return metrics.markdown_table(["metric", ""], list(results["metrics"].items()))
     if "depths" not in results:
-        lines = [("model", results["dataset"]["num_pictures"], *results["metrics"].values())]
-        lines += [(FLOOR_NAMES[name], *floor.values()) for name, floor in results["floors"].items()]
-        return metrics.markdown_table(["", "pictures", *HIT_NAMES.values()], lines)
+        return prompt_tables(results)
     parts = [metrics.markdown_table(["metric", "all depths"], list(results["metrics"].items()))]
     halves = dict(results["halves"])
     if halves:
@@ -130,4 +128,17 @@ def tables(results: dict[str, Any]) -> str:
         parts.append(metrics.markdown_table(header, [(name, *values.values()) for name, values in halves.items()]))
     depths = [list(row.values()) for row in results["depths"]]
     parts.append(metrics.markdown_table(list(results["depths"][0]), depths))
+    return "\n\n".join(parts)
+
+
+def prompt_tables(results: dict[str, Any]) -> str:
+    """Prompt accuracy, by pixels and by the features of nets, and copies."""
+    parts = []
+    for name, judged in {"": results, **results["features"]}.items():
+        lines = [("model", results["dataset"]["num_pictures"], *judged["metrics"].values())]
+        lines += [(FLOOR_NAMES[floor], *values.values()) for floor, values in judged["floors"].items()]
+        parts.append(metrics.markdown_table([f"by {name}" if name else "", "pictures", *HIT_NAMES.values()], lines))
+    if (found := results.get("copies")) is not None:
+        header = [f"copies of {found['num_pictures']} pictures of {found['split']}", "part of the drawn ones"]
+        parts.append(metrics.markdown_table(header, [(name, found[name]) for name in ("exact", "near")]))
     return "\n\n".join(parts)

@@ -17,7 +17,7 @@ from .extractors import (
     weights_digest,
 )
 from .frechet import FeatureStatistics, ReconstructionDistance, frechet_distances
-from .generation import extract, inception_score, nearest_pictures, precision_recall
+from .generation import extract, inception_score, nearest_errors, nearest_pictures, precision_recall
 from .pictures import (
     picture_errors,
     pooled_pixels,

@@ -105,6 +105,40 @@ def nearest_pictures(
     return best, places
 
 
+def nearest_errors(
+    pictures: torch.Tensor, real_pictures: torch.Tensor, block: int = 1000
+) -> tuple[torch.Tensor, torch.LongTensor]:
+    """The least mean squared error of generated pictures to any real one, to see whether they are copies (App. B.2).
+
+    Args:
+        pictures (`torch.ByteTensor` of shape `(N, C, height, width)`): generated ones.
+        real_pictures (`torch.ByteTensor` of shape `(R, C, height, width)`): real ones.
+        block (`int`, defaults to 1000): real pictures that are compared at once.
+
+    Returns:
+        Errors `(N,)` of pixels in [0, 1], 0 of equal pictures, and the places `(N,)` of the nearest real ones.
+
+    Raises:
+        `ValueError`: no real pictures, or pictures of other types or shapes.
+    """
+    uint8 = pictures.dtype == real_pictures.dtype == torch.uint8
+    if not uint8 or pictures.shape[1:] != real_pictures.shape[1:] or len(real_pictures) == 0:
+        raise ValueError(
+            "`pictures` and `real_pictures` must be uint8 of one shape, at least one real one, got "
+            f"{pictures.dtype} {tuple(pictures.shape)} and {real_pictures.dtype} {tuple(real_pictures.shape)}."
+        )
+    generated = pictures.flatten(1).double()  # whose products of integers are exact
+    errors, places = [], []
+    for part in real_pictures.flatten(1).split(block):
+        real = part.double()
+        squares = generated.square().sum(1)[:, None] + real.square().sum(1) - 2 * generated @ real.T  # (N, block)
+        least = squares.min(1)
+        errors.append(least.values)
+        places.append(least.indices + block * len(places))
+    best = torch.stack(errors).min(0)  # (N,)
+    return best.values / (generated.shape[1] * 255**2), torch.stack(places).gather(0, best.indices[None])[0]
+
+
 def extract(extractor: FeatureExtractor, pictures: torch.Tensor, logits: bool = False) -> dict[str, torch.Tensor]:
     """Features, and logits if wanted, of uint8 pictures `(B, 3, height, width)`, on the CPU.
 
