@@ -10,7 +10,9 @@ depths; four pictures with seeds 0 to 3 follow. They are what a call gives: none
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -62,6 +64,48 @@ def shown(picture: Image.Image, mask: torch.BoolTensor) -> Image.Image:
     return Image.composite(picture, Image.new("RGB", picture.size, UNKNOWN), cells)
 
 
+def seeds(count: int) -> dict[str, Any]:
+    """Arguments of a call that draws with seeds 0, 1, ..."""
+    return {
+        "num_images_per_prompt": count,
+        "generator": [torch.Generator().manual_seed(index) for index in range(count)],
+    }
+
+
+def completion_row(
+    pipe: RQImageGenerationPipeline,
+    name: str,
+    region: Callable[[int, int], torch.BoolTensor],
+    count: int = COUNT,
+    **sampling: float | None,
+) -> tuple[list[Image.Image], list[str]]:
+    """A real picture, what is kept of it and completions, with captions.
+
+    Args:
+        pipe ([`RQImageGenerationPipeline`]): of captions.
+        name (`str`): of the picture, `STYLE/CONCEPT`.
+        region: gives the mask of the codes to keep for a height and width of the code map.
+        count (`int`): completions.
+        sampling: arguments of the call.
+    """
+    picture, prompt = read(name)
+    mask = region(*pipe.transformer.config.code_shape[:2])
+    kept = shown(pipe.reconstruct(picture).images[0], mask)
+    completed = pipe.complete(picture, prompt, mask, **seeds(count), **sampling).images
+    return [picture, kept, *completed], [prompt, "kept", *(f"completion {index}" for index in range(count))]
+
+
+def variation_row(
+    pipe: RQImageGenerationPipeline, name: str, depths: int, **sampling: float | None
+) -> tuple[list[Image.Image], list[str]]:
+    """A real picture, its first `depths` codes and variations, with captions; arguments as above."""
+    picture, prompt = read(name)
+    kept = pipe.reconstruct(picture, depths).images[0]
+    varied = pipe.vary(picture, prompt, depths, **seeds(COUNT), **sampling).images
+    text = "depth 1 kept" if depths == 1 else f"depths 1 to {depths} kept"
+    return [picture, kept, *varied], [prompt, text, *(f"variation {index}" for index in range(COUNT))]
+
+
 def editing_sheet(pipe: RQImageGenerationPipeline, **sampling: float | None) -> Image.Image:
     """Completions above, variations below.
 
@@ -69,25 +113,10 @@ def editing_sheet(pipe: RQImageGenerationPipeline, **sampling: float | None) -> 
         pipe ([`RQImageGenerationPipeline`]): of captions.
         sampling: arguments of its calls.
     """
-    rows, captions = [], []
-
-    def options() -> dict:
-        generators = [torch.Generator().manual_seed(index) for index in range(COUNT)]
-        return {"num_images_per_prompt": COUNT, "generator": generators, **sampling}
-
-    for name, region in COMPLETIONS:
-        picture, prompt = read(name)
-        mask = region(*pipe.transformer.config.code_shape[:2])
-        kept = shown(pipe.reconstruct(picture).images[0], mask)
-        rows.append([picture, kept, *pipe.complete(picture, prompt, mask, **options()).images])
-        captions.append([prompt, "kept", *(f"completion {index}" for index in range(COUNT))])
-    for name, depths in VARIATIONS:
-        picture, prompt = read(name)
-        kept = pipe.reconstruct(picture, depths).images[0]
-        rows.append([picture, kept, *pipe.vary(picture, prompt, depths, **options()).images])
-        text = "depth 1 kept" if depths == 1 else f"depths 1 to {depths} kept"
-        captions.append([prompt, text, *(f"variation {index}" for index in range(COUNT))])
-    return picture_grid(rows, captions, tile_size=168)
+    rows = [completion_row(pipe, *completion, **sampling) for completion in COMPLETIONS]
+    rows += [variation_row(pipe, *variation, **sampling) for variation in VARIATIONS]
+    tiles, captions = zip(*rows, strict=True)
+    return picture_grid(tiles, captions, tile_size=168)
 
 
 def main(argv: list[str] | None = None) -> None:

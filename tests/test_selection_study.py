@@ -1,7 +1,9 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""scripts/selection_study.py, killed_evaluation.py and editing_sheet.py: what they run, tables, plots and sheets."""
+"""scripts/selection_study.py, killed_evaluation.py, editing_sheet.py and gallery.py: what they run, tables, plots and
+sheets."""
 
+import filecmp
 import json
 import sys
 from pathlib import Path
@@ -97,6 +99,20 @@ def test_the_sheet_of_edits_shows_sixteen_of_each_kind(load_script):
         assert (kept[~pixels] == script.UNKNOWN).all()
     with Image.open(ROOT / "docs" / "images" / "editing.png") as sheet:
         assert sheet.width > 6 * 168 and sheet.height > 8 * 168
+
+
+def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, monkeypatch, capsys):
+    script = load_script("gallery")
+    monkeypatch.setattr(script, "CONCEPTS", ("red heart",))
+    monkeypatch.setattr(script, "COARSE_TO_FINE", ("a castle",))
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        script.main(["--output_dir", str(folder)])
+    names = ["gallery-styles.png", "gallery-depths.png", "gallery-completion.png"]
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names * 2
+    assert filecmp.cmpfiles(tmp_path / "first", tmp_path / "second", names, shallow=False)[0] == names
+    for name, columns in zip(names, (len(script.STYLES), 3, 6), strict=True):
+        with Image.open(tmp_path / "first" / name) as picture:
+            assert picture.width > 136 * columns and len(picture.convert("RGB").getcolors(10**6)) > 100
 
 
 def labelled_folder(folder: Path) -> Path:
