@@ -1,0 +1,104 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+r"""Writes what trainings logged as a table (CSV) and draws its losses (PNG).
+
+    python scripts/training_curves.py runs/emoji-rqt-8x8x3-8M --output docs/results/demo/transformer
+
+RUN is the output folder of a training that is finished, or a checkpoint of one that is not. Of several the second went
+on from the weights of the first, and so on: their steps and epochs are counted on. Writes OUTPUT.csv, a row for each
+logged step, and OUTPUT.png.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from study import log_history
+
+FIRST_COLUMNS = ("step", "epoch")
+
+
+def joined_history(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row for each logged step of the runs, training and evaluation of one step together.
+
+    Raises:
+        `ValueError`: a folder without `trainer_state.json`, or nothing logged.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    step, epoch = 0, 0.0
+    for folder in folders:
+        if not (folder / "trainer_state.json").exists():
+            raise ValueError(
+                f"RUN must be the folder of a finished training, or of a checkpoint, with a trainer_state.json, got "
+                f"'{folder}'."
+            )
+        history = [entry for entry in log_history(folder) if "train_runtime" not in entry]
+        for entry in history:
+            counted = {"step": entry["step"] + step, "epoch": entry["epoch"] + epoch}
+            rows.setdefault(counted["step"], {}).update({**entry, **counted})
+        if history:
+            step, epoch = step + history[-1]["step"], epoch + history[-1]["epoch"]
+    if not rows:
+        raise ValueError(f"RUN must have logged something, got nothing in {[str(folder) for folder in folders]}.")
+    return [rows[number] for number in sorted(rows)]
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    names = [*FIRST_COLUMNS, *sorted({name for row in rows for name in row}.difference(FIRST_COLUMNS))]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def loss_chart(rows: list[dict[str, Any]]) -> Figure:
+    """All losses over the steps, those of evaluations as points on a line of their colour."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    losses = sorted({name for row in rows for name, value in row.items() if "loss" in name and _is_drawn(value)})
+    colours = {name: f"C{index % 10}" for index, name in enumerate(dict.fromkeys(map(_bare, losses)))}
+    for name in losses:
+        points = [(row["step"], row[name]) for row in rows if _is_drawn(row.get(name))]
+        style = {"marker": "o", "markersize": 3} if name.startswith("eval_") else {"alpha": 0.5, "linewidth": 1}
+        axes.plot(*zip(*points, strict=True), color=colours[_bare(name)], label=name, **style)
+    axes.set(yscale="log", xlabel="steps", ylabel="loss")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("eval_")
+
+
+def _is_drawn(value: Any) -> bool:
+    """On a logarithmic scale."""
+    return isinstance(value, (int, float)) and 0 < value < float("inf")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of a training")
+    parser.add_argument("--output", type=Path, required=True, help="path of the files to write, without suffix")
+    arguments = parser.parse_args(argv)
+    rows = joined_history(arguments.runs)
+    table, chart = (Path(f"{arguments.output}{suffix}") for suffix in (".csv", ".png"))
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, table)
+    loss_chart(rows).savefig(chart, dpi=110)
+    print(table, chart, sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,56 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""scripts/training_curves.py: the table and the chart of what trainings logged."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def script(load_script):
+    return load_script("training_curves")
+
+
+def write_run(folder: Path, history: list[dict]) -> Path:
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return folder
+
+
+def test_runs_one_after_the_other_become_one_table_and_chart(script, tmp_path, capsys):
+    first = [
+        {"step": 10, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-3},
+        {"step": 20, "epoch": 1.0, "loss": 1.23456789},
+        {"step": 20, "epoch": 1.0, "eval_loss": 1.5},
+        {"step": 20, "epoch": 1.0, "train_runtime": 12.0, "train_loss": 1.6},
+    ]
+    second = [{"step": 5, "epoch": 0.25, "loss": 0.5, "adversarial_loss": -0.125, "eval_loss": float("nan")}]
+    runs = [write_run(tmp_path / name, history) for name, history in (("first", first), ("second", second))]
+    output = tmp_path / "docs" / "stage-2.5"
+    script.main([*map(str, runs), "--output", str(output)])
+    table, chart = (Path(f"{output}.{suffix}") for suffix in ("csv", "png"))
+    assert capsys.readouterr().out.splitlines() == [str(table), str(chart)]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "epoch", "adversarial_loss", "eval_loss", "learning_rate", "loss"]
+    assert [(row["step"], row["epoch"], row["loss"], row["eval_loss"]) for row in rows] == [
+        ("10", "0.5", "2", ""),
+        ("20", "1", "1.23457", "1.5"),
+        ("25", "1.25", "0.5", "nan"),
+    ]
+    assert rows[2]["adversarial_loss"] == "-0.125"
+    with Image.open(chart) as picture:
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(10**6)) > 50
+
+
+def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match="RUN must be the folder of a finished training.*unfinished"):
+        script.main([str(tmp_path / "unfinished"), "--output", str(tmp_path / "out" / "curves")])
+    with pytest.raises(ValueError, match="RUN must have logged something"):
+        script.main([str(write_run(tmp_path / "mute", [])), "--output", str(tmp_path / "out" / "curves")])
+    assert not (tmp_path / "out").exists()
