@@ -60,7 +60,7 @@ def enlarged(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def errors_on_the_page() -> Iterator[None]:
-    """Shows a bad input, such as a prompt without a known character, to the visitor."""
+    """Shows a bad input to the visitor."""
     try:
         yield
     except ValueError as error:

@@ -232,10 +232,13 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         return (images,) if scores is None else (images, scores)
 
     def encode_prompt(self, prompt: str | list[str]) -> torch.LongTensor:
-        """Ids of captions, `(B, condition_length)`; what does not fit is cut with a warning that shows it.
+        """Ids of captions, `(B, condition_length)`.
+
+        What does not fit is cut with a warning that shows it. Text of which the tokenizer knows nothing, such as that
+        of another script, becomes the null condition of a model that was trained with one, with a warning.
 
         Raises:
-            `ValueError`: no captions, text of unknown characters only, or a model without captions.
+            `ValueError`: no captions, or a model without captions.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(text, str) for text in prompts):
@@ -248,9 +251,14 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         with _tokenizer_lock:
             whole = self.tokenizer(list(prompts), padding=False, truncation=False, **options).input_ids
             fitted = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
-        for text, ids in zip(prompts, whole, strict=True):
+        null = None if self.transformer is None else self.transformer.config.null_condition_ids
+        for row, (text, ids) in enumerate(zip(prompts, whole, strict=True)):
             if ids and all(index == self.tokenizer.unk_token_id for index in ids):
-                raise ValueError(f"`prompt` must hold text that the tokenizer knows, got {text!r}.")
+                logger.warning(
+                    f"The tokenizer knows nothing of the prompt {text!r}: the picture has no relation to it."
+                )
+                if null is not None:
+                    fitted.input_ids[row] = torch.tensor(null)
             if len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
                 logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r}")
