@@ -25,6 +25,7 @@ EXACT_PSNR = 60
 # Of two pictures that the eye hardly tells apart.
 NEAR_PSNR = 30
 PIXELS = "pixels"  # the features that `metrics` and `floors` are of
+Features = Callable[[torch.Tensor], torch.Tensor]  # of uint8 pictures `(B, C, height, width)`
 
 
 def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -82,9 +83,6 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.copies_of is not None:
         results["copies"] = copies(drawn, filtered(splits[arguments.copies_of], arguments), pipe, arguments)
     return {**results, "sampling": used_sampling(pipe, sampling, arguments)}
-
-
-Features = Callable[[torch.Tensor], torch.Tensor]  # of uint8 pictures `(B, C, height, width)`
 
 
 def feature_kinds(arguments: argparse.Namespace) -> dict[str, Features]:
