@@ -8,6 +8,7 @@ Needs `pip install -e ".[demo]"`. Each visitor has pictures of their own; the mo
 """
 
 import argparse
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,13 +59,24 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.BICUBIC) if image.width < SHOWN_SIZE else image
 
 
+class PageWarnings(logging.Handler):
+    """Shows the visitor what the pipeline warns of, such as the part of a prompt that it cuts."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        gr.Warning(record.getMessage())
+
+
 @contextmanager
-def errors_on_the_page() -> Iterator[None]:
-    """Shows a bad input to the visitor."""
+def messages_on_the_page() -> Iterator[None]:
+    """Shows a bad input, and warnings, to the visitor."""
+    logger, handler = logging.getLogger(RQImageGenerationPipeline.__module__), PageWarnings(logging.WARNING)
+    logger.addHandler(handler)
     try:
         yield
     except ValueError as error:
         raise gr.Error(str(error)) from error
+    finally:
+        logger.removeHandler(handler)
 
 
 class Studio:
@@ -114,7 +126,7 @@ class Studio:
             return {}
 
         options = options | self.condition(text) | self.settings(*sampling)
-        with errors_on_the_page():
+        with messages_on_the_page():
             codes = call(**options, output_type="latent", callback_on_step_end=on_step_end).images
         return codes.cpu(), self.gallery(codes, depth)
 

@@ -64,19 +64,16 @@ def shown(picture: Image.Image, mask: torch.BoolTensor) -> Image.Image:
     return Image.composite(picture, Image.new("RGB", picture.size, UNKNOWN), cells)
 
 
-def seeds(count: int) -> dict[str, Any]:
-    """Arguments of a call that draws with seeds 0, 1, ..."""
-    return {
-        "num_images_per_prompt": count,
-        "generator": [torch.Generator().manual_seed(index) for index in range(count)],
-    }
+def seeds() -> dict[str, Any]:
+    """Arguments of a call that draws pictures with seeds 0, 1, ..."""
+    generators = [torch.Generator().manual_seed(index) for index in range(COUNT)]
+    return {"num_images_per_prompt": COUNT, "generator": generators}
 
 
 def completion_row(
     pipe: RQImageGenerationPipeline,
     name: str,
     region: Callable[[int, int], torch.BoolTensor],
-    count: int = COUNT,
     **sampling: float | None,
 ) -> tuple[list[Image.Image], list[str]]:
     """A real picture, what is kept of it and completions, with captions.
@@ -85,14 +82,13 @@ def completion_row(
         pipe ([`RQImageGenerationPipeline`]): of captions.
         name (`str`): of the picture, `STYLE/CONCEPT`.
         region: gives the mask of the codes to keep for a height and width of the code map.
-        count (`int`): completions.
         sampling: arguments of the call.
     """
     picture, prompt = read(name)
     mask = region(*pipe.transformer.config.code_shape[:2])
     kept = shown(pipe.reconstruct(picture).images[0], mask)
-    completed = pipe.complete(picture, prompt, mask, **seeds(count), **sampling).images
-    return [picture, kept, *completed], [prompt, "kept", *(f"completion {index}" for index in range(count))]
+    completed = pipe.complete(picture, prompt, mask, **seeds(), **sampling).images
+    return [picture, kept, *completed], [prompt, "kept", *(f"completion {index}" for index in range(COUNT))]
 
 
 def variation_row(
@@ -101,7 +97,7 @@ def variation_row(
     """A real picture, its first `depths` codes and variations, with captions; arguments as above."""
     picture, prompt = read(name)
     kept = pipe.reconstruct(picture, depths).images[0]
-    varied = pipe.vary(picture, prompt, depths, **seeds(COUNT), **sampling).images
+    varied = pipe.vary(picture, prompt, depths, **seeds(), **sampling).images
     text = "depth 1 kept" if depths == 1 else f"depths 1 to {depths} kept"
     return [picture, kept, *varied], [prompt, text, *(f"variation {index}" for index in range(COUNT))]
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-r"""Draws the pictures of the README: concepts in all styles, pictures coarse to fine, a completion.
+r"""Draws what a pipeline of emoji can do: concepts in all styles, pictures coarse to fine, completions.
 
     python scripts/gallery.py --output_dir docs/images
 
 Writes gallery-styles.png, gallery-depths.png and gallery-completion.png. All is drawn with the checkpoint's own
-sampling settings and seed 0, or seeds 0, 1, ...; none was chosen. The last two rows of styles have a pair that no
-training picture shows: there is no lobster and no ringed planet in blob style.
+sampling settings and seed 0, or seeds 0, 1, ...; none was chosen. Some pairs of concept and style no training picture
+shows: lobster and ringed planet were never drawn in blob, emojione, firefox and cartoon style.
 """
 
 import argparse

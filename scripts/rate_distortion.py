@@ -39,7 +39,7 @@ from study import (
 from torchvision.transforms.functional import to_pil_image
 
 from rq_hf import RQVAEModel
-from rq_hf.metrics import to_uint8
+from rq_hf.metrics import stored_pictures
 from rq_hf.picture_grid import picture_grid
 from rq_hf.training import PictureDataset
 from rq_hf.training.data import select_rows
@@ -206,7 +206,7 @@ def sheet(output_dir: Path, dataset: str, path: Path) -> None:
     pictures = PictureDataset(rows, models[0].config.image_size, training=False)
     pixel_values = torch.stack([pictures[index]["pixel_values"] for index in chosen])
     columns = [pixel_values, *(model.decode(model.encode(pixel_values)) for model in models)]
-    columns = [[to_pil_image(picture) for picture in to_uint8((column + 1) / 2)] for column in columns]
+    columns = [[to_pil_image(picture) for picture in stored_pictures(column)] for column in columns]
     tiles = list(zip(*columns, strict=True))
     picture_grid(tiles, [["original", *names]] * len(tiles), tile_size=160).save(path)
 

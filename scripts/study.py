@@ -120,9 +120,26 @@ def cpu_minutes(cpu_seconds: Path) -> float | None:
     return json.loads(cpu_seconds.read_text()) / 60 if cpu_seconds.exists() else None
 
 
+def trainer_state(folder: Path) -> dict[str, Any]:
+    """Steps, epochs and `log_history` of a training.
+
+    Args:
+        folder: of a finished training, or of a checkpoint.
+
+    Raises:
+        `ValueError`: there is no `trainer_state.json`.
+    """
+    path = folder / "trainer_state.json"
+    if not path.exists():
+        raise ValueError(
+            f"A finished training or a checkpoint must have a trainer_state.json, got none in '{folder}'."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def log_history(folder: Path) -> list[dict[str, Any]]:
-    """What a finished training logged."""
-    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    """What it logged."""
+    return trainer_state(folder)["log_history"]
 
 
 def spread(values: list[float], digits: int) -> str:

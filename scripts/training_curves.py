@@ -11,40 +11,39 @@ logged step, and OUTPUT.png.
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
-from study import log_history
+from study import trainer_state
 
 FIRST_COLUMNS = ("step", "epoch")
 
 
 def joined_history(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row for each logged step of the runs, training and evaluation of one step together.
+    """A row for each logged step of each run, training and evaluation of one step together.
 
     Raises:
         `ValueError`: a folder without `trainer_state.json`, or nothing logged.
     """
-    rows: dict[int, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     step, epoch = 0, 0.0
     for folder in folders:
-        if not (folder / "trainer_state.json").exists():
-            raise ValueError(
-                f"RUN must be the folder of a finished training, or of a checkpoint, with a trainer_state.json, got "
-                f"'{folder}'."
-            )
-        history = [entry for entry in log_history(folder) if "train_runtime" not in entry]
-        for entry in history:
-            counted = {"step": entry["step"] + step, "epoch": entry["epoch"] + epoch}
-            rows.setdefault(counted["step"], {}).update({**entry, **counted})
-        if history:
-            step, epoch = step + history[-1]["step"], epoch + history[-1]["epoch"]
+        state = trainer_state(folder)
+        of_run: dict[int, dict[str, Any]] = {}
+        for entry in state["log_history"]:
+            if "train_runtime" not in entry:  # of the whole run
+                counted = {"step": entry["step"] + step, "epoch": entry["epoch"] + epoch}
+                of_run.setdefault(entry["step"], {}).update({**entry, **counted})
+        rows += [of_run[number] for number in sorted(of_run)]
+        step, epoch = step + state["global_step"], epoch + state["epoch"]
     if not rows:
         raise ValueError(f"RUN must have logged something, got nothing in {[str(folder) for folder in folders]}.")
-    return [rows[number] for number in sorted(rows)]
+    return rows
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
@@ -60,23 +59,23 @@ def _short(value: Any) -> Any:
 
 
 def loss_chart(rows: list[dict[str, Any]]) -> Figure:
-    """All losses over the steps, those of evaluations as points on a line of their colour."""
+    """The losses over the steps, those of evaluations as points on a line of their colour. The scale is logarithmic:
+    values that are not positive leave gaps."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     losses = sorted({name for row in rows for name, value in row.items() if "loss" in name and _is_drawn(value)})
-    colours = {name: f"C{index % 10}" for index, name in enumerate(dict.fromkeys(map(_bare, losses)))}
+    bare = {name: name.removeprefix("eval_") for name in losses}
+    palette = matplotlib.colormaps["tab20"].colors
+    colours = {name: palette[index % len(palette)] for index, name in enumerate(dict.fromkeys(bare.values()))}
     for name in losses:
-        points = [(row["step"], row[name]) for row in rows if _is_drawn(row.get(name))]
+        logged = [row for row in rows if name in row]
+        values = [row[name] if _is_drawn(row[name]) else math.nan for row in logged]
         style = {"marker": "o", "markersize": 3} if name.startswith("eval_") else {"alpha": 0.5, "linewidth": 1}
-        axes.plot(*zip(*points, strict=True), color=colours[_bare(name)], label=name, **style)
+        axes.plot([row["step"] for row in logged], values, color=colours[bare[name]], label=name, **style)
     axes.set(yscale="log", xlabel="steps", ylabel="loss")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(fontsize=8)
     return figure
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("eval_")
 
 
 def _is_drawn(value: Any) -> bool:

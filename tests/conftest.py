@@ -101,7 +101,8 @@ def make_rqvae(pictures) -> Callable[..., RQVAEModel]:
     def make(**fields) -> RQVAEModel:
         model = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | fields))
         with torch.no_grad():
-            latents = model.encode_latents(torch.cat([pictures, -pictures, pictures.flip(1)]))
+            fitted = torch.cat([pictures, -pictures, pictures.flip(1)])
+            latents = model.encode_latents(fitted[:, : model.config.num_channels])
             for _ in range(8):
                 model.quantizer(latents, codebook_update="per_step")
         return model.eval()

@@ -284,8 +284,11 @@ def test_an_uploaded_picture_is_completed(app, demo, address, open_browser, tmp_
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_told_to_the_visitor(open_browser):
+def test_what_is_missing_or_cannot_be_read_is_told_to_the_visitor(open_browser):
     driver = open_browser()
+    fill_in(driver, "prompt", "ξ")
+    click(driver, "draw")
+    wait_for(lambda: "knows no letter of the prompt 'ξ'" in driver.find_element(By.TAG_NAME, "body").text)
     open_completion(driver)
     click(driver, "complete")
     wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)

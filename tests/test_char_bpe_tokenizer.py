@@ -162,7 +162,7 @@ def test_a_pipeline_encodes_as_published_and_names_what_it_cuts_or_cannot_read(p
     pipe.encode_prompt("red heart " * 8 + "green apple")
     assert "this part is not used: 'green apple'" in caplog.text
     assert pipe.encode_prompt("😃").tolist() == [[1] + [0] * 15]
-    assert "knows nothing of the prompt '😃'" in caplog.text
+    assert "knows no letter of the prompt '😃'" in caplog.text
 
 
 def test_without_dropout_the_encoder_gives_the_published_ids(files):

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """scripts/evaluate.py from the command line to its files."""
 
+import argparse
 import filecmp
 import importlib
 import json
@@ -15,11 +16,11 @@ import pytest
 import torch
 from feature_weights import write_inception, write_vgg16
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from rq_hf import RQVAEModel
 from rq_hf.cards import evaluation_results
-from rq_hf.metrics import measure_reconstruction, reconstruction_distances, to_uint8, write_json
+from rq_hf.evaluation.prompts import copies
+from rq_hf.metrics import measure_reconstruction, reconstruction_distances, stored_pictures, write_json
 from rq_hf.metrics.drawing import TILE_SIZE
 from rq_hf.training import PictureDataset
 
@@ -124,35 +125,37 @@ class Alike(torch.nn.Module):
         return torch.zeros(pictures.shape[0], 2)
 
 
-def test_prompts_judged_by_features_and_copies_of_a_split(
-    run, tiny_pipeline, pipeline_folder, tmp_path, monkeypatch, capsys
-):
-    """Of three pictures one is the prompted one, one what the RQ-VAE makes of a training picture, one that with a
-    little noise."""
-    rows, train = default_tone("test_combos").select(range(3)), default_tone("train")
-    real = next(iter(DataLoader(PictureDataset(rows, 16, training=False), batch_size=3)))["pixel_values"]
-    known = PictureDataset(train, 16, training=False)[7]["pixel_values"][None]
-    rqvae = tiny_pipeline.rqvae
-    with torch.no_grad():
-        copied = to_uint8((rqvae.decode(rqvae.encode(known)) + 1) / 2)
-    noise = torch.randint(-4, 5, copied.shape, generator=torch.Generator().manual_seed(0))
-    noisy = (copied.int() + noise).clamp(0, 255).to(torch.uint8)
-    drawn = torch.cat([to_uint8((real[:1] + 1) / 2), copied, noisy])
-    monkeypatch.setattr("rq_hf.evaluation.prompts.choose_rows", lambda count, number, seed: list(range(number)))
-    monkeypatch.setattr("rq_hf.metrics.drawn_batches", lambda *arguments, **settings: iter(drawn.split(2)))
-
+def test_prompts_are_judged_by_features_as_well(run, pipeline_folder, tmp_path, capsys):
     torch.jit.script(Alike()).save(tmp_path / "alike.pt")
     flags = ["--num_prompts", 3, "--feature_extractor", "efficientnet_lite0", tmp_path / "alike.pt"]
     results = run("prompts", pipeline_folder, *COMBOS, *flags, "--copies_of", "train")
-    assert results["copies"] == {"split": "train", "num_pictures": len(train), "exact": 1 / 3, "near": 2 / 3}
+    plain = run("prompts", pipeline_folder, *COMBOS, "--num_prompts", 3)
+    assert results["metrics"] == plain["metrics"] and results["floors"] == plain["floors"]
     judged, alike = (results["features"][name] for name in ("efficientnet_lite0", "alike"))
-    assert judged["metrics"]["concept_top1"] == judged["metrics"]["style_accuracy"] == 1 / 3
     assert set(alike["metrics"].values()) == {1.0} != set(results["metrics"].values())
     assert alike["floors"]["other_styles_mean"] == {"num_pictures": 3, **alike["metrics"]}
     assert judged["floors"]["chance"] == alike["floors"]["chance"] == results["floors"]["chance"]
+    assert judged["floors"]["shifted"]["style_accuracy"] > judged["floors"]["chance"]["style_accuracy"]
+    train = len(default_tone("train"))
+    assert results["copies"] == {"split": "train", "num_pictures": train, "exact": 0.0, "near": 0.0}
     tables = capsys.readouterr().out
-    assert "| by efficientnet_lite0 | pictures |" in tables
-    assert f"copies of {len(train)} pictures of train" in tables and "| near | 0.6667 |" in tables
+    assert "| by efficientnet_lite0 | pictures |" in tables and f"copies of {train} pictures of train" in tables
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copies_are_what_the_rqvae_makes_of_pictures(make_rqvae, num_channels, dtype):
+    rqvae = make_rqvae(num_channels=num_channels).to(dtype)
+    rows = default_tone("train").select(range(7))
+    known = torch.stack([PictureDataset(rows, 16, num_channels, training=False)[i]["pixel_values"] for i in (2, 5)])
+    with torch.no_grad():
+        copied = stored_pictures(rqvae.decode(rqvae.encode(known.to(dtype))))
+    noise = torch.randint(-4, 5, copied[:1].shape, generator=torch.Generator().manual_seed(0))
+    noisy = (copied[:1].int() + noise).clamp(0, 255).to(torch.uint8)
+    drawn = torch.cat([stored_pictures(known), copied, noisy])  # the pictures themselves are none
+    arguments = argparse.Namespace(image_column="image", transform="center_crop", batch_size=3, copies_of="train")
+    expected = {"split": "train", "num_pictures": 7, "exact": 2 / 5, "near": 3 / 5}
+    assert copies(drawn, rows, rqvae, arguments) == expected
 
 
 def test_sampling_options_reach_the_model(run, pipeline_folder, tmp_path):
@@ -272,6 +275,7 @@ def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipelin
         ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
         ("prompts", ["--copies_of", "tset"], r"`--copies_of` must be one of \['train'.*got 'tset'"),
         ("prompts", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),
+        ("prompts", ["--copies_of", "train", "--gallery_filter", "style=none"], "`filter` must leave some rows"),
         ("prompts", ["--feature_extractor", "nonet"], "`name` must be one of .*got 'nonet'"),
         ("rqvae", ["--num_pictures", "0"], "`--num_pictures` must be at least 1"),
         ("rqvae", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),

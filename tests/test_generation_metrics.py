@@ -20,6 +20,7 @@ from rq_hf.metrics import (
     VisionModelFeatures,
     distance_name,
     feature_extractor,
+    feature_extractors,
     frechet_distances,
     inception_score,
     nearest_errors,
@@ -139,18 +140,27 @@ def test_nearest_errors_are_exact_in_blocks():
     generated[2] = real[17]
     generated[3] = real[31]
     generated[3, 0, 0, 0] = real[31, 0, 0, 0] ^ 1
-    expected = torch.stack([picture_errors(each.expand_as(real), real) for each in generated]).min(1)
-    for block in (7, 100):
-        errors, places = nearest_errors(generated, real, block)
-        torch.testing.assert_close(errors, expected.values, rtol=1e-12, atol=0)
-        assert torch.equal(places, expected.indices)
-    assert errors[2] == 0 and places[2] == 17 and errors[3] > 0
+    expected = torch.stack([picture_errors(each.expand_as(real), real) for each in generated]).min(1).values
+    for block, size in ((4, 7), (100, 100)):
+        errors = nearest_errors(generated, real.split(size), block)
+        torch.testing.assert_close(errors, expected, rtol=1e-12, atol=0)
+        assert errors[2] == 0 < errors[3]
     with pytest.raises(ValueError, match=r"must be uint8 of one shape, .* and torch.uint8 \(50, 3, 5, 2\)"):
-        nearest_errors(generated, real[..., :2])
-    with pytest.raises(ValueError, match="at least one real one"):
-        nearest_errors(generated, real[:0])
-    with pytest.raises(ValueError, match="must be uint8 of one shape, .* got torch.float32"):
-        nearest_errors(generated / 255, real)
+        nearest_errors(generated, [real[..., :2]])
+    with pytest.raises(ValueError, match="must be uint8 of one shape, got torch.float32"):
+        nearest_errors(generated / 255, [real])
+    with pytest.raises(ValueError, match="`real_batches` must hold a real picture, got none"):
+        nearest_errors(generated, [])
+
+
+def test_nets_of_one_name_are_refused(tmp_path):
+    paths = [tmp_path / folder / "colours.pt" for folder in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        torch.jit.script(Colours()).save(path)
+    assert [net.name for net in feature_extractors(["none", paths[0], paths[0]])] == ["colours"]
+    with pytest.raises(ValueError, match="different names, got two called 'colours'"):
+        feature_extractors(paths)
 
 
 def test_only_inceptions_distance_is_called_fid():

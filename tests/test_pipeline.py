@@ -254,33 +254,32 @@ def test_group_offloading_draws_the_same(tiny_pipeline):
 
 
 @pytest.mark.parametrize("with_null", [True, False])
-def test_text_of_which_the_tokenizer_knows_nothing_is_no_condition(make_pipeline, caplog, monkeypatch, with_null):
+def test_text_of_which_the_tokenizer_knows_no_letter_is_no_condition(make_pipeline, caplog, monkeypatch, with_null):
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     pipe = make_pipeline("text")
-    pipe.transformer.config.null_condition_ids = [0] * 6 if with_null else None
+    null, length = [3, 0, 0, 0, 0, 0], pipe.transformer.config.condition_length
+    pipe.transformer.config.null_condition_ids = null if with_null else None
     known, strange = pipe.encode_prompt(["rocket", "\u732b\u72ac"]).tolist()
-    assert "knows nothing of the prompt '\u732b\u72ac'" in caplog.text and "'rocket'" not in caplog.text
-    assert strange == ([0] * 6 if with_null else [1, 1, 0, 0, 0, 0])
+    assert "knows no letter of the prompt '\u732b\u72ac'" in caplog.text and "'rocket'" not in caplog.text
+    assert strange == (null if with_null else [1, 1, 0, 0, 0, 0]) and len(strange) == length
     assert pipe.encode_prompt(["rocket"]).tolist() == [known] and 1 not in known
-    assert draw(pipe, "\U0001f600").shape == draw(pipe, "rocket").shape
+    caplog.clear()
+    mixed, long = pipe.encode_prompt(["rocket \u732b", "\u732b " * 20]).tolist()
+    assert mixed[: known.index(0)] == known[: known.index(0)] and 1 in mixed
+    assert long == (null if with_null else [1] * length)
+    assert caplog.text.count("knows no letter") == 1 and "not used" not in caplog.text
 
 
 def test_the_demo_draws_whatever_it_is_asked_for():
-    prompts = ["Two people walk along the beach at sunset, and their dog runs after them.", "reed hart, twemojy stile"]
-    prompts += [
-        "ein roter Apfel",
-        "\u7ea2\u8272\u7684\u5fc3",
-        "\u0644\u0628",
-        "\u2764\ufe0f",
-        "phlogiston",
-        "",
-        " ",
-        "\0",
-        "x" * 500,
-    ]
+    known = ["Two people walk along the beach at sunset, and their dog runs after them.", "reed hart, twemojy stile"]
+    known += ["ein roter Apfel", "phlogiston", "x" * 500]
+    unknown = ["\u7ea2\u8272\u7684\u5fc3", "\u0644\u0628", "\u2764\ufe0f", "\u043a\u043e\u0442 1", " ", "\0", ""]
     pipe = RQImageGenerationPipeline.from_pretrained(Path(__file__).parents[1] / "checkpoints" / "emoji-64")
-    pictures = draw(pipe, prompts)
-    assert pictures.shape == (len(prompts), 64, 64, 3) and np.isfinite(pictures).all()
+    pictures = draw(pipe, known + unknown, generator=seeded(*[0] * len(known + unknown)))
+    assert pictures.shape[1:] == (64, 64, 3)
+    unconditional = pictures[-1]
+    assert all(np.array_equal(picture, unconditional) for picture in pictures[len(known) :])
+    assert len({picture.tobytes() for picture in pictures}) == len(known) + 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from scorers import CLASSES, tiny_classifier
 
+from rq_hf.picture_grid import MARGIN
+
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 
@@ -101,6 +103,14 @@ def test_the_sheet_of_edits_shows_sixteen_of_each_kind(load_script):
         assert sheet.width > 6 * 168 and sheet.height > 8 * 168
 
 
+@pytest.mark.slow
+def test_the_sheet_of_edits_is_drawn(load_script, tmp_path):
+    script = load_script("editing_sheet")
+    script.main(["--output", str(tmp_path / "sheet.png")])
+    with Image.open(tmp_path / "sheet.png") as sheet, Image.open(ROOT / "docs" / "images" / "editing.png") as shown:
+        assert sheet.size == shown.size
+
+
 def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, monkeypatch, capsys):
     script = load_script("gallery")
     monkeypatch.setattr(script, "CONCEPTS", ("red heart",))
@@ -110,9 +120,10 @@ def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, 
     names = ["gallery-styles.png", "gallery-depths.png", "gallery-completion.png"]
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names * 2
     assert filecmp.cmpfiles(tmp_path / "first", tmp_path / "second", names, shallow=False)[0] == names
-    for name, columns in zip(names, (len(script.STYLES), 3, 6), strict=True):
+    for name, columns, tile in zip(names, (len(script.STYLES), 3, 6), (136, 192, 168), strict=True):
         with Image.open(tmp_path / "first" / name) as picture:
-            assert picture.width > 136 * columns and len(picture.convert("RGB").getcolors(10**6)) > 100
+            assert picture.width == (tile + MARGIN) * columns + MARGIN
+            assert len(picture.convert("RGB").getcolors(10**6)) > 100
 
 
 def labelled_folder(folder: Path) -> Path:

@@ -15,9 +15,10 @@ def script(load_script):
     return load_script("training_curves")
 
 
-def write_run(folder: Path, history: list[dict]) -> Path:
+def write_run(folder: Path, history: list[dict], step: int = 0, epoch: float = 0.0) -> Path:
     folder.mkdir()
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    state = {"global_step": step, "epoch": epoch, "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
     return folder
 
 
@@ -26,10 +27,13 @@ def test_runs_one_after_the_other_become_one_table_and_chart(script, tmp_path, c
         {"step": 10, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-3},
         {"step": 20, "epoch": 1.0, "loss": 1.23456789},
         {"step": 20, "epoch": 1.0, "eval_loss": 1.5},
-        {"step": 20, "epoch": 1.0, "train_runtime": 12.0, "train_loss": 1.6},
+        {"step": 24, "epoch": 1.2, "train_runtime": 12.0, "train_loss": 1.6},
     ]
-    second = [{"step": 5, "epoch": 0.25, "loss": 0.5, "adversarial_loss": -0.125, "eval_loss": float("nan")}]
-    runs = [write_run(tmp_path / name, history) for name, history in (("first", first), ("second", second))]
+    second = [
+        {"step": 0, "epoch": 0.0, "eval_loss": 1.4},
+        {"step": 5, "epoch": 0.25, "loss": 0.5, "adversarial_loss": -0.125, "eval_loss": float("nan")},
+    ]
+    runs = [write_run(tmp_path / "first", first, 24, 1.2), write_run(tmp_path / "second", second, 5, 0.25)]
     output = tmp_path / "docs" / "stage-2.5"
     script.main([*map(str, runs), "--output", str(output)])
     table, chart = (Path(f"{output}.{suffix}") for suffix in ("csv", "png"))
@@ -40,16 +44,17 @@ def test_runs_one_after_the_other_become_one_table_and_chart(script, tmp_path, c
     assert [(row["step"], row["epoch"], row["loss"], row["eval_loss"]) for row in rows] == [
         ("10", "0.5", "2", ""),
         ("20", "1", "1.23457", "1.5"),
-        ("25", "1.25", "0.5", "nan"),
+        ("24", "1.2", "", "1.4"),
+        ("29", "1.45", "0.5", "nan"),
     ]
-    assert rows[2]["adversarial_loss"] == "-0.125"
+    assert rows[3]["adversarial_loss"] == "-0.125"
     with Image.open(chart) as picture:
         assert picture.width > 600 and len(picture.convert("RGB").getcolors(10**6)) > 50
 
 
 def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):
     (tmp_path / "unfinished").mkdir()
-    with pytest.raises(ValueError, match="RUN must be the folder of a finished training.*unfinished"):
+    with pytest.raises(ValueError, match="must have a trainer_state.json, got none in .*unfinished"):
         script.main([str(tmp_path / "unfinished"), "--output", str(tmp_path / "out" / "curves")])
     with pytest.raises(ValueError, match="RUN must have logged something"):
         script.main([str(write_run(tmp_path / "mute", [])), "--output", str(tmp_path / "out" / "curves")])

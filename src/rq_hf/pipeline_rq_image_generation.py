@@ -234,8 +234,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
     def encode_prompt(self, prompt: str | list[str]) -> torch.LongTensor:
         """Ids of captions, `(B, condition_length)`.
 
-        What does not fit is cut with a warning that shows it. Text of which the tokenizer knows nothing, such as that
-        of another script, becomes the null condition of a model that was trained with one, with a warning.
+        What does not fit is cut with a warning that shows it. Text of which the tokenizer knows no letter, such as one
+        in another script, becomes the null condition of a model that was trained with one, with a warning.
 
         Raises:
             `ValueError`: no captions, or a model without captions.
@@ -253,13 +253,12 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             fitted = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
         null = None if self.transformer is None else self.transformer.config.null_condition_ids
         for row, (text, ids) in enumerate(zip(prompts, whole, strict=True)):
-            if ids and all(index == self.tokenizer.unk_token_id for index in ids):
-                logger.warning(
-                    f"The tokenizer knows nothing of the prompt {text!r}: the picture has no relation to it."
-                )
+            known = [index for index in ids if index != self.tokenizer.unk_token_id]
+            if len(known) < len(ids) and not any(map(str.isalpha, self.tokenizer.decode(known))):
+                logger.warning(f"The tokenizer knows no letter of the prompt {text!r}: the picture will be another.")
                 if null is not None:
                     fitted.input_ids[row] = torch.tensor(null)
-            if len(ids) > length:
+            elif len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
                 logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r}")
         return fitted.input_ids

@@ -14,16 +14,15 @@ from tqdm.auto import tqdm
 from .. import metrics
 from ..command_line import sampling_settings, selection_settings
 from ..metrics.drawing import SHEET_PICTURES
-from ..pipeline_rq_image_generation import RQImageGenerationPipeline
+from ..modeling_rqvae import RQVAEModel
 from .models import load_pipeline, used_sampling
 from .rows import choose_rows, column_texts, filtered, load_splits, picture_batches, picture_dataset
 
 STYLE_GROUPS = [["3d", "fluent", "flat"]]  # one artist's drawings in three materials
 SHIFT = 2  # pixels
-# A code map drawn once more gives the same pixels but for rounding: one level in one of fifteen is 60 dB.
-EXACT_PSNR = 60
-# Of two pictures that the eye hardly tells apart.
-NEAR_PSNR = 30
+# Of what is what the RQ-VAE makes of a picture: rounded differently (an error of one level in one pixel of sixteen is
+# 60 dB), or a picture that the eye hardly tells from it.
+COPY_PSNR = {"exact": 60, "near": 30}
 PIXELS = "pixels"  # the features that `metrics` and `floors` are of
 Features = Callable[[torch.Tensor], torch.Tensor]  # of uint8 pictures `(B, C, height, width)`
 
@@ -34,14 +33,16 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     if pipe.tokenizer is None:
         raise ValueError(f"`MODEL` must draw captions, got {arguments.model!r}, a pipeline without a tokenizer.")
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
-    if arguments.copies_of is not None and arguments.copies_of not in splits:
-        raise ValueError(f"`--copies_of` must be one of {list(splits)}, got {arguments.copies_of!r}.")
+    originals = None
+    if arguments.copies_of is not None:
+        if arguments.copies_of not in splits:
+            raise ValueError(f"`--copies_of` must be one of {list(splits)}, got {arguments.copies_of!r}.")
+        originals = filtered(splits[arguments.copies_of], arguments, "gallery_filter")
     split = filtered(splits[arguments.split], arguments)
     gallery = filtered(datasets.concatenate_datasets(list(splits.values())), arguments, "gallery_filter")
     indices = choose_rows(len(split), arguments.num_prompts, arguments.seed)
     rows = split.select(indices)
     prompts = column_texts(rows, arguments.caption_column)
-    pipe.encode_prompt(prompts)  # refuses here, before hours of drawing, what it cannot draw
     asked = column_texts(rows, arguments.concept_column), column_texts(rows, arguments.style_column)
     concepts, styles = (column_texts(gallery, column) for column in (arguments.concept_column, arguments.style_column))
     unknown = {style for group in arguments.style_group or [] for style in group}.difference(styles)
@@ -50,9 +51,9 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
 
     kinds = feature_kinds(arguments)
     groups = arguments.style_group or STYLE_GROUPS
-    shifted = (metrics.shift_down(pictures, SHIFT) for pictures in real_pictures(rows, pipe, arguments))
+    shifted = (metrics.shift_down(pictures, SHIFT) for pictures in real_pictures(rows, pipe.rqvae, arguments))
     of_shifted, judges, floors = describe(shifted, kinds), {}, {}
-    for name, features in describe(real_pictures(gallery, pipe, arguments), kinds).items():
+    for name, features in describe(real_pictures(gallery, pipe.rqvae, arguments), kinds).items():
         judges[name] = metrics.PromptAccuracy(features, concepts, styles, groups)
         found = judges[name].floors(*asked, seed=arguments.seed)
         found["shifted"] = judges[name].score(of_shifted[name], *asked)
@@ -80,8 +81,8 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     judged = {name: {"metrics": scores[name].summary(), "floors": floors[name]} for name in kinds}
     results = {"num_pictures": len(rows), **judged.pop(PIXELS), "features": judged}
-    if arguments.copies_of is not None:
-        results["copies"] = copies(drawn, filtered(splits[arguments.copies_of], arguments), pipe, arguments)
+    if originals is not None:
+        results["copies"] = copies(drawn, originals, pipe.rqvae, arguments)
     return {**results, "sampling": used_sampling(pipe, sampling, arguments)}
 
 
@@ -89,15 +90,13 @@ def feature_kinds(arguments: argparse.Namespace) -> dict[str, Features]:
     """What pictures are compared by: pixels, and the nets that are asked for."""
 
     def features_of(net: metrics.FeatureExtractor) -> Features:
-        return lambda pictures: net(metrics.to_rgb(pictures).to(arguments.device)).float().cpu()
+        net.to(arguments.device)
+        return lambda pictures: metrics.extract(net, metrics.to_rgb(pictures).to(arguments.device))["features"]
 
-    kinds: dict[str, Features] = {PIXELS: metrics.pooled_pixels}
-    for name in dict.fromkeys(arguments.feature_extractor):
-        if name != "none":
-            weights = arguments.inception_weights if name == "inception" else None
-            net = metrics.feature_extractor(name, weights).to(arguments.device)
-            kinds[net.name] = features_of(net)
-    return kinds
+    nets = metrics.feature_extractors(arguments.feature_extractor, arguments.inception_weights)
+    if PIXELS in [net.name for net in nets]:
+        raise ValueError(f"`--feature_extractor` must not be called {PIXELS!r}, the name of what needs no net.")
+    return {PIXELS: metrics.pooled_pixels, **{net.name: features_of(net) for net in nets}}
 
 
 def describe(batches: Iterable[torch.Tensor], kinds: dict[str, Features]) -> dict[str, torch.Tensor]:
@@ -109,27 +108,19 @@ def describe(batches: Iterable[torch.Tensor], kinds: dict[str, Features]) -> dic
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def real_pictures(
-    rows: datasets.Dataset, pipe: RQImageGenerationPipeline, arguments: argparse.Namespace
-) -> Iterator[torch.Tensor]:
+def real_pictures(rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace) -> Iterator[torch.Tensor]:
     """Batches of uint8 pictures `(B, C, height, width)`."""
-    for batch in picture_batches(picture_dataset(rows, pipe.rqvae, arguments), arguments):
-        yield metrics.to_uint8((batch + 1) / 2)
+    for batch in picture_batches(picture_dataset(rows, rqvae, arguments), arguments):
+        yield metrics.stored_pictures(batch)
 
 
 @torch.no_grad()
 def copies(
-    drawn: torch.Tensor, rows: datasets.Dataset, pipe: RQImageGenerationPipeline, arguments: argparse.Namespace
+    drawn: torch.Tensor, rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Parts of the drawn pictures that are what the RQ-VAE makes of one of these pictures, exactly or nearly."""
-    rqvae = pipe.rqvae
-    reconstructed = []
-    for batch in picture_batches(picture_dataset(rows, rqvae, arguments), arguments):
-        decoded = rqvae.decode(rqvae.encode(batch.to(rqvae.device, rqvae.dtype)))
-        reconstructed.append(metrics.to_uint8((decoded + 1) / 2).cpu())
-    errors, _ = metrics.nearest_errors(drawn, torch.cat(reconstructed))
-    shares = {
-        name: (errors <= 10 ** (-psnr / 10)).double().mean().item()
-        for name, psnr in (("exact", EXACT_PSNR), ("near", NEAR_PSNR))
-    }
+    batches = picture_batches(picture_dataset(rows, rqvae, arguments), arguments)
+    codes = (rqvae.encode(batch.to(rqvae.device, rqvae.dtype)) for batch in batches)
+    errors = metrics.nearest_errors(drawn, (metrics.stored_pictures(rqvae.decode(each)).cpu() for each in codes))
+    shares = {name: (errors <= 10 ** (-psnr / 10)).double().mean().item() for name, psnr in COPY_PSNR.items()}
     return {"split": arguments.copies_of, "num_pictures": len(rows), **shares}

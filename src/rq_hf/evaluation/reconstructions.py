@@ -29,8 +29,8 @@ def evaluate_reconstructions(arguments: argparse.Namespace, state: PartialState)
     @torch.no_grad()
     def tensors(indices: range) -> dict[str, torch.Tensor]:
         pixel_values = torch.stack([pictures[index]["pixel_values"] for index in indices]).to(device)
-        decoded = rqvae.decode(rqvae.encode(pixel_values)).float()
-        real, reconstructed = (metrics.to_uint8((pixels + 1) / 2) for pixels in (pixel_values, decoded))
+        real = metrics.stored_pictures(pixel_values)
+        reconstructed = metrics.stored_pictures(rqvae.decode(rqvae.encode(pixel_values)))
         return {
             "features": metrics.extract(extractor, metrics.to_rgb(real))["features"],
             "reconstructed": metrics.extract(extractor, metrics.to_rgb(reconstructed))["features"],

@@ -48,7 +48,7 @@ def evaluate_statistics(arguments: argparse.Namespace, state: PartialState) -> d
 
     def features(indices: range) -> dict[str, torch.Tensor]:
         pixel_values = torch.stack([pictures[index]["pixel_values"] for index in indices])
-        levels = metrics.to_rgb(metrics.to_uint8((pixel_values + 1) / 2))
+        levels = metrics.to_rgb(metrics.stored_pictures(pixel_values))
         return metrics.extract(extractor, levels.to(device))
 
     settings = {**protocol, **details, "device": device.type, "fingerprint": rows._fingerprint}
@@ -96,5 +96,5 @@ class ReferencePictures:
             )
 
     def __getitem__(self, place: int) -> torch.Tensor:
-        levels = metrics.to_uint8((self._pictures[place]["pixel_values"] + 1) / 2)
+        levels = metrics.stored_pictures(self._pictures[place]["pixel_values"])
         return metrics.to_rgb(levels[None])[0]

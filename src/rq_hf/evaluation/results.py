@@ -15,7 +15,7 @@ from accelerate import InitProcessGroupKwargs, PartialState
 
 from .. import __version__, metrics
 from .arguments import parse_arguments
-from .prompts import SHIFT, evaluate_prompts
+from .prompts import COPY_PSNR, SHIFT, evaluate_prompts
 from .reconstructions import evaluate_reconstructions
 from .reference import evaluate_statistics
 from .rqvae import evaluate_rqvae
@@ -140,5 +140,5 @@ def prompt_tables(results: dict[str, Any]) -> str:
         parts.append(metrics.markdown_table([f"by {name}" if name else "", "pictures", *HIT_NAMES.values()], lines))
     if (found := results.get("copies")) is not None:
         header = [f"copies of {found['num_pictures']} pictures of {found['split']}", "part of the drawn ones"]
-        parts.append(metrics.markdown_table(header, [(name, found[name]) for name in ("exact", "near")]))
+        parts.append(metrics.markdown_table(header, [(name, found[name]) for name in COPY_PSNR]))
     return "\n\n".join(parts)

@@ -21,9 +21,8 @@ def evaluate_rqvae(arguments: argparse.Namespace) -> dict[str, Any]:
     rqvae.to(arguments.device).eval()
     lpips = PerceptualLoss("vgg16", arguments.lpips_weights).to(arguments.device) if arguments.lpips else None
     rows = filtered(load_splits(arguments, "image_column")[arguments.split], arguments)
-    extractors = [name for name in dict.fromkeys(arguments.feature_extractor) if name != "none"]
     distances = metrics.reconstruction_distances(
-        rqvae, len(rows), extractors, arguments.inception_weights, arguments.seed
+        rqvae, len(rows), arguments.feature_extractor, arguments.inception_weights, arguments.seed
     )
     pictures = picture_dataset(rows, rqvae, arguments)
     report = metrics.measure_reconstruction(rqvae, picture_batches(pictures, arguments), distances, lpips)

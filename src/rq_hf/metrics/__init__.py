@@ -14,6 +14,7 @@ from .extractors import (
     VisionModelFeatures,
     distance_name,
     feature_extractor,
+    feature_extractors,
     weights_digest,
 )
 from .frechet import FeatureStatistics, ReconstructionDistance, frechet_distances
@@ -23,6 +24,7 @@ from .pictures import (
     pooled_pixels,
     psnr_from_mse,
     shift_down,
+    stored_pictures,
     structural_similarity,
     to_rgb,
     to_uint8,

@@ -8,6 +8,7 @@ Symbols: B pictures, F features of each. Pictures are integers from 0 to 255, of
 import hashlib
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -195,6 +196,27 @@ def feature_extractor(name: str | Path, weights: str | Path | None = None) -> Fe
             f"`name` must be one of {FEATURE_EXTRACTORS}, a TorchScript file, or a vision model of transformers by "
             f"its Hub id or folder, got {str(name)!r}: {str(error)[:300]}"
         ) from error
+
+
+def feature_extractors(names: Iterable[str], inception_weights: str | Path | None = None) -> list[FeatureExtractor]:
+    """Several nets, each once; `"none"` is none.
+
+    Args:
+        names (`Iterable[str]`): as in [`feature_extractor`].
+        inception_weights (`str` or `Path`, *optional*): file of Inception's weights; `None` downloads them.
+
+    Raises:
+        `ValueError`: two nets of one name, by which their figures could not be told apart; further as there.
+    """
+    nets: dict[str, FeatureExtractor] = {}
+    for name in dict.fromkeys(names):
+        if name == "none":
+            continue
+        net = feature_extractor(name, inception_weights if name == "inception" else None)
+        if net.name in nets:
+            raise ValueError(f"`names` must be of nets with different names, got two called {net.name!r}.")
+        nets[net.name] = net
+    return list(nets.values())
 
 
 def distance_name(extractor: str, inception: str = "fid") -> str:

@@ -5,6 +5,8 @@
 Symbols: N generated pictures, R real ones, F features of each, C classes.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from .extractors import FeatureExtractor
@@ -106,37 +108,40 @@ def nearest_pictures(
 
 
 def nearest_errors(
-    pictures: torch.Tensor, real_pictures: torch.Tensor, block: int = 1000
-) -> tuple[torch.Tensor, torch.LongTensor]:
+    pictures: torch.Tensor, real_batches: Iterable[torch.Tensor], block: int = 256
+) -> torch.DoubleTensor:
     """The least mean squared error of generated pictures to any real one, to see whether they are copies (App. B.2).
 
+    As [`nearest_pictures`] of the pixels, exact and by products.
+
     Args:
-        pictures (`torch.ByteTensor` of shape `(N, C, height, width)`): generated ones.
-        real_pictures (`torch.ByteTensor` of shape `(R, C, height, width)`): real ones.
-        block (`int`, defaults to 1000): real pictures that are compared at once.
+        pictures (`torch.ByteTensor` of shape `(N, C, height, width)`): generated ones, on the CPU.
+        real_batches (`Iterable[torch.ByteTensor]`): real ones `(R, C, height, width)`, some at a time.
+        block (`int`, defaults to 256): generated pictures that are compared at once.
 
     Returns:
-        Errors `(N,)` of pixels in [0, 1], 0 of equal pictures, and the places `(N,)` of the nearest real ones.
+        `torch.DoubleTensor` of shape `(N,)`, errors of pixels in [0, 1], 0 of equal pictures.
 
     Raises:
         `ValueError`: no real pictures, or pictures of other types or shapes.
     """
-    uint8 = pictures.dtype == real_pictures.dtype == torch.uint8
-    if not uint8 or pictures.shape[1:] != real_pictures.shape[1:] or len(real_pictures) == 0:
-        raise ValueError(
-            "`pictures` and `real_pictures` must be uint8 of one shape, at least one real one, got "
-            f"{pictures.dtype} {tuple(pictures.shape)} and {real_pictures.dtype} {tuple(real_pictures.shape)}."
-        )
-    generated = pictures.flatten(1).double()  # whose products of integers are exact
-    errors, places = [], []
-    for part in real_pictures.flatten(1).split(block):
-        real = part.double()
-        squares = generated.square().sum(1)[:, None] + real.square().sum(1) - 2 * generated @ real.T  # (N, block)
-        least = squares.min(1)
-        errors.append(least.values)
-        places.append(least.indices + block * len(places))
-    best = torch.stack(errors).min(0)  # (N,)
-    return best.values / (generated.shape[1] * 255**2), torch.stack(places).gather(0, best.indices[None])[0]
+    flat = pictures.flatten(1)
+    least = torch.full((len(pictures),), float("inf"), dtype=torch.float64)
+    for batch in real_batches:
+        if not pictures.dtype == batch.dtype == torch.uint8 or pictures.shape[1:] != batch.shape[1:]:
+            raise ValueError(
+                "`pictures` and `real_batches` must be uint8 of one shape, got "
+                f"{pictures.dtype} {tuple(pictures.shape)} and {batch.dtype} {tuple(batch.shape)}."
+            )
+        real = batch.flatten(1).double()  # of which products of integers are exact
+        for start in range(0, len(flat), block):
+            own = flat[start : start + block].double()
+            squares = own.square().sum(1)[:, None] + real.square().sum(1) - 2 * (own @ real.T)  # (block, R)
+            part = least[start : start + block]
+            torch.minimum(part, squares.min(1).values, out=part)
+    if least.isinf().any():
+        raise ValueError("`real_batches` must hold a real picture, got none.")
+    return least / (flat.shape[1] * 255**2)
 
 
 def extract(extractor: FeatureExtractor, pictures: torch.Tensor, logits: bool = False) -> dict[str, torch.Tensor]:

@@ -29,6 +29,15 @@ def to_uint8(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def stored_pictures(pixel_values: torch.Tensor) -> torch.Tensor:
+    """What models read and decode, in [-1, 1] and any dtype, as it would be stored: integers from 0 to 255.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(..., height, width)`): pixels; otherwise as in [`to_uint8`].
+    """
+    return to_uint8((pixel_values.float() + 1) / 2)  # half precision would round the sum
+
+
 def to_rgb(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures `(B, C, height, width)` with three channels, as feature nets want them: grey is repeated."""
     return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures

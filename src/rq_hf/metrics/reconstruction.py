@@ -14,9 +14,9 @@ import torch
 from ..features import PerceptualLoss
 from ..modeling_rqvae import RQVAEModel
 from .codes import CodeNorms, code_norms, code_usage
-from .extractors import FEATURE_EXTRACTORS, distance_name, feature_extractor
+from .extractors import FEATURE_EXTRACTORS, distance_name, feature_extractors
 from .frechet import ReconstructionDistance
-from .pictures import picture_errors, psnr_from_mse, structural_similarity, to_rgb, to_uint8
+from .pictures import picture_errors, psnr_from_mse, stored_pictures, structural_similarity, to_rgb
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,15 @@ def reconstruction_distances(
     Args:
         rqvae ([`RQVAEModel`]): the model, on its device.
         num_pictures (`int`): how many pictures will be measured, at least 4.
-        extractors (`Iterable[str]`): what [`feature_extractor`] takes.
+        extractors (`Iterable[str]`): what [`feature_extractors`] takes.
         inception_weights (`str` or `Path`, *optional*): file of Inception's weights; `None` downloads them.
         seed (`int`, defaults to 0): of the halves for the floor.
 
     Raises:
-        As [`InceptionFeatures`] and [`ReconstructionDistance`].
+        As [`feature_extractors`] and [`ReconstructionDistance`].
     """
     distances = {}
-    for name in extractors:
-        net = feature_extractor(name, inception_weights if name == "inception" else None)
+    for net in feature_extractors(extractors, inception_weights):
         distances[distance_name(net.name, "rfid")] = ReconstructionDistance(
             net.to(rqvae.device), num_pictures, rqvae.config.code_depth, seed
         )
@@ -112,14 +111,14 @@ def measure_reconstruction(
     errors: dict[str, list[torch.Tensor]] = {}  # figure: (D, B) of each batch
     for pixel_values in batches:
         pixel_values = pixel_values.to(rqvae.device)
-        originals = to_uint8((pixel_values + 1) / 2)
+        originals = stored_pictures(pixel_values)
         latents = rqvae.encode_latents(pixel_values)
         codes, _ = rqvae.quantize(latents)
         measured: dict[str, list[torch.Tensor]] = {}  # figure: (B,) of each depth
         reconstructions = []
         for depth in depths:
             decoded = rqvae.decode(codes[..., :depth]).float()
-            reconstructions.append(to_uint8((decoded + 1) / 2))
+            reconstructions.append(stored_pictures(decoded))
             partial_sum = rqvae.quantizer.embed(codes[..., :depth])  # z-hat^(d), Eq. 4
             figures = {
                 "mse": picture_errors(reconstructions[-1], originals),

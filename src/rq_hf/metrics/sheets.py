@@ -12,7 +12,7 @@ from PIL import Image
 from ..modeling_rqvae import RQVAEModel
 from ..picture_grid import picture_grid
 from .codes import CodeNorms
-from .pictures import picture_errors, psnr_from_mse, to_rgb, to_uint8
+from .pictures import picture_errors, psnr_from_mse, stored_pictures, to_rgb
 
 TILE_SIZES = 128, 256  # smaller pictures are enlarged to at least the first, larger ones reduced to the second
 
@@ -32,11 +32,11 @@ def coarse_to_fine_sheet(rqvae: RQVAEModel, pixel_values: torch.Tensor) -> Image
         `ValueError`: reconstructions that are not finite.
     """
     pixel_values = pixel_values.to(rqvae.device)
-    originals = to_uint8((pixel_values + 1) / 2)
+    originals = stored_pictures(pixel_values)
     codes = rqvae.encode(pixel_values)
     columns, captions = [originals], [["original"] * len(originals)]
     for depth in range(1, rqvae.config.code_depth + 1):
-        columns.append(to_uint8((rqvae.decode(codes[..., :depth]).float() + 1) / 2))
+        columns.append(stored_pictures(rqvae.decode(codes[..., :depth])))
         errors = picture_errors(columns[-1], originals).tolist()
         captions.append([f"depth {depth}, {psnr_from_mse(error):.1f} dB" for error in errors])
     side = max(pixel_values.shape[2:])

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from ..configuration_rq_transformer import RQTransformerConfig
-from ..metrics import to_rgb, to_uint8
+from ..metrics import stored_pictures, to_rgb
 from ..metrics.sheets import TILE_SIZES
 from ..modeling_rqvae import RQVAEModel
 from ..picture_grid import picture_grid
@@ -104,7 +104,7 @@ def sheet_of_codes(rqvae: RQVAEModel, codes: torch.LongTensor, captions: list[st
     Raises:
         `ValueError`: pixels that are not finite.
     """
-    pictures = to_rgb(to_uint8((rqvae.decode(codes).float() + 1) / 2)).permute(0, 2, 3, 1).cpu().numpy()
+    pictures = to_rgb(stored_pictures(rqvae.decode(codes))).permute(0, 2, 3, 1).cpu().numpy()
     side = max(pictures.shape[1:3])
     least, most = TILE_SIZES
     factor = math.ceil(least / side)  # pixels of small pictures stay visible
