@@ -140,6 +140,9 @@ def test_prompts_are_judged_by_features_as_well(run, pipeline_folder, tmp_path, 
     assert results["copies"] == {"split": "train", "num_pictures": train, "exact": 0.0, "near": 0.0}
     tables = capsys.readouterr().out
     assert "| by efficientnet_lite0 | pictures |" in tables and f"copies of {train} pictures of train" in tables
+    (tmp_path / "alike.pt").rename(tmp_path / "pixels.pt")  # would hide the figures of the pixels
+    with pytest.raises(ValueError, match="`--feature_extractor` must not be called 'pixels'"):
+        run("prompts", pipeline_folder, *COMBOS, "--feature_extractor", tmp_path / "pixels.pt")
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])

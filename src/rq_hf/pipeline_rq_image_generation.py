@@ -255,7 +255,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         for row, (text, ids) in enumerate(zip(prompts, whole, strict=True)):
             known = [index for index in ids if index != self.tokenizer.unk_token_id]
             if len(known) < len(ids) and not any(map(str.isalpha, self.tokenizer.decode(known))):
-                logger.warning(f"The tokenizer knows no letter of the prompt {text!r}: the picture will be another.")
+                logger.warning(f"The tokenizer knows no letter of the prompt {text!r}: it says nothing to the model.")
                 if null is not None:
                     fitted.input_ids[row] = torch.tensor(null)
             elif len(ids) > length:
