@@ -159,6 +159,9 @@ def table(records: list[dict[str, Any]]) -> str:
     """A row for each kind of run: the mean of its seeds, and behind it each seed's figure."""
     header = "codes, bits, MSE x 1000, PSNR, codes used, Fréchet distance, fall at the end, CPU minutes".split(", ")
     distance, rows = "frechet_distance_efficientnet_lite0", []
+    measured = distance in records[0]["metrics"]
+    if not measured:
+        header.remove("Fréchet distance")
     for name, runs in by_name(records).items():
         metrics = [each["metrics"] for each in runs]
         cells = [
@@ -167,7 +170,7 @@ def table(records: list[dict[str, Any]]) -> str:
             spread([1000 * each["mse"] for each in metrics], 3),
             spread([each["psnr"] for each in metrics], 2),
             spread([each["code_usage"] for each in metrics], 2),
-            spread([each[distance] for each in metrics], 2) if distance in metrics[0] else "",
+            *([spread([each[distance] for each in metrics], 2)] if measured else []),
             spread([100 * each["fall_over_last_fifth"] for each in runs], 1) + " %",
             spread([each["cpu_minutes"] for each in runs if each["cpu_minutes"] is not None] or [math.nan], 1),
         ]
