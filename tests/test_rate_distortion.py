@@ -53,6 +53,16 @@ def test_unknown_runs_and_empty_folders_are_refused(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_page_shows_the_tables_of_the_records(script):
+    page = (ROOT / "docs" / "results" / "rate_distortion.md").read_text(encoding="utf-8")
+    for study in script.STUDIES:
+        runs = [run for name in script.STUDIES[study].runs for run in script.all_runs(study, names=[name])]
+        records = [script.read_record(run, ROOT / "docs" / script.RECORDS) for run in runs]
+        table = script.table([record for record in records if record is not None])
+        assert table in page
+        assert ("Fréchet distance" in table) == (study == "emoji-32")
+
+
 @pytest.mark.slow
 def test_a_study_is_trained_once_measured_and_reported(tmp_path):
     def call(*arguments: str) -> str:
