@@ -53,6 +53,8 @@ def test_two_processes_train_as_one_with_their_batches(tmp_path, rule):
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (alone, together)]
     assert len(losses[0]) == 50 and losses[0][-1] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    usage = [[entry["code_usage"] for entry in history if "loss" in entry] for history in (alone, together)]
+    assert usage[1] == pytest.approx(usage[0], abs=0.05)
     codebooks = [state(tmp_path / name, 50)["quantizer.codebook.weight"] for name in "12"]
     assert (codebooks[0] - codebooks[1]).abs().max() <= 1e-5 * codebooks[0].abs().max()
 

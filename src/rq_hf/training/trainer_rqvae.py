@@ -266,13 +266,14 @@ class RQVAETrainer(RQTrainer):
             self.discriminator_scheduler.load_state_dict(states["scheduler"])
 
     def _usage(self, codes: torch.Tensor) -> torch.Tensor:
-        """Part of the codebook that this batch uses over all depths, or of all codebooks where each depth has one."""
+        """Part of the codebook that the batches of all processes use over all depths, or of all codebooks where each
+        depth has one."""
         codebooks, size = self.accelerator.unwrap_model(self.model).codebook.shape[:2]
         if codebooks > 1:
             codes = codes + size * torch.arange(codebooks, device=codes.device)
         used = torch.zeros(codebooks * size, device=codes.device)
         used.index_fill_(0, codes.flatten(), 1.0)
-        return used.mean()
+        return (self.accelerator.reduce(used, "sum") > 0).float().mean()
 
     @property
     def _bare_discriminator(self) -> PatchDiscriminator:
