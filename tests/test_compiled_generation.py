@@ -8,6 +8,8 @@ import weakref
 
 import pytest
 import torch
+from torch._inductor.fx_passes import mkldnn_fusion
+from torch._inductor.utils import run_and_get_code
 from transformers import CompileConfig, GenerationConfig
 
 from rq_hf import sampling_steps
@@ -114,6 +116,14 @@ def test_changed_weights_are_compiled_anew(make_transformer, way):
     after = model.generate(conditions(model), generation_config=settings)
     assert torch.equal(after, model.generate(conditions(model), do_sample=False))
     assert not torch.equal(after, before)
+
+
+def test_products_with_packed_weights_are_those_of_onednn(make_transformer):
+    model = make_transformer("none")
+    chosen = mkldnn_fusion._get_mkldnn_device_op
+    _, code = run_and_get_code(model.generate, conditions(model, 4), do_sample=False, compile_config=COMPILED)
+    assert "linear_pointwise" in code[0] and "mkl_linear" not in code[0]
+    assert mkldnn_fusion._get_mkldnn_device_op is chosen
 
 
 def test_batch_sizes_and_settings_beyond_the_limit_replace_older_programs(make_transformer, monkeypatch):

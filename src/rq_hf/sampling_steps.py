@@ -6,8 +6,8 @@ Symbols: B pictures, H x W positions (T = H*W), D code depth, K codebook size, n
 z-hat_t sum of the code vectors of position t, h_t context from which its codes are predicted.
 """
 
-from collections.abc import Callable, MutableMapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -193,17 +193,47 @@ class CompiledSteps:
     def __call__(self, token: torch.Tensor, position: int, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.place.move_to(position)
         inputs = (self.caches, token, self.place.position, *inputs)
-        if self.program is None:
-            from torch._inductor import config as inductor_config  # here, as it takes a second
+        with ExitStack() as compiling:
+            if self.program is None:
+                from torch._inductor import config as inductor_config  # here, as it takes a second
 
-            self.program = kept_program(self.model, self.options, signature(inputs))
-            # As an option alone it comes too late: when a step is traced, weights have become inputs already.
-            context = inductor_config.patch(freezing=are_frozen(self.options))
-        else:
-            context = nullcontext()
-        with context:
+                self.program = kept_program(self.model, self.options, signature(inputs))
+                # As an option alone it comes too late: when a step is traced, weights have become inputs already.
+                compiling.enter_context(inductor_config.patch(freezing=are_frozen(self.options)))
+                if self.on_cpu:
+                    compiling.enter_context(packed_by_onednn())
             codes, token, finite = self.program(self.model, *inputs)
         return codes, token if self.on_cpu else token.clone(), finite  # a CUDA graph writes it anew at each replay
+
+
+@contextmanager
+def packed_by_onednn() -> Iterator[None]:
+    """While programs for a CPU are made in it, their products with frozen fp32 weights are oneDNN's, as those in half
+    precision are anyway. By itself torch.compile takes MKL's, which are slower for few rows: 1.5 to 4 times on AMD.
+
+    It has no setting for that, so a function of its own is replaced; where a version of torch lacks it, or oneDNN,
+    nothing is.
+    """
+    from torch._inductor.fx_passes import mkldnn_fusion
+
+    chosen = getattr(mkldnn_fusion, "_get_mkldnn_device_op", None)
+    packing = getattr(mkldnn_fusion, "CpuMkldnnDeviceOp", None)
+    if chosen is None or packing is None or not torch.backends.mkldnn.is_available():
+        yield
+        return
+
+    class OneDNN(packing):
+        def pack_linear_weight(self, graph, is_half_precision, *arguments):
+            return super().pack_linear_weight(graph, True, *arguments)
+
+        def pack_linear(self, graph, is_half_precision, *arguments):
+            return super().pack_linear(graph, True, *arguments)
+
+    mkldnn_fusion._get_mkldnn_device_op = lambda device: OneDNN() if device == "cpu" else chosen(device)
+    try:
+        yield
+    finally:
+        mkldnn_fusion._get_mkldnn_device_op = chosen
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
