@@ -6,6 +6,8 @@ r"""Measures an RQ-VAE or a pipeline, prints a table and writes JSON, and Markdo
         --filter tone=default --output rqvae.json
     python scripts/evaluate.py prompts MODEL --dataset_name data/emoji-64 --split train --num_prompts 512 \
         --output prompts.json
+    python scripts/evaluate.py likelihood MODEL --dataset_name data/emoji-64 --split validation \
+        --dtype float32 bfloat16 int8 --output likelihood.json
     accelerate launch scripts/evaluate.py reconstructions MODEL --dataset_name DATA --split validation \
         --output reconstructions.json
     accelerate launch scripts/evaluate.py statistics --dataset_name DATA --split train --image_size 256 \
@@ -20,6 +22,8 @@ pictures coarse to fine, and rqvae-code-norms.png, the codes of each depth by th
 `--feature_extractor inception` and LPIPS `--lpips`, as their weights are downloaded. `prompts` takes a pipeline of
 captions, draws one picture per prompt and gives prompt accuracy (see rq_hf.metrics.PromptAccuracy) with the floors to
 compare it with, and with `--copies_of` the part that are copies; every split gives real pictures.
+`likelihood` takes a pipeline and gives what a code of real pictures costs its transformer, in several dtypes if
+wanted, and how many of the likeliest codes they share; `int8` needs torchao.
 
 `samples` draws as many pictures as `--protocol` wants and gives FID, Inception score, CLIP score, precision and
 recall, accuracy and nearest real pictures, as far as they are asked for; `sweep` does so for each combination of

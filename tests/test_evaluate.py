@@ -337,3 +337,23 @@ def test_results_are_written_whole_or_not_at_all(tmp_path):
         write_json(path, {"metrics": {"psnr": object()}})
     assert json.loads(path.read_text()) == {"metrics": {"psnr": 1.0}}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(run, pipeline_folder, tiny_pipeline):
+    arguments = ("likelihood", pipeline_folder, *COMBOS, "--dtype", "float32", "bfloat16", "--filter", "tone=default")
+    results = run(*arguments)
+    (whole, half), parts = results["rows"], run(*arguments, "--batch_size", 3)["rows"]
+    assert [row["dtype"] for row in results["rows"]] == ["float32", "bfloat16"]
+    for row, part, tolerance in zip((whole, half), parts, (1e-6, 1e-3), strict=True):
+        assert part["loss"] == pytest.approx(row["loss"], rel=tolerance)
+    size = tiny_pipeline.rqvae.config.image_size
+    pictures = PictureDataset(default_tone("test_combos"), size, transform="center_crop", training=False)
+    codes = tiny_pipeline.rqvae.encode(torch.stack([picture["pixel_values"] for picture in pictures]))
+    input_ids = tiny_pipeline.encode_prompt(list(default_tone("test_combos")["text"]))
+    with torch.no_grad():
+        outputs = tiny_pipeline.transformer(input_ids, codes, labels=codes)
+    assert whole["loss"] == pytest.approx(outputs.image_loss.item(), rel=1e-5) == results["metrics"]["loss"]
+    for depth, loss in enumerate(outputs.depth_losses, start=1):
+        assert whole[f"loss_depth_{depth}"] == pytest.approx(loss.item(), rel=1e-5)
+    assert (whole["relative difference"], whole["same likeliest codes"]) == (0, 1)
+    assert 0 < abs(half["relative difference"]) < 0.01 and 0.5 < half["same likeliest codes"] <= 1

@@ -11,8 +11,10 @@ import torch
 from ..command_line import add_sampling_arguments, add_selection_arguments, one_or_more
 from ..metrics import FEATURE_EXTRACTORS
 from ..training.transforms import TRANSFORMS
+from .models import INT8
 from .protocols import PROTOCOLS
 
+DTYPES = ["float32", "bfloat16", "float16"]
 FILTER = "keep only rows with COLUMN=VALUE, several separated by commas; "
 EXTRACTOR = (
     f"{', '.join(FEATURE_EXTRACTORS)}, a TorchScript file, or Hub id or folder of a vision model of transformers"
@@ -29,6 +31,7 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     commands = parser.add_subparsers(dest="command", required=True)
     _add_rqvae(commands)
     _add_prompts(commands)
+    _add_likelihood(commands)
     _add_reconstructions(commands)
     _add_statistics(commands)
     _add_samples(commands)
@@ -38,11 +41,18 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     return arguments
 
 
-def _model() -> argparse.ArgumentParser:
+def _model(quantized: bool = False, several: bool = False) -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument("model", metavar="MODEL", help="Hub id or folder")
     parent.add_argument("--revision", help="the model's revision on the Hub")
-    parent.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    dtype = {"choices": DTYPES, "default": "float32"}
+    if quantized:
+        about = f"{INT8}: the transformer in 8 bits by torchao, the rest in float32"
+        dtype.update(choices=[*DTYPES, INT8], help=about)
+    if several:
+        about = "of the transformer, one or several; the first is what the others are compared with"
+        dtype.update(nargs="+", default=["float32"], help=f"{about}; {INT8}: 8 bits, by torchao")
+    parent.add_argument("--dtype", **dtype)
     return parent
 
 
@@ -94,7 +104,7 @@ def _add_rqvae(commands) -> None:
 
 
 def _add_prompts(commands) -> None:
-    parents = [_model(), _data(filter_default="tone=default"), _common()]
+    parents = [_model(quantized=True), _data(filter_default="tone=default"), _common()]
     prompts = commands.add_parser("prompts", parents=parents, help="measure a pipeline's prompt accuracy")
     prompts.add_argument("--caption_column", default="text", help="strings, or lists of which the first is taken")
     prompts.add_argument("--concept_column", default="concept")
@@ -120,6 +130,15 @@ def _add_prompts(commands) -> None:
         "--save_pictures", type=Path, metavar="DIR",
         help="new folder for the pictures, their scores and a sheet of the first ones beside the nearest real ones",
     )  # fmt: skip
+
+
+def _add_likelihood(commands) -> None:
+    parents = [_model(quantized=True, several=True), _data(), _common()]
+    likelihood = commands.add_parser("likelihood", parents=parents, help="how well a transformer predicts codes")
+    likelihood.add_argument("--caption_column", default="text", help="strings, or lists of which the first is taken")
+    likelihood.add_argument("--label_column", help="class labels or names, of a model of classes")
+    likelihood.add_argument("--num_pictures", type=int, help="a random sample of the rows; all by default")
+    likelihood.add_argument("--seed", type=int, default=0, help="of the sample of rows")
 
 
 def _add_reconstructions(commands) -> None:
@@ -158,7 +177,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_samples(commands) -> None:
-    parents = [_model(), _data(required=False), _common(required=True), _shared()]
+    parents = [_model(quantized=True), _data(required=False), _common(required=True), _shared()]
     samples = commands.add_parser("samples", parents=parents, help="measure a pipeline's pictures")
     _add_drawing(samples)
     add_sampling_arguments(samples)
@@ -166,7 +185,7 @@ def _add_samples(commands) -> None:
 
 
 def _add_sweep(commands) -> None:
-    parents = [_model(), _data(required=False), _common(required=True), _shared()]
+    parents = [_model(quantized=True), _data(required=False), _common(required=True), _shared()]
     sweep = commands.add_parser("sweep", parents=parents, help="measure a pipeline's pictures over sampling settings")
     _add_drawing(sweep)
     several = {"temperature": one_or_more(float), "top_k": one_or_more(int), "top_p": one_or_more(float)}

@@ -7,22 +7,48 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import TorchAoConfig
 
 from ..configuration_rq_transformer import RQTransformerConfig
-from ..pipeline_rq_image_generation import RQImageGenerationPipeline, component_subfolder
+from ..modeling_rq_transformer import RQTransformerForImageGeneration
+from ..pipeline_rq_image_generation import RQImageGenerationPipeline, component_subfolder, load_component
 
+INT8 = "int8"
 SELECTION = ("num_candidates", "ranker", "acceptance_rate", "classifier")
 
 
-def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
-    """The pipeline to measure, on its device."""
+def load_pipeline(arguments: argparse.Namespace, dtype: str | None = None) -> RQImageGenerationPipeline:
+    """The pipeline to measure, on its device, in `--dtype` if no other one is given."""
+    dtype = arguments.dtype if dtype is None else dtype
     if not component_subfolder(arguments.model, "transformer"):
         raise ValueError(f"`MODEL` must be a pipeline (with a model_index.json), got {arguments.model!r}.")
+    components = {} if dtype != INT8 else {"transformer": load_transformer(arguments, INT8)}
     pipe = RQImageGenerationPipeline.from_pretrained(
-        arguments.model, revision=arguments.revision, dtype=getattr(torch, arguments.dtype)
+        arguments.model, revision=arguments.revision, dtype=torch_dtype(dtype), **components
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(arguments.device)
+
+
+def load_transformer(arguments: argparse.Namespace, dtype: str) -> RQTransformerForImageGeneration:
+    """The pipeline's transformer in a dtype of torch, or in `int8`: weights of 8 bits, activations rounded to as many
+    row by row, by torchao."""
+    options: dict[str, Any] = {"dtype": torch_dtype(dtype)}
+    if dtype == INT8:
+        try:
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        except ImportError as error:
+            raise ImportError('int8 needs `pip install "rq_hf[quantization]"`.') from error
+        options["quantization_config"] = TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
+    transformer = load_component(
+        RQTransformerForImageGeneration, arguments.model, "transformer", revision=arguments.revision, **options
+    )
+    return transformer.to(arguments.device).eval()
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """That of what is not quantized."""
+    return torch.float32 if dtype == INT8 else getattr(torch, dtype)
 
 
 def device_of(arguments: argparse.Namespace, state: PartialState) -> torch.device:

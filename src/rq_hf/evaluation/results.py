@@ -15,6 +15,7 @@ from accelerate import InitProcessGroupKwargs, PartialState
 
 from .. import __version__, metrics
 from .arguments import parse_arguments
+from .likelihood import evaluate_likelihood
 from .prompts import COPY_PSNR, SHIFT, evaluate_prompts
 from .reconstructions import evaluate_reconstructions
 from .reference import evaluate_statistics
@@ -29,7 +30,7 @@ FLOOR_NAMES = {
     "shifted": f"real picture, {SHIFT} px lower",
     "chance": "chance",
 }
-ALONE = {"rqvae": evaluate_rqvae, "prompts": evaluate_prompts}
+ALONE = {"rqvae": evaluate_rqvae, "prompts": evaluate_prompts, "likelihood": evaluate_likelihood}
 SHARED = {
     "reconstructions": evaluate_reconstructions,
     "statistics": evaluate_statistics,
