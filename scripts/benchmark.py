@@ -289,6 +289,14 @@ def shown_command(argv: list[str]) -> str:
     return shlex.join(["python", "scripts/benchmark.py", *words])
 
 
+def processor_name() -> str:
+    """That of its maker where the system tells it: libraries choose their kernels by it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
@@ -296,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.device.startswith("cuda"):
         processor = torch.cuda.get_device_name(arguments.device)
     else:
-        processor = f"{platform.processor() or platform.machine()}, {arguments.threads} threads"
+        processor = f"{processor_name()}, {arguments.threads} threads"
     commands = {
         "quantizer": benchmark_quantizer,
         "rqvae": benchmark_rqvae,
