@@ -300,6 +300,7 @@ def test_stage2_trains_on_streamed_captions(shards, tmp_path, tiny_pipeline):
     RQImageGenerationPipeline.from_pretrained(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_each_of_two_training_processes_reads_its_own_part(shards, tmp_path):
     script = Path(__file__).with_name("streaming_processes.py")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu"]
