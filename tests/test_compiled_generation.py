@@ -4,6 +4,8 @@
 
 import gc
 import shutil
+import threading
+import time
 import weakref
 
 import pytest
@@ -123,6 +125,22 @@ def test_products_with_packed_weights_are_those_of_onednn(make_transformer):
     chosen = mkldnn_fusion._get_mkldnn_device_op
     _, code = run_and_get_code(model.generate, conditions(model, 4), do_sample=False, compile_config=COMPILED)
     assert "linear_pointwise" in code[0] and "mkl_linear" not in code[0]
+    assert mkldnn_fusion._get_mkldnn_device_op is chosen
+
+
+def test_threads_that_compile_at_once_leave_torch_as_it_was():
+    chosen = mkldnn_fusion._get_mkldnn_device_op
+
+    def compile_for(seconds: float) -> None:
+        with sampling_steps.packed_by_onednn():
+            time.sleep(seconds)
+
+    threads = [threading.Thread(target=compile_for, args=(seconds,)) for seconds in (0.2, 0.4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
     assert mkldnn_fusion._get_mkldnn_device_op is chosen
 
 

@@ -6,6 +6,7 @@ Symbols: B pictures, H x W positions (T = H*W), D code depth, K codebook size, n
 z-hat_t sum of the code vectors of position t, h_t context from which its codes are predicted.
 """
 
+import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -206,19 +207,25 @@ class CompiledSteps:
         return codes, token if self.on_cpu else token.clone(), finite  # a CUDA graph writes it anew at each replay
 
 
+_packing_lock = threading.Lock()
+
+
 @contextmanager
 def packed_by_onednn() -> Iterator[None]:
     """While programs for a CPU are made in it, their products with frozen fp32 weights are oneDNN's, as those in half
     precision are anyway. By itself torch.compile takes MKL's, which are slower for few rows: 1.5 to 4 times on AMD.
 
-    It has no setting for that, so a function of its own is replaced; where a version of torch lacks it, or oneDNN,
-    nothing is.
+    It has no setting for that, so a function of its own is replaced, by one thread at a time; where a version of torch
+    lacks it, or oneDNN, nothing is.
     """
     from torch._inductor.fx_passes import mkldnn_fusion
 
-    chosen = getattr(mkldnn_fusion, "_get_mkldnn_device_op", None)
     packing = getattr(mkldnn_fusion, "CpuMkldnnDeviceOp", None)
-    if chosen is None or packing is None or not torch.backends.mkldnn.is_available():
+    if (
+        packing is None
+        or not hasattr(mkldnn_fusion, "_get_mkldnn_device_op")
+        or not torch.backends.mkldnn.is_available()
+    ):
         yield
         return
 
@@ -229,11 +236,13 @@ def packed_by_onednn() -> Iterator[None]:
         def pack_linear(self, graph, is_half_precision, *arguments):
             return super().pack_linear(graph, True, *arguments)
 
-    mkldnn_fusion._get_mkldnn_device_op = lambda device: OneDNN() if device == "cpu" else chosen(device)
-    try:
-        yield
-    finally:
-        mkldnn_fusion._get_mkldnn_device_op = chosen
+    with _packing_lock:
+        chosen = mkldnn_fusion._get_mkldnn_device_op
+        mkldnn_fusion._get_mkldnn_device_op = lambda device: OneDNN() if device == "cpu" else chosen(device)
+        try:
+            yield
+        finally:
+            mkldnn_fusion._get_mkldnn_device_op = chosen
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
