@@ -357,3 +357,27 @@ def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(run, pipeli
         assert whole[f"loss_depth_{depth}"] == pytest.approx(loss.item(), rel=1e-5)
     assert (whole["relative difference"], whole["same likeliest codes"]) == (0, 1)
     assert 0 < abs(half["relative difference"]) < 0.01 and 0.5 < half["same likeliest codes"] <= 1
+
+
+@pytest.mark.parametrize("condition", ["class", "none"])
+def test_likelihood_of_models_without_captions(run, make_pipeline, tmp_path, condition):
+    pipeline = make_pipeline(condition)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    pictures = default_tone("test_combos").select(range(4))["image"]
+    rows = datasets.Dataset.from_dict({"image": list(pictures), "label": [0, 2, 1, 2]})
+    rows = rows.cast_column("image", datasets.Image())
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "test.parquet")
+    arguments = ["likelihood", tmp_path / "pipeline", "--dataset_name", tmp_path / "data", "--split", "test"]
+    if condition == "class":
+        with pytest.raises(ValueError, match="`--label_column` must be given for a model of classes, got none"):
+            evaluate.main([str(each) for each in arguments])
+        arguments += ["--label_column", "label"]
+    measured = run(*arguments)["rows"][0]["loss"]
+    size = pipeline.rqvae.config.image_size
+    prepared = PictureDataset(rows, size, transform="center_crop", training=False)
+    codes = pipeline.rqvae.encode(torch.stack([picture["pixel_values"] for picture in prepared]))
+    input_ids = torch.tensor([[0], [2], [1], [2]]) if condition == "class" else torch.zeros(4, 1, dtype=torch.long)
+    with torch.no_grad():
+        loss = pipeline.transformer(input_ids, codes, labels=codes).image_loss.item()
+    assert measured == pytest.approx(loss, rel=1e-5)
