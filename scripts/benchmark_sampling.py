@@ -130,22 +130,27 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
     if theirs is not None:
         vectors = code_vectors(official_quantizer(official, config, model.codebook.weight[0]))
     options = {"top_k": arguments.top_k, "top_p": arguments.top_p}
-    other = new_transformer(arguments.against, None, device)[0] if arguments.against is not None else None
+    others = {}
+    if arguments.against is not None:
+        other, _ = new_transformer(arguments.against, None, device)
+        others = {precision: in_precision(other, precision) for precision in arguments.precisions}
     results: dict[str, Any] = {"kernels": kernels(model, device)}
     for batch_size in arguments.batch_sizes:
         input_ids = torch.randint(config.vocab_size, (batch_size, config.condition_length), device=device)
         candidates: dict[str, Call] = {}
         if theirs is not None:
             candidates["official"] = lambda ids=input_ids: official_codes(theirs, vectors, ids, **options)
-        for precision, each in models.items():
-            candidates[f"rq_hf {precision}"] = generation(each, input_ids, options)
+        compared = {f"rq_hf {precision}": (each, input_ids) for precision, each in models.items()}
+        for precision, each in others.items():
+            shape = (batch_size, each.config.condition_length)
+            other_ids = torch.randint(each.config.vocab_size, shape, device=device)
+            compared[f"{arguments.against.stem} {precision}"] = (each, other_ids)
+        for name, (each, ids) in compared.items():
+            candidates[name] = generation(each, ids, options)
             if arguments.compile:
-                candidates[f"rq_hf {precision}, compiled"] = generation(each, input_ids, options, arguments.compile)
+                candidates[f"{name}, compiled"] = generation(each, ids, options, arguments.compile)
         if arguments.without_cache:
             candidates["without cache"] = lambda ids=input_ids: codes_without_cache(model, ids, options)
-        if other is not None:
-            other_ids = torch.randint(other.config.vocab_size, (batch_size, other.config.condition_length))
-            candidates[arguments.against.stem] = generation(other, other_ids.to(device), options)
         rows = rows_of(candidates, arguments, batch_size)
         limit = bare_linears(model, batch_size, device)
         expected = greedy_codes(theirs, vectors, model, input_ids)

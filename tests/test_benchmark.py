@@ -94,7 +94,7 @@ def test_sampling_is_measured_against_the_loop_without_cache(benchmark, recipe, 
     results, printed = json.loads(path.read_text()), capsys.readouterr().out
     for batch_size in (1, 2):
         rows = {row["name"]: row for row in results[f"batch of {batch_size}"]}
-        assert set(rows) == {"rq_hf fp32", "rq_hf bf16", "without cache", "rqt"}
+        assert set(rows) == {"rq_hf fp32", "rq_hf bf16", "without cache", "rqt fp32", "rqt bf16"}
         row = rows["rq_hf fp32"]
         assert row["faster"] == 1 and row["equal greedy codes"] == 1
         assert row["pictures/s"] == pytest.approx(batch_size / row["seconds"])
