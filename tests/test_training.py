@@ -166,7 +166,16 @@ def test_early_stopping_follows_the_loss(tmp_path):
         CodeDataArguments(num_caption_variants=0)
 
 
-@pytest.mark.parametrize("changes", [{"code_temperature": 0.0}, {"bpe_dropout": 1.5}, {"condition_dropout": -0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code_temperature": 0.0},
+        {"bpe_dropout": 1.5},
+        {"condition_dropout": -0.1},
+        {"muon_learning_rate": 0.0},
+        {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
+    ],
+)
 def test_bad_training_arguments_are_refused(tmp_path, changes):
     with pytest.raises(ValueError, match=f"`{next(iter(changes))}` must be"):
         RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
@@ -244,6 +253,32 @@ def test_stage2_trains_on_cached_codes_where_they_are_all_it_needs(emoji, tiny_r
     for trainer in runs:
         trainer.train()
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch older than 2.9 has no Muon")
+def test_stage2_training_with_muon_resumes_exactly(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    flags = {"muon_learning_rate": 2e-2, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "bf16": True}
+    runs = [stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / name, **flags) for name in "ab"]
+    plain = stage2_trainer(
+        emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "plain", **{**flags, "muon_learning_rate": None}
+    )
+    runs[0].train()
+    runs[1].train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+    plain.train()
+    assert losses(runs[0]) == losses(runs[1]) and losses(runs[0])[-1] < losses(runs[0])[0]
+    rates = [group["lr"] for group in runs[0].optimizer.param_groups]
+    assert rates == [group["lr"] for group in runs[1].optimizer.param_groups]
+    for (name, weight), other, by_adam in zip(
+        runs[0].model.named_parameters(), runs[1].model.parameters(), plain.model.parameters(), strict=True
+    ):
+        assert torch.equal(weight, other), name
+        assert not torch.equal(weight, by_adam), name
+
+
+def test_muon_needs_a_torch_that_has_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match="`muon_learning_rate` needs torch 2.9 or newer, got torch"):
+        RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, muon_learning_rate=1e-3)
 
 
 def test_attention_implementations_train_alike(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

@@ -17,6 +17,7 @@ from ..modeling_rqvae import RQVAEModel
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
+from .muon import with_muon
 from .trainer import RQTrainer, RQTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,13 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
             "choices": ["float16", "bfloat16"],
         },
     )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train the matrices inside the blocks by Muon at this rate, scaled to AdamW's, and all other "
+            "weights by `optim` at `learning_rate`; by default `optim` trains all. Needs torch 2.9."
+        },
+    )
     lora_rank: int | None = field(
         default=None,
         metadata={
@@ -99,6 +107,16 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
         for name in ("bpe_dropout", "condition_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        if self.muon_learning_rate is not None:
+            if not self.muon_learning_rate > 0:
+                raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
+            if self.lora_rank is not None:
+                raise ValueError(
+                    f"`muon_learning_rate` must be None with `lora_rank`, got {self.muon_learning_rate}: Muon is for "
+                    "whole matrices, not for factors of low rank."
+                )
+            if not hasattr(torch.optim, "Muon"):
+                raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
         if self.lora_rank is not None:
             if self.model_name_or_path is None:
                 raise ValueError("`model_name_or_path` must be given with `lora_rank`, got None.")
@@ -129,14 +147,29 @@ class RQTransformerTrainer(RQTrainer):
 
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.args.lora_rank is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        if self.args.lora_rank is not None and sharded:
             raise ValueError(
                 f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
                 "whole weights, the model has shards."
             )
+        if self.args.muon_learning_rate is not None and (sharded or self.is_deepspeed_enabled):
+            raise ValueError(
+                f"`muon_learning_rate` must be None with FSDP and DeepSpeed, got {self.args.muon_learning_rate}: Muon "
+                "needs each matrix whole."
+            )
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in the base class, with Muon for the matrices of the blocks where `muon_learning_rate` is given."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.muon_learning_rate is not None:
+            trained = self.model if model is None else model
+            self.optimizer = with_muon(optimizer, trained, self.args.muon_learning_rate, self.args.weight_decay)
+        return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and text loss; stochastic codes in training only, soft labels in evaluation too."""
