@@ -213,3 +213,24 @@ def test_model_is_evaluated_and_saved_with_averaged_weights(make_trainer, tmp_pa
 def test_bad_weights_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be"):
         RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
+
+
+@pytest.mark.parametrize("adversarial_weight", [0.0, 0.75])
+def test_a_decoder_trained_alone_leaves_the_codes(make_trainer, pictures, adversarial_weight):
+    options = {"train_decoder_only": True, "model_name_or_path": "model", "ema_decay": 0.9}
+    trainer = make_trainer(adversarial_weight=adversarial_weight, **options)
+    model = trainer.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    codes = model.encode(pictures)
+    trainer.train()
+    after = model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name in before if name.startswith(("decoder", "post_quant_conv"))}
+    assert torch.equal(model.eval().encode(pictures), codes)
+    if adversarial_weight == 0:
+        assert logged(trainer, "loss")[-1] < logged(trainer, "loss")[0]
+
+
+def test_a_decoder_alone_needs_a_model_whose_codes_stay(make_trainer):
+    with pytest.raises(ValueError, match="`model_name_or_path` must be given with `train_decoder_only`, got None"):
+        make_trainer(train_decoder_only=True)

@@ -40,6 +40,13 @@ class RQVAETrainingArguments(RQTrainingArguments):
             "choices": ["per_depth", "per_step"],
         },
     )
+    train_decoder_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave encoder and codebook of --model_name_or_path as they are: pictures keep their codes, and "
+            "a transformer trained on these goes on to serve."
+        },
+    )
     l1_weight: float = field(
         default=0.0, metadata={"help": "Weight of the mean absolute error beside the squared one."}
     )
@@ -63,6 +70,8 @@ class RQVAETrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.train_decoder_only and self.model_name_or_path is None:
+            raise ValueError("`model_name_or_path` must be given with `train_decoder_only`, got None.")
         for name in ("l1_weight", "perceptual_weight", "adversarial_weight", "discriminator_start_step"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
@@ -91,8 +100,11 @@ class RQVAETrainer(RQTrainer):
     shards does not decode outside its forward pass, so what needs that is left out.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: RQVAEModel, args: RQVAETrainingArguments, **kwargs):
+        if args.train_decoder_only:
+            for part in (model.encoder, model.quant_conv):
+                part.requires_grad_(False)
+        super().__init__(model, args, **kwargs)
         self.perceptual_loss, self.discriminator = None, None
         if self.args.perceptual_weight > 0:
             with self.args.main_process_first(desc="weights of the perceptual loss"):
@@ -108,7 +120,8 @@ class RQVAETrainer(RQTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """All parts of the RQ-VAE's loss; in training the codebook is updated on the way."""
         pixel_values = inputs["pixel_values"]
-        codebook_update = self.args.codebook_update if model.training else None
+        updates = model.training and not self.args.train_decoder_only
+        codebook_update = self.args.codebook_update if updates else None
         outputs = model(pixel_values, codebook_update=codebook_update)
         commitment_loss = outputs.loss - outputs.reconstruction_loss
         measure = self._adversarial_error if self._is_adversarial and model.training else self._error
