@@ -74,7 +74,7 @@ def loss_chart(rows: list[dict[str, Any]]) -> Figure:
         axes.plot([row["step"] for row in logged], values, color=colours[bare[name]], label=name, **style)
     axes.set(yscale="log", xlabel="steps", ylabel="loss")
     axes.grid(True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
