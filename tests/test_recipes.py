@@ -32,6 +32,7 @@ KEPT = (
     "bf16", "gradient_checkpointing", "codebook_update", "l1_weight", "perceptual_weight", "adversarial_weight",
     "discriminator_start_step", "code_temperature", "stochastic_codes", "soft_labels", "condition_dropout",
     "bpe_dropout", "cache_latents", "attn_implementation", "early_stopping_patience",
+    "muon_learning_rate",
 )  # fmt: skip
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
@@ -149,7 +150,9 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
 
     state = torch.load(output / "checkpoint-2" / "optimizer.pt", weights_only=True)
     arguments = arguments_class(**recipe | {"output_dir": str(output), "use_cpu": True})
-    for group in state["param_groups"]:
+    by_muon = [group for group in state["param_groups"] if "ns_steps" in group]
+    assert {group["initial_lr"] for group in by_muon} == {recipe.get("muon_learning_rate")} - {None}
+    for group in state["param_groups"][: len(state["param_groups"]) - len(by_muon)]:
         assert group["betas"] == (arguments.adam_beta1, arguments.adam_beta2)
         assert group["initial_lr"] == arguments.learning_rate
     assert {group["weight_decay"] for group in state["param_groups"]} <= {arguments.weight_decay, 0.0}
