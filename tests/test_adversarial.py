@@ -234,3 +234,6 @@ def test_a_decoder_trained_alone_leaves_the_codes(make_trainer, pictures, advers
 def test_a_decoder_alone_needs_a_model_whose_codes_stay(make_trainer):
     with pytest.raises(ValueError, match="`model_name_or_path` must be given with `train_decoder_only`, got None"):
         make_trainer(train_decoder_only=True)
+    arguments = make_trainer(train_decoder_only=True, model_name_or_path="model").args
+    with pytest.raises(ValueError, match="`model` must be given with `train_decoder_only`, got None"):
+        RQVAETrainer(args=arguments, model_init=RQVAEModel)

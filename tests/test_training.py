@@ -275,6 +275,13 @@ def test_stage2_training_with_muon_resumes_exactly(emoji, tiny_rqvae, tiny_token
         assert not torch.equal(weight, by_adam), name
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch older than 2.9 has no Muon")
+def test_muon_is_refused_where_weights_are_sharded(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("rq_hf.training.trainer_rq_transformer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="`muon_learning_rate` must be None with FSDP and DeepSpeed, got 0.001"):
+        stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, muon_learning_rate=1e-3)
+
+
 def test_muon_needs_a_torch_that_has_it(tmp_path, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match="`muon_learning_rate` needs torch 2.9 or newer, got torch"):

@@ -100,11 +100,15 @@ class RQVAETrainer(RQTrainer):
     shards does not decode outside its forward pass, so what needs that is left out.
     """
 
-    def __init__(self, model: RQVAEModel, args: RQVAETrainingArguments, **kwargs):
-        if args.train_decoder_only:
+    def __init__(
+        self, model: RQVAEModel | None = None, args: RQVAETrainingArguments | None = None, *more_args, **kwargs
+    ):
+        if args is not None and args.train_decoder_only:
+            if model is None:
+                raise ValueError("`model` must be given with `train_decoder_only`, got None.")
             for part in (model.encoder, model.quant_conv):
                 part.requires_grad_(False)
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, *more_args, **kwargs)
         self.perceptual_loss, self.discriminator = None, None
         if self.args.perceptual_weight > 0:
             with self.args.main_process_first(desc="weights of the perceptual loss"):
