@@ -56,7 +56,7 @@ def main(argv=None):
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
     model, new_ids = initial_transformer(arguments, config)
-    if training.model_name_or_path is not None:
+    if training.model_name_or_path is not None and not data.replace_codebook:
         check_pair(rqvae, model)
     model.set_attn_implementation(training.attn_implementation)
     model.set_codebook(rqvae.codebook)

@@ -13,13 +13,12 @@ from pathlib import Path
 import transformers
 from transformers.trainer_utils import set_seed
 
-from rq_hf import RQVAEConfig, RQVAEModel
+from rq_hf import RQVAEConfig
 from rq_hf.training import (
     DataArguments,
     RQVAETrainer,
     RQVAETrainingArguments,
-    initial_config,
-    initial_model,
+    initial_rqvae,
     load_dataset_splits,
     parse_arguments,
     resume_checkpoint,
@@ -37,8 +36,8 @@ def main(argv=None):
     transformers.logging.set_verbosity(training.get_process_log_level())
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
-    config = initial_config(RQVAEConfig, arguments.model, training.model_name_or_path, "rqvae")
-    model = initial_model(RQVAEModel, config, training.model_name_or_path)
+    model = initial_rqvae(arguments)
+    config = model.config
     splits = load_dataset_splits(data)
     datasets = {
         name: training_pictures(rows, data, training, config.image_size, config.num_channels, augment=name == "train")

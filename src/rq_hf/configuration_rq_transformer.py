@@ -2,10 +2,29 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-Transformer."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 
 from .configuration_rqvae import RQConfig, RQVAEConfig
+
+# Fields that a transformer has from the RQ-VAE whose codes it draws.
+CODE_FIELDS = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")
+
+
+def code_fields(rqvae_config: RQVAEConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """`CODE_FIELDS` of an RQ-VAE.
+
+    Raises:
+        `ValueError`: a field of the same name in `given` contradicts it.
+    """
+    fields = {name: getattr(rqvae_config, name) for name in CODE_FIELDS}
+    for name, value in fields.items():
+        other = given.get(name, value)
+        if (tuple(other) if name == "code_shape" else other) != value:
+            raise ValueError(f"`{name}` must be the RQ-VAE's, {value}, got {other}.")
+    return fields
 
 
 @strict
@@ -183,12 +202,4 @@ class RQTransformerConfig(RQConfig):
         Raises:
             `ValueError`: a field given in `kwargs` contradicts the RQ-VAE.
         """
-        shared = {
-            name: getattr(rqvae_config, name)
-            for name in ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")
-        }
-        for name, value in shared.items():
-            given = kwargs.pop(name, value)
-            if (tuple(given) if name == "code_shape" else given) != value:
-                raise ValueError(f"`{name}` must be the RQ-VAE's, {value}, got {given}.")
-        return cls(**shared, **kwargs)
+        return cls(**{**kwargs, **code_fields(rqvae_config, kwargs)})

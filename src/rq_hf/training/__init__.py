@@ -18,5 +18,5 @@ from .publishing import push_run, save_pipeline, write_card
 from .streaming import CodeStream, PictureStream
 from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
-from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments
+from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments, initial_rqvae
 from .transforms import TRANSFORMS, PictureTransform, decode_picture

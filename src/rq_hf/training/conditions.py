@@ -9,7 +9,7 @@ import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..caption_tokenizer import BPEDropoutEncoder
-from ..configuration_rq_transformer import RQTransformerConfig
+from ..configuration_rq_transformer import RQTransformerConfig, code_fields
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
@@ -41,6 +41,13 @@ class CodeDataArguments(DataArguments):
         metadata={
             "help": "Give the model of --model_name_or_path a new condition, of captions, labels or none, with new "
             "embeddings, where its own ids are not to be kept."
+        },
+    )
+    replace_codebook: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the model of --model_name_or_path on the codes of another RQ-VAE than its own: of another "
+            "codebook, or of another size, depth or map, for which code head and positions are new."
         },
     )
 
@@ -85,18 +92,18 @@ def transformer_config(
     the ids of its own, and classes are those of the same name, with unknown ones behind them.
 
     Raises:
-        `ValueError`: a pretrained transformer whose ids cannot be kept, and no `replace_condition_vocabulary`.
+        `ValueError`: a pretrained transformer whose ids cannot be kept, and no `replace_condition_vocabulary`, or a
+            field that contradicts the RQ-VAE.
     """
     training, data = arguments.training, arguments.data
     dropped, name_or_path = training.condition_dropout > 0, training.model_name_or_path
     if dropped and tokenizer is None and data.label_column is None:
         raise ValueError("`condition_dropout` must be 0 without captions and labels: there is nothing to drop.")
-    if data.replace_condition_vocabulary and name_or_path is None:
-        raise ValueError("`replace_condition_vocabulary` needs a `model_name_or_path`, got None.")
-    if data.replace_condition_vocabulary and training.lora_rank is not None:
-        raise ValueError(
-            "`replace_condition_vocabulary` must be false with `lora_rank`: new embeddings would not train."
-        )
+    for name in ("replace_condition_vocabulary", "replace_codebook"):
+        if getattr(data, name) and name_or_path is None:
+            raise ValueError(f"`{name}` needs a `model_name_or_path`, got None.")
+        if getattr(data, name) and training.lora_rank is not None:
+            raise ValueError(f"`{name}` must be false with `lora_rank`: new weights would not train.")
     if name_or_path is None or data.replace_condition_vocabulary:
         condition = _new_condition(arguments, tokenizer, rows)
     else:
@@ -110,6 +117,8 @@ def transformer_config(
         config = RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
     else:  # a recipe's size is that of its own data: this one's may need more
         fields["vocab_size"] = max(fields["vocab_size"], condition["vocab_size"])
+        if data.replace_codebook:
+            fields |= code_fields(rqvae.config, fields)
         config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
     if config.condition_length != condition.get("condition_length", config.condition_length):
         raise ValueError(

@@ -4,6 +4,7 @@
 
 import gc
 import json
+import logging
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from ..pipeline_rq_image_generation import component_subfolder
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .hub_pushes import HubPushes
 from .sharding import gather_model, is_sharded, round_weights_alone
+
+logger = logging.getLogger(__name__)
 
 EMA_FILE = "ema.pt"
 # Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
@@ -394,3 +397,29 @@ def initial_model(
     if wrong:
         raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r} with {wrong}.")
     return model
+
+
+def with_kept_weights(
+    model: PreTrainedModel, config: PreTrainedConfig, new_weights: tuple[str, ...] = ()
+) -> PreTrainedModel:
+    """A model of another configuration with the weights of `model`, except those that are new.
+
+    Args:
+        model: its weights, generation configuration and name are kept.
+        config: of the returned model.
+        new_weights: how the names of weights begin that are new. Those of another shape are, too; their names are
+            logged.
+    """
+    renewed = type(model)(config)
+    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
+    kept = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if not name.startswith(new_weights) and shapes.get(name) == weight.shape
+    }
+    renewed.load_state_dict(kept, strict=False)
+    if model.can_generate():
+        renewed.generation_config = model.generation_config
+    renewed.name_or_path = model.name_or_path
+    logger.warning("New weights: %s.", ", ".join(sorted(shapes.keys() - kept.keys())) or "none")
+    return renewed

@@ -14,16 +14,20 @@ from transformers import get_scheduler
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..configuration_rqvae import RQVAEConfig
 from ..features import PerceptualLoss
 from ..metrics import coarse_to_fine_sheet, to_rgb
 from ..modeling_rqvae import RQVAEModel
+from .arguments import ScriptArguments
 from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
-from .trainer import RQTrainer, RQTrainingArguments
+from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 
+# Model fields that `replace_codebook` may change.
+CODEBOOK_FIELDS = ("codebook_size", "codebook_dim", "code_depth", "shared_codebook")
 DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
 SHEET_ROWS = 8
 
@@ -45,6 +49,13 @@ class RQVAETrainingArguments(RQTrainingArguments):
         metadata={
             "help": "Leave encoder and codebook of --model_name_or_path as they are: pictures keep their codes, and "
             "a transformer trained on these goes on to serve."
+        },
+    )
+    replace_codebook: bool = field(
+        default=False,
+        metadata={
+            "help": "Start --model_name_or_path with a new codebook, of the size, width, depth and sharing that the "
+            "model fields give; encoder and decoder are kept."
         },
     )
     l1_weight: float = field(
@@ -70,8 +81,13 @@ class RQVAETrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.train_decoder_only and self.model_name_or_path is None:
-            raise ValueError("`model_name_or_path` must be given with `train_decoder_only`, got None.")
+        for name in ("train_decoder_only", "replace_codebook"):
+            if getattr(self, name) and self.model_name_or_path is None:
+                raise ValueError(f"`model_name_or_path` must be given with `{name}`, got None.")
+        if self.train_decoder_only and self.replace_codebook:
+            raise ValueError(
+                "`replace_codebook` must be false with `train_decoder_only`: the codebook would not train."
+            )
         for name in ("l1_weight", "perceptual_weight", "adversarial_weight", "discriminator_start_step"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
@@ -296,3 +312,20 @@ class RQVAETrainer(RQTrainer):
     def _bare_discriminator(self) -> PatchDiscriminator:
         """Neither wrapped for several processes nor compiled."""
         return self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
+
+
+def initial_rqvae(arguments: ScriptArguments) -> RQVAEModel:
+    """The RQ-VAE that a training starts from, new or pretrained, with a new codebook if it is to be replaced.
+
+    Raises:
+        `ValueError`: the pretrained weights are not those of a model with the fields of `arguments.model`, those of
+            a new codebook excepted.
+    """
+    training = arguments.training
+    name_or_path = training.model_name_or_path
+    config = initial_config(RQVAEConfig, arguments.model, name_or_path, "rqvae")
+    if not training.replace_codebook:
+        return initial_model(RQVAEModel, config, name_or_path)
+    fields = {name: value for name, value in arguments.model.items() if name not in CODEBOOK_FIELDS}
+    own_config = initial_config(RQVAEConfig, fields, name_or_path, "rqvae")
+    return with_kept_weights(initial_model(RQVAEModel, own_config, name_or_path), config, ("quantizer.",))

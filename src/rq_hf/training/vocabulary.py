@@ -8,11 +8,11 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..configuration_rq_transformer import RQTransformerConfig
+from ..configuration_rq_transformer import CODE_FIELDS, RQTransformerConfig
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..pipeline_rq_image_generation import component_subfolder
 from .arguments import ScriptArguments
-from .trainer import initial_config, initial_model
+from .trainer import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ def initial_transformer(
     """The transformer that a training starts from, new or pretrained, with the condition of `config`.
 
     A pretrained one keeps the rows of its old ids. With `replace_condition_vocabulary` embedding, positions of another
-    number and text head are new, and all else is kept.
+    number and text head are new, and all else is kept. With `replace_codebook` so are code head, positions and
+    projections whose shapes are not those of the RQ-VAE's codes; the caller sets the codebook.
 
     Args:
         arguments ([`ScriptArguments`]): of the training script.
@@ -131,11 +132,14 @@ def initial_transformer(
         return RQTransformerForImageGeneration(config), list(range(config.vocab_size))
     replaced = arguments.data.replace_condition_vocabulary
     from_data = set(CONDITION_FIELDS) - (set() if replaced else {"id2label"})  # other names for the model's classes
+    if arguments.data.replace_codebook:
+        from_data |= set(CODE_FIELDS)
     fields = {name: value for name, value in arguments.model.items() if name not in from_data}
     own_config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
     model = initial_model(RQTransformerForImageGeneration, own_config, name_or_path)
     if replaced:
-        return _with_new_condition(model, config), list(range(config.vocab_size))
+        model = with_kept_weights(model, config, ("condition_embedding.", "text_head.linear."))
+        return model, list(range(config.vocab_size))
     new_ids = []
     if own_config.id2label is not None:
         new = {index: name for index, name in config.id2label.items() if index not in own_config.id2label}
@@ -146,21 +150,6 @@ def initial_transformer(
         new_ids += range(size, config.vocab_size)
     for name in (*CONDITION_FIELDS, "label2id"):
         setattr(model.config, name, getattr(config, name))
+    if arguments.data.replace_codebook:
+        model = with_kept_weights(model, config)
     return model, new_ids
-
-
-def _with_new_condition(
-    model: RQTransformerForImageGeneration, config: RQTransformerConfig
-) -> RQTransformerForImageGeneration:
-    renewed = RQTransformerForImageGeneration(config)
-    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
-    kept = {
-        name: weight
-        for name, weight in model.state_dict().items()
-        if not name.startswith(("condition_embedding.", "text_head.linear.")) and shapes.get(name) == weight.shape
-    }
-    renewed.load_state_dict(kept, strict=False)
-    renewed.generation_config = model.generation_config
-    renewed.name_or_path = model.name_or_path
-    logger.warning("The condition is new: rows of %d of %d ids.", config.condition_length, config.vocab_size)
-    return renewed
