@@ -21,7 +21,6 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig
-from rq_hf.pipeline_rq_image_generation import check_pair
 from rq_hf.training import (
     CodeDataArguments,
     RQTransformerTrainer,
@@ -55,11 +54,8 @@ def main(argv=None):
     splits = load_dataset_splits(data)
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
-    model, new_ids = initial_transformer(arguments, config)
-    if training.model_name_or_path is not None and not data.replace_codebook:
-        check_pair(rqvae, model)
+    model, new_ids = initial_transformer(arguments, config, rqvae)
     model.set_attn_implementation(training.attn_implementation)
-    model.set_codebook(rqvae.codebook)
     for name, value in arguments.card.get("sampling", {}).items():
         setattr(model.generation_config, name, value)
     datasets = code_datasets(arguments, splits, rqvae, config, tokenizer)

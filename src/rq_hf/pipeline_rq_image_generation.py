@@ -16,7 +16,6 @@ from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
@@ -367,7 +366,7 @@ def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:
     Raises:
         `ValueError`: code shapes, codebook sizes or codebooks differ.
     """
-    for name in CODE_FIELDS:
+    for name in ("code_shape", "codebook_size", "codebook_dim", "shared_codebook"):
         ours, theirs = getattr(rqvae.config, name), getattr(transformer.config, name)
         if ours != theirs:
             raise ValueError(

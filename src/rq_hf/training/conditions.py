@@ -46,8 +46,8 @@ class CodeDataArguments(DataArguments):
     replace_codebook: bool = field(
         default=False,
         metadata={
-            "help": "Train the model of --model_name_or_path on the codes of another RQ-VAE than its own: of another "
-            "codebook, or of another size, depth or map, for which code head and positions are new."
+            "help": "Train the model of --model_name_or_path on the codes of another RQ-VAE than its own, of another "
+            "codebook, size, width, depth or map; weights that depend on these begin anew where they do not fit."
         },
     )
 

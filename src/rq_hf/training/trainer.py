@@ -400,26 +400,34 @@ def initial_model(
 
 
 def with_kept_weights(
-    model: PreTrainedModel, config: PreTrainedConfig, new_weights: tuple[str, ...] = ()
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    new_weights: tuple[str, ...] = (),
+    resized_weights: tuple[str, ...] = (),
 ) -> PreTrainedModel:
-    """A model of another configuration with the weights of `model`, except those that are new.
+    """A model of another configuration with the weights of `model`, except those that are new; they are logged.
 
     Args:
         model: its weights, generation configuration and name are kept.
         config: of the returned model.
-        new_weights: how the names of weights begin that are new. Those of another shape are, too; their names are
-            logged.
+        new_weights: how the names of weights begin that are new.
+        resized_weights: how those begin that are new where `model` has none of their shape.
+
+    Raises:
+        `ValueError`: another weight is not in both models, or not of one shape.
     """
     renewed = type(model)(config)
-    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
-    kept = {
-        name: weight
-        for name, weight in model.state_dict().items()
-        if not name.startswith(new_weights) and shapes.get(name) == weight.shape
-    }
-    renewed.load_state_dict(kept, strict=False)
+    before, after = ({name: w.shape for name, w in each.state_dict().items()} for each in (model, renewed))
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    wrong = sorted(name for name in differing if not name.startswith(new_weights + resized_weights))
+    if wrong:
+        raise ValueError(f"`model` must have the weights of its new configuration, got others for {', '.join(wrong)}.")
+    new = {name for name in after if name.startswith(new_weights)} | (differing & after.keys())
+    renewed.load_state_dict(
+        {name: weight for name, weight in model.state_dict().items() if name in after.keys() - new}, strict=False
+    )
     if model.can_generate():
         renewed.generation_config = model.generation_config
     renewed.name_or_path = model.name_or_path
-    logger.warning("New weights: %s.", ", ".join(sorted(shapes.keys() - kept.keys())) or "none")
+    logger.warning("Weights that are not those of %s: %s.", model.name_or_path, ", ".join(sorted(new)))
     return renewed

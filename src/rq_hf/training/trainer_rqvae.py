@@ -27,7 +27,7 @@ from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_mod
 logger = logging.getLogger(__name__)
 
 # Model fields that `replace_codebook` may change.
-CODEBOOK_FIELDS = ("codebook_size", "codebook_dim", "code_depth", "shared_codebook")
+QUANTIZER_FIELDS = ("codebook_size", "codebook_dim", "code_depth", "shared_codebook")
 DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
 SHEET_ROWS = 8
 
@@ -55,7 +55,7 @@ class RQVAETrainingArguments(RQTrainingArguments):
         default=False,
         metadata={
             "help": "Start --model_name_or_path with a new codebook, of the size, width, depth and sharing that the "
-            "model fields give; encoder and decoder are kept."
+            "model fields give; encoder and decoder go on from their weights."
         },
     )
     l1_weight: float = field(
@@ -326,6 +326,7 @@ def initial_rqvae(arguments: ScriptArguments) -> RQVAEModel:
     config = initial_config(RQVAEConfig, arguments.model, name_or_path, "rqvae")
     if not training.replace_codebook:
         return initial_model(RQVAEModel, config, name_or_path)
-    fields = {name: value for name, value in arguments.model.items() if name not in CODEBOOK_FIELDS}
+    fields = {name: value for name, value in arguments.model.items() if name not in QUANTIZER_FIELDS}
     own_config = initial_config(RQVAEConfig, fields, name_or_path, "rqvae")
-    return with_kept_weights(initial_model(RQVAEModel, own_config, name_or_path), config, ("quantizer.",))
+    model = initial_model(RQVAEModel, own_config, name_or_path)
+    return with_kept_weights(model, config, ("quantizer.",), ("quant_conv.", "post_quant_conv."))

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What fine-tuning does with the condition's vocabulary: kept, grown behind the old ids, or replaced."""
+"""The transformer that stage 2 starts from; a pretrained one's condition vocabulary is kept, grown or replaced."""
 
 import copy
 import logging
@@ -10,8 +10,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration_rq_transformer import CODE_FIELDS, RQTransformerConfig
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
-from ..pipeline_rq_image_generation import component_subfolder
+from ..modeling_rqvae import RQVAEModel
+from ..pipeline_rq_image_generation import check_pair, component_subfolder
 from .arguments import ScriptArguments
+from .code_replacement import REPLACE_CODEBOOK, with_codes_of
 from .trainer import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
@@ -109,27 +111,31 @@ def class_vocabulary(config: RQTransformerConfig, names: list[str], dropped: boo
 
 
 def initial_transformer(
-    arguments: ScriptArguments, config: RQTransformerConfig
+    arguments: ScriptArguments, config: RQTransformerConfig, rqvae: RQVAEModel
 ) -> tuple[RQTransformerForImageGeneration, list[int]]:
     """The transformer that a training starts from, new or pretrained, with the condition of `config`.
 
     A pretrained one keeps the rows of its old ids. With `replace_condition_vocabulary` embedding, positions of another
-    number and text head are new, and all else is kept. With `replace_codebook` so are code head, positions and
-    projections whose shapes are not those of the RQ-VAE's codes; the caller sets the codebook.
+    number and text head are new, and all else is kept. With `replace_codebook` it has the codes of `rqvae`, see
+    [`with_codes_of`].
 
     Args:
         arguments ([`ScriptArguments`]): of the training script.
         config ([`RQTransformerConfig`]): of [`transformer_config`].
+        rqvae ([`RQVAEModel`]): whose codes it draws.
 
     Returns:
-        The model, and its condition ids that have no trained embedding yet.
+        The model with the codebook of `rqvae`, and its condition ids that have no trained embedding yet.
 
     Raises:
-        `ValueError`: the pretrained weights are not those of a model with this configuration.
+        `ValueError`: the pretrained weights are not those of a model with this configuration, or belong to another
+            RQ-VAE and `replace_codebook` is not set.
     """
     name_or_path = arguments.training.model_name_or_path
     if name_or_path is None:
-        return RQTransformerForImageGeneration(config), list(range(config.vocab_size))
+        model = RQTransformerForImageGeneration(config)
+        model.set_codebook(rqvae.codebook)
+        return model, list(range(config.vocab_size))
     replaced = arguments.data.replace_condition_vocabulary
     from_data = set(CONDITION_FIELDS) - (set() if replaced else {"id2label"})  # other names for the model's classes
     if arguments.data.replace_codebook:
@@ -137,8 +143,16 @@ def initial_transformer(
     fields = {name: value for name, value in arguments.model.items() if name not in from_data}
     own_config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
     model = initial_model(RQTransformerForImageGeneration, own_config, name_or_path)
+    if arguments.data.replace_codebook:
+        model = with_codes_of(rqvae, model)
+    try:
+        check_pair(rqvae, model)
+    except ValueError as error:
+        raise ValueError(f"{error} {REPLACE_CODEBOOK}.") from error
+    model.set_codebook(rqvae.codebook)  # which may have been rounded in the transformer's file
     if replaced:
-        model = with_kept_weights(model, config, ("condition_embedding.", "text_head.linear."))
+        new_weights = ("condition_embedding.", "text_head.linear.")
+        model = with_kept_weights(model, config, new_weights, ("condition_positions.", "text_head."))
         return model, list(range(config.vocab_size))
     new_ids = []
     if own_config.id2label is not None:
@@ -150,6 +164,4 @@ def initial_transformer(
         new_ids += range(size, config.vocab_size)
     for name in (*CONDITION_FIELDS, "label2id"):
         setattr(model.config, name, getattr(config, name))
-    if arguments.data.replace_codebook:
-        model = with_kept_weights(model, config)
     return model, new_ids
