@@ -209,6 +209,8 @@ def benchmark_train(arguments: argparse.Namespace) -> dict[str, Any]:
     if "rqvae" not in recipe["card"]:
         raise ValueError(f"`--config` must name its RQ-VAE in `card`, got '{arguments.config}', which does not.")
     temperature = recipe["training"].get("code_temperature", 0.5)
+    if isinstance(temperature, list):
+        raise ValueError(f"`--config` must have one `code_temperature`, as the official loss has, got {temperature}.")
     fields = read_config(arguments.config.with_name(f"{recipe['card']['rqvae']}.json"))["model"]
     torch.manual_seed(0)
     rqvae = RQVAEModel(RQVAEConfig(**fields)).to(device).eval().requires_grad_(False)
@@ -252,7 +254,8 @@ def benchmark_train(arguments: argparse.Namespace) -> dict[str, Any]:
         return F.cross_entropy(logits.flatten(0, -2), soft_targets(residuals).flatten(0, -2))
 
     def loss() -> torch.Tensor:
-        targets = {"residuals": residuals, "codebook": model.codebook.weight, "temperature": temperature}
+        temperatures = [temperature] * config.code_shape[-1]
+        targets = {"residuals": residuals, "codebook": model.codebook.weight, "temperature": temperatures}
         return model.code_head(states, **targets)[0]
 
     tables = {

@@ -183,16 +183,18 @@ def test_the_text_loss_leaves_padding_out_if_it_is_told_which(make_transformer):
 
 
 @SHARED_AND_SEPARATE
-def test_all_kinds_of_target_agree(make_transformer, shared, monkeypatch):
+@pytest.mark.parametrize("temperatures", [2.0, [3.0, 1.0, 0.5]])
+def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monkeypatch):
     model = make_transformer(shared_codebook=shared)
     input_ids, codes = make_inputs(model)
     labels, residuals = make_inputs(model)[1], make_residuals(model, codes)
     one_hot = F.one_hot(labels, SIZE).float()
+    taus = temperatures if isinstance(temperatures, list) else [temperatures] * DEPTH
     soft = torch.stack(
-        [soft_code_probabilities(residuals[..., d, :], books(model)[d], 2.0) for d in range(DEPTH)], dim=-2
+        [soft_code_probabilities(residuals[..., d, :], books(model)[d], taus[d]) for d in range(DEPTH)], dim=-2
     )
     assert 0.1 < soft.amax(-1).mean() < 0.9
-    from_residuals = dict(residuals=residuals, label_temperature=2.0)
+    from_residuals = dict(residuals=residuals, label_temperature=temperatures)
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
@@ -242,16 +244,19 @@ def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(
     [
         (dict(labels="codes", residuals="residuals"), "`labels` and `residuals` are two kinds of target"),
         (dict(residuals="residuals"), "`residuals` need a `label_temperature`, got None"),
-        (dict(residuals="residuals", label_temperature=0.0), "`temperature` must be greater than 0, got 0.0"),
-        (dict(residuals="residuals", label_temperature=-1.0), "`temperature` must be greater than 0, got -1.0"),
+        (dict(residuals="residuals", label_temperature=0.0), "`label_temperature` must be greater than 0, got 0.0"),
+        (dict(residuals="residuals", label_temperature=[2.0]), r"a list of one per depth \(\d\), got \[2.0\]"),
+        (dict(residuals="residuals", label_temperature=[None] * DEPTH), "`residuals` need a `label_temperature`"),
+        (dict(residuals="residuals", label_temperature=-1.0), "`label_temperature` must be greater than 0, got -1.0"),
     ],
 )
 def test_contradictory_targets_are_refused(make_transformer, targets, message):
     model = make_transformer()
     input_ids, codes = make_inputs(model)
     tensors = {"codes": codes, "residuals": make_residuals(model, codes)}
+    targets = {name: tensors[value] if isinstance(value, str) else value for name, value in targets.items()}
     with pytest.raises(ValueError, match=message):
-        model(input_ids, codes, **{name: tensors.get(value, value) for name, value in targets.items()})
+        model(input_ids, codes, **targets)
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")

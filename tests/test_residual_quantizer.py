@@ -302,6 +302,19 @@ def test_stochastic_codes_are_as_frequent_as_their_probabilities(shared):
     assert_frequencies(codes[mine][:, 1], left, books(quantizer)[1])
 
 
+def test_each_depth_has_its_own_temperature_and_0_or_none_takes_the_nearest_code():
+    quantizer, latents = make_quantizer(), make_latents(4, 8, 8)
+    hard, _ = quantizer.quantize(latents)
+    for cold in (0, None, 1e-9):
+        codes, _ = quantizer.quantize(latents, [cold, 1e4, cold], stochastic=True)
+        assert torch.equal(codes[..., 0], hard[..., 0])
+        assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
+    with pytest.raises(ValueError, match="`temperature` must be a number or a list of one per depth"):
+        quantizer.quantize(latents, [0.5], stochastic=True)
+    with pytest.raises(ValueError, match="`temperature` must be at least 0"):
+        quantizer.quantize(latents, [0.5, -1.0, 1.0], stochastic=True)
+
+
 def test_equal_generators_give_equal_stochastic_codes():
     quantizer, latents = make_quantizer(), make_latents(4, 4, 4)
 

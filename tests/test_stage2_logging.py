@@ -53,11 +53,13 @@ def sheets(tmp_path: Path) -> list[Path]:
 @torch.no_grad()
 def losses_by_depth(trainer: RQTransformerTrainer, **inputs) -> list[float]:
     """From logits and soft targets held whole."""
-    model, temperature = trainer.model.eval(), trainer.args.code_temperature
+    model, temperatures = trainer.model.eval(), trainer.args.code_temperature
     codes, residuals = trainer.rqvae.quantize(trainer.rqvae.encode_latents(inputs["pixel_values"]))
+    depths = range(codes.shape[-1])
+    temperatures = temperatures * len(depths) if len(temperatures) == 1 else temperatures
     targets = [
-        soft_code_probabilities(residuals[..., depth, :], model.codebook.at_depth(depth), temperature)
-        for depth in range(codes.shape[-1])
+        soft_code_probabilities(residuals[..., depth, :], model.codebook.at_depth(depth), temperatures[depth])
+        for depth in depths
     ]
     logits = model(inputs["input_ids"], codes).logits
     return [
@@ -66,9 +68,10 @@ def losses_by_depth(trainer: RQTransformerTrainer, **inputs) -> list[float]:
     ]
 
 
+@pytest.mark.parametrize("temperature", [5.0, [5.0, 1.0, 0.5]])
 @pytest.mark.parametrize("fields", [{}, {"shared_codebook": False}])
-def test_losses_of_each_depth_are_logged(make_trainer, make_rqvae, make_transformer, fields):
-    trainer = make_trainer(stochastic_codes=False, code_temperature=5.0, learning_rate=0.0)
+def test_losses_of_each_depth_are_logged(make_trainer, make_rqvae, make_transformer, fields, temperature):
+    trainer = make_trainer(stochastic_codes=False, code_temperature=temperature, learning_rate=0.0)
     if fields:
         trainer.rqvae = make_rqvae(**fields)
         trainer.model = trainer.model_wrapped = make_transformer("text", trainer.rqvae)

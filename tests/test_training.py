@@ -170,6 +170,8 @@ def test_early_stopping_follows_the_loss(tmp_path):
     "changes",
     [
         {"code_temperature": 0.0},
+        {"code_temperature": [0.5, 0.0]},
+        {"code_temperature": []},
         {"bpe_dropout": 1.5},
         {"condition_dropout": -0.1},
         {"muon_learning_rate": 0.0},
@@ -367,6 +369,21 @@ def test_stochastic_codes_differ_between_steps_and_repeat_with_the_seed(emoji, t
     hard.train_dataset.bpe_dropout = 0.0
     hard.train()
     assert max(losses(hard)) - min(losses(hard)) < 1e-4
+
+
+def test_a_code_temperature_for_each_depth_reaches_codes_and_labels(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    def trainer(name, temperature):
+        return stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / name, code_temperature=temperature)
+
+    pixels = torch.rand(4, 3, tiny_rqvae.config.image_size, tiny_rqvae.config.image_size) * 2 - 1
+    hard = tiny_rqvae.encode(pixels)
+    codes, _ = trainer("a", [1e-9, 1e4, 1.0])._quantize({"pixel_values": pixels}, stochastic=True)
+    assert torch.equal(codes[..., 0], hard[..., 0])
+    assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
+    one = trainer("b", 2.0)
+    assert one.args.code_temperature == [2.0] and one._code_temperatures == [2.0] * tiny_rqvae.config.code_depth
+    with pytest.raises(ValueError, match=r"`code_temperature` must be one number or one per depth \(3\), got \[1"):
+        trainer("c", [1.0, 1.0])
 
 
 def test_gradient_accumulation_equals_the_large_batch(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

@@ -15,21 +15,11 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
 from .key_value_caches import KeyValueCache
+from .residual_quantizer import one_per_depth
 from .sampling_steps import CompiledSteps, Sampling, advance, token_of
 
 # Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
 MIN_TEMPERATURE = 1e-30
-
-
-def _one_per_depth(name: str, value, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
-    """`value`, a number or one per depth or `None`, as a checked list of `code_depth` entries."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
-    if len(values) != code_depth:
-        raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
-    for entry in values:
-        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, Real) or not valid(entry)):
-            raise ValueError(f"`{name}` must be {expected}, got {value}.")
-    return values
 
 
 def draw_uniforms(
@@ -122,15 +112,15 @@ class RQTransformerGenerationMixin(GenerationMixin):
             return value if value is not None else fallback
 
         do_sample = setting(do_sample, "do_sample", True)
-        temperature = _one_per_depth(
+        temperature = one_per_depth(
             "temperature", setting(temperature, "temperature", 1.0), depth, lambda v: v > 0, "greater than 0"
         )
         temperature = [1.0 if value is None else max(value, MIN_TEMPERATURE) for value in temperature]
-        top_k = _one_per_depth(
+        top_k = one_per_depth(
             "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
         )
         top_k = [value if value is None else int(value) for value in top_k]
-        top_p = _one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
+        top_p = one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
         guidance_scale = setting(guidance_scale, "guidance_scale", 1.0)
         if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")

@@ -8,7 +8,7 @@ n_e hidden width. e(k) code vector, z-hat_t^(d) partial sum of the first d code 
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from .configuration_rq_transformer import RQTransformerConfig
 from .fused_cross_entropy import FusedCrossEntropy
 from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
-from .residual_quantizer import Codebook, row_blocks, soft_code_probabilities
+from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
 from .transformer_blocks import TransformerStack
 
 # Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32, 8 on a CPU.
@@ -93,7 +93,7 @@ class CodeHead(PredictionHead):
         labels: torch.Tensor | None = None,
         residuals: torch.Tensor | None = None,
         codebook: torch.Tensor | None = None,
-        temperature: float | None = None,
+        temperature: Sequence[float] = (),
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Logits `(..., K)`, or with targets the mean cross-entropy `()` (Eq. 14) and, without gradient, that of each
         depth `(D,)`.
@@ -101,27 +101,29 @@ class CodeHead(PredictionHead):
         Args:
             hidden_states: `(..., D, n_e)`.
             labels: `(..., D)` codes, or
-            residuals: `(..., D, n_z)` with the code vectors `(1 or D, K, n_z)` and tau for soft targets (Eq. 15).
+            residuals: `(..., D, n_z)` with the code vectors `(1 or D, K, n_z)` and D tau for soft targets (Eq. 15).
         """
         if labels is None and residuals is None:
             return super().forward(hidden_states)
         depth, size = hidden_states.shape[-2], self.linear.out_features
         rows = hidden_states.reshape(-1, hidden_states.shape[-1])
         if residuals is None:
-            targets, books = labels.reshape(-1), 1
+            targets, groups = labels.reshape(-1), 1
         else:
-            targets, books = residuals.reshape(len(rows), -1), len(codebook)
+            targets = residuals.reshape(len(rows), -1)
+            groups = depth if len(codebook) > 1 or len(set(temperature)) > 1 else 1
         block_size = CPU_LOSS_BLOCK_ELEMENTS if rows.device.type == "cpu" else LOSS_BLOCK_ELEMENTS
-        blocks = [  # of codes that share a codebook: consecutive ones, or every `depth`-th
-            slice(block.start * books + book, block.stop * books, books)
-            for book in range(books)
-            for block in row_blocks(len(rows) // books, size, block_size)
+        blocks = [  # of codes that share a codebook and a temperature: consecutive ones, or every `depth`-th
+            slice(block.start * groups + group, block.stop * groups, groups)
+            for group in range(groups)
+            for block in row_blocks(len(rows) // groups, size, block_size)
         ]
 
         def make_targets(block: slice) -> torch.Tensor:
             if residuals is None:
                 return targets[block]
-            return soft_code_probabilities(targets[block], codebook[block.start % books], temperature)
+            place = block.start % groups
+            return soft_code_probabilities(targets[block], codebook[place % len(codebook)], temperature[place])
 
         blocks = [(block, functools.partial(make_targets, block)) for block in blocks]
         if torch.is_grad_enabled() and self._is_plain():
@@ -299,7 +301,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         codes: torch.LongTensor,
         labels: torch.Tensor | None = None,
         residuals: torch.Tensor | None = None,
-        label_temperature: float | None = None,
+        label_temperature: float | Sequence[float] | None = None,
         output_logits: bool | None = None,
     ) -> RQTransformerOutput:
         r"""Predicts every code from the condition and the codes before it (teacher forcing).
@@ -314,8 +316,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             residuals (`torch.Tensor` of shape `(B, H, W, D, n_z)`, *optional*):
                 Instead of `labels`: residuals of [`RQVAEModel.quantize`], from which the soft targets of Eq. 15 are
                 computed block by block inside the loss.
-            label_temperature (`float`, *optional*):
-                tau > 0 of Eq. 15, needed with `residuals`.
+            label_temperature (`float` or `list[float]`, *optional*):
+                tau > 0 of Eq. 15, one number or one per depth, needed with `residuals`.
             output_logits (`bool`, *optional*):
                 Whether to return `(B, H, W, D, K)` logits; by default unless `residuals` are given. Without them the
                 loss is computed block by block.
@@ -368,10 +370,13 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         if residuals is not None:
             if labels is not None:
                 raise ValueError("`labels` and `residuals` are two kinds of target: give one, got both.")
-            if temperature is None:
-                raise ValueError("`residuals` need a `label_temperature`, got None.")
+            temperatures = one_per_depth(
+                "label_temperature", temperature, depth_states.shape[-2], lambda v: v > 0, "greater than 0"
+            )
+            if None in temperatures:
+                raise ValueError(f"`residuals` need a `label_temperature`, got {temperature}.")
             return self.code_head(
-                depth_states, residuals=residuals, codebook=self.codebook.weight, temperature=temperature
+                depth_states, residuals=residuals, codebook=self.codebook.weight, temperature=temperatures
             )
         if labels is None:
             return None, None

@@ -6,6 +6,7 @@ Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codeboo
 z latents, z-hat^(d) partial sums of code vectors. Pixels are in [-1, 1], channels first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -202,7 +203,7 @@ class RQVAEModel(HubModel):
     def quantize(
         self,
         latents: torch.Tensor,
-        temperature: float | None = None,
+        temperature: float | Sequence[float] | None = None,
         stochastic: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,9 @@ Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codeboo
 z latents, r_d residual before depth d+1, e(k) code vector, z-hat^(d) partial sum of the first d code vectors.
 """
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,17 @@ COPY_BLOCK_ELEMENTS = 2**18
 ARGMIN_COLUMNS = 128
 # `per_step` restarts a code whose moving average falls under this part of the codebook's mean.
 RELATIVE_RESTART_THRESHOLD = 0.1
+
+
+def one_per_depth(name: str, value: Any, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
+    """`value`, a number or one per depth or `None`, as a checked list of `code_depth` entries."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
+    if len(values) != code_depth:
+        raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
+    for entry in values:
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, Real) or not valid(entry)):
+            raise ValueError(f"`{name}` must be {expected}, got {value}.")
+    return values
 
 
 def row_blocks(num_rows: int, row_elements: int, max_elements: int | None = None) -> list[slice]:
@@ -202,7 +215,7 @@ class ResidualQuantizer(nn.Module):
     def quantize(
         self,
         latents: torch.Tensor,
-        temperature: float | None = None,
+        temperature: float | Sequence[float] | None = None,
         stochastic: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,7 +223,8 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             latents (`torch.Tensor` of shape `(B, H, W, n_z)`): encoder output z.
-            temperature (`float`, *optional*): tau of Eq. 15, used if `stochastic`. `None` or 0: hard codes.
+            temperature (`float` or `list[float]`, *optional*):
+                tau of Eq. 15, one number or one per depth, used if `stochastic`. `None` or 0: hard codes.
             stochastic (`bool`, defaults to `False`): draw each code from Q_tau(. | r) instead of taking the nearest.
             generator (`torch.Generator`, *optional*): for the draws, on any device.
 
@@ -218,21 +232,19 @@ class ResidualQuantizer(nn.Module):
             codes `(B, H, W, D)` long and residuals r_0..r_{D-1} `(B, H, W, D, n_z)` fp32.
 
         Raises:
-            `ValueError`: a negative temperature.
+            `ValueError`: a negative temperature, or not one per depth.
         """
-        if temperature is not None and not temperature >= 0:
-            raise ValueError(f"`temperature` must be at least 0, got {temperature}.")
+        temperatures = one_per_depth("temperature", temperature, self.code_depth, lambda v: v >= 0, "at least 0")
         shape = latents.shape[:-1]
-        stochastic = stochastic and temperature is not None and temperature > 0
         codes, residuals = [], []
         with torch.autocast(latents.device.type, enabled=False):
             residual = latents.float().reshape(-1, latents.shape[-1])  # r_0 = z
-            for depth in range(self.code_depth):
+            for depth, depth_temperature in enumerate(temperatures):
                 residuals.append(residual)
-                if stochastic:
+                if stochastic and depth_temperature:
                     device = generator.device if generator is not None else latents.device
                     uniforms = torch.rand(len(residual), generator=generator, device=device).to(latents.device)
-                    code = self._sample(residual, depth, temperature, uniforms)
+                    code = self._sample(residual, depth, depth_temperature, uniforms)
                 else:
                     code = nearest_codes(residual, self.codebook.at_depth(depth))
                 codes.append(code)

@@ -4,6 +4,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from numbers import Real
 
 import datasets
 import numpy as np
@@ -27,8 +28,12 @@ logger = logging.getLogger(__name__)
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
-    code_temperature: float = field(
-        default=0.5, metadata={"help": "tau of Eq. 15, for stochastic codes and soft labels, in squared latent units."}
+    code_temperature: list[float] = field(
+        default_factory=lambda: [0.5],
+        metadata={
+            "help": "tau of Eq. 15, for stochastic codes and soft labels, in squared latent units; one number, or one "
+            "per depth: deeper residuals are shorter."
+        },
     )
     stochastic_codes: bool = field(default=True, metadata={"help": "Draw the training codes from Q_tau (Eq. 15)."})
     soft_labels: bool = field(default=True, metadata={"help": "Train on Q_tau (Eq. 15) instead of the codes."})
@@ -92,7 +97,9 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.code_temperature > 0:
+        if isinstance(self.code_temperature, Real):
+            self.code_temperature = [self.code_temperature]
+        if not self.code_temperature or not all(value > 0 for value in self.code_temperature):
             raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
         if self.early_stopping_patience is not None:
             if self.eval_strategy == "no":
@@ -158,6 +165,10 @@ class RQTransformerTrainer(RQTrainer):
                 f"`muon_learning_rate` must be None with FSDP and DeepSpeed, got {self.args.muon_learning_rate}: Muon "
                 "needs each matrix whole."
             )
+        depth, temperature = rqvae.config.code_depth, self.args.code_temperature
+        if len(temperature) not in (1, depth):
+            raise ValueError(f"`code_temperature` must be one number or one per depth ({depth}), got {temperature}.")
+        self._code_temperatures = temperature * depth if len(temperature) == 1 else temperature
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
@@ -178,7 +189,7 @@ class RQTransformerTrainer(RQTrainer):
         else:
             codes, residuals = self._quantize(inputs, stochastic=self.args.stochastic_codes and model.training)
         if self.args.soft_labels:
-            targets = {"residuals": residuals, "label_temperature": self.args.code_temperature}
+            targets = {"residuals": residuals, "label_temperature": self._code_temperatures}
         else:
             targets = {"labels": codes, "output_logits": False}
         outputs = model(inputs["input_ids"], codes, **targets)
@@ -253,7 +264,7 @@ class RQTransformerTrainer(RQTrainer):
         if latents is None:
             latents = self.rqvae.encode_latents(inputs["pixel_values"])
         generator = self._code_generator() if stochastic else None
-        return self.rqvae.quantize(latents, self.args.code_temperature, stochastic, generator)
+        return self.rqvae.quantize(latents, self._code_temperatures, stochastic, generator)
 
     def _code_generator(self) -> torch.Generator:
         """Seeded by (seed, step, micro-batch, process), so that resuming changes nothing."""
