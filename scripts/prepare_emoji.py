@@ -63,7 +63,7 @@ configs:
 
 A split without pictures is left out. `twin` marks pictures with a near twin in another style or the look of another
 concept: none is in `test_combos`, while the twin of one in `validation` may be in `train`. `text` is the main caption;
-`captions` lists 4 to 6, the last two with loose keywords. `weight` is 1 / the tones that a pair has in the split.
+`captions` lists 5 to 7, the last two with loose keywords. `weight` is 1 / the tones that a pair has in the split.
 
 ## Licences and credits
 Images are rendered from: {credits}. Changes: rasterised on white, padded, resized.
@@ -79,12 +79,13 @@ def hash_fraction(*parts: str | int) -> float:
 
 
 def make_captions(concept: Concept, style: str, tone: int) -> list[str]:
-    """Write four to six captions of a picture; the first is the main one, the last two name keywords."""
+    """Write five to seven captions of a picture; the first is the main one, the last two name keywords."""
     subject, skin = concept.label, f"{TONES[tone]} skin tone"
     if tone:
         subject += f" and {skin}" if " with " in subject else f" with {skin}"
-    captions = [f"{subject}, {style} style", f"{'an' if style[0] in 'aeiou' else 'a'} {style} emoji of {subject}"]
-    captions += [f"{subject} in {style} style", subject]
+    article = "an" if style[0] in "aeiou" else "a"
+    captions = [f"{subject}, {style} style", f"{article} {style} emoji of {subject}", f"{subject} in {style} style"]
+    captions += [f"{article} {style} style {subject}", subject]
     tags = [tag for tag in concept.tags if tag not in concept.label.split()]
     draws = [int(hash_fraction("tag", concept.key, style, tone, draw) * len(tags)) for draw in range(3)]
     drawn = list(dict.fromkeys(tags[draw] for draw in draws if tags))

@@ -304,6 +304,7 @@ def test_captions_of_a_concept_without_keywords():
         "red heart, emojione style",
         "an emojione emoji of red heart",
         "red heart in emojione style",
+        "an emojione style red heart",
         "red heart",
     ]
 
@@ -313,13 +314,13 @@ def test_captions_name_the_skin_tone_and_keywords_outside_the_name():
     captions = prepare_emoji.make_captions(concept, "noto", 4)
     assert captions[0] == "woman with red hair and medium-dark skin tone, noto style"
     assert captions[1].startswith("a noto emoji of ")
-    assert len(captions) == 6 and len(set(captions)) == 6
-    for caption in captions[4:]:
+    assert len(captions) == 7 and len(set(captions)) == 7
+    for caption in captions[5:]:
         assert {"adult", "ginger"} & set(caption.replace(",", "").split())
-    assert captions[5].endswith(" with medium-dark skin tone, noto style")
-    assert "woman" not in captions[5]
+    assert captions[6].endswith(" with medium-dark skin tone, noto style")
+    assert "woman" not in captions[6]
     assert prepare_emoji.make_captions(concept, "noto", 4) == captions
-    assert len(prepare_emoji.make_captions(make_concept(tags=["love"]), "noto", 0)) == 5
+    assert len(prepare_emoji.make_captions(make_concept(tags=["love"]), "noto", 0)) == 6
 
 
 @pytest.mark.parametrize(
