@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training: command lines, seeded data, transforms, and both trainers."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -384,6 +385,15 @@ def test_a_code_temperature_for_each_depth_reaches_codes_and_labels(emoji, tiny_
     assert one.args.code_temperature == [2.0] and one._code_temperatures == [2.0] * tiny_rqvae.config.code_depth
     with pytest.raises(ValueError, match=r"`code_temperature` must be one number or one per depth \(3\), got \[1"):
         trainer("c", [1.0, 1.0])
+
+
+def test_resuming_with_another_rqvae_of_the_same_shape_is_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, **settings).train()
+    other = copy.deepcopy(tiny_rqvae)
+    other.quantizer.codebook.weight.data.neg_()
+    with pytest.raises(ValueError, match="must have one codebook: they do not belong together"):
+        stage2_trainer(emoji, other, tiny_tokenizer, tmp_path, **settings).train(resume_from_checkpoint=True)
 
 
 def test_gradient_accumulation_equals_the_large_batch(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..configuration_rq_transformer import RQTransformerConfig
 from ..metrics.drawing import picture_generator
 from ..modeling_rqvae import RQVAEModel
+from ..pipeline_rq_image_generation import check_pair
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
@@ -181,6 +182,12 @@ class RQTransformerTrainer(RQTrainer):
             trained = self.model if model is None else model
             self.optimizer = with_muon(optimizer, trained, self.args.muon_learning_rate, self.args.weight_decay)
         return self.optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """As in the base class; a checkpoint that was trained on another RQ-VAE is refused."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.lora_rank is None:  # an adapter has no codebook of its own
+            check_pair(self.rqvae, self.accelerator.unwrap_model(self.model if model is None else model))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and text loss; stochastic codes in training only, soft labels in evaluation too."""
