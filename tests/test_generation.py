@@ -54,6 +54,25 @@ def test_sampling_also_sees_the_logits_of_teacher_forcing(tiny_transformer):
     torch.testing.assert_close(cached, tiny_transformer(input_ids, codes).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["text", "class", "none"])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make_transformer, kind, do_sample):
+    model = make_transformer(kind)
+    model.generation_config.update(do_sample=do_sample, temperature=[1.0, 0.5, 0.7], top_k=8, guidance_scale=3.0)
+    input_ids = conditions(model, 1)
+    codes = torch.randint(SIZE, (1, *SHAPE), generator=seeded(1))
+    redrawn = model.redraw_codes(input_ids, codes, seeded(2))
+    assert redrawn.shape == codes.shape and (redrawn != codes).any()
+    for row in range(SHAPE[0]):
+        for column in range(SHAPE[1]):
+            known = torch.ones(SHAPE, dtype=torch.bool)
+            known[row, column] = False
+            drawn = model.generate(
+                input_ids, known_codes=codes, known_mask=known, generator=seeded(2), guidance_scale=1.0
+            )
+            assert torch.equal(drawn[:, row, column], redrawn[:, row, column])
+
+
 def test_generation_leaves_nothing_on_the_model_and_makes_no_graph(tiny_transformer):
     before = {name: set(vars(module)) for name, module in tiny_transformer.named_modules()}
     recorded = record_logits(tiny_transformer)

@@ -3,6 +3,7 @@
 """Training: command lines, seeded data, transforms, and both trainers."""
 
 import copy
+import functools
 import json
 from pathlib import Path
 
@@ -174,6 +175,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"code_temperature": [0.5, 0.0]},
         {"code_temperature": []},
         {"bpe_dropout": 1.5},
+        {"scheduled_sampling": 1.5},
         {"condition_dropout": -0.1},
         {"muon_learning_rate": 0.0},
         {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
@@ -378,13 +380,55 @@ def test_a_code_temperature_for_each_depth_reaches_codes_and_labels(emoji, tiny_
 
     pixels = torch.rand(4, 3, tiny_rqvae.config.image_size, tiny_rqvae.config.image_size) * 2 - 1
     hard = tiny_rqvae.encode(pixels)
-    codes, _ = trainer("a", [1e-9, 1e4, 1.0])._quantize({"pixel_values": pixels}, stochastic=True)
+    codes, _ = trainer("a", [1e-9, 1e4, 1.0])._quantize({"pixel_values": pixels}, torch.Generator())
     assert torch.equal(codes[..., 0], hard[..., 0])
     assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
     one = trainer("b", 2.0)
     assert one.args.code_temperature == [2.0] and one._code_temperatures == [2.0] * tiny_rqvae.config.code_depth
     with pytest.raises(ValueError, match=r"`code_temperature` must be one number or one per depth \(3\), got \[1"):
         trainer("c", [1.0, 1.0])
+
+
+def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_picture(
+    emoji, tiny_rqvae, tiny_tokenizer, tmp_path
+):
+    make = functools.partial(stage2_trainer, emoji, tiny_rqvae, tiny_tokenizer, bpe_dropout=0.0)
+    trainer = make(tmp_path / "a", scheduled_sampling=1.0)
+    pixels = torch.rand(4, 3, tiny_rqvae.config.image_size, tiny_rqvae.config.image_size) * 2 - 1
+    latents = tiny_rqvae.encode_latents(pixels)
+    codes, residuals = tiny_rqvae.quantize(latents)
+    input_ids = torch.randint(1, 5, (4, trainer.model.config.condition_length))
+    trainer.model.generation_config.do_sample = False
+    own, left = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+    assert torch.equal(own, trainer.model.redraw_codes(input_ids, codes))
+    vectors = tiny_rqvae.quantizer.codebook(own)
+    for depth in range(own.shape[-1]):  # what the drawn codes before it leave
+        torch.testing.assert_close(left[..., depth, :], latents - vectors[..., :depth, :].sum(-2))
+    trainer.args.scheduled_sampling = 0.5
+    some, left_by_some = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+    kept = (some == codes).flatten(1).all(1)
+    assert kept.any() and not kept.all()
+    assert torch.equal(some[~kept], own[~kept]) and torch.equal(left_by_some[~kept], left[~kept])
+    assert torch.equal(left_by_some[kept], residuals[kept])
+    trainer.args.scheduled_sampling = 1e-9
+    assert trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))[0] is codes
+
+    runs = [make(tmp_path / name, scheduled_sampling=share) for name, share in (("b", 0.5), ("c", 0.5), ("d", 0.0))]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1]) != losses(runs[2])
+    assert losses(runs[0])[-1] < losses(runs[0])[0]
+
+
+def test_scheduled_sampling_is_refused_without_soft_labels_and_where_weights_are_sharded(
+    emoji, tiny_rqvae, tiny_tokenizer, tmp_path, monkeypatch
+):
+    make = functools.partial(stage2_trainer, emoji, tiny_rqvae, tiny_tokenizer, tmp_path, scheduled_sampling=0.5)
+    with pytest.raises(ValueError, match="`scheduled_sampling` must be 0 without `soft_labels`, got 0.5"):
+        make(soft_labels=False)
+    monkeypatch.setattr("rq_hf.training.trainer_rq_transformer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got 0.5"):
+        make()
 
 
 def test_resuming_with_another_rqvae_of_the_same_shape_is_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):

@@ -15,15 +15,15 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
 from .key_value_caches import KeyValueCache
-from .residual_quantizer import one_per_depth
-from .sampling_steps import CompiledSteps, Sampling, advance, token_of
+from .residual_quantizer import one_per_depth, row_blocks
+from .sampling_steps import CompiledSteps, Sampling, advance, predict_codes, token_of
 
 # Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
 MIN_TEMPERATURE = 1e-30
 
 
 def draw_uniforms(
-    generator: torch.Generator | list[torch.Generator] | None, batch_size: int, code_shape: tuple[int, int, int]
+    generator: torch.Generator | list[torch.Generator] | None, batch_size: int, code_shape: tuple[int, ...]
 ) -> torch.Tensor:
     """One uniform in [0, 1) per code, `(B, H, W, D)`, picture after picture, on the generator's device."""
     generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
@@ -36,6 +36,12 @@ def draw_uniforms(
             raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {each!r}.")
     device = "cpu" if generators[0] is None else generators[0].device
     return torch.stack([torch.rand(code_shape, generator=each, device=device) for each in generators])
+
+
+def _setting(defaults: GenerationConfig, name: str, value, fallback):
+    """What is given, or else what `defaults` have, or else `fallback`."""
+    value = value if value is not None else getattr(defaults, name, None)
+    return value if value is not None else fallback
 
 
 class RQTransformerGenerationMixin(GenerationMixin):
@@ -106,30 +112,13 @@ class RQTransformerGenerationMixin(GenerationMixin):
         config = self.config
         height, width, depth = config.code_shape
         defaults = generation_config if generation_config is not None else self.generation_config
-
-        def setting(value, name, fallback):
-            value = value if value is not None else getattr(defaults, name, None)
-            return value if value is not None else fallback
-
-        do_sample = setting(do_sample, "do_sample", True)
-        temperature = one_per_depth(
-            "temperature", setting(temperature, "temperature", 1.0), depth, lambda v: v > 0, "greater than 0"
-        )
-        temperature = [1.0 if value is None else max(value, MIN_TEMPERATURE) for value in temperature]
-        top_k = one_per_depth(
-            "top_k", setting(top_k, "top_k", None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
-        )
-        top_k = [value if value is None else int(value) for value in top_k]
-        top_p = one_per_depth("top_p", setting(top_p, "top_p", None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
-        guidance_scale = setting(guidance_scale, "guidance_scale", 1.0)
-        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
-            raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
-        compile_config = setting(compile_config, "compile_config", None)
+        sampling = self._sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)
+        compile_config = _setting(defaults, "compile_config", compile_config, None)
         if compile_config is not None and not isinstance(compile_config, CompileConfig):
             raise ValueError(f"`compile_config` must be a CompileConfig, got {compile_config!r}.")
         self._check_condition("input_ids", input_ids)
         batch_size = len(input_ids)
-        if guidance_scale != 1.0:
+        if sampling.guidance_scale != 1.0:
             input_ids = torch.cat([input_ids, self._null_condition(negative_input_ids, input_ids)])  # (2B, S)
         elif negative_input_ids is not None:
             raise ValueError(
@@ -137,11 +126,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
             )
         known_codes, known_mask = self._check_known_codes(known_codes, known_mask, batch_size, input_ids.device)
 
-        sampling = Sampling(do_sample, temperature, top_k, top_p, guidance_scale)
-
         device = input_ids.device
-        uniforms = draw_uniforms(generator, batch_size, (height, width, depth)) if do_sample else None
-        uniforms = uniforms.to(device).flatten(1, 2) if do_sample else None  # (B, T, D)
+        uniforms = draw_uniforms(generator, batch_size, (height, width, depth)) if sampling.do_sample else None
+        uniforms = uniforms.to(device).flatten(1, 2) if sampling.do_sample else None  # (B, T, D)
         codes = torch.zeros(batch_size, height * width, depth, dtype=torch.long, device=device)
         all_finite = torch.ones((), dtype=torch.bool, device=device)
 
@@ -170,6 +157,51 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 "the dtype are at fault."
             )
         return codes.view(batch_size, height, width, depth)
+
+    def _sampling(self, defaults: GenerationConfig, do_sample, temperature, top_k, top_p, guidance_scale) -> Sampling:
+        """The settings that are given, the others from `defaults`, checked."""
+        depth = self.config.code_shape[2]
+        setting = functools.partial(_setting, defaults)
+        do_sample = setting("do_sample", do_sample, True)
+        temperature = one_per_depth(
+            "temperature", setting("temperature", temperature, 1.0), depth, lambda v: v > 0, "greater than 0"
+        )
+        temperature = [1.0 if value is None else max(value, MIN_TEMPERATURE) for value in temperature]
+        top_k = one_per_depth(
+            "top_k", setting("top_k", top_k, None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
+        )
+        top_k = [value if value is None else int(value) for value in top_k]
+        top_p = one_per_depth("top_p", setting("top_p", top_p, None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
+        guidance_scale = setting("guidance_scale", guidance_scale, 1.0)
+        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
+            raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
+        return Sampling(do_sample, temperature, top_k, top_p, guidance_scale)
+
+    @torch.no_grad()
+    def redraw_codes(
+        self, input_ids: torch.LongTensor, codes: torch.LongTensor, generator: torch.Generator | None = None
+    ) -> torch.LongTensor:
+        """Draws the codes of every position as [`generate`] does after the given codes of the positions before it, all
+        positions at once: what the model makes of a map one step at a time, for scheduled sampling.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
+            generator (`torch.Generator`, *optional*): for the draws, on any device.
+
+        Returns:
+            `torch.LongTensor` of shape `(B, H, W, D)`, drawn with the settings of `generation_config`, without
+            guidance.
+        """
+        sampling = self._sampling(self.generation_config, None, None, None, None, 1.0)
+        quantized = self.codebook(codes.flatten(1, 2)).sum(2)  # (B, T, n_z), z-hat_t
+        context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :].flatten(0, 1)[:, None]
+        uniforms = draw_uniforms(generator, 1, (len(context), codes.shape[-1]))[0].to(codes.device)  # (B*T, D)
+        drawn = [
+            predict_codes(self, context[block], uniforms[block], None, None, sampling)[0]
+            for block in row_blocks(len(context), self.config.codebook_size)
+        ]
+        return torch.cat(drawn).view_as(codes)
 
     def _read_conditions(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[KeyValueCache]]:
         """The last token, `(B, 1, n_e)`, which position 0 has to read, and caches of those before it, with room for

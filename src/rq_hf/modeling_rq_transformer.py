@@ -294,6 +294,13 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         """First inputs of the spatial transformer: `(B, S)` ids to `(B, S, n_e)`."""
         return self.embedding_dropout(self.condition_positions(self.condition_embedding(input_ids)))
 
+    def spatial_states(self, input_ids: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+        """Outputs of the spatial transformer for conditions `(B, S)` and z-hat_t `(B, T, n_z)`: `(B, S + T - 1, n_e)`,
+        the last T of which are h_1..h_T (Eq. 10, 11)."""
+        condition = self.condition_inputs(input_ids)  # (B, S, n_e)
+        shifted = self.spatial_positions(self.spatial_projection(quantized[:, :-1]))  # (B, T-1, n_e)
+        return self.spatial_transformer(torch.cat([condition, self.embedding_dropout(shifted)], dim=1))
+
     @can_return_tuple
     def forward(
         self,
@@ -328,12 +335,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         batch_size, height, width, depth = codes.shape
         vectors = self.codebook(codes.flatten(1, 2))  # (B, T, D, n_z), e(k)
         partial_sums = vectors.cumsum(dim=2)  # (B, T, D, n_z), z-hat^(d)
-
-        condition = self.condition_inputs(input_ids)  # (B, S, n_e)
-        shifted = self.spatial_positions(self.spatial_projection(partial_sums[:, :-1, -1]))  # (B, T-1, n_e), Eq. 10
-        spatial_inputs = torch.cat([condition, self.embedding_dropout(shifted)], dim=1)  # (B, S+T-1, n_e)
-        hidden_states = self.spatial_transformer(spatial_inputs)
         condition_length = input_ids.shape[1]
+        hidden_states = self.spatial_states(input_ids, partial_sums[:, :, -1])
         context = hidden_states[:, condition_length - 1 :]  # (B, T, n_e), h_t, Eq. 11
 
         coarser = self.depth_projection(partial_sums[:, :, :-1])  # (B, T, D-1, n_e), Eq. 12

@@ -38,6 +38,13 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     )
     stochastic_codes: bool = field(default=True, metadata={"help": "Draw the training codes from Q_tau (Eq. 15)."})
     soft_labels: bool = field(default=True, metadata={"help": "Train on Q_tau (Eq. 15) instead of the codes."})
+    scheduled_sampling: float = field(
+        default=0.0,
+        metadata={
+            "help": "Part of the training pictures whose codes the model draws itself, as it samples, those of each "
+            "position after the true ones before it; labels stay those of the picture. Costs a forward pass of them."
+        },
+    )
     bpe_dropout: float = field(default=0.1, metadata={"help": "BPE dropout of training captions, in [0, 1]."})
     condition_dropout: float = field(
         default=0.0, metadata={"help": "Part of the training samples whose condition is dropped, for guidance."}
@@ -112,9 +119,14 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
                 self.metric_for_best_model, self.greater_is_better = "loss", False
         if self.eval_pictures < 0:
             raise ValueError(f"`eval_pictures` must be at least 0, got {self.eval_pictures}.")
-        for name in ("bpe_dropout", "condition_dropout"):
+        for name in ("bpe_dropout", "condition_dropout", "scheduled_sampling"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
+        if self.scheduled_sampling > 0 and not self.soft_labels:
+            raise ValueError(
+                f"`scheduled_sampling` must be 0 without `soft_labels`, got {self.scheduled_sampling}: labels have to "
+                "be of what the drawn codes leave."
+            )
         if self.muon_learning_rate is not None:
             if not self.muon_learning_rate > 0:
                 raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
@@ -166,6 +178,11 @@ class RQTransformerTrainer(RQTrainer):
                 f"`muon_learning_rate` must be None with FSDP and DeepSpeed, got {self.args.muon_learning_rate}: Muon "
                 "needs each matrix whole."
             )
+        if self.args.scheduled_sampling > 0 and sharded:
+            raise ValueError(
+                f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
+                "draws outside its forward pass, where it has shards."
+            )
         depth, temperature = rqvae.config.code_depth, self.args.code_temperature
         if len(temperature) not in (1, depth):
             raise ValueError(f"`code_temperature` must be one number or one per depth ({depth}), got {temperature}.")
@@ -194,7 +211,10 @@ class RQTransformerTrainer(RQTrainer):
         if "codes" in inputs:
             codes, residuals = inputs["codes"].long(), None
         else:
-            codes, residuals = self._quantize(inputs, stochastic=self.args.stochastic_codes and model.training)
+            generator = self._code_generator() if model.training else None
+            codes, residuals = self._quantize(inputs, generator if self.args.stochastic_codes else None)
+            if model.training and self.args.scheduled_sampling > 0:
+                codes, residuals = self._with_own_codes(inputs["input_ids"], codes, residuals, generator)
         if self.args.soft_labels:
             targets = {"residuals": residuals, "label_temperature": self._code_temperatures}
         else:
@@ -266,12 +286,31 @@ class RQTransformerTrainer(RQTrainer):
         save_sheet(self, prefix, "samples", sheet_of_codes(self.rqvae, codes, captions))
 
     @torch.no_grad()
-    def _quantize(self, inputs: dict[str, torch.Tensor], stochastic: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _quantize(
+        self, inputs: dict[str, torch.Tensor], generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes, drawn from Q_tau with a generator, and residuals."""
         latents = inputs.get("latents")
         if latents is None:
             latents = self.rqvae.encode_latents(inputs["pixel_values"])
-        generator = self._code_generator() if stochastic else None
-        return self.rqvae.quantize(latents, self._code_temperatures, stochastic, generator)
+        return self.rqvae.quantize(latents, self._code_temperatures, generator is not None, generator)
+
+    @torch.no_grad()
+    def _with_own_codes(
+        self, input_ids: torch.Tensor, codes: torch.Tensor, residuals: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's own codes for some of the pictures, `(B, H, W, D)`, and residuals `(B, H, W, D, n_z)` of what
+        codes are now to tell."""
+        draws = torch.rand(len(codes), generator=generator, device=generator.device)
+        rows = (draws < self.args.scheduled_sampling).nonzero()[:, 0].to(codes.device)
+        if len(rows) == 0:
+            return codes, residuals
+        transformer = self.accelerator.unwrap_model(self.model)
+        with self.accelerator.autocast():
+            own = transformer.redraw_codes(input_ids[rows], codes[rows], generator)
+        vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
+        left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
+        return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)
 
     def _code_generator(self) -> torch.Generator:
         """Seeded by (seed, step, micro-batch, process), so that resuming changes nothing."""
