@@ -56,7 +56,7 @@ def losses_by_depth(trainer: RQTransformerTrainer, **inputs) -> list[float]:
     model, temperatures = trainer.model.eval(), trainer.args.code_temperature
     codes, residuals = trainer.rqvae.quantize(trainer.rqvae.encode_latents(inputs["pixel_values"]))
     depths = range(codes.shape[-1])
-    temperatures = temperatures * len(depths) if len(temperatures) == 1 else temperatures
+    temperatures = temperatures if isinstance(temperatures, list) else [temperatures] * len(depths)
     targets = [
         soft_code_probabilities(residuals[..., depth, :], model.codebook.at_depth(depth), temperatures[depth])
         for depth in depths

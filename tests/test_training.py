@@ -383,9 +383,10 @@ def test_a_code_temperature_for_each_depth_reaches_codes_and_labels(emoji, tiny_
     codes, _ = trainer("a", [1e-9, 1e4, 1.0])._quantize({"pixel_values": pixels}, torch.Generator())
     assert torch.equal(codes[..., 0], hard[..., 0])
     assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
-    one = trainer("b", 2.0)
-    assert one.args.code_temperature == [2.0] and one._code_temperatures == [2.0] * tiny_rqvae.config.code_depth
-    with pytest.raises(ValueError, match=r"`code_temperature` must be one number or one per depth \(3\), got \[1"):
+    assert trainer("b", [2.0]).args.code_temperature == trainer("b", 2.0).args.code_temperature == 2.0
+    with pytest.raises(
+        ValueError, match=r"`code_temperature` must be a number or a list of one per depth \(3\), got \[1"
+    ):
         trainer("c", [1.0, 1.0])
 
 

@@ -16,6 +16,7 @@ from ..configuration_rq_transformer import RQTransformerConfig
 from ..metrics.drawing import picture_generator
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import check_pair
+from ..residual_quantizer import one_per_depth
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
-    code_temperature: list[float] = field(
+    code_temperature: list[float] = field(  # a number where it is one for all depths
         default_factory=lambda: [0.5],
         metadata={
             "help": "tau of Eq. 15, for stochastic codes and soft labels, in squared latent units; one number, or one "
@@ -105,10 +106,10 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.code_temperature, Real):
-            self.code_temperature = [self.code_temperature]
-        if not self.code_temperature or not all(value > 0 for value in self.code_temperature):
+        temperatures = [self.code_temperature] if isinstance(self.code_temperature, Real) else self.code_temperature
+        if not temperatures or not all(value > 0 for value in temperatures):
             raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
+        self.code_temperature = temperatures[0] if len(temperatures) == 1 else temperatures
         if self.early_stopping_patience is not None:
             if self.eval_strategy == "no":
                 raise ValueError(
@@ -183,10 +184,8 @@ class RQTransformerTrainer(RQTrainer):
                 f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
                 "draws outside its forward pass, where it has shards."
             )
-        depth, temperature = rqvae.config.code_depth, self.args.code_temperature
-        if len(temperature) not in (1, depth):
-            raise ValueError(f"`code_temperature` must be one number or one per depth ({depth}), got {temperature}.")
-        self._code_temperatures = temperature * depth if len(temperature) == 1 else temperature
+        depth = rqvae.config.code_depth
+        one_per_depth("code_temperature", self.args.code_temperature, depth, lambda v: v > 0, "greater than 0")
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
@@ -216,7 +215,7 @@ class RQTransformerTrainer(RQTrainer):
             if model.training and self.args.scheduled_sampling > 0:
                 codes, residuals = self._with_own_codes(inputs["input_ids"], codes, residuals, generator)
         if self.args.soft_labels:
-            targets = {"residuals": residuals, "label_temperature": self._code_temperatures}
+            targets = {"residuals": residuals, "label_temperature": self.args.code_temperature}
         else:
             targets = {"labels": codes, "output_logits": False}
         outputs = model(inputs["input_ids"], codes, **targets)
@@ -293,7 +292,7 @@ class RQTransformerTrainer(RQTrainer):
         latents = inputs.get("latents")
         if latents is None:
             latents = self.rqvae.encode_latents(inputs["pixel_values"])
-        return self.rqvae.quantize(latents, self._code_temperatures, generator is not None, generator)
+        return self.rqvae.quantize(latents, self.args.code_temperature, generator is not None, generator)
 
     @torch.no_grad()
     def _with_own_codes(
