@@ -73,6 +73,15 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
             assert torch.equal(drawn[:, row, column], redrawn[:, row, column])
 
 
+def test_codes_that_cannot_be_redrawn_are_refused(tiny_transformer):
+    input_ids, codes = conditions(tiny_transformer), torch.zeros(2, *SHAPE, dtype=torch.long)
+    for bad, message in ((codes[:1], "must have shape"), (codes + SIZE, "must be integers"), (codes * 1.0, "must be")):
+        with pytest.raises(ValueError, match=f"`codes` {message}"):
+            tiny_transformer.redraw_codes(input_ids, bad)
+    with pytest.raises(ValueError, match="`input_ids` must be"):
+        tiny_transformer.redraw_codes(input_ids[:, :-1], codes)
+
+
 def test_generation_leaves_nothing_on_the_model_and_makes_no_graph(tiny_transformer):
     before = {name: set(vars(module)) for name, module in tiny_transformer.named_modules()}
     recorded = record_logits(tiny_transformer)

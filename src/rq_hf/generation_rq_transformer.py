@@ -192,7 +192,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
         Returns:
             `torch.LongTensor` of shape `(B, H, W, D)`, drawn with the settings of `generation_config`, without
             guidance.
+
+        Raises:
+            `ValueError`: conditions or codes of the wrong shape, dtype or range.
         """
+        self._check_condition("input_ids", input_ids)
+        self._check_codes("`codes`", codes, (len(input_ids),))
         sampling = self._sampling(self.generation_config, None, None, None, None, 1.0)
         quantized = self.codebook(codes.flatten(1, 2)).sum(2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :].flatten(0, 1)[:, None]
