@@ -176,6 +176,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"code_temperature": []},
         {"bpe_dropout": 1.5},
         {"scheduled_sampling": 1.5},
+        {"scheduled_sampling_passes": 0},
         {"condition_dropout": -0.1},
         {"muon_learning_rate": 0.0},
         {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
@@ -411,6 +412,15 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     assert kept.any() and not kept.all()
     assert torch.equal(some[~kept], own[~kept]) and torch.equal(left_by_some[~kept], left[~kept])
     assert torch.equal(left_by_some[kept], residuals[kept])
+    trainer.args.scheduled_sampling, trainer.args.scheduled_sampling_passes = 1.0, 3
+    drawn_over, left_after = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+    times = [own]
+    for _ in range(2):
+        times.append(trainer.model.redraw_codes(input_ids, times[-1]))
+    passes = [[torch.equal(row, after[index]) for after in times] for index, row in enumerate(drawn_over)]
+    assert all(any(row) for row in passes) and len({row.index(True) for row in passes}) > 1  # not all as many times
+    vectors = tiny_rqvae.quantizer.codebook(drawn_over)
+    torch.testing.assert_close(left_after[..., -1, :], latents - vectors[..., :-1, :].sum(-2))
     trainer.args.scheduled_sampling = 1e-9
     assert trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))[0] is codes
 

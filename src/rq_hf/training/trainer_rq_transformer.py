@@ -46,6 +46,13 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
             "position after the true ones before it; labels stay those of the picture. Costs a forward pass of them."
         },
     )
+    scheduled_sampling_passes: int = field(
+        default=1,
+        metadata={
+            "help": "How many times over the model draws such a picture, at most, each time after the codes drawn "
+            "before; a number from 1 on is drawn for each picture. More come closer to what it meets when it samples."
+        },
+    )
     bpe_dropout: float = field(default=0.1, metadata={"help": "BPE dropout of training captions, in [0, 1]."})
     condition_dropout: float = field(
         default=0.0, metadata={"help": "Part of the training samples whose condition is dropped, for guidance."}
@@ -128,6 +135,8 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
                 f"`scheduled_sampling` must be 0 without `soft_labels`, got {self.scheduled_sampling}: labels have to "
                 "be of what the drawn codes leave."
             )
+        if self.scheduled_sampling_passes < 1:
+            raise ValueError(f"`scheduled_sampling_passes` must be at least 1, got {self.scheduled_sampling_passes}.")
         if self.muon_learning_rate is not None:
             if not self.muon_learning_rate > 0:
                 raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
@@ -304,9 +313,15 @@ class RQTransformerTrainer(RQTrainer):
         rows = (draws < self.args.scheduled_sampling).nonzero()[:, 0].to(codes.device)
         if len(rows) == 0:
             return codes, residuals
-        transformer = self.accelerator.unwrap_model(self.model)
-        with self.accelerator.autocast():
-            own = transformer.redraw_codes(input_ids[rows], codes[rows], generator)
+        transformer, own = self.accelerator.unwrap_model(self.model), codes[rows]
+        passes = torch.randint(
+            1, self.args.scheduled_sampling_passes + 1, rows.shape, generator=generator, device=generator.device
+        )
+        for number in range(1, self.args.scheduled_sampling_passes + 1):
+            again = (passes >= number).nonzero()[:, 0].to(codes.device)
+            if len(again) > 0:
+                with self.accelerator.autocast():
+                    own[again] = transformer.redraw_codes(input_ids[rows[again]], own[again], generator)
         vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
         left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
         return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)
