@@ -4,9 +4,9 @@ r"""Writes what trainings logged as a table (CSV) and draws its losses (PNG).
 
     python scripts/training_curves.py runs/emoji-rqt-8x8x3-8M --output docs/results/demo/transformer
 
-RUN is the output folder of a training that is finished, or a checkpoint of one that is not. Of several the second went
-on from the weights of the first, and so on: their steps and epochs are counted on. Writes OUTPUT.csv, a row for each
-logged step, and OUTPUT.png.
+RUN is the output folder of a training that is finished, a checkpoint of one that is not, or a CSV of this script. Of
+several the second went on from the weights of the first, and so on: their steps and epochs are counted on. Writes
+OUTPUT.csv, a row for each logged step, and OUTPUT.png.
 """
 
 import argparse
@@ -24,16 +24,16 @@ from study import trainer_state
 FIRST_COLUMNS = ("step", "epoch")
 
 
-def joined_history(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def joined_history(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """A row for each logged step of each run, training and evaluation of one step together.
 
     Raises:
-        `ValueError`: a folder without `trainer_state.json`, or nothing logged.
+        `ValueError`: a folder without `trainer_state.json`, a table without rows, steps or numbers, or nothing logged.
     """
     rows: list[dict[str, Any]] = []
     step, epoch = 0, 0.0
-    for folder in folders:
-        state = trainer_state(folder)
+    for run in runs:
+        state = read_csv(run) if run.suffix == ".csv" else trainer_state(run)
         of_run: dict[int, dict[str, Any]] = {}
         for entry in state["log_history"]:
             if "train_runtime" not in entry:  # of the whole run
@@ -42,8 +42,19 @@ def joined_history(folders: Sequence[Path]) -> list[dict[str, Any]]:
         rows += [of_run[number] for number in sorted(of_run)]
         step, epoch = step + state["global_step"], epoch + state["epoch"]
     if not rows:
-        raise ValueError(f"RUN must have logged something, got nothing in {[str(folder) for folder in folders]}.")
+        raise ValueError(f"RUN must have logged something, got nothing in {[str(run) for run in runs]}.")
     return rows
+
+
+def read_csv(path: Path) -> dict[str, Any]:
+    """A table of `write_csv` as the state of a training that ended with its last row."""
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    if not cells or any(not row.get(name) for row in cells for name in FIRST_COLUMNS):
+        raise ValueError(f"A table must have rows with {' and '.join(FIRST_COLUMNS)}, got '{path}' without.")
+    rows = [{name: float(value) for name, value in row.items() if value} for row in cells]
+    rows = [{**row, "step": int(row["step"])} for row in rows]
+    return {"log_history": rows, "global_step": rows[-1]["step"], "epoch": rows[-1]["epoch"]}
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
@@ -85,7 +96,9 @@ def _is_drawn(value: Any) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output folder of a training")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="output folder of a training, or a table of one"
+    )
     parser.add_argument("--output", type=Path, required=True, help="path of the files to write, without suffix")
     arguments = parser.parse_args(argv)
     rows = joined_history(arguments.runs)

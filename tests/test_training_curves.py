@@ -51,6 +51,22 @@ def test_runs_one_after_the_other_become_one_table_and_chart(script, tmp_path, c
     with Image.open(chart) as picture:
         assert picture.width > 600 and len(picture.convert("RGB").getcolors(10**6)) > 50
 
+    again = tmp_path / "again"
+    script.main([str(table), "--output", str(again)])
+    assert again.with_suffix(".csv").read_bytes() == table.read_bytes()
+    third = write_run(tmp_path / "third", [{"step": 1, "epoch": 0.05, "loss": 0.25}], 1, 0.05)
+    script.main([str(table), str(third), "--output", str(again)])
+    lines, more = table.read_text().splitlines(), again.with_suffix(".csv").read_text().splitlines()
+    assert more == [*lines, "30,1.5,,,,0.25"]
+
+
+@pytest.mark.parametrize("text", ["", "step,epoch,loss\n", "step,loss\n1,2.0\n"])
+def test_tables_without_rows_or_steps_are_refused(script, tmp_path, text):
+    (table := tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ValueError, match="A table must have rows with step and epoch, got '.*table.csv' without"):
+        script.main([str(table), "--output", str(tmp_path / "out" / "curves")])
+    assert not (tmp_path / "out").exists()
+
 
 def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):
     (tmp_path / "unfinished").mkdir()
