@@ -6,7 +6,7 @@ r"""Writes what trainings logged as a table (CSV) and draws its losses (PNG).
 
 RUN is the output folder of a training that is finished, a checkpoint of one that is not, or a CSV of this script. Of
 several the second went on from the weights of the first, and so on: their steps and epochs are counted on. Writes
-OUTPUT.csv, a row for each logged step, and OUTPUT.png.
+OUTPUT.csv, a row for each logged step, and OUTPUT.png, the losses and, of an RQ-VAE, the PSNR of its reconstructions.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study import trainer_state
 
@@ -52,8 +53,11 @@ def read_csv(path: Path) -> dict[str, Any]:
         cells = list(csv.DictReader(file))
     if not cells or any(not row.get(name) for row in cells for name in FIRST_COLUMNS):
         raise ValueError(f"A table must have rows with {' and '.join(FIRST_COLUMNS)}, got '{path}' without.")
-    rows = [{name: float(value) for name, value in row.items() if value} for row in cells]
-    rows = [{**row, "step": int(row["step"])} for row in rows]
+    try:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in cells]
+        rows = [{**row, "step": int(row["step"])} for row in rows]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"A table must have numbers under its names, got '{path}': {error}.") from None
     return {"log_history": rows, "global_step": rows[-1]["step"], "epoch": rows[-1]["epoch"]}
 
 
@@ -69,24 +73,35 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def loss_chart(rows: list[dict[str, Any]]) -> Figure:
-    """The losses over the steps, those of evaluations as points on a line of their colour. The scale is logarithmic:
-    values that are not positive leave gaps."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    losses = sorted({name for row in rows for name, value in row.items() if "loss" in name and _is_drawn(value)})
-    bare = {name: name.removeprefix("eval_") for name in losses}
+def chart_of(rows: list[dict[str, Any]]) -> Figure:
+    """The losses over the steps, those of evaluations as points on a line of their colour, and under them the PSNR.
+
+    The scale of losses is logarithmic: values that are not positive leave gaps. Without PSNR there is one panel.
+    """
+    names = sorted({name for row in rows for name, value in row.items() if _is_drawn(value)})
+    losses, psnr = ([name for name in names if part in name] for part in ("loss", "psnr"))
+    figure = Figure(figsize=(8, 8 if psnr else 5), layout="constrained")
+    panels = figure.subplots(2 if psnr else 1, sharex=True, squeeze=False)[:, 0]
+    _draw(panels[0], rows, losses)
+    panels[0].set(yscale="log", ylabel="loss")
+    if psnr:
+        _draw(panels[1], rows, psnr)
+        panels[1].set(ylabel="PSNR in dB")
+    panels[-1].set(xlabel="steps")
+    return figure
+
+
+def _draw(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
+    bare = {name: name.removeprefix("eval_") for name in names}
     palette = matplotlib.colormaps["tab20"].colors
     colours = {name: palette[index % len(palette)] for index, name in enumerate(dict.fromkeys(bare.values()))}
-    for name in losses:
+    for name in names:
         logged = [row for row in rows if name in row]
         values = [row[name] if _is_drawn(row[name]) else math.nan for row in logged]
         style = {"marker": "o", "markersize": 3} if name.startswith("eval_") else {"alpha": 0.5, "linewidth": 1}
         axes.plot([row["step"] for row in logged], values, color=colours[bare[name]], label=name, **style)
-    axes.set(yscale="log", xlabel="steps", ylabel="loss")
     axes.grid(True, which="both", alpha=0.3)
-    figure.legend(fontsize=8, loc="outside right upper")
-    return figure
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _is_drawn(value: Any) -> bool:
@@ -105,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     table, chart = (Path(f"{arguments.output}{suffix}") for suffix in (".csv", ".png"))
     table.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, table)
-    loss_chart(rows).savefig(chart, dpi=110)
+    chart_of(rows).savefig(chart, dpi=110)
     print(table, chart, sep="\n")
 
 

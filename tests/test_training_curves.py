@@ -68,6 +68,23 @@ def test_tables_without_rows_or_steps_are_refused(script, tmp_path, text):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("row, message", [("2,0.5,low", "'low'"), ("2,0.5,1.0,3.0", ""), ("inf,0.5,1.0", "infinity")])
+def test_tables_with_other_cells_than_numbers_are_refused(script, tmp_path, row, message):
+    (table := tmp_path / "table.csv").write_text(f"step,epoch,loss\n1,0.25,2.0\n{row}\n")
+    with pytest.raises(ValueError, match=f"must have numbers under its names.*table.csv.*{message}"):
+        script.main([str(table), "--output", str(tmp_path / "curves")])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_psnr_is_drawn_under_the_losses_in_decibels(script):
+    rows = [{"step": 10, "epoch": 0.5, "loss": 0.02}, {"step": 20, "epoch": 1.0, "eval_loss": 0.03, "eval_psnr": 26.5}]
+    losses, psnr = script.chart_of(rows).axes
+    assert [line.get_label() for line in losses.lines] == ["eval_loss", "loss"] and losses.get_yscale() == "log"
+    (line,) = psnr.lines
+    assert psnr.get_ylabel() == "PSNR in dB" and line.get_xydata().tolist() == [[20, 26.5]]
+    assert len(script.chart_of(rows[:1]).axes) == 1
+
+
 def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(ValueError, match="must have a trainer_state.json, got none in .*unfinished"):
