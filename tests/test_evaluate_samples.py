@@ -24,6 +24,7 @@ from rq_hf import CLIPRanker, RQImageGenerationPipeline
 from rq_hf.cards import evaluation_results
 from rq_hf.metrics import (
     FeatureStatistics,
+    distance_between_real_pictures,
     draw_pictures,
     feature_extractor,
     frechet_distances,
@@ -128,6 +129,8 @@ def test_samples_are_measured_as_their_definitions_say(run, class_samples, folde
     expected = frechet_distances(statistics, [summed])[0]
     assert figures["frechet_distance_judge"] == pytest.approx(expected, rel=1e-3)
     assert not any("fid" in name for name in figures)
+    floor = distance_between_real_pictures(statistics.features, NUM, seed=0)
+    assert results["floor"] == {"num_pictures": NUM, "frechet_distance_judge": pytest.approx(floor, rel=1e-6)}
     found = precision_recall(features, statistics.features)
     assert (figures["precision"], figures["recall"]) == pytest.approx(found, abs=1.5 / NUM)
     logits = tiny_classifier(seed=1)[0].classifier(features)
@@ -143,6 +146,7 @@ def test_samples_are_measured_as_their_definitions_say(run, class_samples, folde
     with Image.open(folder / "results-neighbours.png") as sheet:
         assert sheet.width > 3 * 192 and sheet.height > 5 * 192
     text = (folder / "results.md").read_text(encoding="utf-8")
+    assert f"| frechet_distance_judge of {NUM} real pictures: the floor | " in text
     assert "| frechet_distance_judge | " in text and "| frechet_distance_judge | " in capsys.readouterr().out
     (entry,) = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["model-index"]
     values = {each["type"]: each["value"] for result in entry["results"] for each in result["metrics"]}

@@ -15,6 +15,7 @@ from rq_hf.metrics import (
     FeatureStatistics,
     InceptionFeatures,
     ReconstructionDistance,
+    distance_between_real_pictures,
     feature_extractor,
     frechet_distances,
 )
@@ -43,6 +44,19 @@ class MeanColours(torch.nn.Module):
 def noise(count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+def test_the_floor_of_a_set_falls_with_the_number_of_pictures_and_needs_two_on_each_side():
+    features = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
+    drawn, others = features[order[:30]], features[order[30:]]
+    expected = frechet_distances(statistics_of(others), [statistics_of(drawn)])
+    assert [distance_between_real_pictures(features, 30, seed=3)] == pytest.approx(expected)
+    means = [sum(distance_between_real_pictures(features, count, seed) for seed in range(8)) for count in (10, 100)]
+    assert means[0] > 3 * means[1] > 0
+    for count in (1, 399):
+        with pytest.raises(ValueError, match=rf"`count` must be in 2..398, got {count}"):
+            distance_between_real_pictures(features, count)
 
 
 def test_statistics_are_those_of_torch_whatever_the_batches():

@@ -115,7 +115,11 @@ def tables(results: dict[str, Any]) -> str:
         facts = {"pictures": results["dataset"]["num_pictures"], **results["protocol"]}
         return metrics.markdown_table(["statistics", ""], list(facts.items()))
     if "protocol" in results:
-        return metrics.markdown_table(["metric", ""], list(results["metrics"].items()))
+        rows = list(results["metrics"].items())
+        if floor := dict(results.get("floor", {})):
+            count = floor.pop("num_pictures")
+            rows += [(f"{name} of {count} real pictures: the floor", value) for name, value in floor.items()]
+        return metrics.markdown_table(["metric", ""], rows)
     if "depths" not in results:
         return prompt_tables(results)
     parts = [metrics.markdown_table(["metric", "all depths"], list(results["metrics"].items()))]

@@ -104,6 +104,20 @@ class SampleStudy:
             self._neighbour_sheet(shards, options)
         return {"metrics": figures, "sampling": used}
 
+    def floor(self) -> dict[str, Any] | None:
+        """The distance of real pictures from the others of the reference, where it keeps their features.
+
+        They are as many as are drawn, or half of the reference if that is fewer.
+        """
+        if self.reference is None or self.reference.features is None:
+            return None
+        features = self.reference.features
+        count = min(self.num_pictures, len(features) // 2)
+        if count < 2:
+            return None
+        distance = metrics.distance_between_real_pictures(features, count, self.arguments.seed)
+        return {"num_pictures": count, metrics.distance_name(self.extractor.name): distance}
+
     def _draw(self, indices: range, options: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         conditions = None if self.conditions is None else [self.conditions[index] for index in indices]
         return metrics.draw_pictures(self.pipe, conditions, indices, self.arguments.seed, **options)
@@ -300,6 +314,8 @@ def _header(study: SampleStudy) -> dict[str, Any]:
             "protocol": reference.protocol,
             **reference.details,
         }
+        if (floor := study.floor()) is not None:
+            header["floor"] = floor
     return header
 
 

@@ -17,7 +17,12 @@ from .extractors import (
     feature_extractors,
     weights_digest,
 )
-from .frechet import FeatureStatistics, ReconstructionDistance, frechet_distances
+from .frechet import (
+    FeatureStatistics,
+    ReconstructionDistance,
+    distance_between_real_pictures,
+    frechet_distances,
+)
 from .generation import extract, inception_score, nearest_errors, nearest_pictures, precision_recall
 from .pictures import (
     picture_errors,

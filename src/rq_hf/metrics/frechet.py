@@ -86,6 +86,33 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
     return distances
 
 
+def distance_between_real_pictures(features: torch.Tensor, count: int, seed: int = 0) -> float:
+    """Squared Frechet distance of pictures of a set, drawn at random, from the others of the set.
+
+    It is what `count` generated pictures, compared with all of the set, cannot be expected to be below, since no
+    difference but chance is in it.
+
+    Args:
+        features (`torch.Tensor` of shape `(N, F)`): of the set.
+        count (`int`): number of pictures drawn, of 2..N-2.
+        seed (`int`, defaults to 0): of the draw.
+
+    Returns:
+        `float`.
+
+    Raises:
+        `ValueError`: `count` leaves fewer than two pictures on a side.
+    """
+    if not 2 <= count <= len(features) - 2:
+        raise ValueError(f"`count` must be in 2..{len(features) - 2}, got {count}.")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    drawn, others = FeatureStatistics(), FeatureStatistics()
+    drawn.update(features[order[:count]])
+    others.update(features[order[count:]])
+    (distance,) = frechet_distances(others, [drawn])
+    return distance
+
+
 class ReconstructionDistance:
     r"""
     Frechet distance between pictures and their reconstructions from the first 1..D codes, and a floor for it.
