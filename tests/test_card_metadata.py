@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from test_cards import ARCHITECTURES, CLASSES, EVALUATION, METADATA, NOTHING, PARTS, TEMPLATES, full_card
 from test_readme import FENCE
 
+from rq_hf.card_metadata import METRIC_NAMES
 from rq_hf.cards import render_card, render_small_card
 from rq_hf.sharing import push_folder
 from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
@@ -43,6 +44,7 @@ PIPELINE_TAGS = set(
     zero-shot-image-classification""".split()
 )
 LIBRARIES = {"diffusers", "peft", "rq_hf", "transformers"}
+HITS = ("concept_top1", "concept_top5", "style_accuracy")
 ADAPTER = {"base": "me/base", "rank": 4, "alpha": 8, "grown": True, "repo_id": "me/adapter"}
 
 
@@ -147,6 +149,29 @@ def test_the_card_of_the_demo_and_the_licences_of_all_recipes_are_known_to_the_h
     licences = [section["license"] for section in sections if "license" in section]
     licences += [section["released"]["license"] for section in sections if "license" in section.get("released", {})]
     assert licences and set(licences) <= LICENCES
+
+
+@pytest.mark.parametrize(
+    "path, names, kind",
+    [
+        ("emoji-64-reconstruction.json", ("psnr", "ssim"), ""),
+        ("emoji-64-train-prompts.json", HITS, ""),
+        ("emoji-64-test-combos-prompts.json", HITS, ""),
+        ("demo/train-prompts-best-of-16.json", HITS, ", best of 16"),
+        ("demo/samples-rq-now.json", ("frechet_distance_efficientnet_lite0",), ""),
+    ],
+)
+def test_the_card_of_the_demo_has_the_figures_of_the_records(path, names, kind):
+    record = json.loads((ROOT / "docs" / "results" / path).read_text(encoding="utf-8"))
+    card = ModelCard.load(ROOT / "checkpoints" / "emoji-64" / "README.md")
+    section = card.text.split("## Evaluation\n")[1].split("\n## ")[0]
+    assert record["model"] == "checkpoints/emoji-64" and f"\n{record['command']}\n" in section
+    split = record["dataset"]["split"]
+    figures = {(each.dataset_split, each.metric_name): each.metric_value for each in card.data.eval_results}
+    for name in names:
+        value, title = record["metrics"][name], f"{METRIC_NAMES[name]}{kind}"
+        assert figures[split, title] == value
+        assert f"| {split} | {record['dataset']['num_pictures']} | {title} | {value:.4g} |" in section
 
 
 def test_the_card_of_a_training_before_it_and_after_it(tmp_path):

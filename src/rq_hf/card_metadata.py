@@ -17,6 +17,7 @@ METRIC_NAMES = {
     "concept_top1": "Prompt accuracy, concept top-1",
     "concept_top5": "Prompt accuracy, concept top-5",
     "fid": "FID",
+    "frechet_distance_efficientnet_lite0": "Frechet distance (EfficientNet-Lite0)",
     "inception_score": "Inception Score",
     "lpips": "LPIPS",
     "psnr": "PSNR (dB)",
