@@ -78,7 +78,7 @@ def chart_of(rows: list[dict[str, Any]]) -> Figure:
 
     The scale of losses is logarithmic: values that are not positive leave gaps. Without PSNR there is one panel.
     """
-    names = sorted({name for row in rows for name, value in row.items() if _is_drawn(value)})
+    names = sorted({name for row in rows for name, value in row.items() if _is_drawn(name, value)})
     losses, psnr = ([name for name in names if part in name] for part in ("loss", "psnr"))
     figure = Figure(figsize=(8, 8 if psnr else 5), layout="constrained")
     panels = figure.subplots(2 if psnr else 1, sharex=True, squeeze=False)[:, 0]
@@ -97,16 +97,16 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     colours = {name: palette[index % len(palette)] for index, name in enumerate(dict.fromkeys(bare.values()))}
     for name in names:
         logged = [row for row in rows if name in row]
-        values = [row[name] if _is_drawn(row[name]) else math.nan for row in logged]
+        values = [row[name] if _is_drawn(name, row[name]) else math.nan for row in logged]
         style = {"marker": "o", "markersize": 3} if name.startswith("eval_") else {"alpha": 0.5, "linewidth": 1}
         axes.plot([row["step"] for row in logged], values, color=colours[bare[name]], label=name, **style)
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _is_drawn(value: Any) -> bool:
-    """On a logarithmic scale."""
-    return isinstance(value, (int, float)) and 0 < value < float("inf")
+def _is_drawn(name: str, value: Any) -> bool:
+    """Finite, and positive on the logarithmic scale of losses."""
+    return isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or "loss" not in name)
 
 
 def main(argv: list[str] | None = None) -> None:

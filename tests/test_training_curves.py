@@ -77,12 +77,15 @@ def test_tables_with_other_cells_than_numbers_are_refused(script, tmp_path, row,
 
 
 def test_psnr_is_drawn_under_the_losses_in_decibels(script):
-    rows = [{"step": 10, "epoch": 0.5, "loss": 0.02}, {"step": 20, "epoch": 1.0, "eval_loss": 0.03, "eval_psnr": 26.5}]
+    rows = [
+        {"step": 10, "epoch": 0.5, "loss": 0.02, "eval_psnr": -1.5},
+        {"step": 20, "epoch": 1.0, "eval_loss": 0.03, "eval_psnr": 26.5},
+    ]
     losses, psnr = script.chart_of(rows).axes
     assert [line.get_label() for line in losses.lines] == ["eval_loss", "loss"] and losses.get_yscale() == "log"
     (line,) = psnr.lines
-    assert psnr.get_ylabel() == "PSNR in dB" and line.get_xydata().tolist() == [[20, 26.5]]
-    assert len(script.chart_of(rows[:1]).axes) == 1
+    assert psnr.get_ylabel() == "PSNR in dB" and line.get_xydata().tolist() == [[10, -1.5], [20, 26.5]]
+    assert len(script.chart_of([{"step": 10, "epoch": 0.5, "loss": 0.02}]).axes) == 1
 
 
 def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):

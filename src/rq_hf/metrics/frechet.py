@@ -89,8 +89,8 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
 def distance_between_real_pictures(features: torch.Tensor, count: int, seed: int = 0) -> float:
     """Squared Frechet distance of pictures of a set, drawn at random, from the others of the set.
 
-    It is what `count` generated pictures, compared with all of the set, cannot be expected to be below, since no
-    difference but chance is in it.
+    It is a floor for `count` generated pictures: there is no difference but chance in it. The others are fewer than
+    the set, which makes it a little larger; copies of the set's pictures can be below it.
 
     Args:
         features (`torch.Tensor` of shape `(N, F)`): of the set.
