@@ -323,7 +323,7 @@ def test_transforms_give_the_size_and_depend_on_the_generator_alone(name):
         same = [np.array(training(picture, size, torch.Generator().manual_seed(3))) for _ in range(2)]
         assert (same[0] == same[1]).all() and same[0].shape == (size, size, 3)
     several = {training(picture, 32, torch.Generator().manual_seed(seed)).tobytes() for seed in range(8)}
-    assert (len(several) > 1) == (name in ("imagenet", "ffhq", "cc3m"))
+    assert (len(several) > 1) == (name in ("imagenet", "ffhq", "cc3m", "altered_emoji"))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -339,14 +339,38 @@ def test_emoji_of_the_models_size_stay_as_they_are(emoji):
         assert transform(picture, 64, torch.Generator().manual_seed(0)).tobytes() == picture.tobytes()
 
 
-def test_only_imagenet_and_ffhq_mirror_pictures():
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_altered_emoji_are_moved_made_smaller_and_coloured_on_white(mode):
+    picture = Image.new(mode, (64, 64), "white")
+    picture.paste((200, 100, 40) if mode == "RGB" else 100, (16, 16, 48, 48))
+    training, evaluation = TRANSFORMS["altered_emoji"]
+    assert evaluation(picture, 64).tobytes() == picture.tobytes()
+    sides, corners, colours = set(), set(), set()
+    for seed in range(100):
+        pixels = np.array(training(picture, 64, torch.Generator().manual_seed(seed)))
+        assert pixels.shape == np.array(picture).shape and pixels.dtype == np.uint8
+        pixels = pixels.reshape(64, 64, -1)
+        rows, columns = np.nonzero((pixels < 250).any(-1))
+        sides.add(columns.max() + 1 - columns.min())
+        corners.add((rows.min(), columns.min()))
+        colours.add(tuple(pixels[(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]))
+        assert (pixels == 255).all(-1).mean() > 0.7  # the ground has no colour
+    assert min(sides) in (25, 26, 27) and max(sides) <= 34
+    assert min(row for row, _ in corners) < 12 and max(row for row, _ in corners) > 20
+    assert min(column for _, column in corners) < 12 and max(column for _, column in corners) > 20
+    assert len(colours) > 20
+    if mode == "RGB":
+        assert {colour for colour in colours if sorted(colour) == [40, 100, 200]} > {(200, 100, 40)}
+
+
+def test_which_transforms_mirror_pictures():
     picture = Image.new("RGB", (64, 64), "black")
     picture.paste("white", (0, 0, 32, 64))
     for name, (training, _) in TRANSFORMS.items():
         lefts = {
             np.array(training(picture, 32, torch.Generator().manual_seed(seed)))[16, 4, 0] > 128 for seed in range(12)
         }
-        assert lefts == ({True, False} if name in ("imagenet", "ffhq") else {True}), name
+        assert lefts == ({True, False} if name in ("imagenet", "ffhq", "altered_emoji") else {True}), name
 
 
 def sample_of_every_worker_count(dataset, epoch):

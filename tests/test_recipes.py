@@ -32,7 +32,7 @@ KEPT = (
     "bf16", "gradient_checkpointing", "codebook_update", "l1_weight", "perceptual_weight", "adversarial_weight",
     "discriminator_start_step", "code_temperature", "stochastic_codes", "soft_labels", "condition_dropout",
     "bpe_dropout", "cache_latents", "attn_implementation", "early_stopping_patience", "muon_learning_rate",
-    "scheduled_sampling", "scheduled_sampling_passes",
+    "scheduled_sampling", "scheduled_sampling_passes", "scheduled_sampling_warmup_steps",
 )  # fmt: skip
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
@@ -139,6 +139,11 @@ def run(script, name: str, output: Path, **flags) -> list[dict]:
     return [entry for entry in history if "loss" in entry]
 
 
+def skip_without_muon(recipe: dict) -> None:
+    if "muon_learning_rate" in recipe["training"] and not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch older than 2.9 has no Muon")
+
+
 def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, steps: list[dict]) -> dict:
     recipe = RECIPES[name]["training"]
     assert [entry["step"] for entry in steps] == [1, 2]
@@ -169,6 +174,7 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
 @pytest.mark.parametrize("name", RQVAES)
 def test_rqvae_recipe_trains_two_steps(name, tmp_path, vgg16_file, data_folders, make_rqvae_folder, used_transforms):
     recipe = RECIPES[name]
+    skip_without_muon(recipe)
     flags = {"max_train_samples": 8, "dataset_name": data_folders[name.split("-")[0]], **small_rqvae(recipe["model"])}
     if recipe["training"].get("perceptual_weight", 1.0) > 0:
         flags["perceptual_weights"] = vgg16_file
@@ -191,8 +197,7 @@ def test_transformer_recipe_trains_two_steps(
     name, tmp_path, tokenizer_folder, data_folders, make_rqvae_folder, used_transforms
 ):
     recipe = RECIPES[name]
-    if "muon_learning_rate" in recipe["training"] and not hasattr(torch.optim, "Muon"):
-        pytest.skip("torch older than 2.9 has no Muon")
+    skip_without_muon(recipe)
     flags = {
         "max_train_samples": 8,
         "dataset_name": data_folders[name.split("-")[0]],

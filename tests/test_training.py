@@ -177,6 +177,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"bpe_dropout": 1.5},
         {"scheduled_sampling": 1.5},
         {"scheduled_sampling_passes": 0},
+        {"scheduled_sampling_warmup_steps": -1},
         {"condition_dropout": -0.1},
         {"muon_learning_rate": 0.0},
         {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
@@ -283,7 +284,7 @@ def test_stage2_training_with_muon_resumes_exactly(emoji, tiny_rqvae, tiny_token
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch older than 2.9 has no Muon")
 def test_muon_is_refused_where_weights_are_sharded(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("rq_hf.training.trainer_rq_transformer.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("rq_hf.training.muon.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="`muon_learning_rate` must be None with FSDP and DeepSpeed, got 0.001"):
         stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, muon_learning_rate=1e-3)
 
@@ -421,8 +422,11 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     assert all(any(row) for row in passes) and len({row.index(True) for row in passes}) > 1  # not all as many times
     vectors = tiny_rqvae.quantizer.codebook(drawn_over)
     torch.testing.assert_close(left_after[..., -1, :], latents - vectors[..., :-1, :].sum(-2))
-    trainer.args.scheduled_sampling = 1e-9
-    assert trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))[0] is codes
+    trainer.args.scheduled_sampling_warmup_steps, kept = 10, []
+    for trainer.state.global_step in (0, 5, 10, 20):
+        drawn, _ = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+        kept.append((drawn == codes).flatten(1).all(1).sum().item())
+    assert kept[0] == len(codes) > kept[1] > kept[2] == kept[3] == 0
 
     runs = [make(tmp_path / name, scheduled_sampling=share) for name, share in (("b", 0.5), ("c", 0.5), ("d", 0.0))]
     for run in runs:

@@ -1,10 +1,12 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Muon for the matrices of the transformer blocks beside another optimizer for all other weights."""
+"""Muon for the weights inside a model beside another optimizer for all others."""
 
 import torch
 from torch import nn
+from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..modeling_rqvae import RQVAEModel
 from ..transformer_blocks import TransformerBlock
 
 
@@ -34,26 +36,99 @@ class JoinedOptimizer(torch.optim.Optimizer):
         return loss
 
 
+class MatrixMuon(torch.optim.Optimizer):
+    """[`torch.optim.Muon`](https://arxiv.org/abs/2502.16982) for weights `(out, ...)` of any shape, each of which it
+    sees as a matrix: the kernel `(out, in, height, width)` of a convolution is one of `out` rows.
+
+    Args:
+        weights: contiguous.
+        learning_rate: steps are scaled to the size that AdamW's have at this rate.
+        weight_decay: decoupled.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], learning_rate: float, weight_decay: float):
+        self.muon = torch.optim.Muon(
+            [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in weights],
+            learning_rate,
+            weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        super().__init__([{**group, "params": weights} for group in self.muon.param_groups], {})
+
+    def step(self, closure=None):
+        """A step on the weights' own storage, with the groups and states of this optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group, of_matrices in zip(self.param_groups, self.muon.param_groups, strict=True):
+            of_matrices.update({name: value for name, value in group.items() if name != "params"})
+            for weight, matrix in zip(group["params"], of_matrices["params"], strict=True):
+                matrix.data = weight.detach().view(len(weight), -1)
+                matrix.grad = None if weight.grad is None else weight.grad.reshape(matrix.shape)
+                self.muon.state[matrix] = self.state[weight]
+        self.muon.step()
+        self.muon.zero_grad()
+        return loss
+
+
 def block_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The trained weights `(out, in)` of the linear maps inside the spatial and depth transformers' blocks."""
     blocks = [module for module in model.modules() if isinstance(module, TransformerBlock)]
     return [weight for block in blocks for weight in block.parameters() if weight.ndim == 2 and weight.requires_grad]
 
 
+def inner_kernels(model: RQVAEModel) -> list[nn.Parameter]:
+    """The trained weights `(out, in, height, width)` of all convolutions but those that take and give the pixels."""
+    outer = (model.encoder.conv_in, model.decoder.conv_out)
+    kernels = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module not in outer]
+    return [convolution.weight for convolution in kernels if convolution.weight.requires_grad]
+
+
 def with_muon(
-    optimizer: torch.optim.Optimizer, model: nn.Module, learning_rate: float, weight_decay: float
+    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> JoinedOptimizer:
-    """Leaves the matrices of the blocks to [`torch.optim.Muon`](https://arxiv.org/abs/2502.16982).
+    """Leaves some weights to [`MatrixMuon`].
 
     Args:
-        optimizer: new, of all parameters; the matrices are taken out of its groups.
-        model: the transformer.
-        learning_rate: of Muon, whose steps are scaled to the size that AdamW's have at this rate.
-        weight_decay: of Muon, decoupled.
+        optimizer: new, of all parameters; the weights are taken out of its groups.
+        weights, learning_rate, weight_decay: of Muon.
     """
-    matrices = block_matrices(model)
-    taken = {id(matrix) for matrix in matrices}
+    taken = {id(weight) for weight in weights}
     for group in optimizer.param_groups:
         group["params"] = [weight for weight in group["params"] if id(weight) not in taken]
-    muon = torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
-    return JoinedOptimizer(optimizer, muon)
+    return JoinedOptimizer(optimizer, MatrixMuon(weights, learning_rate, weight_decay))
+
+
+def check_muon(learning_rate: float) -> None:
+    """Raises a `ValueError` where Muon cannot train at this rate, or this torch has none."""
+    if not learning_rate > 0:
+        raise ValueError(f"`muon_learning_rate` must be greater than 0, got {learning_rate}.")
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
+
+
+class MuonTraining:
+    """Part of a `Trainer`: Muon for some weights where `muon_learning_rate` is given."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        rate = self.args.muon_learning_rate
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_deepspeed_zero3_enabled()
+        if rate is not None and sharded:
+            raise ValueError(
+                f"`muon_learning_rate` must be None with FSDP and DeepSpeed, got {rate}: Muon needs each matrix whole."
+            )
+
+    def muon_weights(self, model: nn.Module) -> list[nn.Parameter]:
+        """The weights of the model that are left to Muon."""
+        raise NotImplementedError
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in the base class, with Muon for its weights."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.muon_learning_rate is not None:
+            weights = self.muon_weights(self.model if model is None else model)
+            self.optimizer = with_muon(optimizer, weights, self.args.muon_learning_rate, self.args.weight_decay)
+        return self.optimizer

@@ -20,7 +20,7 @@ from ..residual_quantizer import one_per_depth
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
-from .muon import with_muon
+from .muon import block_matrices
 from .trainer import RQTrainer, RQTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,13 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
         metadata={
             "help": "How many times over the model draws such a picture, at most, each time after the codes drawn "
             "before; a number from 1 on is drawn for each picture. More come closer to what it meets when it samples."
+        },
+    )
+    scheduled_sampling_warmup_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps over which `scheduled_sampling` grows in a line from 0 to its value; what a model draws "
+            "before it has learnt anything teaches nothing."
         },
     )
     bpe_dropout: float = field(default=0.1, metadata={"help": "BPE dropout of training captions, in [0, 1]."})
@@ -87,13 +94,6 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
         metadata={
             "help": "dtype of the weights of the final pipeline's files; it still loads in fp32.",
             "choices": ["float16", "bfloat16"],
-        },
-    )
-    muon_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Train the matrices inside the blocks by Muon at this rate, scaled to AdamW's, and all other "
-            "weights by `optim` at `learning_rate`; by default `optim` trains all. Needs torch 2.9."
         },
     )
     lora_rank: int | None = field(
@@ -137,16 +137,15 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
             )
         if self.scheduled_sampling_passes < 1:
             raise ValueError(f"`scheduled_sampling_passes` must be at least 1, got {self.scheduled_sampling_passes}.")
-        if self.muon_learning_rate is not None:
-            if not self.muon_learning_rate > 0:
-                raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
-            if self.lora_rank is not None:
-                raise ValueError(
-                    f"`muon_learning_rate` must be None with `lora_rank`, got {self.muon_learning_rate}: Muon is for "
-                    "whole matrices, not for factors of low rank."
-                )
-            if not hasattr(torch.optim, "Muon"):
-                raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
+        if self.scheduled_sampling_warmup_steps < 0:
+            raise ValueError(
+                f"`scheduled_sampling_warmup_steps` must be at least 0, got {self.scheduled_sampling_warmup_steps}."
+            )
+        if self.muon_learning_rate is not None and self.lora_rank is not None:
+            raise ValueError(
+                f"`muon_learning_rate` must be None with `lora_rank`, got {self.muon_learning_rate}: Muon is for "
+                "whole matrices, not for factors of low rank."
+            )
         if self.lora_rank is not None:
             if self.model_name_or_path is None:
                 raise ValueError("`model_name_or_path` must be given with `lora_rank`, got None.")
@@ -183,11 +182,6 @@ class RQTransformerTrainer(RQTrainer):
                 f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
                 "whole weights, the model has shards."
             )
-        if self.args.muon_learning_rate is not None and (sharded or self.is_deepspeed_enabled):
-            raise ValueError(
-                f"`muon_learning_rate` must be None with FSDP and DeepSpeed, got {self.args.muon_learning_rate}: Muon "
-                "needs each matrix whole."
-            )
         if self.args.scheduled_sampling > 0 and sharded:
             raise ValueError(
                 f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
@@ -199,14 +193,9 @@ class RQTransformerTrainer(RQTrainer):
         self._rate = PictureRate()
         self.add_callback(self._rate)
 
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in the base class, with Muon for the matrices of the blocks where `muon_learning_rate` is given."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.args.muon_learning_rate is not None:
-            trained = self.model if model is None else model
-            self.optimizer = with_muon(optimizer, trained, self.args.muon_learning_rate, self.args.weight_decay)
-        return self.optimizer
+    def muon_weights(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
+        """The matrices of the blocks."""
+        return block_matrices(model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As in the base class; a checkpoint that was trained on another RQ-VAE is refused."""
@@ -309,8 +298,10 @@ class RQTransformerTrainer(RQTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The model's own codes for some of the pictures, `(B, H, W, D)`, and residuals `(B, H, W, D, n_z)` of what
         codes are now to tell."""
+        warmup_steps = self.args.scheduled_sampling_warmup_steps
+        grown = min(1.0, self.state.global_step / warmup_steps) if warmup_steps > 0 else 1.0
         draws = torch.rand(len(codes), generator=generator, device=generator.device)
-        rows = (draws < self.args.scheduled_sampling).nonzero()[:, 0].to(codes.device)
+        rows = (draws < grown * self.args.scheduled_sampling).nonzero()[:, 0].to(codes.device)
         if len(rows) == 0:
             return codes, residuals
         transformer, own = self.accelerator.unwrap_model(self.model), codes[rows]

@@ -22,6 +22,7 @@ from .arguments import ScriptArguments
 from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
+from .muon import inner_kernels
 from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,10 @@ class RQVAETrainer(RQTrainer):
         self._last_features: torch.Tensor | None = None  # inputs of the decoder's last layer
         self._judged: tuple[torch.Tensor, torch.Tensor] | None = None  # real and reconstructed pictures
         self._figures: EvaluationFigures | None = None  # while an evaluation lasts
+
+    def muon_weights(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
+        """The kernels but those at the pixels; the discriminator has none."""
+        return inner_kernels(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """All parts of the RQ-VAE's loss; in training the codebook is updated on the way."""

@@ -118,11 +118,30 @@ def _cc3m(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
     return _random_crop(_squash(square, target), size, generator)
 
 
+def _altered_emoji(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    """Mirrored, down to 4/5 as large, shifted by up to 1/8 of the size, and of other colours; white stays white."""
+    picture = _random_flip(_center_crop(picture, size), generator)
+    if uniform(generator, 0, 1) < 0.5:
+        picture = _squash(picture, round(size * uniform(generator, 0.8, 1.0)))
+    reach = (size - picture.width) // 2 + size // 8
+    left, top = ((size - picture.width) // 2 + int(uniform(generator, -reach, reach + 1)) for _ in range(2))
+    pixels = torch.from_numpy(np.array(picture)).float() / 255
+    if picture.mode == "RGB" and uniform(generator, 0, 1) < 0.15:
+        pixels = pixels[..., torch.randperm(3, generator=generator)]
+    if uniform(generator, 0, 1) < 0.3:
+        channels = pixels.shape[2:]
+        pixels = pixels ** (0.8 * torch.rand(channels, generator=generator) - 0.4).exp()
+    ground = Image.new(picture.mode, (size, size), "white")
+    ground.paste(Image.fromarray((pixels * 255).round().byte().numpy()), (left, top))
+    return ground
+
+
 # name: (training, evaluation); each takes a picture, the size and, in training, a generator.
 # "emoji" and "lsun" draw nothing at random; emoji that have the model's size already stay as they are.
 TRANSFORMS = {
     "center_crop": (_center_crop, _center_crop),
     "emoji": (_center_crop, _center_crop),
+    "altered_emoji": (_altered_emoji, _center_crop),
     "imagenet": (_imagenet, _center_crop),
     "ffhq": (_ffhq, _squash),
     "lsun": (_center_crop, _center_crop),
