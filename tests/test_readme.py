@@ -71,8 +71,8 @@ def test_citation_and_version_agree():
     assert rq_hf.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_shipped_pipeline_is_small_and_holds_no_pickle():
-    files = [path for path in (ROOT / "checkpoints" / "emoji-64").rglob("*") if path.is_file()]
+def test_shipped_checkpoints_are_small_and_hold_no_pickle():
+    files = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40 * 2**20
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".csv"}
     index = json.loads((ROOT / "checkpoints" / "emoji-64" / "model_index.json").read_text())
