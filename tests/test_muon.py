@@ -129,6 +129,12 @@ def test_muon_changes_what_stays_where_it_was_put_later():
     assert (kernel[0, 0] < 5).item() and (kernel[1, 1] < 5).item()
 
 
+def test_kernels_of_a_model_in_channels_last_are_refused(tiny_rqvae):
+    with pytest.raises(ValueError, match=r"`weights` must be contiguous, got strides \("):
+        MatrixMuon(inner_kernels(tiny_rqvae.to(memory_format=torch.channels_last)), 1e-3, 0.0)
+    MatrixMuon(inner_kernels(tiny_rqvae.to(memory_format=torch.contiguous_format)), 1e-3, 0.0)
+
+
 def test_stage1_training_with_muon_resumes_exactly(tiny_rqvae, tmp_path):
     """The kernels inside move as AdamW would not move them, all others as with it alone."""
     rows = datasets.load_dataset(str(FIXTURE))["train"].select(range(12))
@@ -153,3 +159,11 @@ def test_stage1_training_with_muon_resumes_exactly(tiny_rqvae, tmp_path):
     by_muon = {id(kernel) for kernel in inner_kernels(firsts[0].model)}
     for (name, weight), by_adam in zip(firsts[0].model.named_parameters(), firsts[1].model.parameters(), strict=True):
         assert torch.equal(weight, by_adam) != (id(weight) in by_muon), name
+
+
+@pytest.mark.parametrize("script", ["train_classifier", "train_ranker"])
+def test_scripts_whose_models_have_no_weights_for_muon_know_no_rate_of_it(load_script, script):
+    """They would ignore it, or fail once all is loaded."""
+    flags = ["--output_dir", "out", "--dataset_name", "data", "--muon_learning_rate", "1e-3"]
+    with pytest.raises(ValueError, match="muon_learning_rate"):
+        load_script(script).main(flags)

@@ -2,12 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Muon for the weights inside a model beside another optimizer for all others."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..modeling_rqvae import RQVAEModel
 from ..transformer_blocks import TransformerBlock
+from .trainer import RQTrainer, RQTrainingArguments
 
 
 class JoinedOptimizer(torch.optim.Optimizer):
@@ -44,9 +47,18 @@ class MatrixMuon(torch.optim.Optimizer):
         weights: contiguous.
         learning_rate: steps are scaled to the size that AdamW's have at this rate.
         weight_decay: decoupled.
+
+    Raises:
+        `ValueError`: a weight that is not contiguous, as those of a model in `channels_last`.
     """
 
     def __init__(self, weights: list[nn.Parameter], learning_rate: float, weight_decay: float):
+        for weight in weights:
+            if not weight.is_contiguous():
+                raise ValueError(
+                    f"`weights` must be contiguous, got strides {weight.stride()} for {tuple(weight.shape)}; "
+                    "`model.to(memory_format=torch.contiguous_format)` makes them so."
+                )
         self.muon = torch.optim.Muon(
             [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in weights],
             learning_rate,
@@ -100,16 +112,30 @@ def with_muon(
     return JoinedOptimizer(optimizer, MatrixMuon(weights, learning_rate, weight_decay))
 
 
-def check_muon(learning_rate: float) -> None:
-    """Raises a `ValueError` where Muon cannot train at this rate, or this torch has none."""
-    if not learning_rate > 0:
-        raise ValueError(f"`muon_learning_rate` must be greater than 0, got {learning_rate}.")
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
+@dataclass
+class MuonTrainingArguments(RQTrainingArguments):
+    """`TrainingArguments` of both stages, with Muon's rate."""
+
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train the kernels inside the RQ-VAE, or the matrices inside the transformer's blocks, by Muon at "
+            "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default `optim` "
+            "trains all. Needs torch 2.9."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.muon_learning_rate is not None:
+            if not self.muon_learning_rate > 0:
+                raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
+            if not hasattr(torch.optim, "Muon"):
+                raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
 
 
-class MuonTraining:
-    """Part of a `Trainer`: Muon for some weights where `muon_learning_rate` is given."""
+class MuonTrainer(RQTrainer):
+    """An [`RQTrainer`] that leaves some weights to Muon where `muon_learning_rate` is given."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -23,7 +23,6 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ..pipeline_rq_image_generation import component_subfolder
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .hub_pushes import HubPushes
-from .muon import MuonTraining, check_muon
 from .sharding import gather_model, is_sharded, round_weights_alone
 
 logger = logging.getLogger(__name__)
@@ -50,14 +49,6 @@ class RQTrainingArguments(TrainingArguments):
             "help": "Decay of a moving average of the weights, with which the model is evaluated and published."
         },
     )
-    muon_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Train the kernels inside the RQ-VAE, or the matrices inside the transformer's blocks, by Muon at "
-            "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default `optim` "
-            "trains all. Needs torch 2.9."
-        },
-    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
     ddp_broadcast_buffers: bool | None = field(
@@ -68,8 +59,6 @@ class RQTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
-        if self.muon_learning_rate is not None:
-            check_muon(self.muon_learning_rate)
 
 
 class SetEpoch(TrainerCallback):
@@ -98,7 +87,7 @@ class UpdateAverage(TrainerCallback):
         self.average.step(trained_parameters(model))
 
 
-class RQTrainer(HubPushes, MuonTraining, Trainer):
+class RQTrainer(HubPushes, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 

@@ -20,14 +20,13 @@ from ..residual_quantizer import one_per_depth
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
-from .muon import block_matrices
-from .trainer import RQTrainer, RQTrainingArguments
+from .muon import MuonTrainer, MuonTrainingArguments, block_matrices
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RQTransformerTrainingArguments(RQTrainingArguments):
+class RQTransformerTrainingArguments(MuonTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
     code_temperature: list[float] = field(  # a number where it is one for all depths
@@ -156,7 +155,7 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
                 raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
 
-class RQTransformerTrainer(RQTrainer):
+class RQTransformerTrainer(MuonTrainer):
     """Trains an [`RQTransformerForImageGeneration`] on the codes that a frozen RQ-VAE gives.
 
     It logs the losses of image, text and each depth, and the pictures a second that all processes train on, with

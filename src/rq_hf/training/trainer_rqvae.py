@@ -22,8 +22,8 @@ from .arguments import ScriptArguments
 from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
-from .muon import inner_kernels
-from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model, with_kept_weights
+from .muon import MuonTrainer, MuonTrainingArguments, inner_kernels
+from .trainer import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ SHEET_ROWS = 8
 
 
 @dataclass
-class RQVAETrainingArguments(RQTrainingArguments):
+class RQVAETrainingArguments(MuonTrainingArguments):
     """`TrainingArguments` of stage 1."""
 
     codebook_update: str = field(
@@ -105,7 +105,7 @@ class RQVAETrainingArguments(RQTrainingArguments):
                 )
 
 
-class RQVAETrainer(RQTrainer):
+class RQVAETrainer(MuonTrainer):
     """Trains an [`RQVAEModel`] on batches of `pixel_values` `(B, channels, height, width)` in [-1, 1].
 
     The loss is the squared error, the commitment loss and, weighted as in VQ-GAN, a perceptual and an adversarial one.
