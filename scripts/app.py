@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.training import decode_picture
+from rq_hf.picture_decoding import decode_picture
 
 SHOWN_SIZE = 256  # pixels of a picture on the page
 SIDES = ("top", "bottom", "left", "right")

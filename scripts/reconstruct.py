@@ -16,9 +16,9 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
 from rq_hf import RQVAEModel
+from rq_hf.picture_decoding import decode_picture
 from rq_hf.picture_grid import picture_grid, unused_path
 from rq_hf.pipeline_rq_image_generation import load_component
-from rq_hf.training import decode_picture
 
 
 def read_picture(path: Path, size: int, mode: str) -> Image.Image:

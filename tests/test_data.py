@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from rq_hf.caption_tokenizer import BPEDropoutEncoder
+from rq_hf.picture_decoding import decode_picture
 from rq_hf.training import (
     TRANSFORMS,
     CodeDataArguments,
@@ -24,7 +25,6 @@ from rq_hf.training import (
     RQTransformerTrainingArguments,
     ScriptArguments,
     code_datasets,
-    decode_picture,
     load_dataset_splits,
     transformer_config,
 )

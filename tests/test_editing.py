@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Completion keeps codes exactly and draws the rest in raster order; variations keep depths; mixtures of two."""
 
+import io
 import re
 from pathlib import Path
 
@@ -204,6 +205,24 @@ def test_transparent_parts_are_white(tiny_pipeline):
         tiny_pipeline.reconstruct(PIL.Image.fromarray(each), output_type="np").images for each in (levels, white)
     )
     assert np.array_equal(found, expected)
+
+
+def test_pictures_are_read_as_in_training(tiny_pipeline):
+    """16-bit grey is scaled, not clipped, and a photograph is turned as its camera was."""
+    levels = np.random.default_rng(0).integers(256, size=(16, 16), dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(levels).save(buffer, "PNG", exif=exif)
+    pairs = [
+        (PIL.Image.fromarray(levels.astype(np.uint16) * 257), levels),
+        (PIL.Image.open(buffer), np.rot90(levels, -1)),
+    ]
+    for picture, plain in pairs:
+        expected = tiny_pipeline.reconstruct(PIL.Image.fromarray(plain.copy()), output_type="np").images
+        assert np.array_equal(tiny_pipeline.reconstruct(picture, output_type="np").images, expected)
+    with pytest.raises(ValueError, match="`image` must be of integers of 8 or 16 bits, got .*no known range"):
+        tiny_pipeline.reconstruct(PIL.Image.fromarray(levels.astype(np.float32)))
 
 
 def test_editing_works_with_offloading(tiny_pipeline, picture, upper_half):

@@ -344,6 +344,17 @@ def test_a_sweep_measures_every_combination_and_draws_a_chart(run, class_samples
     assert "| top_k | top_p | frechet_distance_judge |" in (tmp_path / "out" / "results.md").read_text()
 
 
+def test_a_sweep_over_numbers_and_settings_per_depth_alone_is_drawn_and_one_of_scores_alone(run, folders, tmp_path):
+    """A ranker's or classifier's score is the only figure where there is no reference."""
+    options = ["--num_pictures", 4, "--batch_size", 4, "--feature_extractor", folders["judge"]]
+    options += ["--classifier", folders["selector"], "--acceptance_rate", 0.5]
+    results = run("sweep", folders["class"], *options, "--top_p", 0.5, "1,0.9,0.8")
+    assert results["best_by"] == "selection_score"
+    assert [row["top_p"] for row in results["rows"]] == [0.5, "1.0,0.9,0.8"]
+    with Image.open(tmp_path / "out" / "results-sweep.png") as chart:
+        assert chart.size == (540, 440)
+
+
 def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
     with caplog.at_level(logging.WARNING):
         run("samples", *class_samples, "--num_pictures", 16)
@@ -381,6 +392,7 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
             "`classifier` must know the model's classes",
         ),
         ("samples", ["--judge", "OTHER"], "`classifier` must know the model's classes"),
+        ("sweep", ["--top_p", "0.9", "1.5"], r"`top_p` must be in \(0, 1\], got 1.5"),
         ("sweep", ["--top_k", "3"], "must be given several values to sweep over"),
         ("sweep", ["--top_k", "3", "4", "--neighbours", "1"], "`--neighbours` must not be given for a sweep"),
     ],

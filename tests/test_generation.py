@@ -277,6 +277,36 @@ def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
         assert torch.equal(tiny_transformer.generate(input_ids, generator=seeded(4), callback=answer), plain)
 
 
+def test_codes_that_the_callback_returned_stay_as_they_are(tiny_transformer):
+    input_ids, kept = conditions(tiny_transformer), []
+
+    def keep(position, codes):
+        kept.append(codes.clone())
+        return kept[-1]
+
+    final = tiny_transformer.generate(input_ids, generator=seeded(4), callback=keep).flatten(1, 2)
+    for position, codes in enumerate(kept):
+        flat = codes.flatten(1, 2)
+        assert torch.equal(flat[:, : position + 1], final[:, : position + 1]) and not flat[:, position + 1 :].any()
+    constant = torch.full((1, *SHAPE), 5).expand(2, -1, -1, -1)  # rows that share memory
+    codes = tiny_transformer.generate(input_ids, do_sample=False, callback=lambda *_: constant)
+    assert (constant == 5).all() and (codes.flatten(1, 2)[:, :-1] == 5).all()
+
+
+def test_settings_are_refused_without_drawing(make_transformer):
+    model = make_transformer("class")
+    model.config.null_condition_ids = None
+    model.check_sampling(temperature=[1.0, 0.5, 0.5], top_k=3, top_p=0.9, guidance_scale=1.0)
+    for settings, match in (
+        ({"temperature": 0}, "`temperature` must be greater than 0"),
+        ({"top_k": [3, 3]}, "`top_k`"),
+        ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\]"),
+        ({"guidance_scale": 2.0}, "needs `negative_input_ids`, or a model trained with condition dropout"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            model.check_sampling(**settings)
+
+
 def test_the_callback_may_stop_the_loop(tiny_transformer):
     input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
     plain = tiny_transformer.generate(input_ids, generator=seeded(4)).flatten(1, 2)

@@ -122,6 +122,23 @@ def test_importing_the_package_imports_no_training_and_no_datasets():
     assert "rq_hf.modeling_rqvae" in modules
 
 
+# What README.md runs after an installation without extras, the page with "demo"; a Space has no datasets either.
+USED_WITHOUT_EXTRAS = ("generate.py", "reconstruct.py", "push_to_hub.py", "app.py")
+
+
+def test_scripts_for_users_need_no_packages_of_training():
+    program = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys({sorted(EXTRAS - {"gradio"} | {"accelerate"})})
+for name in {USED_WITHOUT_EXTRAS}:
+    runpy.run_path("scripts/" + name, run_name="imported")
+print(*(name for name in sys.modules if name.startswith("rq_hf.training")))
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
+
+
 @pytest.mark.parametrize("path", SOURCES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_of_bounded_length_and_has_a_licence_and_a_telling_name(path):
     text = path.read_text(encoding="utf-8")

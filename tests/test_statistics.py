@@ -80,6 +80,14 @@ def test_official_files_are_read_alone_and_from_their_archive(tmp_path, caplog):
         load_statistics(f"{archive}:ffhq_256_train.npz")
 
 
+def test_distances_are_measured_from_official_files(tmp_path):
+    ours = statistics(width=5)
+    write_npz(tmp_path / "ours.npz", mu=ours.mean.numpy(), sigma=ours.covariance.numpy())
+    theirs = load_statistics(tmp_path / "ours.npz")  # of an unknown number of pictures
+    other = statistics(count=20, width=5)
+    assert frechet_distances(theirs, [ours, other]) == pytest.approx(frechet_distances(ours, [ours, other]), abs=1e-9)
+
+
 def test_official_statistics_are_of_inception_and_256_pixels(tmp_path):
     write_npz(tmp_path / "ffhq_256_train.npz", width=2048, sigma=np.eye(2048))
     reference = load_statistics(tmp_path / "ffhq_256_train.npz")

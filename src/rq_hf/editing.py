@@ -17,6 +17,7 @@ import PIL.Image
 import torch
 from diffusers.image_processor import PipelineImageInput
 
+from .picture_decoding import decode_picture
 from .selection import RQImagePipelineOutput
 
 
@@ -37,7 +38,7 @@ class EditingMixin:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
                 Pictures of one size, a multiple of the RQ-VAE's `downsample_factor` each way; arrays
                 `(B, height, width, 3)` and tensors `(B, 3, height, width)` in [0, 1]. Transparent parts are laid on
-                white, as in training.
+                white, 16-bit grey is scaled and the orientation in EXIF data is applied, as in training.
             depth (`int`, *optional*):
                 Number of depths to decode, from 1 to D; all by default.
             output_type (`str`, defaults to `"pil"`): as in `__call__`; `"latent"` gives the codes of those depths.
@@ -198,6 +199,11 @@ class EditingMixin:
     def _pixel_values(self, image: PipelineImageInput) -> torch.Tensor:
         """Pixels `(B, channels, height, width)` in [-1, 1] of pictures of any kind that diffusers takes."""
         images = image if isinstance(image, (list, tuple)) else [image]
+        mode = "L" if self.rqvae.config.num_channels == 1 else "RGB"
+        try:
+            images = [decode_picture(each, mode) if isinstance(each, PIL.Image.Image) else each for each in images]
+        except ValueError as error:
+            raise ValueError(f"`image` must be of integers of 8 or 16 bits, got {error}") from error
         sizes = {each.size for each in images if isinstance(each, PIL.Image.Image)}
         if not images or len(sizes) > 1:
             raise ValueError(f"`image` must be one or more pictures of one size, got sizes {sorted(sizes)}.")
@@ -209,17 +215,8 @@ class EditingMixin:
                     raise ValueError(
                         f"`image` must hold floats in [0, 1] where it is an array or a tensor, got {got}."
                     )
-        images = [_on_white(each) for each in images]
         pixel_values = self.image_processor.preprocess(images if isinstance(image, (list, tuple)) else images[0])
         return pixel_values.to(self._execution_device, self.rqvae.dtype)
 
     def _postprocess(self, pixel_values: torch.Tensor, output_type: str):
         return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
-
-
-def _on_white(image: Any) -> Any:
-    """A picture without transparency; anything else as it is."""
-    if not isinstance(image, PIL.Image.Image) or not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")

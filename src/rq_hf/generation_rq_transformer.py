@@ -148,7 +148,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                     break
                 if isinstance(answer, torch.Tensor):
                     self._check_codes("the callback's codes", answer, (batch_size,))
-                    codes = answer.to(codes).flatten(1, 2)
+                    codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
                     token = token_of(self, quantized, position, len(input_ids))
         if not all_finite:
@@ -157,6 +157,25 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 "the dtype are at fault."
             )
         return codes.view(batch_size, height, width, depth)
+
+    def check_sampling(
+        self,
+        temperature: float | Sequence[float] | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+    ) -> None:
+        """Refuses settings as [`generate`] does, without drawing anything: to be asked before a long series of calls.
+
+        Args:
+            temperature, top_k, top_p, guidance_scale: of [`generate`].
+
+        Raises:
+            `ValueError`: a setting out of its range, or guidance without a null condition.
+        """
+        sampling = self._sampling(self.generation_config, None, temperature, top_k, top_p, guidance_scale)
+        if sampling.guidance_scale != 1.0:
+            self._null_condition(None, torch.zeros(1, self.config.condition_length, dtype=torch.long))
 
     def _sampling(self, defaults: GenerationConfig, do_sample, temperature, top_k, top_p, guidance_scale) -> Sampling:
         """The settings that are given, the others from `defaults`, checked."""

@@ -283,6 +283,7 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
     for chosen in combinations:  # refused before the first is drawn
         numbers = chosen.get("num_candidates"), chosen.get("acceptance_rate")
         candidates_per_prompt(1, numbers[0], study.ranker, study.classifier, numbers[1])
+        study.pipe.transformer.check_sampling(**{name: chosen.get(name) for name in SAMPLING})
     rows = []
     for chosen in combinations:
         name = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())
@@ -299,7 +300,7 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
         for chosen, measured in rows
     ]  # fmt: skip
     shown = [name for name in best["metrics"] if not name.endswith("_std") and name != "selection_score"]
-    chart = metrics.sweep_chart(flat, settings, shown)
+    chart = metrics.sweep_chart(flat, settings, shown or [first])
     chart.save(arguments.output.with_name(f"{arguments.output.stem}-sweep.png"))
     return {**_header(study), **best, "best_by": first, "rows": flat}
 

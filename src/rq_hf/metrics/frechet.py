@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
+# Features of a large set that are copied and summed at once.
+ROWS_AT_ONCE = 10_000
+
 
 class FeatureStatistics:
     """Mean and covariance of features that come in batches, summed in float64 on the CPU.
@@ -60,7 +63,8 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
     of equally many pictures can be compared.
 
     Args:
-        reference ([`FeatureStatistics`]): of at least two pictures.
+        reference ([`FeatureStatistics`] or [`ReferenceStatistics`]):
+            Of at least two pictures, or of an unknown number of them (`count` `None`).
         others (`Sequence[FeatureStatistics]`): likewise.
 
     Returns:
@@ -70,7 +74,7 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
         `ValueError`: statistics of fewer than two pictures.
     """
     counts = [statistics.count for statistics in (reference, *others)]
-    if min(counts) < 2:
+    if any(count is not None and count < 2 for count in counts):
         raise ValueError(f"Each of `reference` and `others` must be of at least 2 pictures, got {counts}.")
     mean, covariance = reference.mean, reference.covariance
     values, vectors = torch.linalg.eigh(covariance)
@@ -108,7 +112,8 @@ def distance_between_real_pictures(features: torch.Tensor, count: int, seed: int
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     drawn, others = FeatureStatistics(), FeatureStatistics()
     drawn.update(features[order[:count]])
-    others.update(features[order[count:]])
+    for part in order[count:].split(ROWS_AT_ONCE):  # never the whole set once more, in float64
+        others.update(features[part])
     (distance,) = frechet_distances(others, [drawn])
     return distance
 

@@ -40,7 +40,7 @@ def sweep_chart(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], metr
         raise ImportError('The chart needs matplotlib, which `pip install "rq_hf[eval]"` installs.') from error
     across = max(settings, key=lambda name: len({row[name] for row in rows}))
     others = [name for name in settings if name != across]
-    places = {value: place for place, value in enumerate(sorted({row[across] for row in rows}, key=_with_none_last))}
+    places = {value: place for place, value in enumerate(sorted({row[across] for row in rows}, key=_place))}
     lines: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(tuple(row[name] for name in others), []).append(row)
@@ -66,5 +66,6 @@ def sweep_chart(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], metr
         return picture.convert("RGB")
 
 
-def _with_none_last(value: Any) -> tuple[bool, Any]:
-    return value is None, 0 if value is None else value
+def _place(value: Any) -> tuple[bool, bool, Any]:
+    """For sorting: numbers, then settings per depth, which are text, then none."""
+    return value is None, isinstance(value, str), 0 if value is None else value

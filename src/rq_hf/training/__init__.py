@@ -19,4 +19,4 @@ from .streaming import CodeStream, PictureStream
 from .trainer import RQTrainer, RQTrainingArguments, initial_config, initial_model
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments, initial_rqvae
-from .transforms import TRANSFORMS, PictureTransform, decode_picture
+from .transforms import TRANSFORMS, PictureTransform

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .transforms import PictureTransform, decode_picture
+from ..picture_decoding import decode_picture
+from .transforms import PictureTransform
 
 logger = logging.getLogger(__name__)
 
