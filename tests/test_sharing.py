@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Sharing: what is uploaded and what never is, and loading by id, component, revision, variant, and from the cache."""
 
+import argparse
 import json
 import pickle
 import shutil
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import ModelCard, list_repo_commits
+from huggingface_hub import ModelCard, create_branch, create_repo, list_repo_commits, upload_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scorers import tiny_classifier, tiny_clip
 from test_hub import PROMPT, draw
 from transformers import AutoModel, AutoTokenizer
 
-from rq_hf import RQImageGenerationPipeline, RQVAEModel, remote_code
+from rq_hf import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQVAEModel, remote_code
+from rq_hf.evaluation.models import load_pipeline
 from rq_hf.sharing import push_folder, shared_files
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +82,9 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, load_script
             load_script("push_to_hub").main(list(map(str, arguments)))
     with pytest.raises(ValueError, match="`variants` must be among .*, got .*int8"):
         push_folder(folder, "me/tiny", variants=["int8"])
+    (tmp_path / "typo.json").write_text('{"dataset": {"name": "data"}, "metric": {"fid": 3.0}}')
+    with pytest.raises(ValueError, match="`evaluation` must have a non-empty dictionary of `metrics`"):
+        push_folder(folder, "me/tiny", evaluations=[tmp_path / "typo.json"])
     assert hub.repositories == {}
 
 
@@ -102,6 +108,20 @@ def test_a_pickle_by_another_name_is_known_by_what_it_begins_with(folder):
     assert set(shared_files(folder)) == shared | {"notes.txt"}
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_weights_whose_header_is_as_long_as_a_pickle_begins_are_pushed(folder, length):
+    path = folder / "rqvae" / "extra.safetensors"
+    for spare in range(length):  # the header has the metadata in it
+        save_file({"weight": torch.zeros(2)}, path, metadata={"spare": "x" * spare})
+        if path.read_bytes()[:2] == length.to_bytes(2, "little"):
+            break
+    else:
+        pytest.fail("no such header")
+    assert "rqvae/extra.safetensors" in shared_files(folder)
+    path.write_bytes(pickle.dumps([1, 2]))
+    assert "rqvae/extra.safetensors" not in shared_files(folder)
+
+
 @BOTH_CLASSES
 @pytest.mark.parametrize("max_shard_size", [None, "40KB"], ids=["whole", "sharded"])
 def test_variants_are_pushed_and_loaded_in_half_precision(hub, folder, load, max_shard_size):
@@ -123,6 +143,60 @@ def test_variants_are_pushed_and_loaded_in_half_precision(hub, folder, load, max
             assert torch.equal(quantizer[name], whole.rqvae.quantizer.state_dict()[name]), name
         downloaded = {path.name for path in hub.cache.rglob("*.safetensors")}
         assert downloaded and all(variant in name for name in downloaded)
+
+
+def test_variants_are_made_of_split_weights_too_and_these_split_anew(hub, tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "split", max_shard_size="40KB")
+    index = tmp_path / "split" / "transformer" / "model.safetensors.index.json"
+    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 1
+    push_folder(tmp_path / "split", "me/tiny", variants=["fp16"])
+    loaded = RQImageGenerationPipeline.from_pretrained("me/tiny", variant="fp16", dtype=torch.float16)
+    for name, value in tiny_pipeline.transformer.state_dict().items():
+        assert torch.equal(loaded.transformer.state_dict()[name], value.to(torch.float16)), name
+    downloaded = {path.name for path in hub.cache.rglob("transformer/*.safetensors")}
+    assert downloaded and all("fp16" in name for name in downloaded)
+    push_folder(tmp_path / "split", "me/whole", max_shard_size="1GB")
+    kept = [path for path in hub.files("me/whole") if path.startswith("transformer/model")]
+    assert kept == ["transformer/model.safetensors"]
+    assert np.array_equal(
+        draw(RQImageGenerationPipeline.from_pretrained("me/whole"), PROMPT), draw(tiny_pipeline, PROMPT)
+    )
+    next(index.parent.glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="`folder` must hold the files that 'transformer/model.*index.json' names"):
+        push_folder(tmp_path / "split", "me/broken", variants=["fp16"])
+    assert {repo_id for _, repo_id in hub.repositories} == {"me/tiny", "me/whole"}
+
+
+def test_everything_comes_from_the_revision_that_was_asked_for(hub, tiny_pipeline, tiny_tokenizer, tmp_path):
+    """Of repositories that have nothing on their main branch."""
+
+    def on_a_branch(name: str, *items) -> None:
+        for item in items:
+            item.save_pretrained(tmp_path / name)
+        create_repo(f"me/{name}")
+        create_branch(f"me/{name}", branch="trial")
+        upload_folder(repo_id=f"me/{name}", folder_path=tmp_path / name, revision="trial")
+
+    on_a_branch("clip", *tiny_clip(tiny_tokenizer))
+    on_a_branch("classifier", *tiny_classifier())
+    on_a_branch("pictures", tiny_pipeline)
+    assert CLIPRanker("me/clip", revision="trial").processor.tokenizer is not None
+    assert ImageClassifier("me/classifier", revision="trial").image_processor is not None
+    arguments = argparse.Namespace(model="me/pictures", revision="trial", dtype="float32", device="cpu")
+    assert np.array_equal(draw(load_pipeline(arguments), PROMPT), draw(tiny_pipeline, PROMPT))
+
+
+def test_an_adapter_is_looked_for_where_it_is_loaded_from(hub, make_transformer, tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["out_proj"])
+    peft.get_peft_model(make_transformer("none"), config).save_pretrained(tmp_path / "adapter")
+    create_repo("me/adapter")
+    create_branch("me/adapter", branch="trial")
+    upload_folder(repo_id="me/adapter", folder_path=tmp_path / "adapter", revision="trial")
+    for options in ("adapter_kwargs", "download_kwargs"):
+        loading = make_transformer("none")
+        loading.load_adapter("me/adapter", **{options: {"revision": "trial"}})
+        assert any("lora_A" in name for name in loading.state_dict())
 
 
 def test_split_weights_take_the_place_of_whole_ones(hub, folder, tiny_pipeline):

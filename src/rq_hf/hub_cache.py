@@ -1,17 +1,25 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Downloads are checked: the Hub's client compares the sizes of files, and not what is in them."""
+"""Options of downloads, and their check: the Hub's client compares the sizes of files, and not what is in them."""
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
+
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
+
+def download_options(options: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Those of `from_pretrained` that say where a file comes from, as far as they are given, and `others` of them."""
+    return {name: options[name] for name in (*DOWNLOAD_OPTIONS, *others) if options.get(name) is not None}
 
 
 @contextmanager

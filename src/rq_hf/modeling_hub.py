@@ -3,14 +3,13 @@
 """How both models come from the Hub and get there."""
 
 import functools
+import operator
 
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_rqvae import write_sampling
-from .hub_cache import checked_downloads
-
-ADAPTER_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+from .hub_cache import checked_downloads, download_options
 
 
 class HubModel(PreTrainedModel):
@@ -35,8 +34,8 @@ class HubModel(PreTrainedModel):
         """As in the base class, but for adapters that are pickled: they are an `OSError`."""
         if peft_model_id is None:
             return super().load_adapter(None, *args, **kwargs)
-        download = {"local_files_only": kwargs.get("local_files_only", False), **(kwargs.get("adapter_kwargs") or {})}
-        options = {name: download[name] for name in ADAPTER_DOWNLOAD_OPTIONS if download.get(name) is not None}
+        nested = [kwargs.get(name) or {} for name in ("download_kwargs", "adapter_kwargs")]
+        options = download_options(functools.reduce(operator.or_, nested, kwargs), "subfolder")
         with checked_downloads(peft_model_id, options.get("cache_dir")):
             cached_file(peft_model_id, "adapter_model.safetensors", **options)
             return super().load_adapter(peft_model_id, *args, **kwargs)

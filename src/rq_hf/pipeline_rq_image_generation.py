@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from .editing import EditingMixin
+from .hub_cache import download_options
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
 logger = logging.get_logger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # How a tokenizer pads and cuts is a state of its own that each call sets.
 _tokenizer_lock = threading.Lock()
 
@@ -399,11 +399,11 @@ def component_subfolder(name_or_path: str | Path, component: str, **options) -> 
     if Path(name_or_path).is_dir():
         is_pipeline = (Path(name_or_path) / "model_index.json").is_file()
     else:
-        download = {name: options[name] for name in DOWNLOAD_OPTIONS if options.get(name) is not None}
         try:
             index = cached_file(
-                str(name_or_path), "model_index.json", _raise_exceptions_for_missing_entries=False, **download
-            )
+                str(name_or_path), "model_index.json", _raise_exceptions_for_missing_entries=False,
+                **download_options(options),
+            )  # fmt: skip
             is_pipeline = index is not None
         except Exception as error:  # the Hub's client raises errors of the HTTP library it was built with
             raise ValueError(f"The model must be a folder or a Hub id, got {str(name_or_path)!r}: {error}") from error

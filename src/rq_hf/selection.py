@@ -25,6 +25,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .hub_cache import download_options
+
+# Options of a model's download that hold for its processor as well.
+PROCESSOR_OPTIONS = ("subfolder", "trust_remote_code")
+
 
 @dataclass
 class RQImagePipelineOutput(ImagePipelineOutput):
@@ -89,7 +94,8 @@ class ImageClassifier:
 
     def __init__(self, model: str | Path | PreTrainedModel, image_processor: Any = None, **kwargs: Any):
         if isinstance(model, (str, Path)):
-            image_processor = image_processor or AutoImageProcessor.from_pretrained(model)
+            options = download_options(kwargs, *PROCESSOR_OPTIONS)
+            image_processor = image_processor or AutoImageProcessor.from_pretrained(model, **options)
             model = AutoModelForImageClassification.from_pretrained(model, **{"use_safetensors": True, **kwargs})
         if not isinstance(model, PreTrainedModel) or not hasattr(model.config, "num_labels"):
             raise ValueError(
@@ -194,7 +200,8 @@ class CLIPRanker:
             name = model
             model = AutoModel.from_pretrained(name, **{"use_safetensors": True, **kwargs})
             check_towers(model)
-            processor = processor or AutoProcessor.from_pretrained(name)
+            options = download_options(kwargs, *PROCESSOR_OPTIONS)
+            processor = processor or AutoProcessor.from_pretrained(name, **options)
         check_towers(model)
         if processor is None:
             processor = _processor_beside(model, "ranker", "CLIPRanker", AutoProcessor)

@@ -24,6 +24,7 @@ from huggingface_hub import (
 from safetensors.torch import load_file
 
 from .card_folders import extended_card, folder_card, folder_kind
+from .card_metadata import evaluation_results
 from .cards import NO_REPOSITORY
 from .configuration_rqvae import add_sampling
 from .remote_code import code_files
@@ -81,33 +82,37 @@ def push_folder(
         `huggingface_hub.CommitInfo`
 
     Raises:
-        `ValueError`: a folder of none of these kinds, weights that are only pickled, or an unknown variant.
+        `ValueError`: a folder of none of these kinds, weights that are only pickled, an unknown variant, or what is
+        no evaluation.
+        `OSError`: an evaluation's file that cannot be read.
     """
     folder = Path(folder)
     files = shared_files(folder)
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"`variants` must be among {list(VARIANTS)}, got {unknown}.")
+    for evaluation in evaluations:
+        evaluation_results(evaluation)
     added = code_files(folder) if with_code else {}
     added |= _configs_with_sampling(files, added)
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    present = api.list_repo_files(repo_id, revision=revision)
-    if "README.md" in files:
-        own = files["README.md"].read_text(encoding="utf-8")
-        for place in (
-            NO_REPOSITORY,
-            folder.as_posix(),
-        ):  # what the card was written for, before there was a repository
-            own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
-        added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
-    elif "README.md" not in present:
-        metadata = ModelCardData(tags=list(tags or []) or None)
-        added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as workplace:
         files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        present = api.list_repo_files(repo_id, revision=revision)
+        if "README.md" in files:
+            own = files["README.md"].read_text(encoding="utf-8")
+            for place in (
+                NO_REPOSITORY,
+                folder.as_posix(),
+            ):  # what the card was written for, before there was a repository
+                own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
+            added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
+        elif "README.md" not in present:
+            metadata = ModelCardData(tags=list(tags or []) or None)
+            added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
         uploads: dict[str, Path | bytes] = {path: file for path, file in files.items() if file is not None}
         uploads |= {path: text.encode() for path, text in added.items()}
         operations = [CommitOperationAdd(path, source) for path, source in sorted(uploads.items(), key=str)]
@@ -188,8 +193,11 @@ def _is_pickle(path: Path) -> bool:
     if path.suffix in PICKLES:
         return True
     with path.open("rb") as file:
-        if re.match(rb"\x80[\x02-\x05]", file.read(2), re.DOTALL):
-            return True
+        beginning = file.read(9)
+    if path.suffix == ".safetensors" and beginning[8:] == b"{":  # after the header's length, which may be anything
+        return False
+    if re.match(rb"\x80[\x02-\x05]", beginning, re.DOTALL):
+        return True
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -201,20 +209,41 @@ def _rewritten_weights(
 ) -> dict[str, Path | None]:
     """Weights that are split, or in half precision, by their paths in the repository; `None`: not to be uploaded."""
     rewritten: dict[str, Path | None] = {}
-    for path, file in files.items():
-        if file.name != "model.safetensors":
+    for path in files if variants or max_shard_size is not None else ():
+        own = _files_of_weights(files, path)
+        if not own:
             continue
         place = workplace / path
-        weights = load_file(file) if variants or max_shard_size is not None else {}
+        weights = {
+            name: value
+            for part in own
+            if part.endswith(".safetensors")
+            for name, value in load_file(files[part]).items()
+        }
         if max_shard_size is not None:
             _save_weights(weights, place.parent, None, max_shard_size)
-            rewritten[path] = None
+            rewritten |= dict.fromkeys(own)
         for variant in variants:
             _save_weights(_cast(weights, VARIANTS[variant]), place.parent, variant, max_shard_size or "5GB")
     for file in workplace.rglob("*"):
         if file.is_file():
             rewritten[file.relative_to(workplace).as_posix()] = file
     return rewritten
+
+
+def _files_of_weights(files: dict[str, Path], path: str) -> list[str]:
+    """If `path` is a model's whole weights, or the index of split ones, that and the files that it names."""
+    folder, _, name = path.rpartition("/")
+    place = f"{folder}/" if folder else ""
+    if name == "model.safetensors":
+        return [path]
+    if name != "model.safetensors.index.json" or f"{place}model.safetensors" in files:  # the whole ones are loaded
+        return []
+    parts = {place + part for part in json.loads(files[path].read_text(encoding="utf-8"))["weight_map"].values()}
+    missing = sorted(parts - files.keys())
+    if missing:
+        raise ValueError(f"`folder` must hold the files that {path!r} names, {missing[0]!r} is missing.")
+    return [path, *sorted(parts)]
 
 
 def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

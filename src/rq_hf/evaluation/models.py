@@ -20,7 +20,7 @@ SELECTION = ("num_candidates", "ranker", "acceptance_rate", "classifier")
 def load_pipeline(arguments: argparse.Namespace, dtype: str | None = None) -> RQImageGenerationPipeline:
     """The pipeline to measure, on its device, in `--dtype` if no other one is given."""
     dtype = arguments.dtype if dtype is None else dtype
-    if not component_subfolder(arguments.model, "transformer"):
+    if not component_subfolder(arguments.model, "transformer", revision=arguments.revision):
         raise ValueError(f"`MODEL` must be a pipeline (with a model_index.json), got {arguments.model!r}.")
     components = {} if dtype != INT8 else {"transformer": load_transformer(arguments, INT8)}
     pipe = RQImageGenerationPipeline.from_pretrained(
