@@ -47,7 +47,10 @@ def main(argv=None) -> None:
     dtype = getattr(torch, arguments.dtype)
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model, revision=arguments.revision, dtype=dtype)
     pipe.to(arguments.device)
-    labels = arguments.class_labels and [int(label) if label.isdigit() else label for label in arguments.class_labels]
+    names = (pipe.transformer.config.id2label or {}).values()
+    labels = arguments.class_labels and [
+        int(label) if label.isdigit() and label not in names else label for label in arguments.class_labels
+    ]
     captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
     count = len(captions) * arguments.num_images
     images = pipe(

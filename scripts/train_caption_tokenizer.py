@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 
 from rq_hf.caption_tokenizer import train_caption_tokenizer
+from rq_hf.data_sources import read_dataset
 from rq_hf.sharing import push_folder
 
 NUM_MEASURED_CAPTIONS = 10_000
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     check_output_dir(args.output_dir, args.overwrite)
 
-    dataset = load_dataset(args.dataset_name, args.dataset_config_name, split=args.split, streaming=args.streaming)
+    dataset = read_dataset(args.dataset_name, args.dataset_config_name, split=args.split, streaming=args.streaming)
     column_names = dataset.column_names or list(next(iter(dataset), {}))  # a stream may not know its columns
     if args.caption_column not in column_names:
         raise ValueError(f"`--caption_column` must be one of {column_names}, got {args.caption_column!r}.")

@@ -169,6 +169,22 @@ def test_evaluation_results_are_added_to_those_in_the_metadata():
     assert "| ImageNet | validation | rfid | 4.73 |" in card.text
 
 
+def test_the_null_condition_is_no_class():
+    config = RQTransformerConfig.from_rqvae_config(
+        RQVAE, vocab_size=4, condition_length=1, null_condition_ids=[3], **SMALL
+    )
+    card = render_card("rq_transformer", ModelCardData(), architecture=config)
+    assert config.num_classes == 3 and "one of 3 classes" in card.text
+
+
+def test_the_snippet_reads_pictures_of_the_channels_of_the_model():
+    grey = RQVAEConfig(**RQVAE.to_diff_dict() | {"num_channels": 1})
+    text = snippet(render_card("rqvae", ModelCardData(), architecture=grey))
+    assert '.convert("L")' in text and "(1, 1, size, size)" in text
+    text = snippet(render_card("rqvae", ModelCardData(), architecture=RQVAE))
+    assert '.convert("RGB")' in text and "(1, 3, size, size)" in text
+
+
 def test_a_configuration_may_be_a_dictionary(caplog):
     assert render_card("rqvae", ModelCardData(), architecture=RQVAE.to_dict()).text == (
         render_card("rqvae", ModelCardData(), architecture=RQVAE).text

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: pictures of every kind, corrupt ones, transforms by name, seeded samples, and what is refused."""
 
+import argparse
 import io
 import logging
 
@@ -14,6 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from rq_hf.caption_tokenizer import BPEDropoutEncoder
+from rq_hf.data_sources import read_dataset
+from rq_hf.evaluation.rows import load_splits
 from rq_hf.picture_decoding import decode_picture
 from rq_hf.training import (
     TRANSFORMS,
@@ -300,6 +303,10 @@ def test_folder_of_tar_shards_is_read_though_tables_lie_beside_them(tmp_path, st
     splits = load_dataset_splits(arguments)
     for split, start in (("train", 0), ("validation", 6)):
         assert [row["txt"] for row in splits[split]] == [row["text"] for row in rows[start : start + 3]]
+    named = argparse.Namespace(dataset_name=str(tmp_path), dataset_config_name=None, split="train", image_column="jpg")
+    assert load_splits(named, "image_column")["validation"]["txt"] == [row["text"] for row in rows[6:9]]
+    read = read_dataset(str(tmp_path), split="train", streaming=streaming)
+    assert [row["txt"] for row in read] == [row["text"] for row in rows[:3]]
 
 
 def test_data_files_choose_among_the_files_of_a_folder(tmp_path):

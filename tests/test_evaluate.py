@@ -19,7 +19,9 @@ from PIL import Image
 
 from rq_hf import RQVAEModel
 from rq_hf.cards import evaluation_results
+from rq_hf.evaluation.likelihood import condition_ids
 from rq_hf.evaluation.prompts import copies
+from rq_hf.evaluation.rows import column_texts
 from rq_hf.metrics import measure_reconstruction, reconstruction_distances, stored_pictures, write_json
 from rq_hf.metrics.drawing import TILE_SIZE
 from rq_hf.training import PictureDataset
@@ -357,6 +359,22 @@ def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(run, pipeli
         assert whole[f"loss_depth_{depth}"] == pytest.approx(loss.item(), rel=1e-5)
     assert (whole["relative difference"], whole["same likeliest codes"]) == (0, 1)
     assert 0 < abs(half["relative difference"]) < 0.01 and 0.5 < half["same likeliest codes"] <= 1
+
+
+def test_classes_that_are_called_by_numbers_are_found_by_name(make_pipeline):
+    """As in training, where labels of 1, 2, 3 become ids 0, 1, 2."""
+    pipeline = make_pipeline("class")
+    pipeline.transformer.config.id2label = {0: "1", 1: "2", 2: "3", 3: "4"}
+    rows = datasets.Dataset.from_dict({"label": [1, 4, 2]})
+    arguments = argparse.Namespace(label_column="label")
+    assert condition_ids(pipeline, rows, arguments).tolist() == [[0], [3], [1]]
+
+
+def test_rows_without_a_text_are_named():
+    rows = datasets.Dataset.from_dict({"text": [["a", None], ["b"], []]})
+    assert column_texts(rows.select([0, 1]), "text") == ["a", "b"]
+    with pytest.raises(ValueError, match=r"Column 'text' must hold a text in every row, got \[\] in row 2"):
+        column_texts(rows, "text")
 
 
 @pytest.mark.parametrize("condition", ["class", "none"])

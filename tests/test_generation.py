@@ -293,6 +293,12 @@ def test_codes_that_the_callback_returned_stay_as_they_are(tiny_transformer):
     assert (constant == 5).all() and (codes.flatten(1, 2)[:, :-1] == 5).all()
 
 
+def test_known_codes_may_be_small_integers(make_transformer):
+    model = make_transformer("class", codebook_size=256)
+    codes = torch.randint(256, (2, *SHAPE), generator=seeded(1))
+    assert torch.equal(model.generate(conditions(model), known_codes=codes.to(torch.uint8)), codes)
+
+
 def test_settings_are_refused_without_drawing(make_transformer):
     model = make_transformer("class")
     model.config.null_condition_ids = None

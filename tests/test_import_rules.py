@@ -21,6 +21,7 @@ OUTSIDE_THE_CORE = {
     "features",
     "evaluation",
     "picture_grid",
+    "data_sources",
     "conversion",
     "conversion_config",
     "conversion_source",

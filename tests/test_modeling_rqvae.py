@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import RQVAE_FIELDS
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
 
@@ -274,6 +275,8 @@ def test_decode_refuses_what_are_no_codes(tiny_rqvae, codes, message):
 def test_decode_takes_integers_of_any_kind(tiny_rqvae, pictures, dtype):
     codes = tiny_rqvae.encode(pictures)
     assert torch.equal(tiny_rqvae.decode(codes.to(dtype)), tiny_rqvae.decode(codes))
+    larger = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | {"codebook_size": 256})).eval()  # more than an uint8 can hold
+    assert torch.equal(larger.decode(codes.to(dtype)), larger.decode(codes))
 
 
 @pytest.mark.parametrize("kind", ["rqvae", "transformer"])

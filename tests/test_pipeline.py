@@ -320,7 +320,7 @@ def test_the_demo_draws_whatever_it_is_asked_for():
             dict(prompt=PROMPT, callback_on_step_end=lambda *_: {"codes": torch.zeros(1, 4, 4, dtype=torch.long)}),
             r"codes must have shape \(1, 4, 4, 3\), got \(1, 4, 4\)",
         ),
-        ("class", dict(), "`class_labels` must be given: this model has 5 classes"),
+        ("class", dict(), "`class_labels` must be given: this model has 4 classes"),
         ("class", dict(prompt="goose"), "`prompt` must be None"),
         ("class", dict(class_labels=[]), "`class_labels` must hold at least one label, got an empty list"),
         ("class", dict(class_labels="goos"), "`class_labels` must be labels of this model, .*'goose'.*got 'goos'"),

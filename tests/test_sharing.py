@@ -85,6 +85,8 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, load_script
     (tmp_path / "typo.json").write_text('{"dataset": {"name": "data"}, "metric": {"fid": 3.0}}')
     with pytest.raises(ValueError, match="`evaluation` must have a non-empty dictionary of `metrics`"):
         push_folder(folder, "me/tiny", evaluations=[tmp_path / "typo.json"])
+    with pytest.raises(ValueError, match="`safe_serialization` must be True, got False"):
+        RQVAEModel.from_pretrained(folder / "rqvae").push_to_hub("me/tiny", safe_serialization=False)
     assert hub.repositories == {}
 
 

@@ -31,7 +31,7 @@ def transformer_rows(config: RQTransformerConfig | None, num_parameters: int | N
     if config is not None:
         condition = f"captions of up to {config.condition_length} tokens, vocabulary of {config.vocab_size:,}"
         if config.condition_length == 1:
-            condition = f"one of {config.vocab_size:,} classes" if config.vocab_size > 1 else "none"
+            condition = f"one of {config.num_classes:,} classes" if config.vocab_size > 1 else "none"
         rows += [
             ("Condition", condition),
             ("Code map (height x width x depth)", " x ".join(map(str, config.code_shape))),

@@ -163,6 +163,12 @@ class RQTransformerConfig(RQConfig):
         """T = H * W."""
         return self.code_shape[0] * self.code_shape[1]
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of a class-conditional model; the id of "no condition" is none."""
+        has_null = self.null_condition_ids is not None
+        return self.vocab_size - has_null if self.id2label is None else len(self.id2label)
+
     def add_classes(self, names: list[str]) -> None:
         """Adds classes to those that there are. A row for "no condition" behind them becomes the last one again.
 

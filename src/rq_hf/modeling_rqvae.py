@@ -233,9 +233,10 @@ class RQVAEModel(HubModel):
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
+        codes = codes.long()  # uint8 knows no large K
         if codes.numel() and not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
-        return self._decode_in_slices(self.quantizer.embed(codes.long()))
+        return self._decode_in_slices(self.quantizer.embed(codes))
 
     @apply_forward_hook
     @torch.no_grad()

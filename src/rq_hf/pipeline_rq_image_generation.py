@@ -316,9 +316,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             if class_labels is None:
                 raise ValueError("`classifier` needs `class_labels`: it tells how sure it is of them.")
             scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
-            has_null = config.null_condition_ids is not None  # an id that is no class
-            classes = config.vocab_size - has_null if config.id2label is None else len(config.id2label)
-            of_class = scorer.class_ids(config.id2label, classes)
+            of_class = scorer.class_ids(config.id2label, config.num_classes)
             targets = [of_class[label] for label in self.get_label_ids(class_labels)]
         targets = targets * (count if len(targets) == 1 else 1)
         scorer.to(self._execution_device)
@@ -338,7 +336,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             if prompt is not None:
                 raise ValueError(f"`prompt` must be None: this model knows no captions, got {prompt!r}.")
             if config.vocab_size > 1 and class_labels is None:
-                raise ValueError(f"`class_labels` must be given: this model has {config.vocab_size} classes.")
+                raise ValueError(f"`class_labels` must be given: this model has {config.num_classes} classes.")
             if config.vocab_size == 1 and class_labels is not None:
                 raise ValueError(f"`class_labels` must be None: this model is unconditional, got {class_labels!r}.")
         counts = {"num_images_per_prompt": num_images_per_prompt, "candidate_batch_size": candidate_batch_size}

@@ -137,11 +137,13 @@ def save_and_push(
         repo_id (`str`): repository, made if it is missing.
         variant (`str`, *optional*): of `save_pretrained`.
         max_shard_size (`int` or `str`, *optional*): of `save_pretrained`.
-        options: of [`push_folder`].
+        options: of [`push_folder`], and `safe_serialization`, which is `True`.
 
     Returns:
         `huggingface_hub.CommitInfo`
     """
+    if not options.pop("safe_serialization", True):
+        raise ValueError("`safe_serialization` must be True, got False: pickles are not shared.")
     options.setdefault("commit_message", f"Upload {type(item).__name__}")
     saving = {"variant": variant, "max_shard_size": max_shard_size}
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as folder:

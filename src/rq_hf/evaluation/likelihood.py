@@ -65,6 +65,8 @@ def condition_ids(
     if arguments.label_column is not None:
         feature, values = rows.features[arguments.label_column], list(rows[arguments.label_column])
         labels = feature.int2str(values) if isinstance(feature, datasets.ClassLabel) else values
+        names = (pipe.transformer.config.id2label or {}).values()
+        labels = [str(label) if str(label) in names else label for label in labels]  # names may be whole numbers
         return torch.tensor(pipe.get_label_ids(labels))[:, None]
     if pipe.transformer.config.vocab_size > 1:
         raise ValueError("`--label_column` must be given for a model of classes, got none.")

@@ -9,7 +9,6 @@ import torch
 from accelerate import PartialState
 from transformers import TorchAoConfig
 
-from ..configuration_rq_transformer import RQTransformerConfig
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline, component_subfolder, load_component
 
@@ -54,12 +53,6 @@ def torch_dtype(dtype: str) -> torch.dtype:
 def device_of(arguments: argparse.Namespace, state: PartialState) -> torch.device:
     """The device of this process: `--device`, or where there are several processes the one that each was given."""
     return torch.device(arguments.device) if state.num_processes == 1 else state.device
-
-
-def num_classes(config: RQTransformerConfig) -> int:
-    """Classes of a class-conditional model; the id for "no condition" is none."""
-    has_null = config.null_condition_ids is not None
-    return config.vocab_size - has_null if config.id2label is None else len(config.id2label)
 
 
 def used_sampling(

@@ -5,11 +5,11 @@
 import argparse
 from typing import Any
 
-import datasets
 import torch
 from accelerate import PartialState
 
 from .. import metrics
+from ..data_sources import read_dataset
 from ..metrics.extractors import FeatureExtractor
 from ..metrics.statistics import ReferenceStatistics
 from ..training.data import parse_filter, select_rows
@@ -82,7 +82,7 @@ class ReferencePictures:
         missing = [name for name in DETAILS if name not in details]
         if missing:
             raise ValueError(f"`reference` must tell its data set to show pictures of it, it lacks {missing}.")
-        rows = datasets.load_dataset(details["dataset_name"], details["dataset_config_name"])[details["split"]]
+        rows = read_dataset(details["dataset_name"], details["dataset_config_name"])[details["split"]]
         if details["filter"]:
             rows = select_rows(rows, parse_filter(details["filter"]))
         protocol = reference.protocol

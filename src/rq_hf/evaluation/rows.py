@@ -10,14 +10,15 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data_sources import read_dataset
 from ..modeling_rqvae import RQVAEModel
 from ..training.data import check_column, parse_filter, select_rows
 from ..training.pictures import PictureDataset
 
 
-def load_splits(arguments: argparse.Namespace, *columns: str) -> datasets.DatasetDict:
+def load_splits(arguments: argparse.Namespace, *columns: str) -> dict[str, datasets.Dataset]:
     """All splits; the one to measure has these columns."""
-    splits = datasets.load_dataset(arguments.dataset_name, arguments.dataset_config_name)
+    splits = read_dataset(arguments.dataset_name, arguments.dataset_config_name)
     if arguments.split not in splits:
         raise ValueError(f"`--split` must be one of {list(splits)}, got {arguments.split!r}.")
     for name in columns:
@@ -33,11 +34,19 @@ def filtered(rows: datasets.Dataset, arguments: argparse.Namespace, name: str = 
 
 
 def column_texts(rows: datasets.Dataset, column: str) -> list[str]:
-    """A column as texts: the names of class labels, the first of lists."""
+    """A column as texts: the names of class labels, the first of lists.
+
+    Raises:
+        `ValueError`: a row without any.
+    """
     values, feature = list(rows[column]), rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.int2str(values)
-    return [str(value[0] if isinstance(value, list) else value) for value in values]
+    firsts = [(value or [None])[0] if isinstance(value, list) else value for value in values]
+    if None in firsts:
+        row = firsts.index(None)
+        raise ValueError(f"Column {column!r} must hold a text in every row, got {values[row]} in row {row}.")
+    return [str(value) for value in firsts]
 
 
 def picture_dataset(rows: datasets.Dataset, rqvae: RQVAEModel, arguments: argparse.Namespace) -> PictureDataset:

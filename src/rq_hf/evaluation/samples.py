@@ -20,7 +20,7 @@ from ..command_line import SAMPLING, sampling_settings
 from ..metrics.statistics import ReferenceStatistics
 from ..picture_grid import picture_grid
 from ..selection import CLIPRanker, ImageClassifier, candidates_per_prompt
-from .models import SELECTION, device_of, load_pipeline, num_classes, used_sampling
+from .models import SELECTION, device_of, load_pipeline, used_sampling
 from .protocols import PROTOCOLS
 from .reference import picture_protocol, reference_pictures
 from .rows import choose_rows, filtered, load_splits
@@ -139,8 +139,7 @@ class SampleStudy:
         count = self.protocol.num_pictures if wanted is None else wanted
         if config.vocab_size == 1:
             return None, count
-        classes = num_classes(config)
-        return [index % classes for index in range(count)], count
+        return [index % config.num_classes for index in range(count)], count
 
     def _captions(self) -> list[str]:
         arguments = self.arguments
@@ -149,7 +148,7 @@ class SampleStudy:
         rows = filtered(load_splits(arguments, "caption_column")[arguments.split], arguments)
         captions = []
         for value in rows[arguments.caption_column]:
-            variants = value if isinstance(value, list) else [value]
+            variants = [text for text in (value if isinstance(value, list) else [value]) if text and text.strip()]
             captions += variants if self.protocol.every_caption else variants[:1]
         return captions
 
@@ -157,7 +156,7 @@ class SampleStudy:
         if self.conditions is None or self.pipe.tokenizer is not None:
             raise ValueError("`--judge` needs a class-conditional model: it tells whether the class is right.")
         config = self.pipe.transformer.config
-        return self.judge.class_ids(config.id2label, num_classes(config))
+        return self.judge.class_ids(config.id2label, config.num_classes)
 
     def _check(self) -> None:
         arguments, reference = self.arguments, self.reference

@@ -2,18 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..caption_tokenizer import BPEDropoutEncoder
-from .pictures import PictureDataset, Rows, SeededDataset, undecoded
+from ..data_sources import Rows, read_dataset
+from .pictures import PictureDataset, SeededDataset, undecoded
 from .transforms import TRANSFORMS, uniform
 
 
@@ -84,7 +82,9 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
     """
     if arguments.dataset_name is None:
         raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
-    available = _load(arguments)
+    available = read_dataset(
+        arguments.dataset_name, arguments.dataset_config_name, arguments.data_files, streaming=arguments.streaming
+    )
     splits = {}
     for name, split, limit in (
         ("train", arguments.train_split, arguments.max_train_samples),
@@ -112,30 +112,6 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
             raise ValueError(f"`{name}_split` must have rows, got {split!r} of {arguments.dataset_name!r} with none.")
         splits[name] = rows
     return splits
-
-
-def _load(arguments: DataArguments) -> dict[str, Rows]:
-    name, data_files = arguments.dataset_name, arguments.data_files
-    if data_files is not None and data_files.lstrip().startswith("{"):
-        data_files = json.loads(data_files)
-    try:
-        if data_files is None and (shards := _tar_shards(Path(name))):
-            name, data_files = "webdataset", shards
-        return datasets.load_dataset(
-            name, arguments.dataset_config_name, data_files=data_files, streaming=arguments.streaming
-        )
-    except (FileNotFoundError, ValueError) as error:  # a split without rows is a ValueError
-        named = arguments.dataset_name
-        raise ValueError(f"`dataset_name` must be a data set that can be read, got {named!r}: {error}") from error
-
-
-def _tar_shards(folder: Path) -> dict[str, list[str]]:
-    """Tar shards of a folder by split; `datasets` itself prefers tables, and img2dataset leaves some beside them."""
-    if not any(any(folder.glob(pattern)) for pattern in ("*.tar", "*/*.tar")):
-        return {}
-    files = DataFilesDict.from_patterns(get_data_patterns(str(folder)), base_path=str(folder))
-    shards = {split: [file for file in found if file.endswith(".tar")] for split, found in files.items()}
-    return {split: found for split, found in shards.items() if found}
 
 
 def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..data_sources import Rows
 from ..picture_decoding import decode_picture
 from .transforms import PictureTransform
 
@@ -18,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 NUM_JUDGED = 1000  # pictures from which the part of the undecodable ones is told
 NUM_NAMED = 5
-
-Rows = datasets.Dataset | datasets.IterableDataset
 
 
 def seeded_generator(*words: int) -> torch.Generator:
