@@ -133,6 +133,23 @@ def test_generate_writes_a_sheet_and_prints_its_path(pipeline_folder, tmp_path):
     assert first.width > 2 * 32 and first.height > 2 * 32
 
 
+def test_generate_looks_for_classes_by_name_before_it_does_by_id(load_script, make_pipeline, tmp_path, monkeypatch):
+    pipeline, asked = make_pipeline("class"), []
+    pipeline.transformer.config.id2label = {0: "1", 1: "2", 2: "goose", 3: "4"}
+    pipeline.save_pretrained(tmp_path / "pipeline")
+
+    def get_label_ids(pipe, labels, of_labels=RQImageGenerationPipeline.get_label_ids):
+        asked.append(of_labels(pipe, labels))
+        return asked[-1]
+
+    monkeypatch.setattr(RQImageGenerationPipeline, "get_label_ids", get_label_ids)
+    labels, output = ["2", "goose", "3"], tmp_path / "pictures.png"
+    load_script("generate").main(
+        [str(tmp_path / "pipeline"), "--class_labels", *labels, "--device", "cpu", "--output", str(output)]
+    )
+    assert output.exists() and asked[0] == [1, 2, 3]  # no class is called 3
+
+
 def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
     for arguments, expected in (
         ([pipeline_folder, "a heart", "--top_k", 0], "`top_k`"),
