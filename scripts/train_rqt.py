@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import set_seed
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig
@@ -78,14 +77,12 @@ def main(argv=None):
         save_pipeline(RQImageGenerationPipeline(trainer.rqvae, transformer, tokenizer), training.output_dir, dtype)
         return Path(training.output_dir)
 
-    patience = training.early_stopping_patience
     trainer = RQTransformerTrainer(
         model=model,
         args=training,
         rqvae=rqvae,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("validation"),
-        callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
     trainer.write_shared = write_shared
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -7,12 +7,13 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from conftest import RQVAE_FIELDS
 from safetensors.torch import load_file
 from two_processes_evaluation import Pictures
 
 from rq_hf import RQVAEConfig, RQVAEModel
-from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
+from rq_hf.training import RQTrainer, RQVAETrainer, RQVAETrainingArguments
 from rq_hf.training.discriminator import PatchDiscriminator, generator_loss, hinge_loss
 
 
@@ -137,6 +138,41 @@ def test_training_goes_on_compiled_and_not(make_trainer, compiled):
 def test_what_does_not_go_with_a_discriminator_is_refused(make_trainer, changes):
     with pytest.raises(ValueError, match=f"`{next(iter(changes))}` must be"):
         make_trainer(eval_strategy="steps", eval_steps=3, **changes)
+
+
+def test_fp16_that_only_the_launcher_knows_is_refused_with_a_discriminator(make_trainer, monkeypatch):
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")  # which itself needs a GPU
+    with pytest.raises(ValueError, match="`mixed_precision` must not be fp16 with a discriminator, got fp16"):
+        make_trainer()
+    assert make_trainer(adversarial_weight=0.0).discriminator is None
+
+
+@pytest.mark.parametrize("name", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_a_discriminator_is_refused_where_one_model_alone_is_trained(make_trainer, monkeypatch, name):
+    def enable(trainer):
+        create(trainer)
+        setattr(trainer, name, True)  # either needs several processes
+
+    create = RQTrainer.create_accelerator_and_postprocess
+    monkeypatch.setattr(RQTrainer, "create_accelerator_and_postprocess", enable)
+    with pytest.raises(ValueError, match="`adversarial_weight` must be 0 with FSDP and DeepSpeed, got 0.75"):
+        make_trainer()
+    assert make_trainer(adversarial_weight=0.0).discriminator is None
+
+
+@pytest.mark.parametrize("rule", ["per_step", "per_depth"])
+def test_the_codebook_is_updated_with_each_accumulated_batch_as_a_warning_says(make_trainer, caplog, rule):
+    options = {"adversarial_weight": 0.0, "codebook_update": rule, "max_steps": 2, "save_strategy": "no"}
+    for batches in (1, 4):
+        caplog.clear()
+        trainer = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=batches, **options)
+        before = trainer.model.quantizer.num_updates.clone()
+        trainer.train()
+        updates = (trainer.model.quantizer.num_updates - before).tolist()
+        assert updates == [2 * batches * (trainer.model.config.code_depth if rule == "per_depth" else 1)]
+        assert (f"The codebook is updated {batches} times a step" in caplog.text) == (batches > 1)
+    make_trainer(gradient_accumulation_steps=4, train_decoder_only=True, model_name_or_path="model", **options)
+    assert caplog.text.count("The codebook is updated") == 1  # not where it stays as it is
 
 
 def test_grey_pictures_have_a_perceptual_loss(tmp_path):

@@ -335,6 +335,20 @@ def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(make_trainer, tmp_pat
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_the_end_of_training_deletes_nothing_that_a_limit_of_one_keeps(make_trainer, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoint-99").mkdir(parents=True)
+    (run / "checkpoint-99" / "model.safetensors").write_text("mine")
+    trainer = make_trainer(
+        save_total_limit=1, eval_strategy="steps", eval_steps=2, metric_for_best_model="loss", greater_is_better=True
+    )  # the worst is the best, and so the first
+    trainer.train()
+    assert {name for name in names(run) if "checkpoint" in name} == {"checkpoint-2", "checkpoint-6", "checkpoint-99"}
+    assert trainer.state.best_model_checkpoint == str(run / "checkpoint-2") and trainer.args.save_total_limit == 1
+    assert resume_checkpoint(str(run), "last") == str(run / "checkpoint-6")
+    assert (run / "checkpoint-99" / "model.safetensors").read_text() == "mine"
+
+
 def test_the_checkpoint_is_pushed_from_where_it_stays(make_trainer, hub, tmp_path):
     trainer = make_trainer(push_to_hub=True, hub_model_id="me/run", hub_strategy="checkpoint", hub_always_push=True)
     trainer.train()
@@ -352,6 +366,7 @@ def test_the_checkpoint_is_pushed_from_where_it_stays(make_trainer, hub, tmp_pat
     "name, parameters",
     [
         ("_save_checkpoint", ["model", "trial"]),
+        ("_finalize_training", ["trial", "num_train_samples", "start_time"]),
         ("_get_output_dir", ["trial"]),
         ("_push_from_checkpoint", ["checkpoint_folder"]),
         ("_save_optimizer_and_scheduler", ["output_dir"]),

@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel
 
 from rq_hf import (
@@ -367,3 +369,34 @@ def test_a_larger_vocabulary_keeps_the_old_logits(tiny_transformer):
         assert after.text_logits.shape == (2, 5, size + 7)
         torch.testing.assert_close(after.text_logits[..., :size], before.text_logits, rtol=0, atol=1e-5)
     assert model(torch.full_like(input_ids, size + 6), codes, labels=codes).loss.isfinite()
+
+
+class NewStorages(TorchDispatchMode):
+    """References to the storages of all tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            if isinstance(output, torch.Tensor):
+                storage = output.untyped_storage()
+                self.seen[storage._cdata] = StorageWeakRef(storage)
+        return outputs
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_forward_pass_without_a_backward_pass_leaves_nothing(make_transformer, implementation, dropout):
+    model = make_transformer(dropout=dropout, attention_dropout=dropout).train()
+    model.set_attn_implementation(implementation)
+    input_ids, codes = make_inputs(model)
+    with NewStorages() as storages:
+        outputs = model(input_ids, codes, labels=codes)
+    before = (*model.parameters(), *model.buffers(), input_ids, codes)
+    kept = {tensor.untyped_storage()._cdata for tensor in before}
+    assert outputs.loss.requires_grad and len(storages.seen) > 50
+    del outputs
+    assert {key for key, storage in storages.seen.items() if not storage.expired()} <= kept

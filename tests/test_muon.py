@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from picture_files import FIXTURE
+from two_processes_evaluation import Pictures
 
 from rq_hf.training import PictureDataset, RQVAETrainer, RQVAETrainingArguments
 from rq_hf.training.muon import JoinedOptimizer, MatrixMuon, block_matrices, inner_kernels, with_muon
@@ -159,6 +160,24 @@ def test_stage1_training_with_muon_resumes_exactly(tiny_rqvae, tmp_path):
     by_muon = {id(kernel) for kernel in inner_kernels(firsts[0].model)}
     for (name, weight), by_adam in zip(firsts[0].model.named_parameters(), firsts[1].model.parameters(), strict=True):
         assert torch.equal(weight, by_adam) != (id(weight) in by_muon), name
+
+
+@pytest.mark.parametrize(
+    "schedule, options", [("polynomial", {"lr_end": 1e-4}), ("cosine_with_min_lr", {"min_lr": 1e-4})]
+)
+def test_schedules_with_a_lowest_rate_lower_muon_to_the_same_part_of_its_own(
+    tiny_rqvae, pictures, tmp_path, schedule, options
+):
+    arguments = RQVAETrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", max_steps=3, disable_tqdm=True,
+        learning_rate=1e-3, muon_learning_rate=2e-2, lr_scheduler_type=schedule, lr_scheduler_kwargs=options,
+        perceptual_weight=0.0, adversarial_weight=0.0,
+    )  # fmt: skip
+    trainer = RQVAETrainer(model=tiny_rqvae, args=arguments, train_dataset=Pictures(pictures))
+    trainer.train()
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == pytest.approx([1e-4] * (len(rates) - 1) + [2e-3])
+    assert "betas" not in trainer.optimizer.param_groups[-1]  # Muon's group has its own settings alone
 
 
 @pytest.mark.parametrize("script", ["train_classifier", "train_ranker"])

@@ -40,6 +40,7 @@ from rq_hf.training import (
 from rq_hf.training.arguments import ScriptArguments, own_fields
 
 FIXTURE = Path(__file__).parent / "fixtures" / "emoji"
+CONFIGS = Path(__file__).resolve().parents[1] / "scripts" / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,9 @@ def test_the_data_decide_the_condition(emoji, tiny_rqvae, tiny_tokenizer, tmp_pa
     config = transformer_config(captions, tiny_rqvae, tiny_tokenizer, rows)
     assert config.vocab_size == len(tiny_tokenizer) and config.condition_length == tiny_tokenizer.model_max_length
     assert config.null_condition_ids == (tiny_tokenizer.pad_token_id,) * config.condition_length
+    captions.model["vocab_size"] = len(tiny_tokenizer) - 1
+    with pytest.raises(ValueError, match=f"`vocab_size` must be at least the tokenizer's {len(tiny_tokenizer)}, got"):
+        transformer_config(captions, tiny_rqvae, tiny_tokenizer, rows)
     labels = stage2_arguments(CodeDataArguments(label_column="style"), tmp_path, condition_dropout=0.1)
     config = transformer_config(labels, tiny_rqvae, None, rows)
     styles = sorted(set(rows["style"]))
@@ -147,6 +151,24 @@ def test_given_names_leave_the_null_condition_an_id_of_its_own(tiny_rqvae, tmp_p
     config = transformer_config(arguments, tiny_rqvae, None, rows)
     assert config.id2label == {0: "dog", 1: "cat", 2: "eel"} and config.label2id == {"dog": 0, "cat": 1, "eel": 2}
     assert config.null_condition_ids == (3,) and config.vocab_size == 4
+
+
+CLASS_RECIPES = [path for path in sorted(CONFIGS.glob("*-rqt-*.json")) if '"label_column"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", CLASS_RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_of_classes_has_room_for_a_null_condition(tiny_rqvae, tmp_path, path):
+    recipe = json.loads(path.read_text())
+    classes = recipe["model"].get("vocab_size", 10)
+    labels = datasets.ClassLabel(names=[f"class {index}" for index in range(classes)])
+    rows = datasets.Dataset.from_dict({"label": [0]}, features=datasets.Features({"label": labels}))
+    arguments = stage2_arguments(CodeDataArguments(label_column="label"), tmp_path, condition_dropout=0.1)
+    codes = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")  # the RQ-VAE's
+    arguments.model = {name: value for name, value in recipe["model"].items() if name not in codes}
+    config = transformer_config(arguments, tiny_rqvae, None, rows)
+    assert config.vocab_size == classes + 1 and config.null_condition_ids == (classes,)
+    arguments.training.condition_dropout = 0.0
+    assert transformer_config(arguments, tiny_rqvae, None, rows).vocab_size == classes
 
 
 def test_conditions_of_another_length_than_the_models_are_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
@@ -433,6 +455,32 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
         run.train()
     assert losses(runs[0]) == losses(runs[1]) != losses(runs[2])
     assert losses(runs[0])[-1] < losses(runs[0])[0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scheduled_sampling_draws_without_dropout(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, compiled):
+    trainer = stage2_trainer(
+        emoji, tiny_rqvae, tiny_tokenizer, tmp_path, scheduled_sampling=1.0, max_steps=4,
+        torch_compile=compiled, torch_compile_backend="eager" if compiled else None,
+    )  # fmt: skip
+    model = trainer.model
+    for block in (*model.spatial_transformer.blocks, *model.depth_transformer.blocks):
+        block.dropout.p = 0.5
+    model.generation_config.do_sample = False
+    redrawn, modes = model.redraw_codes, []
+
+    def redraw(input_ids, codes, generator):
+        drawn = redrawn(input_ids, codes, generator)
+        assert torch.equal(drawn, redrawn(input_ids, codes, generator))
+        return drawn
+
+    model.redraw_codes = redraw
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    trainer.train()
+    assert modes == [True] * len(modes) and len(modes) > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == int(compiled)  # one for all four steps
 
 
 def test_scheduled_sampling_is_refused_without_soft_labels_and_where_weights_are_sharded(

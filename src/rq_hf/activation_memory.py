@@ -27,7 +27,8 @@ def keeping_source(first: Map, second: Map, source: torch.Tensor) -> torch.Tenso
     def pack(saved: torch.Tensor):
         if saved.untyped_storage()._cdata == storage:  # `between` or a view of it
             return saved.shape, saved.stride(), saved.storage_offset()
-        return saved, saved._version  # autograd itself no longer looks at it
+        # Not the tensor itself: as the output of the node that keeps it, it would keep that node, and itself, alive.
+        return saved.detach(), saved._version  # which autograd itself no longer looks at
 
     def unpack(packed):
         if isinstance(packed[0], torch.Tensor):

@@ -86,7 +86,7 @@ def transformer_config(
 
     Captions: the tokenizer's size, length and padding id; the null condition is an empty caption. Labels: their number
     and names; the null condition is one id more. Neither: one start id. A null condition is only set with condition
-    dropout.
+    dropout. A `vocab_size` of `arguments.model` holds where labels and null condition need no more.
 
     A pretrained transformer keeps what none of them says, and the ids that it has: a larger tokenizer must begin with
     the ids of its own, and classes are those of the same name, with unknown ones behind them.
@@ -111,12 +111,17 @@ def transformer_config(
     if dropped and tokenizer is not None:
         condition["null_condition_ids"] = tokenizer("", padding="max_length").input_ids
     fields = {**condition, **arguments.model}
+    if name_or_path is None and tokenizer is not None and len(tokenizer) > fields["vocab_size"]:
+        raise ValueError(
+            f"`vocab_size` must be at least the tokenizer's {len(tokenizer)}, got {fields['vocab_size']}."
+        )
+    # A recipe's size is that of its own data: this one's, or a null condition, may need more.
+    fields["vocab_size"] = max(fields["vocab_size"], condition["vocab_size"])
     if condition.get("id2label") is not None:  # that of `arguments.model`, and what the data add
         fields["id2label"] = condition["id2label"]
     if name_or_path is None:
         config = RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
-    else:  # a recipe's size is that of its own data: this one's may need more
-        fields["vocab_size"] = max(fields["vocab_size"], condition["vocab_size"])
+    else:
         if data.replace_codebook:
             fields |= code_fields(rqvae.config, fields)
         config = initial_config(RQTransformerConfig, fields, name_or_path, "transformer")
@@ -126,8 +131,6 @@ def transformer_config(
             f"{' (the `model_max_length` of the tokenizer)' if tokenizer is not None else ''}, got "
             f"{config.condition_length}."
         )
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        raise ValueError(f"`vocab_size` must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}.")
     return config
 
 

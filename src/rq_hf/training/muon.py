@@ -17,12 +17,15 @@ class JoinedOptimizer(torch.optim.Optimizer):
     """Optimizers of different parameters as one: schedules, `Trainer` and its checkpoints see all parameter groups.
 
     Args:
-        optimizers: whose parameter groups follow each other in this order. They keep no state of their own.
+        optimizers: whose parameter groups follow each other in this order. They keep no state of their own. `defaults`
+            are those of the first one: a schedule that takes its lowest rate as a part of `defaults["lr"]` lowers each
+            group to that part of its own rate.
     """
 
     def __init__(self, *optimizers: torch.optim.Optimizer):
         self.optimizers = optimizers
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        self.defaults = optimizers[0].defaults  # afterwards: no group is to be filled up with them
 
     def step(self, closure=None):
         """A step of each, with the groups and states of this one: loading a checkpoint replaces them here alone."""
@@ -121,7 +124,8 @@ class MuonTrainingArguments(RQTrainingArguments):
         metadata={
             "help": "Train the kernels inside the RQ-VAE, or the matrices inside the transformer's blocks, by Muon at "
             "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default `optim` "
-            "trains all. Needs torch 2.9."
+            "trains all. A schedule's lowest rate (`min_lr`, `lr_end`) is for `learning_rate`; Muon's falls to the "
+            "same part of its own. Needs torch 2.9."
         },
     )
 

@@ -19,9 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import TrainOutput
 
 from ..pipeline_rq_image_generation import component_subfolder
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
+from .evaluations import Evaluations
 from .hub_pushes import HubPushes
 from .sharding import gather_model, is_sharded, round_weights_alone
 
@@ -87,7 +89,7 @@ class UpdateAverage(TrainerCallback):
         self.average.step(trained_parameters(model))
 
 
-class RQTrainer(HubPushes, Trainer):
+class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 
@@ -102,9 +104,11 @@ class RQTrainer(HubPushes, Trainer):
         self.args.label_names = self.label_names = []
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
-        self._recorded: dict[str, tuple[torch.Tensor, int]] = {}
-        self._evaluated_rows = 0  # of the batch that is evaluated: how many are not there to fill it up
         self._incomplete: Path | None = None  # while a checkpoint is written: where
+        if self.is_fsdp_enabled and (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            raise ValueError(
+                "`bf16_full_eval` and `fp16_full_eval` must be False with FSDP, got True: shards would stay rounded."
+            )
         self.average: EMAModel | None = None
         if self.args.ema_decay is not None:
             if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
@@ -169,11 +173,21 @@ class RQTrainer(HubPushes, Trainer):
                 raise ValueError(f"`{name}` must be the same in all processes, got {rows} rows.")
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        """As in the base class, but nothing where all steps are done, which that notices only after one more."""
+        """As in the base class, but nothing where all steps are done or a callback has stopped the training at its
+        begin, which that notices only after one more step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-        else:
+        if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        """As in the base class, which with a limit of 1 would delete all folders named as checkpoints but the best,
+        the newest and such as are none among them."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time)
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in the base class, but a checkpoint gets its name when all processes have written all of it, and only
@@ -241,8 +255,8 @@ class RQTrainer(HubPushes, Trainer):
 
     @contextmanager
     def averaged_weights(self):
-        """While it lasts the model has the averaged weights, where there are any."""
-        if self.average is None:
+        """While it lasts the model has the averaged weights, where there are any; may be nested."""
+        if self.average is None or self.average.temp_stored_params is not None:
             yield
             return
         parameters = trained_parameters(self.model)
@@ -262,11 +276,6 @@ class RQTrainer(HubPushes, Trainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         return gather_model(self._model_class, self.model_wrapped, self.accelerator) if is_sharded(model) else model
-
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """As in the base class, with the averaged weights."""
-        with self.averaged_weights():
-            return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in the base class, with the averaged weights; checkpoints keep the others, to resume from."""
@@ -294,37 +303,6 @@ class RQTrainer(HubPushes, Trainer):
         if self.average is not None:
             self.average.load_state_dict(torch.load(saved_state(checkpoint, EMA_FILE), "cpu", weights_only=True))
             self.average.to(self.args.device)
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in the base class, but losses are of the rows alone that are not there to fill up the last batch.
-
-        Predictions are gathered from all processes, which then must have equally many.
-        """
-        state, rows = self.accelerator.gradient_state, len(next(iter(inputs.values())))
-        self._evaluated_rows = rows
-        if prediction_loss_only and state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
-            self._evaluated_rows = min(rows, max(0, state.remainder - rows * self.args.process_index))
-            if self._evaluated_rows > 0:
-                inputs = {name: values[: self._evaluated_rows] for name, values in inputs.items()}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def record(self, model: nn.Module, **values: torch.Tensor) -> None:
-        """Adds scalars to the means that the next log will show, in evaluation weighted by rows; no device sync."""
-        weight = 1 if model.training else self._evaluated_rows
-        for name, value in values.items():
-            name = name if model.training else f"eval_{name}"
-            total, count = self._recorded.get(name, (0.0, 0))
-            self._recorded[name] = (total + weight * value.detach().float(), count + weight)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in the base class, with the recorded means."""
-        evaluation = any(name.startswith("eval_") for name in logs)
-        if evaluation or "loss" in logs:
-            for name in [name for name in self._recorded if name.startswith("eval_") == evaluation]:
-                total, count = self._recorded.pop(name)
-                mean = self.accelerator.reduce(torch.stack([total, total.new_tensor(count)]), "sum")
-                logs[name] = round((mean[0] / mean[1]).item(), 6)
-        super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)

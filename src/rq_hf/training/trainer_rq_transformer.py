@@ -9,6 +9,7 @@ from numbers import Real
 import datasets
 import numpy as np
 import torch
+from transformers import EarlyStoppingCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -64,7 +65,10 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
         default=0.0, metadata={"help": "Part of the training samples whose condition is dropped, for guidance."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better eval_loss."}
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations without a better eval_loss; a resumed run goes on counting."
+        },
     )
     eval_pictures: int = field(
         default=8,
@@ -155,6 +159,19 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
                 raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    """As in the base class; a run that is resumed goes on counting, and one that had been stopped takes no step."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step > 0 else None
+        # Of the checkpoint's state the counter alone: the patience may be another now.
+        name = "early_stopping_patience_counter"
+        self.early_stopping_patience_counter = saved["attributes"][name] if saved is not None else 0
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
 class RQTransformerTrainer(MuonTrainer):
     """Trains an [`RQTransformerForImageGeneration`] on the codes that a frozen RQ-VAE gives.
 
@@ -191,6 +208,8 @@ class RQTransformerTrainer(MuonTrainer):
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStopping(self.args.early_stopping_patience))
 
     def muon_weights(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
         """The matrices of the blocks."""
@@ -307,11 +326,14 @@ class RQTransformerTrainer(MuonTrainer):
         passes = torch.randint(
             1, self.args.scheduled_sampling_passes + 1, rows.shape, generator=generator, device=generator.device
         )
+        was_training = transformer.training
+        transformer.eval()  # it samples without dropout
         for number in range(1, self.args.scheduled_sampling_passes + 1):
             again = (passes >= number).nonzero()[:, 0].to(codes.device)
             if len(again) > 0:
                 with self.accelerator.autocast():
                     own[again] = transformer.redraw_codes(input_ids[rows[again]], own[again], generator)
+        transformer.train(was_training)
         vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
         left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
         return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)

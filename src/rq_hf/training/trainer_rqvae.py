@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 QUANTIZER_FIELDS = ("codebook_size", "codebook_dim", "code_depth", "shared_codebook")
 DISCRIMINATOR_FILE, DISCRIMINATOR_OPTIMIZER_FILE = "discriminator.safetensors", "discriminator_optimizer.pt"
 SHEET_ROWS = 8
+NO_FP16 = "one scale of the gradients does not serve two optimizers; bf16 needs none."
 
 
 @dataclass
@@ -41,7 +42,8 @@ class RQVAETrainingArguments(MuonTrainingArguments):
         default="per_step",
         metadata={
             "help": "How the codebook follows the data: 'per_depth', the official rule, or 'per_step', one update "
-            "after all depths with restarts relative to mean usage, for batches with few vectors per code.",
+            "after all depths with restarts relative to mean usage, for batches with few vectors per code. Both "
+            "update it with each accumulated batch.",
             "choices": ["per_depth", "per_step"],
         },
     )
@@ -94,10 +96,7 @@ class RQVAETrainingArguments(MuonTrainingArguments):
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.adversarial_weight > 0:
             if self.fp16:
-                raise ValueError(
-                    "`fp16` must be False with a discriminator, got True: one scale of the gradients does not serve "
-                    "two optimizers; `bf16` needs none."
-                )
+                raise ValueError(f"`fp16` must be False with a discriminator, got True: {NO_FP16}")
             if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
                 raise ValueError(
                     "`lr_scheduler_type` must be a function of the step with a discriminator, got "
@@ -114,7 +113,11 @@ class RQVAETrainer(MuonTrainer):
 
     Each evaluation also gives the figures of [`EvaluationFigures`], and the first pictures coarse to fine as
     `pictures/step-N.png` in the output folder, in TensorBoard and in Weights & Biases. A model that FSDP or ZeRO-3
-    shards does not decode outside its forward pass, so what needs that is left out.
+    shards does not decode outside its forward pass, so what needs that is left out. With FSDP and DeepSpeed a
+    discriminator is refused.
+
+    The codebook is updated with each batch of a process, so accumulated batches are not one large batch for it: its
+    averages forget several times in a step, and unused codes restart from the vectors of one batch alone.
     """
 
     def __init__(
@@ -126,6 +129,15 @@ class RQVAETrainer(MuonTrainer):
             for part in (model.encoder, model.quant_conv):
                 part.requires_grad_(False)
         super().__init__(model, args, *more_args, **kwargs)
+        if self.args.adversarial_weight > 0:
+            self._check_launch_of_discriminator()
+        batches = self.args.gradient_accumulation_steps
+        if batches > 1 and not self.args.train_decoder_only:
+            logger.warning(
+                "The codebook is updated %d times a step, with each of the accumulated batches: `codebook_decay` and "
+                "restarts of unused codes are as with the small batches.",
+                batches,
+            )
         self.perceptual_loss, self.discriminator = None, None
         if self.args.perceptual_weight > 0:
             with self.args.main_process_first(desc="weights of the perceptual loss"):
@@ -137,6 +149,15 @@ class RQVAETrainer(MuonTrainer):
         self._last_features: torch.Tensor | None = None  # inputs of the decoder's last layer
         self._judged: tuple[torch.Tensor, torch.Tensor] | None = None  # real and reconstructed pictures
         self._figures: EvaluationFigures | None = None  # while an evaluation lasts
+
+    def _check_launch_of_discriminator(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"`adversarial_weight` must be 0 with FSDP and DeepSpeed, got {self.args.adversarial_weight}: they "
+                "train one model, and the discriminator is a second one."
+            )
+        if self.accelerator.mixed_precision == "fp16":  # by `accelerate launch`, which the arguments do not know
+            raise ValueError(f"`mixed_precision` must not be fp16 with a discriminator, got fp16: {NO_FP16}")
 
     def muon_weights(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
         """The kernels but those at the pixels; the discriminator has none."""
