@@ -266,9 +266,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         shape, size = self.config.code_shape, self.config.codebook_size
         if tuple(codes.shape[1:]) != shape or codes.shape[0] not in batch_sizes:
             raise ValueError(f"{name} must have shape {(batch_sizes[-1], *shape)}, got {tuple(codes.shape)}.")
-        whole = (
-            codes if codes.is_floating_point() else codes.long()
-        )  # uint8 knows no large K
+        whole = codes if codes.is_floating_point() else codes.long()  # uint8 knows no large K
         if whole.is_floating_point() or not (0 <= whole.min() and whole.max() < size):
             got = f"{codes.dtype} from {codes.min()} to {codes.max()}"
             raise ValueError(f"{name} must be integers in [0, {size}), got {got}.")
