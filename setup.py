@@ -25,7 +25,7 @@ install_requires = [
     "diffusers>=0.40,<1",
     "huggingface_hub>=1.31,<3",
     "tokenizers>=0.22,<0.24",
-    "accelerate>=1.1",
+    "accelerate>=1.6",  # the first with FSDP2
     "datasets>=4",
     "fsspec",
     "safetensors>=0.8",

@@ -33,16 +33,16 @@ def measure(candidates: dict[str, Call], rounds: int, device: str) -> dict[str, 
 
 def synchronize(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def extra_memory(call: Call, device: str) -> float | None:
     """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read."""
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     clear_refs = Path("/proc/self/clear_refs")
     if not clear_refs.exists():
         return None

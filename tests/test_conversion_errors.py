@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,18 @@ def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_p
     assert not marker.exists()
     convert_checkpoint(broken, tmp_path / "out", allow_pickle=True)
     assert marker.exists() and (tmp_path / "out" / "model_index.json").exists()
+
+
+def test_code_that_is_missing_is_named(broken, tmp_path, monkeypatch):
+    module = types.ModuleType("settings_of_the_training")
+    module.Settings = type("Settings", (), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    config, weights = configs("church")[1], state_dicts("church")[1]
+    write_stage(broken / "stage2", config, weights, scheduler=module.Settings())
+    monkeypatch.delitem(sys.modules, module.__name__)
+    with pytest.raises(ValueError, match="stage2/model.pt holds objects whose code must be .*settings_of_the"):
+        convert_checkpoint(broken, tmp_path / "out", allow_pickle=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("field", MISFITS)

@@ -24,6 +24,7 @@ from rq_hf import (
 )
 from rq_hf.training import RQTransformerTrainingArguments
 from rq_hf.training.lora import add_lora
+from rq_hf.training.vocabulary import class_vocabulary
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -260,6 +261,15 @@ def test_new_classes_follow_the_old_ones_whose_logits_stay(make_transformer):
     assert torch.equal(logits(model, [0, 1, 2, 3]), before) and torch.equal(logits(model, [6]), null)
     assert not torch.allclose(logits(model, [4]), null)
     assert model.add_classes([]) == [] and model.config.null_condition_ids == (6,)
+
+
+def test_the_same_classes_under_other_names_stay_the_same_ids(make_transformer):
+    config = make_transformer("class").config
+    others = [f"{name}, {name} of the data" for name in OLD]
+    fields = class_vocabulary(config, others, dropped=False)
+    assert fields["id2label"] == dict(enumerate(others)) and fields["vocab_size"] == config.vocab_size
+    swapped = [others[1], others[0], *others[2:]]
+    assert class_vocabulary(config, swapped, dropped=False)["vocab_size"] == config.vocab_size + len(OLD)
 
 
 def test_new_classes_need_no_null_condition(make_transformer, tmp_path):

@@ -4,6 +4,7 @@
 
 import logging
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ import torch
 from huggingface_hub import ModelCard, list_repo_commits, snapshot_download
 from test_checkpoints import make_trainer  # noqa: F401  a fixture
 from test_finetuning import base, concept, train  # noqa: F401  two of them fixtures
+from transformers import TrainerCallback
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
-from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, resume_checkpoint, write_card
+from rq_hf.training import (
+    DataArguments,
+    RQVAETrainingArguments,
+    ScriptArguments,
+    hub_pushes,
+    resume_checkpoint,
+    write_card,
+)
 
 PUSHING = {"push_to_hub": True, "hub_model_id": "me/run", "hub_always_push": True}
 
@@ -60,12 +69,39 @@ def test_without_averages_the_weights_of_the_checkpoint_are_pushed(make_trainer,
     assert sorted(steps) == [2, 4, 6] and "model.safetensors" not in hub.files("me/run")
 
 
-def test_the_strategy_end_pushes_once(make_trainer, hub):  # noqa: F811
-    trainer = make_trainer(**PUSHING, hub_strategy="end")
+def test_the_strategy_end_pushes_once(make_trainer, hub, tmp_path):  # noqa: F811
+    trainer = make_trainer(**PUSHING, hub_strategy="end", hub_revision="trial")
     trainer.train()
-    assert pushed_steps() == {}
-    trainer.push_to_hub()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "run" / "state.pt")
+    assert set(hub.repository("me/run").branches) == {"main"}
+    commit = trainer.push_to_hub()
+    assert same_weights(trainer.model, RQVAEModel.from_pretrained("me/run", revision="trial"))
+    assert "model.safetensors" not in hub.files("me/run") and "state.pt" not in hub.files("me/run", commit.oid)
+    trainer.push_to_hub(revision="main", blocking=False).result()
     assert same_weights(trainer.model, RQVAEModel.from_pretrained("me/run"))
+
+
+def test_a_checkpoint_stays_until_it_is_uploaded(make_trainer, hub, tmp_path, monkeypatch):  # noqa: F811
+    trainer = make_trainer(**PUSHING | {"hub_always_push": False}, hub_strategy="checkpoint", save_total_limit=1)
+    go_on, push = threading.Event(), hub_pushes.push_run
+
+    def slow_push(*args, **kwargs):
+        go_on.wait(60)
+        return push(*args, **kwargs)
+
+    monkeypatch.setattr(hub_pushes, "push_run", slow_push)
+    left: dict[int, list[str]] = {}
+
+    class Note(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            left[state.global_step] = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+            if state.global_step == 4:
+                go_on.set()
+
+    trainer.add_callback(Note())
+    trainer.train()
+    assert left[4] == ["checkpoint-2", "checkpoint-4"]
+    assert "last-checkpoint/model.safetensors" in hub.files("me/run")
 
 
 @pytest.mark.parametrize(

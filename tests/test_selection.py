@@ -10,6 +10,7 @@ import torch
 from scorers import CLASSES, tiny_classifier, tiny_clip
 
 from rq_hf import CLIPRanker, ImageClassifier
+from rq_hf.class_names import are_same_classes
 from rq_hf.selection import BestCandidates, candidates_per_prompt, to_levels
 
 
@@ -203,6 +204,10 @@ def test_classes_are_matched_by_name_whatever_their_order(class_pipeline):
     assert classifier.class_ids(class_pipeline.transformer.config.id2label, 4) == [order.index(i) for i in range(4)]
     nameless = ImageClassifier(*tiny_classifier({index: f"LABEL_{index}" for index in range(4)}))
     assert nameless.class_ids(CLASSES, 4) == [0, 1, 2, 3]
+    synonyms = {index: f"{name}, Latinum {name}" for index, name in CLASSES.items()}
+    assert ImageClassifier(*tiny_classifier(synonyms)).class_ids(CLASSES, 4) == [0, 1, 2, 3]
+    assert are_same_classes(["a", "b"] * 5, ["a, c", "B"] * 4 + ["a", "x"])
+    assert not are_same_classes(["a", "b"] * 5, ["b", "a"] * 5)
     double = {0: "crane", 1: "goose", 2: "crane"}
     assert ImageClassifier(*tiny_classifier(double)).class_ids(double, 3) == [0, 1, 2]  # ImageNet has such names
     with pytest.raises(ValueError, match="one class of each name, got several called 'crane'"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import ModelCard, create_branch, create_repo, list_repo_commits, upload_folder
+from huggingface_hub import HfApi, ModelCard, create_branch, create_repo, list_repo_commits, upload_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scorers import tiny_classifier, tiny_clip
@@ -211,6 +211,16 @@ def test_split_weights_take_the_place_of_whole_ones(hub, folder, tiny_pipeline):
     push_folder(folder, "me/tiny")
     left = [path for path in hub.files("me/tiny") if "transformer/model" in path]
     assert left == ["transformer/model.safetensors"]
+
+
+def test_a_pull_request_is_pushed_to_as_it_is(hub, folder, monkeypatch):
+    push_folder(folder, "me/tiny")
+    branches = hub.repository("me/tiny").branches
+    branches["refs/pr/1"] = branches["main"]  # the Hub makes these itself, and no branch of such a name
+    monkeypatch.setattr(HfApi, "create_branch", None)
+    (folder / "notes.txt").write_text("words")
+    push_folder(folder, "me/tiny", revision="refs/pr/1")
+    assert "notes.txt" in hub.files("me/tiny", "refs/pr/1") and "notes.txt" not in hub.files("me/tiny")
 
 
 def test_a_revision_is_a_branch_that_can_be_loaded(hub, folder, tiny_pipeline):

@@ -79,7 +79,8 @@ class OriginalStage:
             allow_pickle: load objects other than tensors and plain containers too, which can execute code.
 
         Raises:
-            `ValueError`: a truncated file, one that could execute code, or one without these weights.
+            `ValueError`: a truncated file, one that could execute code, or needs code that is missing, or one without
+            these weights.
         """
         path, key = self.folder / "model.pt", "state_dict_ema" if ema else "state_dict"
         if not zipfile.is_zipfile(path):
@@ -95,6 +96,10 @@ class OriginalStage:
                 f"{self.weights_name} holds more than tensors and plain containers"
                 + (f", {found[1]}," if found else "")
                 + " which could execute code, and was not loaded. If you trust its origin, allow_pickle loads it."
+            ) from error
+        except (ImportError, AttributeError) as error:  # of what `allow_pickle` lets in
+            raise ValueError(
+                f"{self.weights_name} holds objects whose code must be installed to load them: {error}"
             ) from error
         except (RuntimeError, EOFError) as error:
             raise ValueError(f"{self.weights_name} cannot be read, it is truncated or damaged: {error}") from error

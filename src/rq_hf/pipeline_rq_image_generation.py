@@ -16,6 +16,7 @@ from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from .class_names import alternatives
 from .editing import EditingMixin
 from .hub_cache import download_options
 from .pipeline_hub import HubPipelineMixin
@@ -276,7 +277,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         id2label = config.id2label or {}
         names = {}
         for index, label in id2label.items():
-            for name in {part.strip().lower() for part in label.split(",")}:
+            for name in alternatives(label):
                 names.setdefault(name, []).append(index)
         for label in id2label.values():  # whole labels go before alternatives
             whole = label.strip().lower()

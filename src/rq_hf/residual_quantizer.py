@@ -125,7 +125,9 @@ def inverse_cdf_sample(probabilities: torch.Tensor, uniforms: torch.Tensor) -> t
     Returns:
         `(N,)` long. A code of probability 0 is never returned.
     """
-    cumulative = probabilities.cumsum(-1)
+    # A GPU sums a single row in an order of its own, in which a probability of 0 can add a last bit in fp32.
+    precise = torch.float64 if probabilities.is_cuda else probabilities.dtype
+    cumulative = probabilities.cumsum(-1, dtype=precise)
     thresholds = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
 

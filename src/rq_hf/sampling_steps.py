@@ -246,6 +246,7 @@ def packed_by_onednn() -> Iterator[None]:
 
 
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
+_programs_lock = threading.Lock()
 _programs: MutableMapping[PreTrainedModel, tuple[int, dict[str, Callable]]] = WeakKeyDictionary()
 
 
@@ -274,21 +275,22 @@ def as_integers(values: torch.Tensor) -> torch.Tensor:
 def kept_program(model: PreTrainedModel, options: dict[str, Any], inputs: str) -> Callable:
     """[`advance`] compiled for inputs of that signature. Programs of weights that have changed since are dropped, as
     are the least recently used ones beyond `MAX_PROGRAMS`."""
-    state = weights_state(model) if are_frozen(options) else 0
-    if model not in _programs or _programs[model][0] != state:
-        _programs[model] = (state, {})
-    programs = _programs[model][1]
-    key = f"{options}, {inputs}"
-    if key in programs:
-        program = programs.pop(key)
-    else:
-        # torch.compile keeps programs by code, not by function. Code of its own takes its program along when it goes.
-        own = FunctionType(advance.__code__.replace(), advance.__globals__, advance.__name__)
-        program = torch.compile(own, **options)
-    programs[key] = program
-    while len(programs) > MAX_PROGRAMS:
-        programs.pop(next(iter(programs)))
-    return program
+    state, key = weights_state(model) if are_frozen(options) else 0, f"{options}, {inputs}"
+    with _programs_lock:
+        if model not in _programs or _programs[model][0] != state:
+            _programs[model] = (state, {})
+        programs = _programs[model][1]
+        if key in programs:
+            program = programs.pop(key)
+        else:
+            # torch.compile keeps programs by code, not by function. Code of its own takes its program along when it
+            # goes.
+            own = FunctionType(advance.__code__.replace(), advance.__globals__, advance.__name__)
+            program = torch.compile(own, **options)
+        programs[key] = program
+        while len(programs) > MAX_PROGRAMS:
+            programs.pop(next(iter(programs)))
+        return program
 
 
 def signature(inputs: Any) -> str:

@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .class_names import are_same_classes
 from .hub_cache import download_options
 
 # Options of a model's download that hold for its processor as well.
@@ -114,7 +115,8 @@ class ImageClassifier:
         """The classifier's class for each class of a generator.
 
         Classes of the same names belong together, whatever their order; where either side has no names, the two must
-        have equally many classes.
+        have equally many classes. Lists that name nearly all classes alike in the same order, by one of the names
+        between commas, are of the same classes, such as torchvision's and transformers' of ImageNet.
 
         Args:
             id2label (`Mapping[int, str]`, *optional*): names of the generator's classes.
@@ -132,7 +134,7 @@ class ImageClassifier:
                 )
             return list(range(num_classes))
         wanted = [id2label[index].strip().lower() for index in range(num_classes)]
-        if wanted == [own.get(index) for index in range(len(own))]:  # the same names in order, even if one is double
+        if are_same_classes(wanted, [own.get(index, "") for index in range(len(own))]):  # even if a name is double
             return list(range(num_classes))
         places: dict[str, list[int]] = {}
         for index, name in own.items():

@@ -66,7 +66,7 @@ def push_folder(
         folder (`str` or `Path`): with `model_index.json`, `config.json`, `adapter_config.json` or a tokenizer.
         repo_id (`str`): repository, made if it is missing.
         private (`bool`, *optional*): whether a new repository is private.
-        revision (`str`, *optional*): branch, made if it is missing; `main` by default.
+        revision (`str`, *optional*): branch, made if it is missing, or `refs/pr/N`; `main` by default.
         token (`str` or `bool`, *optional*): of the Hub; by default the one that the machine is logged in with.
         with_code (`bool`, defaults to `False`):
             Add the code that loads it with diffusers or transformers alone, by `trust_remote_code=True`.
@@ -99,7 +99,7 @@ def push_folder(
         files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None:
+        if revision is not None and not revision.startswith("refs/pr/"):  # a pull request is there already
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=revision)
         if "README.md" in files:

@@ -2,13 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pushes to the Hub while a training goes on (`--push_to_hub`, `--hub_strategy`)."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
@@ -37,11 +38,32 @@ class HubPushes:
     """
 
     write_shared: Callable[[PreTrainedModel], Path] | None = None
+    _uploaded_checkpoint: str | None = None  # by the last push
 
     def push_shared(self, folder: Path) -> None:
         """Uploads a folder that `write_shared` wrote, after all uploads that go on; a failure is an error."""
         self._finish_current_push()
         push_run(self.args, folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> CommitInfo | Future | None:
+        """As in the base class, by [`~rq_hf.sharing.push_folder`]: without pickles and checkpoints, and onto a branch
+        that is made if it is missing. `None` on all processes but the first."""
+        if self.write_shared is None:
+            self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        folder = Path(self.args.output_dir) if self.write_shared is None else self._write_shared_folder(None)
+        self._finish_current_push()
+        options = {"token": token, "revision": revision}
+        options = {name: value for name, value in options.items() if value is not None}
+        push = functools.partial(push_run, self.args, folder, commit_message, **options)
+        return push() if blocking else HfApi().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in the base class, with the averaged weights where there are any, and with no pickle of the arguments or
@@ -60,9 +82,11 @@ class HubPushes:
         folder = self._write_shared_folder(Path(checkpoint_folder))
         api = HfApi(token=self.args.hub_token)
         jobs = [api.run_as_future(push_run, self.args, folder, message)]
+        self._uploaded_checkpoint = None
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             newest = strategy == HubStrategy.CHECKPOINT
             name = "last-checkpoint" if newest else Path(checkpoint_folder).name
+            self._uploaded_checkpoint = Path(checkpoint_folder).name
             jobs.append(
                 api.upload_folder(
                     repo_id=self.hub_model_id,
@@ -82,8 +106,14 @@ class HubPushes:
     def _pushes_go_on(self) -> bool:
         return self.push_in_progress is not None and not self.push_in_progress.is_done()
 
-    def _write_shared_folder(self, checkpoint: Path) -> Path:
-        """Writes what is shared and returns its folder."""
+    @property
+    def checkpoint_being_uploaded(self) -> str | None:
+        """The name of its folder, which must stay until it is read."""
+        is_uploaded = self._uploaded_checkpoint is not None and self._pushes_go_on()
+        return self._uploaded_checkpoint if is_uploaded else None
+
+    def _write_shared_folder(self, checkpoint: Path | None) -> Path:
+        """Writes what is shared, without `write_shared` from a checkpoint, and returns its folder."""
         output = Path(self.args.output_dir)
         with self.averaged_weights():
             if self.write_shared is not None:

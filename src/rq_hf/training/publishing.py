@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import CommitInfo, ModelCard, ModelCardData
 
 from ..card_metadata import TrainingFootprint
 from ..cards import render_card, save_card
@@ -165,19 +165,25 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
         component.save_pretrained(Path(folder) / name, state_dict=narrow)
 
 
-def push_run(training: Any, folder: str | Path | None = None, commit_message: str = "End of training") -> None:
+def push_run(
+    training: Any, folder: str | Path | None = None, commit_message: str = "End of training", **options
+) -> CommitInfo:
     """Uploads a run's results, without checkpoints and optimizer states, as `TrainingArguments` say.
 
     Args:
         training: `hub_model_id`, `hub_private_repo`, `hub_revision` and `hub_token` of it are used.
         folder: what is uploaded, by default all of the run's output folder.
         commit_message: of the commit.
+        options: of [`~rq_hf.sharing.push_folder`], instead of those.
     """
-    push_folder(
+    given = {
+        "private": training.hub_private_repo,
+        "revision": training.hub_revision,
+        "token": training.hub_token,
+        "commit_message": commit_message,
+    }
+    return push_folder(
         folder if folder is not None else training.output_dir,
         training.hub_model_id or Path(training.output_dir).name,
-        private=training.hub_private_repo,
-        revision=training.hub_revision,
-        token=training.hub_token,
-        commit_message=commit_message,
+        **{**given, **options},
     )

@@ -240,11 +240,12 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _delete_old_checkpoints(self, newest: Path) -> None:
-        """Keeps `save_total_limit` checkpoints, `newest` and the best one among them; counts complete ones only."""
+        """Keeps `save_total_limit` checkpoints, `newest`, the best one and one that is being uploaded among them;
+        counts complete ones only."""
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name}
+        kept = {newest.name, Path(self.state.best_model_checkpoint or newest).name, self.checkpoint_being_uploaded}
         checkpoints = complete_checkpoints(newest.parent)
         others = [folder for folder in checkpoints if folder.name not in kept]
         others.sort(key=lambda folder: (folder / STATE_FILE).stat().st_mtime)  # stable: by step where times are equal

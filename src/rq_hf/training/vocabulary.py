@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..class_names import are_same_classes
 from ..configuration_rq_transformer import CODE_FIELDS, RQTransformerConfig
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..modeling_rqvae import RQVAEModel
@@ -76,6 +77,8 @@ def _own_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase | None:
 def class_vocabulary(config: RQTransformerConfig, names: list[str], dropped: bool) -> dict[str, Any]:
     """Condition fields of a pretrained model that is to be trained on labels: its classes, then those new to it.
 
+    The same classes under other names, as ImageNet's are, take the names of the data.
+
     Args:
         config ([`RQTransformerConfig`]): the pretrained model's.
         names (`list[str]`): of the data's classes.
@@ -97,6 +100,8 @@ def class_vocabulary(config: RQTransformerConfig, names: list[str], dropped: boo
                 f"`label_column` must have the {classes} classes of `model_name_or_path`, whose names are not known, "
                 f"got {len(names)}. Give their names as `--id2label`, or {REPLACE}."
             )
+        config.id2label = dict(enumerate(names))
+    if are_same_classes(list(config.id2label.values()), names):
         config.id2label = dict(enumerate(names))
     known = set(config.id2label.values())
     new = [name for name in names if name not in known]
