@@ -110,6 +110,9 @@ def test_given_names_are_for_the_ids_of_the_data(read):
     feature = datasets.ClassLabel(names=["n01", "n02", "n03"])
     assert sorted(read([2, 0], feature, kind="label", id2label=dict(enumerate(CLASSES)))) == [[0], [2]]
     assert sorted(read([2, 0], kind="label", id2label=None, vocab_size=4)) == [[0], [2]]
+    assert sorted(read([2, 0], kind="label", id2label=dict(enumerate(CLASSES)))) == [[0], [2]]  # integers alone
+    by_name = {0: "7", 1: "5", 2: "goose"}  # which these integers may be
+    assert sorted(read([5, 7], kind="label", id2label=by_name)) == [[0], [1]]
 
 
 @pytest.mark.parametrize(

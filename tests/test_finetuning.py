@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from rq_hf import (
     RQTransformerForImageGeneration,
     train_caption_tokenizer,
 )
-from rq_hf.training import RQTransformerTrainingArguments
+from rq_hf.training import CodeDataArguments, RQTransformerTrainingArguments, ScriptArguments, transformer_config
 from rq_hf.training.lora import add_lora
 from rq_hf.training.vocabulary import class_vocabulary
 
@@ -270,6 +271,21 @@ def test_the_same_classes_under_other_names_stay_the_same_ids(make_transformer):
     assert fields["id2label"] == dict(enumerate(others)) and fields["vocab_size"] == config.vocab_size
     swapped = [others[1], others[0], *others[2:]]
     assert class_vocabulary(config, swapped, dropped=False)["vocab_size"] == config.vocab_size + len(OLD)
+
+
+def test_names_may_be_given_to_integer_labels_of_a_nameless_model(make_transformer, tiny_rqvae, tmp_path):
+    model = make_transformer("class", tiny_rqvae, vocab_size=3, null_condition_ids=None, id2label=None)
+    model.save_pretrained(tmp_path / "base")
+    arguments = ScriptArguments(
+        training=RQTransformerTrainingArguments(
+            str(tmp_path), use_cpu=True, model_name_or_path=str(tmp_path / "base"), report_to="none"
+        ),
+        data=CodeDataArguments(label_column="label"),
+        model={"id2label": {"0": "tench", "1": "goldfish", "2": "shark"}},
+    )
+    rows = datasets.Dataset.from_dict({"label": [0, 2, 1]})
+    config = transformer_config(arguments, tiny_rqvae, None, rows)
+    assert config.vocab_size == 3 and config.id2label == {0: "tench", 1: "goldfish", 2: "shark"}
 
 
 def test_new_classes_need_no_null_condition(make_transformer, tmp_path):

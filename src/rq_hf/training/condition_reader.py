@@ -4,6 +4,7 @@
 
 import difflib
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
@@ -15,6 +16,15 @@ from .data import DataArguments
 logger = logging.getLogger(__name__)
 
 NUM_MEASURED = 10_000  # captions of which it is told how many are cut
+
+
+def are_ids(feature: Any, names: Iterable[str]) -> bool:
+    """Whether the labels of a column are ids that names were given for: class labels, or integers where no name is
+    one."""
+    if isinstance(feature, datasets.ClassLabel):
+        return True
+    is_integer = isinstance(feature, datasets.Value) and feature.dtype.lstrip("u").startswith("int")
+    return is_integer and not any(name.strip().isdigit() for name in names)
 
 
 class ConditionReader:
@@ -30,7 +40,7 @@ class ConditionReader:
         config ([`RQTransformerConfig`]): of the transformer.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): of the captions.
         feature (*optional*): of the column of labels.
-        renamed (`bool`): whether `config.id2label` was given for the ids of the data's class labels, whose own names
+        renamed (`bool`): whether `config.id2label` was given for the ids in the data's labels, whose own names
             then say nothing.
 
     Raises:
@@ -50,7 +60,7 @@ class ConditionReader:
         self.tokenizer = tokenizer
         self.null_condition_ids = config.null_condition_ids
         self.is_class_label = isinstance(feature, datasets.ClassLabel)
-        by_position = config.id2label is None or (self.is_class_label and renamed)
+        by_position = config.id2label is None or (renamed and are_ids(feature, config.id2label.values()))
         self.names: list[str] | None = feature.names if self.is_class_label and not by_position else None
         if by_position:
             size = config.vocab_size if config.id2label is None else len(config.id2label)

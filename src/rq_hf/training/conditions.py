@@ -13,7 +13,7 @@ from ..configuration_rq_transformer import RQTransformerConfig, code_fields
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
-from .condition_reader import ConditionReader
+from .condition_reader import ConditionReader, are_ids
 from .data import CodeDataset, DataArguments, sorted_names
 from .pictures import PictureDataset, Rows, decodable_rows
 from .streaming import CodeStream, PictureStream, training_stream
@@ -174,7 +174,7 @@ def _pretrained_condition(
         return caption_vocabulary(own, tokenizer, name_or_path)
     if data.label_column is not None:
         names = _label_names(rows, data.label_column, own.id2label)
-        if own_names and isinstance(rows.features[data.label_column], datasets.ClassLabel):
+        if own_names and are_ids(rows.features[data.label_column], own.id2label.values()):
             names = list(own.id2label.values())  # they name the ids of the data
         return class_vocabulary(own, names, arguments.training.condition_dropout > 0)
     if own.vocab_size > 1:
