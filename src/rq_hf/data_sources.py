@@ -28,17 +28,14 @@ def read_dataset(
         streaming (`bool`, defaults to `False`): read it as it comes.
 
     Raises:
-        `ValueError`: none that can be read.
+        `FileNotFoundError`, `ValueError`: none that can be read, or a split without rows.
     """
     source, files = name, data_files
     if data_files is not None and data_files.lstrip().startswith("{"):
         files = json.loads(data_files)
-    try:
-        if data_files is None and (shards := _tar_shards(Path(name))):
-            source, files = "webdataset", shards
-        return datasets.load_dataset(source, config_name, data_files=files, split=split, streaming=streaming)
-    except (FileNotFoundError, ValueError) as error:  # a split without rows is a ValueError
-        raise ValueError(f"`dataset_name` must be a data set that can be read, got {name!r}: {error}") from error
+    if data_files is None and (shards := _tar_shards(Path(name))):
+        source, files = "webdataset", shards
+    return datasets.load_dataset(source, config_name, data_files=files, split=split, streaming=streaming)
 
 
 def _tar_shards(folder: Path) -> dict[str, list[str]]:

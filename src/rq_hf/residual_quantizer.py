@@ -167,8 +167,8 @@ class Codebook(nn.Module):
 class ResidualQuantizer(nn.Module):
     r"""Quantizes latent vectors into D codes each, coarse to fine (Eq. 3-5); moving averages train the codebook.
 
-    Everything here runs in fp32 with autocast off, and the buffers stay fp32 when the model is cast. TF32 is as PyTorch
-    has it: off, unless it is turned on, when distances are rounded and codes may differ.
+    Everything here runs in fp32 with autocast off, and the buffers stay fp32 when the model is cast. TF32 is as
+    PyTorch has it: off, unless it is turned on, when distances are rounded and codes may differ.
 
     Args:
         codebook_size (`int`): K.

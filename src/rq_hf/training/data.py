@@ -82,9 +82,16 @@ def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
     """
     if arguments.dataset_name is None:
         raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
-    available = read_dataset(
-        arguments.dataset_name, arguments.dataset_config_name, arguments.data_files, streaming=arguments.streaming
-    )
+    try:
+        available = read_dataset(
+            arguments.dataset_name,
+            arguments.dataset_config_name,
+            arguments.data_files,
+            streaming=arguments.streaming,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        named = arguments.dataset_name
+        raise ValueError(f"`dataset_name` must be a data set that can be read, got {named!r}: {error}") from error
     splits = {}
     for name, split, limit in (
         ("train", arguments.train_split, arguments.max_train_samples),
