@@ -81,6 +81,22 @@ def test_the_strategy_end_pushes_once(make_trainer, hub, tmp_path):  # noqa: F81
     assert same_weights(trainer.model, RQVAEModel.from_pretrained("me/run"))
 
 
+def test_what_is_shared_instead_of_the_model_is_pushed_at_the_end_too(make_trainer, hub, tmp_path):  # noqa: F811
+    trainer = make_trainer(**PUSHING, hub_strategy="end", ema_decay=0.9)
+    trainer.train()
+
+    def write_shared(model: RQVAEModel) -> Path:
+        model.save_pretrained(tmp_path / "shared")
+        return tmp_path / "shared"
+
+    trainer.write_shared = write_shared
+    trainer.push_to_hub()
+    pushed = RQVAEModel.from_pretrained("me/run")
+    assert not same_weights(trainer.model, pushed)
+    with trainer.averaged_weights():
+        assert same_weights(trainer.model, pushed)
+
+
 def test_a_checkpoint_stays_until_it_is_uploaded(make_trainer, hub, tmp_path, monkeypatch):  # noqa: F811
     trainer = make_trainer(**PUSHING | {"hub_always_push": False}, hub_strategy="checkpoint", save_total_limit=1)
     go_on, push = threading.Event(), hub_pushes.push_run

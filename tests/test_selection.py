@@ -206,8 +206,13 @@ def test_classes_are_matched_by_name_whatever_their_order(class_pipeline):
     assert nameless.class_ids(CLASSES, 4) == [0, 1, 2, 3]
     synonyms = {index: f"{name}, Latinum {name}" for index, name in CLASSES.items()}
     assert ImageClassifier(*tiny_classifier(synonyms)).class_ids(CLASSES, 4) == [0, 1, 2, 3]
-    assert are_same_classes(["a", "b"] * 5, ["a, c", "B"] * 4 + ["a", "x"])
-    assert not are_same_classes(["a", "b"] * 5, ["b", "a"] * 5)
+    many = [f"name {index}, synonym {index}" for index in range(199)]
+    others = [f"Name {index}" for index in range(199)]
+    assert are_same_classes([*many, "crane bird"], [*others, "crane"])
+    for change in (["dragon"], ["b"], []):  # another class in its place, or none
+        assert not are_same_classes([*many, "crane bird"], [*others, *change])
+    assert not are_same_classes(many[:9] + ["crane bird"], others[:9] + ["crane"])  # too few to tell
+    assert not are_same_classes(many, others[::-1])
     double = {0: "crane", 1: "goose", 2: "crane"}
     assert ImageClassifier(*tiny_classifier(double)).class_ids(double, 3) == [0, 1, 2]  # ImageNet has such names
     with pytest.raises(ValueError, match="one class of each name, got several called 'crane'"):

@@ -10,12 +10,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..configuration_rq_transformer import RQTransformerConfig, code_fields
+from ..data_sources import Rows
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .condition_reader import ConditionReader, are_ids
 from .data import CodeDataset, DataArguments, sorted_names
-from .pictures import PictureDataset, Rows, decodable_rows
+from .pictures import PictureDataset, decodable_rows
 from .streaming import CodeStream, PictureStream, training_stream
 from .trainer import RQTrainingArguments, initial_config
 from .trainer_rq_transformer import cache_latents

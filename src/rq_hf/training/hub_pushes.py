@@ -26,7 +26,8 @@ NOT_OF_A_CHECKPOINT = ["trainer_state.json"]
 
 
 class HubPushes:
-    """For a `Trainer` with `averaged_weights`: what is pushed in the middle of a training is what its end would push.
+    """For a `Trainer` with `averaged_weights` and `whole_model`: what is pushed in the middle of a training is what
+    its end would push.
 
     The base class copies the weights of the checkpoint, which are not the averaged ones, and pickles its arguments.
     It also pushes the pickles of a checkpoint, where `--hub_strategy` says `checkpoint` or `all_checkpoints`. Here
@@ -56,9 +57,14 @@ class HubPushes:
         that is made if it is missing. `None` on all processes but the first."""
         if self.write_shared is None:
             self.save_model(_internal_call=True)
+        else:
+            model = self.whole_model()  # by all processes, where it has shards
         if not self.is_world_process_zero():
             return None
-        folder = Path(self.args.output_dir) if self.write_shared is None else self._write_shared_folder(None)
+        folder = Path(self.args.output_dir)
+        if self.write_shared is not None:
+            with self.averaged_weights():
+                folder = self.write_shared(model)
         self._finish_current_push()
         options = {"token": token, "revision": revision}
         options = {name: value for name, value in options.items() if value is not None}
@@ -112,8 +118,8 @@ class HubPushes:
         is_uploaded = self._uploaded_checkpoint is not None and self._pushes_go_on()
         return self._uploaded_checkpoint if is_uploaded else None
 
-    def _write_shared_folder(self, checkpoint: Path | None) -> Path:
-        """Writes what is shared, without `write_shared` from a checkpoint, and returns its folder."""
+    def _write_shared_folder(self, checkpoint: Path) -> Path:
+        """Writes what is shared and returns its folder."""
         output = Path(self.args.output_dir)
         with self.averaged_weights():
             if self.write_shared is not None:
