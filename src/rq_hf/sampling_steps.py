@@ -245,8 +245,8 @@ def packed_by_onednn() -> Iterator[None]:
             mkldnn_fusion._get_mkldnn_device_op = chosen
 
 
-# Of each model: the state of its weights, and its programs for that state, the last used ones last.
 _programs_lock = threading.Lock()
+# Of each model: the state of its weights, and its programs for that state, the last used ones last.
 _programs: MutableMapping[PreTrainedModel, tuple[int, dict[str, Callable]]] = WeakKeyDictionary()
 
 
