@@ -61,8 +61,8 @@ def test_with_one_generator_per_picture_a_batch_equals_its_singles(pipe, kind):
 def test_the_pictures_are_the_decoded_codes_of_the_condition(tiny_pipeline, tiny_tokenizer):
     settings = dict(temperature=0.8, top_k=[20, 10, 5], top_p=0.95)
     codes = draw(tiny_pipeline, PROMPT, output_type="latent", **settings)
-    input_ids = tiny_tokenizer([PROMPT], padding="max_length", return_tensors="pt").input_ids
-    assert torch.equal(codes, tiny_pipeline.transformer.generate(input_ids, generator=seeded(0), **settings))
+    condition = tiny_tokenizer([PROMPT], padding="max_length", return_tensors="pt")  # all that the model takes
+    assert torch.equal(codes, tiny_pipeline.transformer.generate(**condition, generator=seeded(0), **settings))
     expected = (tiny_pipeline.rqvae.decode(codes) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(draw(tiny_pipeline, PROMPT, output_type="pt", **settings), expected)
 

@@ -76,7 +76,7 @@ def _build_tokenizer(
         truncation_side="right",
         split_special_tokens=split_special_tokens,
         clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=["input_ids"],  # the models read padding as they read words
     )
 
 

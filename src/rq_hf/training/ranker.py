@@ -39,7 +39,8 @@ class RankerArguments:
 
 
 def add_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Lets a caption tokenizer end each caption with a token, whose state is what CLIP's text tower gives.
+    """Lets a caption tokenizer end each caption with a token, whose state is what CLIP's text tower gives, and make the
+    mask that this tower reads.
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`): of [`train_caption_tokenizer`]; it is changed.
@@ -48,6 +49,7 @@ def add_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"$A {EOS_TOKEN}", special_tokens=[(EOS_TOKEN, tokenizer.eos_token_id)]
     )
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     return tokenizer
 
 
