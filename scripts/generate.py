@@ -53,7 +53,7 @@ def main(argv=None) -> None:
     ]
     captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
     count = len(captions) * arguments.num_images
-    images = pipe(
+    result = pipe(
         prompt=arguments.prompts or None,
         class_labels=labels,
         negative_prompt=arguments.negative_prompt,
@@ -61,7 +61,8 @@ def main(argv=None) -> None:
         **sampling_settings(arguments),
         **selection_settings(arguments),
         generator=[torch.Generator().manual_seed(arguments.seed + index) for index in range(count)],
-    ).images
+    )
+    images = result.images
     rows = [images[start : start + arguments.num_images] for start in range(0, count, arguments.num_images)]
     path = arguments.output
     if path is None:
@@ -69,6 +70,9 @@ def main(argv=None) -> None:
         path = unused_path(Path("out") / f"{name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture_grid(rows, captions, tile_size=arguments.tile_size).save(path)
+    if result.scores is not None:  # of selected pictures, the best of each row first
+        for caption, scores in zip(captions, result.scores.reshape(len(captions), -1).tolist(), strict=True):
+            print(f"{caption}: {', '.join(f'{score:.3f}' for score in scores)}")
     print(path)
 
 

@@ -22,6 +22,7 @@ from benchmark import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf.metrics import markdown_table
 from rq_hf.modeling_rq_transformer import LOSS_BLOCK_ELEMENTS
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -231,11 +232,6 @@ def paper_recipes() -> list[Recipe]:
     return sorted(recipes.values(), key=lambda recipe: recipe.parameters)
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
@@ -255,7 +251,7 @@ def parts_table(recipes: list[Recipe]) -> str:
         passing = [recipe.activation_bytes(False), recipe.activation_bytes(True), recipe.encoder_bytes]
         cells = [recipe.name, f"{count / 1e6:,.0f}", *map(gigabytes, parts), str(recipe.batch_size)]
         rows.append([*cells, *map(gigabytes, passing)])
-    return table(header.split(", "), rows)
+    return markdown_table(header.split(", "), rows)
 
 
 def process_table(recipes: list[Recipe]) -> str:
@@ -264,7 +260,7 @@ def process_table(recipes: list[Recipe]) -> str:
     columns += [(strategy, processes) for strategy in ("FSDP2", "ZeRO-3") for processes in GPU_COUNTS]
     header = ["recipe", "DDP 1", "DDP 4, 8, 64", *(f"{strategy} {number}" for strategy, number in columns[2:])]
     rows = [[recipe.name, *(gigabytes(recipe.process_bytes(*column)) for column in columns)] for recipe in recipes]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def time_table(recipes: list[Recipe]) -> str:
@@ -279,7 +275,7 @@ def time_table(recipes: list[Recipe]) -> str:
         tokens = f"{recipe.codes} + {recipe.config.condition_length}"
         share = f"{recipe.encoder_flops / recipe.training_flops:.0%}"
         rows.append([recipe.name, tokens, *(number(value / 1e9) for value in flops), share, *map(number, hours)])
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def paper_table() -> str:
@@ -291,7 +287,7 @@ def paper_table() -> str:
         used = flops / (gpus * PEAK_FLOPS["A100"] * days * 86400)
         cells = [name, f"{pictures / 1e6:.2f}", str(epochs), str(gpus), str(days), f"{flops:.1e}", f"{used:.0%}"]
         rows.append(cells)
-    return table(["recipe", "million pictures", "epochs", "A100", "days", "FLOPs", "utilisation"], rows)
+    return markdown_table(["recipe", "million pictures", "epochs", "A100", "days", "FLOPs", "utilisation"], rows)
 
 
 def campaign_table() -> str:
@@ -308,7 +304,7 @@ def campaign_table() -> str:
         cores = rate / (gpus / 8) * DECODE_SECONDS
         rows.append([*cells, f"{gpus} {gpu}", *map(number, (hours, rate, rate / (gpus / 8), megabytes, cores))])
     header = "recipe, million pictures, epochs, tokens, steps, GPUs, hours, pictures/s, per node of 8, MB/s per node, "
-    return table((header + "cores to decode").split(", "), rows)
+    return markdown_table((header + "cores to decode").split(", "), rows)
 
 
 def exchange_table() -> str:
@@ -328,7 +324,7 @@ def exchange_table() -> str:
     header = (
         "recipe, batch, GB sent, s within a node, s between nodes, s to compute, GB per process, GB of a checkpoint"
     )
-    return table(header.split(", "), rows)
+    return markdown_table(header.split(", "), rows)
 
 
 def tables(recipes: list[Recipe]) -> list[str]:

@@ -30,7 +30,6 @@ from study import (
     by_name,
     cpu_minutes,
     log_history,
-    markdown,
     perform,
     read_record,
     spread,
@@ -39,7 +38,7 @@ from study import (
 from torchvision.transforms.functional import to_pil_image
 
 from rq_hf import RQVAEModel
-from rq_hf.metrics import stored_pictures
+from rq_hf.metrics import markdown_table, stored_pictures
 from rq_hf.picture_grid import picture_grid
 from rq_hf.training import PictureDataset
 from rq_hf.training.data import select_rows
@@ -175,7 +174,7 @@ def table(records: list[dict[str, Any]]) -> str:
             spread([each["cpu_minutes"] for each in runs if each["cpu_minutes"] is not None] or [math.nan], 1),
         ]
         rows.append(cells)
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:

@@ -32,7 +32,6 @@ from study import (
     by_name,
     cpu_minutes,
     log_history,
-    markdown,
     perform,
     read_record,
     spread,
@@ -41,7 +40,7 @@ from study import (
 from torchvision.transforms.functional import to_pil_image
 
 from rq_hf import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
-from rq_hf.metrics import draw_pictures
+from rq_hf.metrics import draw_pictures, markdown_table
 from rq_hf.picture_grid import picture_grid
 
 STUDY = "selection"
@@ -235,9 +234,9 @@ def selectors_table(records: list[dict[str, Any]]) -> str:
                                  if key in record["metrics"])  # fmt: skip
             minutes = record["cpu_minutes"]
             cells = [record["name"], str(record["seed"]), str(record["steps"]), f"{name} {value:.3f}"]
-            rows.append([*cells, "" if minutes is None else f"{minutes:.1f}"])
+            rows.append([*cells, "not counted" if minutes is None else f"{minutes:.1f}"])
     header = ["", "seed", "steps", "held-out pictures", "CPU minutes"]
-    return markdown(header, rows) if rows else ""
+    return markdown_table(header, rows) if rows else ""
 
 
 def rates_table(records: list[dict[str, Any]]) -> str:
@@ -247,10 +246,10 @@ def rates_table(records: list[dict[str, Any]]) -> str:
     rows = []
     for name, runs in by_name(of_kind(records, "rate")).items():
         rate, count = float(name.rpartition("-")[2]), runs[0]["num_pictures"]
-        columns = [("accuracy", 3), ("selection_score", 3), ("precision", 3), ("recall", 3), (DISTANCE, 2)]
+        columns = [("accuracy", 4), ("selection_score", 3), ("precision", 3), ("recall", 3), (DISTANCE, 1)]
         cells = [spread([each["metrics"][key] for each in runs], digits) for key, digits in columns]
         rows.append([f"{rate:g}", f"{count / rate:,.0f}", f"{count:,}", *cells])
-    return markdown(header, rows) if rows else ""
+    return markdown_table(header, rows) if rows else ""
 
 
 def prompts_table(records: list[dict[str, Any]]) -> str:
@@ -263,7 +262,7 @@ def prompts_table(records: list[dict[str, Any]]) -> str:
         hits = ("concept_top1", "concept_top5", "style_accuracy")
         cells += [str(runs[0]["num_pictures"]), *(spread([each["metrics"][key] for each in runs], 3) for key in hits)]
         rows.append(cells)
-    return markdown(header, rows) if rows else ""
+    return markdown_table(header, rows) if rows else ""
 
 
 def of_kind(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

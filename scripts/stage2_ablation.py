@@ -21,7 +21,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from study import (
     SCRIPTS,
@@ -30,7 +29,6 @@ from study import (
     by_name,
     cpu_minutes,
     log_history,
-    markdown,
     perform,
     read_record,
     spread,
@@ -38,7 +36,7 @@ from study import (
 )
 
 from rq_hf import RQVAEModel
-from rq_hf.metrics import FeatureStatistics, frechet_distances, load_statistics
+from rq_hf.metrics import distance_between_real_pictures, load_statistics, markdown_table
 from rq_hf.pipeline_rq_image_generation import load_component
 
 STUDY = "stage2-ablation"
@@ -138,14 +136,9 @@ def measure_real_pictures(output_dir: Path, docs: Path) -> None:
             "evaluate.py", ["statistics", "--keep_features"], {**real_pictures(), **flags, "output": reference},
             reference.with_suffix(".log"),
         )  # fmt: skip
-    features = load_statistics(reference).features
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    halves = [FeatureStatistics(), FeatureStatistics()]
-    for statistics_of, places in zip(halves, (order[NUM_PICTURES:], order[:NUM_PICTURES]), strict=True):
-        statistics_of.update(features[places])
+    distance = distance_between_real_pictures(load_statistics(reference).features, NUM_PICTURES)
     path = docs / RECORDS / STUDY / "real.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    (distance,) = frechet_distances(halves[0], halves[1:])
     path.write_text(json.dumps({DISTANCE: distance, "num_pictures": NUM_PICTURES}, indent=1) + "\n")
 
 
@@ -185,7 +178,7 @@ def table(records: list[dict[str, Any]]) -> str:
             spread([run[DISTANCE] for run in runs], 1),
             spread(minutes, 1),
         ])  # fmt: skip
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:

@@ -148,11 +148,6 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ({each})" if len(values) > 1 else each
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def by_name(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Records of each kind of run, in their order."""
     return {

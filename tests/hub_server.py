@@ -321,8 +321,6 @@ class Handler(BaseHTTPRequestHandler):
         return Response()
 
     def commit(self, repository: Repository, revision: str) -> Response:
-        if "create_pr" in self.query:
-            raise HubError(400, "Pull requests are not served here")
         if revision not in repository.branches:
             raise HubError(404, f"{revision} is not a branch", "RevisionNotFound")
         parent = repository.branches[revision]
@@ -350,9 +348,13 @@ class Handler(BaseHTTPRequestHandler):
         if not parent.startswith(header.get("parentCommit", "")):
             raise HubError(412, f"{revision} is at {parent}, not at {header['parentCommit']}")
         sha = repository.commit(files, header["summary"], parent, header.get("description", ""))
+        url = f"{self.hub.endpoint}/{repository.repo_id}"
+        answer = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "hookOutput": ""}
+        if "create_pr" in self.query:
+            number = 1 + sum(name.startswith("refs/pr/") for name in repository.branches)
+            revision, answer["pullRequestUrl"] = f"refs/pr/{number}", f"{url}/discussions/{number}"
         repository.branches[revision] = sha
-        url = f"{self.hub.endpoint}/{repository.repo_id}/commit/{sha}"
-        return Response({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+        return Response(answer)
 
     def download(self, repository: Repository, revision: str, path: str) -> Response:
         sha, files = repository.resolve(revision), repository.files(revision)

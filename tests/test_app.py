@@ -40,6 +40,14 @@ def app(load_script):
     return load_script("app")
 
 
+def test_the_menu_has_the_classes_and_not_the_null_condition(app, make_pipeline):
+    named, nameless = make_pipeline("class"), make_pipeline("class", id2label=None, null_condition_ids=[0])
+    names = list(named.transformer.config.id2label.values())
+    assert [value for _, value in app.condition_control(named, "x").choices] == names
+    ids = [value for _, value in app.condition_control(nameless, "x").choices]
+    assert ids == nameless.transformer.config.class_ids and ids[0] == 1
+
+
 @pytest.mark.parametrize(("kind", "condition"), [("text", "a red heart"), ("class", "goose"), ("none", None)])
 def test_the_page_draws_what_the_pipeline_draws(app, make_pipeline, kind, condition):
     pipe = make_pipeline(kind)

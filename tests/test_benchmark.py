@@ -100,7 +100,6 @@ def test_sampling_is_measured_against_the_loop_without_cache(benchmark, recipe, 
         assert row["pictures/s"] == pytest.approx(batch_size / row["seconds"])
         limit = results[f"batch of {batch_size}, linear maps alone"][0]["seconds"]
         assert row["share of the limit"] == pytest.approx(limit / row["seconds"])
-        assert rows["without cache"]["faster"] < 1
     assert "| without cache |" in printed
 
 

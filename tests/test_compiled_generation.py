@@ -56,6 +56,8 @@ def test_kernels_can_be_tried_for_the_products_of_the_model(make_transformer):
     config = CompileConfig(mode="max-autotune", fullgraph=True, dynamic=False)
     codes = model.generate(conditions(model), generator=seeded(0), top_k=20, compile_config=config)
     assert torch.equal(codes, expected)
+    programs = sampling_steps._programs[model][1]
+    assert programs and all("'max_autotune': True" in key for key in programs)
 
 
 def test_guidance_known_codes_and_callbacks_work_compiled(make_transformer):

@@ -136,7 +136,10 @@ def test_a_saved_models_configuration_has_no_field_that_loading_warns_about(
     model.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         model_class.from_pretrained(tmp_path)
+        read = model_class.config_class.from_json_file(tmp_path / "config.json")
     assert "no field" not in caplog.text
+    fields = (name for name in read.known_fields() if name not in ("dtype", "architectures", "transformers_version"))
+    assert all(getattr(read, name) == getattr(model.config, name) for name in fields)
 
 
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)

@@ -257,14 +257,31 @@ def test_bad_input_is_named(tiny_pipeline, pictures, picture, upper_half):
         tiny_pipeline.vary(torch.rand(1, 3, 16, 24), "rocket")
     with pytest.raises(ValueError, match="`keep_depths` must be an integer from 1 to 3, got 4"):
         tiny_pipeline.vary(picture, "rocket", keep_depths=4)
-    with pytest.raises(ValueError, match="`known_codes` must be one or 2, got 3"):
+    with pytest.raises(ValueError, match="`image`, or `known_codes`, must be one or 2, got 3"):
         tiny_pipeline.complete(pictures[:3] / 2 + 0.5, ["rocket", "a red heart"], upper_half)
     with pytest.raises(ValueError, match=r"`weights` must be one or more numbers in \[0, 1\], got \[2\]"):
         tiny_pipeline.interpolate(picture, picture, [2])
+    with pytest.raises(ValueError, match=r"`weights` must be one or more numbers in \[0, 1\], got \[1.5\]"):
+        tiny_pipeline.interpolate(picture, picture, 1.5)
     with pytest.raises(ValueError, match="`image` and `other` must be one picture each"):
         tiny_pipeline.interpolate(picture, pictures[:2] / 2 + 0.5)
     with pytest.raises(ValueError, match="`prompt` must be given"):
         tiny_pipeline.complete(picture, mask=upper_half)
+
+
+def test_a_pipeline_that_lacks_a_model_says_so(tiny_pipeline, picture, upper_half):
+    calls = {
+        "reconstruct": (picture,), "complete": (picture, "rocket", upper_half), "vary": (picture, "rocket"),
+        "interpolate": (picture, picture),
+    }  # fmt: skip
+    for component, names in {"rqvae": calls, "transformer": ("complete", "vary")}.items():
+        pipe = RQImageGenerationPipeline(**tiny_pipeline.components | {component: None})
+        for name in names:
+            with pytest.raises(ValueError, match=f"`{component}` must be loaded, got None"):
+                getattr(pipe, name)(*calls[name])
+    pipe = RQImageGenerationPipeline(**tiny_pipeline.components | {"rqvae": None})
+    with pytest.raises(ValueError, match="`rqvae` must be loaded for `ranker` and `classifier`"):
+        pipe("rocket", num_candidates=2, ranker=object(), output_type="latent")
 
 
 def test_a_mask_per_picture_may_be_given_to_a_call(tiny_pipeline, pictures):

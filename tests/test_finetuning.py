@@ -251,6 +251,14 @@ def test_whole_fine_tuning_moves_every_weight_but_the_codebook(base, concept, tm
 # The vocabulary of the condition.
 
 
+def test_new_classes_in_rows_kept_in_reserve_begin_as_the_others_do(make_transformer):
+    model = make_transformer("class", vocab_size=8, null_condition_ids=[7])
+    weight = model.condition_embedding.weight.detach()
+    mean, null = weight[:4].mean(0), weight[7].clone()
+    assert model.add_classes(["dragon", "phoenix"]) == [4, 5]
+    assert (weight[4:6] == mean).all() and torch.equal(weight[7], null)
+
+
 def test_new_classes_follow_the_old_ones_whose_logits_stay(make_transformer):
     model = make_transformer("class")
     before, null = logits(model, [0, 1, 2, 3]), logits(model, [4])

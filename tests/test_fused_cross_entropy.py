@@ -30,10 +30,11 @@ def targets(is_soft: bool) -> torch.Tensor:
     return torch.randint(SIZE, (ROWS,), generator=generator)
 
 
-def fused(tensors: list[torch.Tensor], wanted: torch.Tensor, blocks: list[slice]) -> tuple[torch.Tensor, torch.Tensor]:
-    return FusedCrossEntropy.apply(
-        *tensors, [(block, functools.partial(wanted.__getitem__, block)) for block in blocks]
-    )
+def fused(
+    tensors: list[torch.Tensor], wanted: torch.Tensor, blocks: list[slice], count: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    makers = [(block, functools.partial(wanted.__getitem__, block)) for block in blocks]
+    return FusedCrossEntropy.apply(*tensors, makers, len(wanted) if count is None else count)
 
 
 @KINDS
@@ -111,14 +112,16 @@ def test_fp16_gradients_neither_overflow_nor_vanish():
     torch.testing.assert_close(of_bias, torch.tensor([-0.5, 0.5]))
 
 
-def test_rows_without_a_target_count_as_zero():
-    """As those of torch without reduction, -100 being no class."""
+def test_rows_without_a_target_do_not_count():
+    """As those of torch, -100 being no class."""
     tensors, wanted = inputs(), targets(False)
     wanted[[2, 7]] = -100
-    plain = F.cross_entropy(F.linear(*tensors), wanted, reduction="none")
-    loss, losses = fused(tensors, wanted, BLOCKS)
-    torch.testing.assert_close(losses, plain.detach())
-    got, expected = torch.autograd.grad(loss, tensors), torch.autograd.grad(plain.mean(), tensors)
+    logits = F.linear(*tensors)
+    plain = F.cross_entropy(logits, wanted)
+    loss, losses = fused(tensors, wanted, BLOCKS, ROWS - 2)
+    torch.testing.assert_close(losses, F.cross_entropy(logits, wanted, reduction="none").detach())
+    torch.testing.assert_close(loss, plain)
+    got, expected = torch.autograd.grad(loss, tensors), torch.autograd.grad(plain, tensors)
     torch.testing.assert_close(got, expected)
 
 
@@ -129,6 +132,6 @@ def test_targets_are_made_once_and_block_by_block():
         made.append(block)
         return wanted[block]
 
-    loss, _ = FusedCrossEntropy.apply(*inputs(), [(block, functools.partial(make, block)) for block in BLOCKS])
+    loss, _ = FusedCrossEntropy.apply(*inputs(), [(block, functools.partial(make, block)) for block in BLOCKS], ROWS)
     loss.backward()
     assert made == BLOCKS

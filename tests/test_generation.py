@@ -277,6 +277,23 @@ def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
         assert torch.equal(tiny_transformer.generate(input_ids, generator=seeded(4), callback=answer), plain)
 
 
+@pytest.mark.parametrize("answer", [[1, 2], {"codes": 1}, 0.5])
+def test_a_callback_that_returns_something_else_is_refused(tiny_transformer, answer):
+    with pytest.raises(ValueError, match=f"the callback's codes must be a tensor, got {type(answer).__name__}"):
+        tiny_transformer.generate(conditions(tiny_transformer), callback=lambda *_: answer)
+
+
+def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    expected = tiny_transformer.generate(input_ids, generator=seeded(0))
+    redrawn = tiny_transformer.redraw_codes(input_ids, expected, seeded(1))
+    for dtype in (torch.uint8, torch.int16):
+        assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
+        assert torch.equal(tiny_transformer.redraw_codes(input_ids.to(dtype), expected.to(dtype), seeded(1)), redrawn)
+    with pytest.raises(ValueError, match=r"`input_ids` must be integers .*torch\.bool"):
+        tiny_transformer.generate(torch.zeros_like(input_ids, dtype=torch.bool))
+
+
 def test_codes_that_the_callback_returned_stay_as_they_are(tiny_transformer):
     input_ids, kept = conditions(tiny_transformer), []
 

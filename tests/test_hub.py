@@ -204,8 +204,10 @@ def test_a_repository_without_its_files_is_an_error(hub, tiny_rqvae, tmp_path):
         RQImageGenerationPipeline.from_pretrained("me/rqvae")
 
 
-def test_loading_warns_of_nothing(tiny_pipeline, tmp_path, caplog):
+def test_loading_warns_of_nothing(tiny_pipeline, tmp_path, caplog, monkeypatch):
     tiny_pipeline.save_pretrained(tmp_path)
+    for library in ("diffusers", "transformers"):
+        monkeypatch.setattr(logging.getLogger(library), "propagate", True)
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
         RQImageGenerationPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)

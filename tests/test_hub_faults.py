@@ -208,10 +208,9 @@ def test_a_download_that_is_cut_off_every_time_is_an_error_until_it_is_not(hub, 
 def test_a_hub_that_answers_too_slowly_is_asked_again(hub, tiny_rqvae, brief_waits, monkeypatch):
     tiny_rqvae.push_to_hub("me/tiny")
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    slow = hub.fail("slow", *ASKED["weights"], seconds=1.5)
+    slow = hub.fail("slow", *ASKED["weights"], seconds=1.5, times=2)
     RQVAEModel.from_pretrained("me/tiny")
-    assert slow.times == 0
-    assert sum(request.method == "GET" and "model.safetensors" in request.path for request in hub.requests) >= 1
+    assert slow.times == 0  # it was asked twice while it was slow
     assert_no_corrupt_file(hub)
 
 

@@ -94,7 +94,6 @@ def test_pickles_beside_safetensors_are_neither_downloaded_nor_read(hub, saved, 
 
 
 def test_a_pickled_adapter_is_refused(hub, make_transformer, mark, tmp_path):
-    pytest.importorskip("peft")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["out_proj"], "task_type": None}

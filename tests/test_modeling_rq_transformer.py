@@ -171,6 +171,22 @@ def test_the_loss_is_cross_entropy_and_the_text_has_its_weight(tiny_transformer)
         torch.testing.assert_close(output.loss, 0.9 * image + 0.1 * output.text_loss)
 
 
+@pytest.mark.parametrize("output_logits", [False, True])
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_codes_without_a_label_do_not_count(make_transformer, output_logits, with_gradients):
+    model = make_transformer("none")
+    input_ids, codes = make_inputs(model)
+    labels = codes.clone()
+    labels[0, :, :, 1] = labels[1, 0] = -100
+    with torch.set_grad_enabled(with_gradients):
+        output = model(input_ids, codes, labels=labels, output_logits=output_logits)
+        logits = model(input_ids, codes).logits
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+    torch.testing.assert_close(output.image_loss, losses[labels != -100].mean())
+    expected = torch.stack([losses[..., d][labels[..., d] != -100].mean() for d in range(labels.shape[-1])])
+    torch.testing.assert_close(output.depth_losses, expected, check_dtype=False)
+
+
 def test_the_text_loss_leaves_padding_out_if_it_is_told_which(make_transformer):
     model = make_transformer("text")
     input_ids = torch.tensor([[5, 9, 7, 0, 0, 0], [3, 4, 5, 6, 7, 0]])

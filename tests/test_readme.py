@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rq_hf
+from rq_hf.cards import CITATION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,8 +69,12 @@ def test_docstring_examples_run(name, monkeypatch):
 
 
 def test_citation_and_version_agree():
-    assert f'"{rq_hf.__version__}"' in (ROOT / "src" / "rq_hf" / "__init__.py").read_text(encoding="utf-8")
-    assert rq_hf.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == rq_hf.__version__
+    assert citation["license"] in (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert citation["preferred-citation"]["title"] in CITATION
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## (\[Unreleased\]: )?{re.escape(rq_hf.__version__)}$", changelog, re.MULTILINE)
 
 
 def test_shipped_checkpoints_are_small_and_hold_no_pickle():

@@ -13,10 +13,16 @@ import pytest
 import torch
 from feature_weights import write_vgg16
 from picture_files import FIXTURE, emoji_rows, jpeg, write_folder, write_shard
+from safetensors import safe_open
 from transformers import get_scheduler
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
-from rq_hf.training import TRANSFORMS, RQTransformerTrainingArguments, RQVAETrainingArguments
+from rq_hf.training import (
+    TRANSFORMS,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
+    RQVAETrainingArguments,
+)
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -28,11 +34,12 @@ TRANSFORMERS = [name for name in RECIPES if "-rqt-" in name]
 RQVAES = [name for name in RECIPES if name not in TRANSFORMERS]
 # All that decides how the weights move, which no flag below touches.
 KEPT = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
-    "bf16", "gradient_checkpointing", "codebook_update", "l1_weight", "perceptual_weight", "adversarial_weight",
-    "discriminator_start_step", "code_temperature", "stochastic_codes", "soft_labels", "condition_dropout",
-    "bpe_dropout", "cache_latents", "attn_implementation", "early_stopping_patience", "muon_learning_rate",
-    "scheduled_sampling", "scheduled_sampling_passes", "scheduled_sampling_warmup_steps",
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "max_grad_norm", "bf16", "gradient_checkpointing", "codebook_update", "l1_weight",
+    "perceptual_weight", "adversarial_weight", "discriminator_start_step", "code_temperature", "stochastic_codes",
+    "soft_labels", "condition_dropout", "bpe_dropout", "cache_latents", "attn_implementation",
+    "early_stopping_patience", "muon_learning_rate", "scheduled_sampling", "scheduled_sampling_passes",
+    "scheduled_sampling_warmup_steps",
 )  # fmt: skip
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
@@ -163,7 +170,9 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
     assert {group["weight_decay"] for group in state["param_groups"]} <= {arguments.weight_decay, 0.0}
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
-    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(2), 2)
+    schedule = get_scheduler(
+        arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(2), 2, arguments.lr_scheduler_kwargs
+    )
     for entry in steps:
         assert entry["learning_rate"] == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
@@ -194,10 +203,14 @@ def test_rqvae_recipe_trains_two_steps(name, tmp_path, vgg16_file, data_folders,
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformer_recipe_trains_two_steps(
-    name, tmp_path, tokenizer_folder, data_folders, make_rqvae_folder, used_transforms
+    name, tmp_path, tokenizer_folder, data_folders, make_rqvae_folder, used_transforms, monkeypatch
 ):
-    recipe = RECIPES[name]
+    recipe, trained = RECIPES[name], []
     skip_without_muon(recipe)
+    train = RQTransformerTrainer.train
+    monkeypatch.setattr(
+        RQTransformerTrainer, "train", lambda self, **k: trained.append(self.model) or train(self, **k)
+    )
     flags = {
         "max_train_samples": 8,
         "dataset_name": data_folders[name.split("-")[0]],
@@ -214,6 +227,12 @@ def test_transformer_recipe_trains_two_steps(
 
     cached = recipe["training"].get("cache_latents", False)
     assert (recipe["data"]["transform"], "evaluation" if cached else "training") in used_transforms
+    implementation = recipe["training"].get("attn_implementation", "sdpa")
+    assert [model.config._attn_implementation for model in trained] == [implementation]
+    dtype = getattr(torch, recipe["training"].get("save_dtype", "float32"))
+    with safe_open(tmp_path / "transformer" / "model.safetensors", "pt") as weights:
+        dtypes = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118  it is no dictionary
+    assert dtypes == {dtype}
     pipe = RQImageGenerationPipeline.from_pretrained(tmp_path)
     assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
     for field in ("vocab_size", "condition_length", "code_shape", "pad_token_id"):

@@ -384,17 +384,21 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
 
 @SHARED_AND_SEPARATE
 @BOTH_RULES
-def test_the_size_of_a_block_changes_nothing(shared, rule, monkeypatch):
+@pytest.mark.parametrize("codebook_size", [16, 80])  # 80 are more than there are vectors, so that codes restart
+def test_the_size_of_a_block_changes_nothing(shared, rule, codebook_size, monkeypatch):
     results = []
-    for elements in (2**24, 100):
-        monkeypatch.setattr(residual_quantizer, "MAX_BLOCK_ELEMENTS", elements)
-        quantizer, latents = make_quantizer(shared, trained=False), make_latents(3, 4, 4)
+    for elements in (2**24, 80):
+        for name in ("MAX_BLOCK_ELEMENTS", "DISTANCE_BLOCK_ELEMENTS", "COPY_BLOCK_ELEMENTS"):
+            monkeypatch.setattr(residual_quantizer, name, elements)
+        quantizer = make_quantizer(shared, trained=False, codebook_size=codebook_size)
+        latents = make_latents(3, 4, 4)
         quantizer.codebook.weight.copy_(torch.randn(quantizer.codebook.weight.shape, generator=seeded(1)))
         quantizer.embedding_sum.copy_(quantizer.codebook.weight)
         drawn = quantizer.quantize(latents, 1.0, stochastic=True, generator=seeded(2))
         torch.manual_seed(0)
         results.append((*quantizer.quantize(latents), *drawn, *quantizer(latents, rule), *state(quantizer).values()))
-    assert len(list(residual_quantizer.row_blocks(48, 16))) == 8
+    for rows, columns in ((48, codebook_size), (codebook_size, 6)):  # distances, code vectors
+        assert len(residual_quantizer.row_blocks(rows, columns, elements)) > 1
     for whole, in_blocks in zip(*results, strict=True):
         torch.testing.assert_close(whole, in_blocks)
 
@@ -443,7 +447,7 @@ def test_131072_codes_stay_under_2_gib(batch_size, width, limit):
     peaks = {name: float(peak) for name, peak in map(str.split, output.splitlines())}
     assert peaks.keys() == {"hard", "stochastic", "per_depth", "per_step"}
     print(peaks)
-    assert 64 < max(peaks.values()) < limit  # one block of distances is 64 MiB
+    assert 64 < max(peaks.values()) < limit  # one block of soft codes is 64 MiB
 
 
 PROCESSES = """

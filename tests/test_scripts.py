@@ -10,11 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import RQVAE_FIELDS
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel
+from rq_hf.picture_grid import MARGIN
+from rq_hf.pipeline_rq_image_generation import load_component
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
@@ -163,12 +168,20 @@ def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_reconstruct_shows_original_and_every_depth(rqvae_folder, pipeline_folder, tmp_path):
+def test_reconstruct_shows_original_and_every_depth(rqvae_folder, pipeline_folder, load_script, tmp_path):
     picture = next(FIXTURE.rglob("*.png"))
     for model in (rqvae_folder, pipeline_folder):
         printed = run("reconstruct.py", picture, "--model", model, "--tile_size", 32, folder=tmp_path).splitlines()[-1]
         with Image.open(tmp_path / printed) as sheet:
-            assert sheet.width >= 3 * 32  # the original and two depths
+            sheet = np.asarray(sheet.convert("RGB"), int)
+        rqvae = load_component(RQVAEModel, model, "rqvae").eval()
+        pixels = VaeImageProcessor().preprocess(load_script("reconstruct").read_picture(picture, 32, "RGB"))
+        codes = rqvae.encode(pixels)
+        decoded = [rqvae.decode(codes[..., :depth]) for depth in range(1, rqvae.config.code_depth + 1)]
+        assert rqvae.config.image_size == 32 and len(decoded) >= 2
+        for column, tile in enumerate(VaeImageProcessor().postprocess(torch.cat([pixels, *decoded]))):
+            left = MARGIN + column * (32 + MARGIN)
+            assert np.abs(sheet[MARGIN : MARGIN + 32, left : left + 32] - np.asarray(tile, int)).max() <= 1
 
 
 def test_reconstruct_shows_grey_pictures_of_a_grey_model(tmp_path):
@@ -177,6 +190,8 @@ def test_reconstruct_shows_grey_pictures_of_a_grey_model(tmp_path):
     printed = run("reconstruct.py", picture, "--model", tmp_path / "grey", folder=tmp_path).splitlines()[-1]
     with Image.open(tmp_path / printed) as sheet:
         assert sheet.width >= 4 * 160
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert (pixels == pixels[..., :1]).all() and len(np.unique(pixels)) > 20
 
 
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):

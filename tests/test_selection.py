@@ -177,6 +177,30 @@ def test_a_text_tower_without_a_mask_is_given_full_rows(ranker, tiny_tokenizer, 
     assert seen[1]["attention_mask"].shape == seen[1]["input_ids"].shape and seen[1]["input_ids"].shape[1] < 6
 
 
+def test_the_script_selects_and_prints_the_scores(
+    tiny_pipeline, class_pipeline, load_script, ranker, classifier, tmp_path, capsys
+):
+    for name, item in {"text": tiny_pipeline, "class": class_pipeline, "clip": ranker, "net": classifier}.items():
+        (item if name in ("text", "class") else item.model).save_pretrained(tmp_path / name)
+    ranker.processor.save_pretrained(tmp_path / "clip")
+    classifier.image_processor.save_pretrained(tmp_path / "net")
+    common = ["--num_images", "2", "--device", "cpu", "--output", str(tmp_path / "pictures.png")]
+    chosen = {
+        "text": ["a red heart", "--num_candidates", "5", "--ranker", str(tmp_path / "clip")],
+        "class": ["--class_labels", "goose", "--acceptance_rate", "0.5", "--classifier", str(tmp_path / "net")],
+    }
+    expected = {
+        "text": dict(prompt="a red heart", num_candidates=5, ranker=ranker),
+        "class": dict(class_labels="goose", acceptance_rate=0.5, classifier=classifier),
+    }
+    for name, pipe in {"text": tiny_pipeline, "class": class_pipeline}.items():
+        load_script("generate").main([str(tmp_path / name), *chosen[name], *common])
+        line, path = capsys.readouterr().out.splitlines()[-2:]
+        drawn = pipe(**expected[name], num_images_per_prompt=2, generator=seeded(0, 1))
+        caption = "a red heart" if name == "text" else "goose"
+        assert line == f"{caption}: {drawn.scores[0]:.3f}, {drawn.scores[1]:.3f}" and path == common[-1]
+
+
 def test_classifier_and_ranker_load_from_folders(class_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
     for scorer, processor in ((classifier, classifier.image_processor), (ranker, ranker.processor)):
         folder = tmp_path / type(scorer).__name__
@@ -201,11 +225,13 @@ def test_classes_are_matched_by_name_whatever_their_order(class_pipeline):
     order = [3, 1, 0, 2]
     shuffled = {place: CLASSES[index].upper() for place, index in enumerate(order)}
     classifier = ImageClassifier(*tiny_classifier(shuffled))
-    assert classifier.class_ids(class_pipeline.transformer.config.id2label, 4) == [order.index(i) for i in range(4)]
+    config, alike = class_pipeline.transformer.config, {index: index for index in range(4)}
+    assert classifier.class_ids(config.id2label, config.class_ids) == {index: order.index(index) for index in range(4)}
     nameless = ImageClassifier(*tiny_classifier({index: f"LABEL_{index}" for index in range(4)}))
-    assert nameless.class_ids(CLASSES, 4) == [0, 1, 2, 3]
+    assert nameless.class_ids(CLASSES, range(4)) == alike
+    assert nameless.class_ids(None, range(1, 5)) == {1: 0, 2: 1, 3: 2, 4: 3}  # id 0 is the null condition
     synonyms = {index: f"{name}, Latinum {name}" for index, name in CLASSES.items()}
-    assert ImageClassifier(*tiny_classifier(synonyms)).class_ids(CLASSES, 4) == [0, 1, 2, 3]
+    assert ImageClassifier(*tiny_classifier(synonyms)).class_ids(CLASSES, range(4)) == alike
     many = [f"name {index}, synonym {index}" for index in range(199)]
     others = [f"Name {index}" for index in range(199)]
     assert are_same_classes([*many, "crane bird"], [*others, "crane"])
@@ -214,9 +240,10 @@ def test_classes_are_matched_by_name_whatever_their_order(class_pipeline):
     assert not are_same_classes(many[:9] + ["crane bird"], others[:9] + ["crane"])  # too few to tell
     assert not are_same_classes(many, others[::-1])
     double = {0: "crane", 1: "goose", 2: "crane"}
-    assert ImageClassifier(*tiny_classifier(double)).class_ids(double, 3) == [0, 1, 2]  # ImageNet has such names
+    of_double = ImageClassifier(*tiny_classifier(double)).class_ids(double, range(3))  # ImageNet has such names
+    assert of_double == {0: 0, 1: 1, 2: 2}
     with pytest.raises(ValueError, match="one class of each name, got several called 'crane'"):
-        ImageClassifier(*tiny_classifier(double)).class_ids({0: "goose", 1: "crane"}, 2)
+        ImageClassifier(*tiny_classifier(double)).class_ids({0: "goose", 1: "crane"}, range(2))
 
 
 def test_grey_pictures_reach_a_classifier_of_one_or_three_channels():

@@ -87,6 +87,14 @@ def test_the_committed_records_belong_to_the_study(study):
         assert str(ROOT) not in path.read_text(encoding="utf-8")
 
 
+def test_the_page_shows_the_tables_of_the_records(study):
+    page = (ROOT / "docs" / "results" / "selection.md").read_text(encoding="utf-8")
+    records = [study.read_record(run, ROOT / "docs" / study.RECORDS) for run in study.all_runs()]
+    records = [record for record in records if record is not None]
+    for make in (study.selectors_table, study.rates_table, study.prompts_table):
+        assert make(records) and make(records) in page
+
+
 def test_the_sheet_of_edits_shows_sixteen_of_each_kind(load_script):
     script = load_script("editing_sheet")
     assert script.COUNT * len(script.COMPLETIONS) == script.COUNT * len(script.VARIATIONS) == 16
@@ -109,6 +117,7 @@ def test_the_sheet_of_edits_is_drawn(load_script, tmp_path):
     script.main(["--output", str(tmp_path / "sheet.png")])
     with Image.open(tmp_path / "sheet.png") as sheet, Image.open(ROOT / "docs" / "images" / "editing.png") as shown:
         assert sheet.size == shown.size
+        assert len(sheet.convert("RGB").getcolors(10**6)) > 1000
 
 
 def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, monkeypatch, capsys):

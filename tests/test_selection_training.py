@@ -117,9 +117,10 @@ def test_a_ranker_learns_to_find_pictures_by_their_captions(load_script, tmp_pat
     texts = [captions[0] for captions in rows["captions"]]
     likeness = ranker.embed_texts(texts) @ ranker.embed_pictures(pixels).T
     assert (likeness.argmax(1) == torch.arange(16)).double().mean() > 0.5
-    inputs = ranker.processor.tokenizer("a heart")
+    tokenizer = ranker.processor.tokenizer
+    inputs = tokenizer("a heart")
     assert set(inputs) == {"input_ids", "attention_mask"}
-    assert inputs.input_ids[-1] == ranker.processor.tokenizer.eos_token_id == ranker.model.config.text_config.eos_token_id
+    assert inputs.input_ids[-1] == tokenizer.eos_token_id == ranker.model.config.text_config.eos_token_id
 
 
 def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):

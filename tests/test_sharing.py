@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, create_branch, create_repo, list_repo_commits, upload_folder
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scorers import tiny_classifier, tiny_clip
@@ -98,6 +99,32 @@ def test_weights_that_are_only_pickled_are_not_pushed(hub, folder):
     with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, got .*pytorch_model.bin"):
         push_folder(folder, "me/tiny")
     assert hub.repositories == {}
+
+
+def test_a_pipeline_whose_transformer_has_an_adapter_is_neither_saved_nor_pushed(hub, tiny_pipeline, tmp_path):
+    adapted = get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"]))
+    tiny_pipeline.transformer = adapted
+    for save in (lambda: tiny_pipeline.save_pretrained(tmp_path / "a"), lambda: tiny_pipeline.push_to_hub("me/a")):
+        with pytest.raises(ValueError, match="`transformer` must have no adapter to be saved in a pipeline, got one"):
+            save()
+    assert hub.repositories == {} and not (tmp_path / "a").exists()
+    tiny_pipeline.transformer = adapted.merge_and_unload()
+    tiny_pipeline.push_to_hub("me/a", "Merged")
+    assert list_repo_commits("me/a")[0].title == "Merged"
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors"])
+def test_a_pipeline_that_lacks_a_part_is_not_pushed(hub, folder, lost):
+    (folder / "rqvae" / lost).unlink()
+    with pytest.raises(ValueError, match="`folder` must hold rqvae/config.json and weights beside it"):
+        push_folder(folder, "me/tiny")
+    assert hub.repositories == {}
+
+
+def test_the_tags_of_a_model_are_those_of_its_card(hub, tiny_rqvae):
+    tiny_rqvae.add_model_tags(["emoji"])
+    tiny_rqvae.push_to_hub("me/tagged")
+    assert "emoji" in ModelCard.load("me/tagged").data.tags
 
 
 def test_a_pickle_by_another_name_is_known_by_what_it_begins_with(folder):
@@ -189,9 +216,8 @@ def test_everything_comes_from_the_revision_that_was_asked_for(hub, tiny_pipelin
 
 
 def test_an_adapter_is_looked_for_where_it_is_loaded_from(hub, make_transformer, tmp_path):
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, target_modules=["out_proj"])
-    peft.get_peft_model(make_transformer("none"), config).save_pretrained(tmp_path / "adapter")
+    config = LoraConfig(r=2, target_modules=["out_proj"])
+    get_peft_model(make_transformer("none"), config).save_pretrained(tmp_path / "adapter")
     create_repo("me/adapter")
     create_branch("me/adapter", branch="trial")
     upload_folder(repo_id="me/adapter", folder_path=tmp_path / "adapter", revision="trial")
@@ -221,6 +247,15 @@ def test_a_pull_request_is_pushed_to_as_it_is(hub, folder, monkeypatch):
     (folder / "notes.txt").write_text("words")
     push_folder(folder, "me/tiny", revision="refs/pr/1")
     assert "notes.txt" in hub.files("me/tiny", "refs/pr/1") and "notes.txt" not in hub.files("me/tiny")
+
+
+def test_a_pull_request_is_opened_and_the_branch_stays_as_it_is(hub, folder):
+    push_folder(folder, "me/tiny")
+    before = hub.files("me/tiny")
+    (folder / "notes.txt").write_text("words")
+    answer = push_folder(folder, "me/tiny", create_pr=True, commit_message="Words")
+    assert answer.pr_url == f"{hub.endpoint}/me/tiny/discussions/1" and hub.files("me/tiny") == before
+    assert set(hub.files("me/tiny", "refs/pr/1")) == {*before, "notes.txt"}
 
 
 def test_a_revision_is_a_branch_that_can_be_loaded(hub, folder, tiny_pipeline):

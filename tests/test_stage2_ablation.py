@@ -44,6 +44,14 @@ def test_a_report_without_records_is_refused(script, tmp_path):
         script.main(["report", "--output_dir", str(tmp_path), "--docs", str(tmp_path)])
 
 
+def test_the_page_shows_the_table_of_the_records(script):
+    page = (ROOT / "docs" / "results" / "stage2_ablation.md").read_text(encoding="utf-8")
+    records = [script.read_record(run, ROOT / "docs" / script.RECORDS) for run in script.all_runs()]
+    assert script.table(records) in page  # all runs have a record
+    real = json.loads((ROOT / "docs" / script.RECORDS / script.STUDY / "real.json").read_text(encoding="utf-8"))
+    assert f"{real['num_pictures']:,} real ones are {real[script.DISTANCE]:.0f}\nfrom the others" in page
+
+
 @pytest.mark.slow
 def test_a_run_is_trained_measured_and_reported_once(script, tmp_path, monkeypatch, capsys):
     fixture, models = str(ROOT / "tests" / "fixtures" / "emoji"), str(ROOT / "checkpoints" / "emoji-64")

@@ -164,10 +164,16 @@ class RQTransformerConfig(RQConfig):
         return self.code_shape[0] * self.code_shape[1]
 
     @property
+    def class_ids(self) -> list[int]:
+        """Ids of the classes of a class-conditional model; that of "no condition" is none."""
+        if self.id2label is not None:
+            return sorted(self.id2label)
+        return [index for index in range(self.vocab_size) if self.null_condition_ids != (index,)]
+
+    @property
     def num_classes(self) -> int:
-        """Classes of a class-conditional model; the id of "no condition" is none."""
-        has_null = self.null_condition_ids is not None
-        return self.vocab_size - has_null if self.id2label is None else len(self.id2label)
+        """The number of `class_ids`."""
+        return len(self.class_ids)
 
     def add_classes(self, names: list[str]) -> None:
         """Adds classes to those that there are. A row for "no condition" behind them becomes the last one again.

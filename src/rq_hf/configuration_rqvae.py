@@ -88,6 +88,11 @@ class RQConfig(PreTrainedConfig):
         return config_dict, kwargs
 
     @classmethod
+    def from_json_file(cls, json_file):
+        """As in the base class, also of the config.json of a saved model, which has sampling settings."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in the base class; a field that this version does not know is left out with a warning."""
         known = {*cls.known_fields(), *_PASSED_ON}

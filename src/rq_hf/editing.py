@@ -8,7 +8,7 @@ and to its left, never what is kept below or to its right; and a variation can k
 Symbols: B pictures, H x W positions, D code depth. z-hat^(d) sum of the first d code vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -50,6 +50,7 @@ class EditingMixin:
         Raises:
             `ValueError`: bad input, each named.
         """
+        self._require("rqvae")
         depth = self._checked_depth("depth", depth)
         self._check_output_type(output_type)
         codes = self.rqvae.encode(self._pixel_values(image))[..., :depth]
@@ -89,6 +90,7 @@ class EditingMixin:
         Raises:
             `ValueError`: bad input, each named.
         """
+        self._require("rqvae", "transformer")
         shape = self.transformer.config.code_shape[:2]
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
             got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else f"{mask!r:.80}"
@@ -124,6 +126,7 @@ class EditingMixin:
         Raises:
             `ValueError`: bad input, each named.
         """
+        self._require("rqvae", "transformer")
         keep_depths = self._checked_depth("keep_depths", keep_depths)
         mask = torch.zeros(self.transformer.config.code_shape, dtype=torch.bool)
         mask[..., :keep_depths] = True
@@ -160,9 +163,10 @@ class EditingMixin:
         Raises:
             `ValueError`: bad input, each named.
         """
+        self._require("rqvae")
         depth = self._checked_depth("depth", depth)
         self._check_output_type(output_type)
-        weights = list(weights)
+        weights = list(weights) if isinstance(weights, Iterable) else [weights]
         if not weights or not all(isinstance(weight, Real) and 0 <= weight <= 1 for weight in weights):
             raise ValueError(f"`weights` must be one or more numbers in [0, 1], got {weights!r}.")
         first, second = (self.rqvae.encode(self._pixel_values(each))[..., :depth] for each in (image, other))
@@ -180,6 +184,11 @@ class EditingMixin:
             images = self._postprocess(self.rqvae.decode_quantized(mixtures), output_type)
         self.maybe_free_model_hooks()
         return RQImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _require(self, *components: str) -> None:
+        for name in components:
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` must be loaded, got None.")
 
     def _checked_depth(self, name: str, depth: int | None) -> int:
         code_depth = self.rqvae.config.code_depth
@@ -204,13 +213,19 @@ class EditingMixin:
             images = [decode_picture(each, mode) if isinstance(each, PIL.Image.Image) else each for each in images]
         except ValueError as error:
             raise ValueError(f"`image` must be of integers of 8 or 16 bits, got {error}") from error
-        sizes = {each.size for each in images if isinstance(each, PIL.Image.Image)}
+        # Arrays may be views that torch cannot take, such as mirrored ones.
+        images = [np.ascontiguousarray(each) if isinstance(each, np.ndarray) else each for each in images]
+        sizes = {each.size if isinstance(each, PIL.Image.Image) else tuple(each.shape)[-3:] for each in images
+                 if isinstance(each, (PIL.Image.Image, np.ndarray, torch.Tensor))}  # fmt: skip
         if not images or len(sizes) > 1:
             raise ValueError(f"`image` must be one or more pictures of one size, got sizes {sorted(sizes)}.")
         for each in images:
             if isinstance(each, (np.ndarray, torch.Tensor)):
                 values = torch.as_tensor(each)
-                if not values.is_floating_point() or not (values.min() >= 0 and values.max() <= 1):
+                if values.numel() == 0 or not values.is_floating_point():
+                    got = f"{values.dtype} of shape {tuple(values.shape)}"
+                    raise ValueError(f"`image` must hold floats where it is an array or a tensor, got {got}.")
+                if not (values.min() >= 0 and values.max() <= 1):
                     got = f"{values.dtype} from {values.min():.4g} to {values.max():.4g}"
                     raise ValueError(
                         f"`image` must hold floats in [0, 1] where it is an array or a tensor, got {got}."

@@ -19,16 +19,22 @@ class FusedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, blocks: Sequence[Block]
+        ctx,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        blocks: Sequence[Block],
+        count: int | torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             rows: `(N, n_e)`, what the linear map gets.
             weight, bias: `(K, n_e)` and `(K,)`.
             blocks: all rows, in order.
+            count: how many rows have a target.
 
         Returns:
-            The mean cross-entropy `()`, and that of each row, `(N,)`, which has no gradient.
+            The mean cross-entropy of these `()`, and that of each row, `(N,)`, which has no gradient.
         """
         device = rows.device.type
         is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -48,10 +54,10 @@ class FusedCrossEntropy(torch.autograd.Function):
                 if any(ctx.needs_input_grad):
                     _add_gradients(gradients, logits, factors[0][block], factors[1], block)
         ctx.save_for_backward(*gradients)
-        ctx.num_rows, ctx.is_used = max(1, len(rows)), False
+        ctx.count, ctx.is_used = count, False
         ctx.dtypes = [each.dtype for each in (rows, weight, bias)]
         ctx.mark_non_differentiable(losses)
-        return losses.mean(), losses
+        return losses.sum() / count, losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -60,10 +66,10 @@ class FusedCrossEntropy(torch.autograd.Function):
             raise RuntimeError("The loss of the codes must go backward once, got a second backward pass.")
         ctx.is_used = True
         scaled = [
-            each.mul_(gradient / ctx.num_rows).to(dtype) if each is not None else None
+            each.mul_(gradient / ctx.count).to(dtype) if each is not None else None
             for each, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None
+        return *scaled, None, None
 
 
 def _losses_and_slopes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its fi
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 
@@ -117,7 +118,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if compile_config is not None and not isinstance(compile_config, CompileConfig):
             raise ValueError(f"`compile_config` must be a CompileConfig, got {compile_config!r}.")
         self._check_condition("input_ids", input_ids)
-        batch_size = len(input_ids)
+        self._check_devices()
+        input_ids, batch_size = input_ids.long(), len(input_ids)
         if sampling.guidance_scale != 1.0:
             input_ids = torch.cat([input_ids, self._null_condition(negative_input_ids, input_ids)])  # (2B, S)
         elif negative_input_ids is not None:
@@ -146,7 +148,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 answer = callback(position, codes.view(batch_size, height, width, depth))
                 if answer is False:
                     break
-                if isinstance(answer, torch.Tensor):
+                if answer is not None and answer is not True:
                     self._check_codes("the callback's codes", answer, (batch_size,))
                     codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
@@ -192,7 +194,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         top_k = [value if value is None else int(value) for value in top_k]
         top_p = one_per_depth("top_p", setting("top_p", top_p, None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
         guidance_scale = setting("guidance_scale", guidance_scale, 1.0)
-        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, Real) or not guidance_scale >= 0:
+        is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
+        if not is_number or not 0 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
         return Sampling(do_sample, temperature, top_k, top_p, guidance_scale)
 
@@ -218,6 +221,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self._check_condition("input_ids", input_ids)
         self._check_codes("`codes`", codes, (len(input_ids),))
         sampling = self._sampling(self.generation_config, None, None, None, None, 1.0)
+        input_ids, codes = input_ids.long(), codes.long()
         quantized = self.codebook(codes.flatten(1, 2)).sum(2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :].flatten(0, 1)[:, None]
         uniforms = draw_uniforms(generator, 1, (len(context), codes.shape[-1]))[0].to(codes.device)  # (B*T, D)
@@ -246,9 +250,18 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.shape[1] != length or len(ids) == 0:
             got = tuple(ids.shape) if isinstance(ids, torch.Tensor) else type(ids).__name__
             raise ValueError(f"`{name}` must be a tensor of shape (batch_size, {length}), got {got}.")
-        if ids.is_floating_point() or not (0 <= ids.min() and ids.max() < size):
+        if ids.is_floating_point() or ids.dtype == torch.bool or not (0 <= ids.min() and ids.max() < size):
             raise ValueError(
                 f"`{name}` must be integers in [0, {size}), got {ids.dtype} from {ids.min()} to {ids.max()}."
+            )
+
+    def _check_devices(self) -> None:
+        """Keys and values of all blocks lie together, so that a model may be offloaded, but not cut in pieces."""
+        devices = {str(device) for device in (getattr(self, "hf_device_map", None) or {}).values()}
+        accelerators = sorted(devices - {"cpu", "disk"})
+        if len(accelerators) > 1:
+            raise ValueError(
+                f"`generate` needs a model on one accelerator, got a `device_map` over {', '.join(accelerators)}."
             )
 
     def _null_condition(self, negative_input_ids: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
@@ -260,10 +273,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 )
             negative_input_ids = torch.tensor([self.config.null_condition_ids], device=input_ids.device)
         self._check_condition("negative_input_ids", negative_input_ids)
-        return negative_input_ids.to(input_ids.device).expand_as(input_ids)
+        return negative_input_ids.to(input_ids).expand_as(input_ids)
 
     def _check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...]) -> None:
         shape, size = self.config.code_shape, self.config.codebook_size
+        if not isinstance(codes, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(codes).__name__}.")
         if tuple(codes.shape[1:]) != shape or codes.shape[0] not in batch_sizes:
             raise ValueError(f"{name} must have shape {(batch_sizes[-1], *shape)}, got {tuple(codes.shape)}.")
         whole = codes if codes.is_floating_point() else codes.long()  # uint8 knows no large K
@@ -280,10 +295,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
         shape = self.config.code_shape
         if mask is None:
             mask = torch.ones(shape, dtype=torch.bool)
-        for name, given in (("known_codes", codes), ("known_mask", mask)):
-            if not isinstance(given, torch.Tensor):
-                raise ValueError(f"`{name}` must be a tensor, got {type(given).__name__}.")
         self._check_codes("`known_codes`", codes, (1, batch_size))
+        if not isinstance(mask, torch.Tensor):
+            raise ValueError(f"`known_mask` must be a tensor, got {type(mask).__name__}.")
         if mask.dtype != torch.bool:
             raise ValueError(f"`known_mask` must be bool, got {mask.dtype}.")
         if tuple(mask.shape) == shape[:2]:

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .activation_memory import Dropout
 from .configuration_rq_transformer import RQTransformerConfig
-from .fused_cross_entropy import FusedCrossEntropy
+from .fused_cross_entropy import IGNORED, FusedCrossEntropy
 from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
@@ -126,8 +126,12 @@ class CodeHead(PredictionHead):
             return soft_code_probabilities(targets[block], codebook[place % len(codebook)], temperature[place])
 
         blocks = [(block, functools.partial(make_targets, block)) for block in blocks]
+        counted = None if labels is None else (labels.reshape(-1) != IGNORED).float()
         if torch.is_grad_enabled() and self._is_plain():
-            loss, losses = FusedCrossEntropy.apply(self.norm(rows), self.linear.weight, self.linear.bias, blocks)
+            count = max(1, len(rows)) if counted is None else counted.sum().clamp(min=1)
+            parameters = self.linear.weight, self.linear.bias
+            loss, losses = FusedCrossEntropy.apply(self.norm(rows), *parameters, blocks, count)
+            return loss, _means(losses, counted, depth)[1]
         else:
             losses = rows.new_zeros(len(rows), dtype=torch.float32)
             is_kept = len(blocks) == 1 or not torch.is_grad_enabled()
@@ -136,8 +140,7 @@ class CodeHead(PredictionHead):
                 losses[block] = (
                     self._losses(*arguments) if is_kept else checkpoint(self._losses, *arguments, use_reentrant=False)
                 )
-            loss = losses.mean()
-        return loss, losses.detach().view(-1, depth).mean(0)
+            return _means(losses, counted, depth)
 
     def _is_plain(self) -> bool:
         """Whether nothing depends on the linear map being called: adapters, quantization, hooks that gather weights. A
@@ -148,7 +151,16 @@ class CodeHead(PredictionHead):
         return is_linear and not hooks and not torch.compiler.is_compiling()
 
     def _losses(self, rows: torch.Tensor, make_targets: Callable[[], torch.Tensor]) -> torch.Tensor:
-        return F.cross_entropy(super().forward(rows).float(), make_targets(), reduction="none")
+        return F.cross_entropy(super().forward(rows).float(), make_targets(), reduction="none", ignore_index=IGNORED)
+
+
+def _means(losses: torch.Tensor, counted: torch.Tensor | None, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of the losses of codes `(N,)`, and without gradient that of each depth `(D,)`; those `counted`, all by
+    default."""
+    if counted is None:
+        return losses.mean(), losses.detach().view(-1, depth).mean(0)
+    of_depths = losses.detach().view(-1, depth).sum(0) / counted.view(-1, depth).sum(0).clamp(min=1)
+    return losses.sum() / counted.sum().clamp(min=1), of_depths
 
 
 class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
@@ -184,6 +196,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["TransformerBlock"]
+    _group_offload_block_modules = [  # all children, as `generate` calls them and not `forward`
+        "codebook", "condition_embedding", "condition_positions", "spatial_projection", "spatial_positions",
+        "embedding_dropout", "spatial_transformer", "depth_projection", "depth_positions", "depth_transformer",
+        "code_head", "text_head",
+    ]  # fmt: skip
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__(config)
@@ -267,11 +284,13 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         config = copy.deepcopy(self.config)
         config.add_classes(names)
         new_ids = [index for index in config.id2label if index not in self.config.id2label]
+        mean, size = self.condition_embedding.weight[self.config.class_ids].mean(0), self.config.vocab_size
         self.resize_token_embeddings(config.vocab_size)
         if config.null_condition_ids != self.config.null_condition_ids:
             rows = [*self.config.null_condition_ids, *config.null_condition_ids]
             weight = self.condition_embedding.weight
             weight[rows] = weight[rows[::-1]]
+        self.condition_embedding.weight[[index for index in new_ids if index < size]] = mean  # rows in reserve
         self.config.add_classes(names)
         return new_ids
 
@@ -390,8 +409,9 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             return self.code_head(depth_states, labels=labels)
         else:
             targets = labels.flatten()
-        losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none")
-        return losses.mean(), losses.detach().view(-1, depth_states.shape[-2]).mean(0)
+        losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none", ignore_index=IGNORED)
+        counted = None if labels.is_floating_point() else (targets != IGNORED).float()
+        return _means(losses, counted, depth_states.shape[-2])
 
     def _text_loss(self, text_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of caption tokens 1..S-1, leaving out `pad_token_id` if it is set."""

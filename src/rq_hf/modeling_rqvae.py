@@ -97,6 +97,7 @@ class RQVAEModel(HubModel):
     accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = ["quantizer"]
     _no_split_modules = ["UNetMidBlock2D"]
+    _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv", "quantizer", "codebook"]
 
     def __init__(self, config: RQVAEConfig):
         super().__init__(config)

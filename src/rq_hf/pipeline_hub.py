@@ -36,9 +36,27 @@ class HubPipelineMixin:
                 index[component][0] = library
         return index
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in the base class.
+
+        Raises:
+            `ValueError`: a component with an adapter, of which the adapter alone would be written.
+        """
+        for name in ("rqvae", "transformer"):
+            component = getattr(self, name)
+            component = getattr(component, "_orig_mod", component)  # of a compiled one
+            is_adapted = getattr(component, "_hf_peft_config_loaded", False) or hasattr(component, "peft_config")
+            if component is not None and is_adapted:
+                raise ValueError(
+                    f"`{name}` must have no adapter to be saved in a pipeline, got one: merge it, by "
+                    f"`PeftModel.from_pretrained(pipe.{name}, ...).merge_and_unload()`, or share the adapter alone."
+                )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def push_to_hub(
         self,
         repo_id: str,
+        commit_message: str | None = None,
         *,
         variant: str | None = None,
         max_shard_size: int | str | None = None,
@@ -48,6 +66,7 @@ class HubPipelineMixin:
 
         Args:
             repo_id (`str`): repository, made if it is missing.
+            commit_message (`str`, *optional*): of the commit.
             variant (`str`, *optional*): such as `"fp16"`, put into the names of the weights' files.
             max_shard_size (`int` or `str`, *optional*): of a file of weights.
             options: `private`, `revision`, `with_code` and others of [`~rq_hf.sharing.push_folder`].
@@ -57,4 +76,5 @@ class HubPipelineMixin:
         """
         from .sharing import save_and_push
 
+        options["commit_message"] = commit_message
         return save_and_push(self, repo_id, variant=variant, max_shard_size=max_shard_size, **options)

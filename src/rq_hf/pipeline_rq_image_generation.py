@@ -5,10 +5,11 @@
 import difflib
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
@@ -157,6 +158,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         self._check_inputs(
             prompt,
             class_labels,
+            ranker is not None or classifier is not None,
             num_images_per_prompt,
             candidate_batch_size,
             output_type,
@@ -168,13 +170,16 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             input_ids = input_ids.expand(len(known_codes), -1)
         count = len(input_ids)
         score = self._scorer(prompt, class_labels, count, ranker, classifier) if candidates is not None else None
-        negative_input_ids = self.encode_prompt(negative_prompt) if negative_prompt is not None else None
+        negative_input_ids = None
+        if negative_prompt is not None:
+            negative_input_ids = self.encode_prompt(negative_prompt, "negative_prompt")
         given = {"negative_prompt": negative_input_ids, "known_codes": known_codes}
-        if known_mask is not None and known_mask.ndim == 4:
+        if getattr(known_mask, "ndim", None) == 4:
             given["known_mask"] = known_mask
         for name, values in given.items():
             if values is not None and len(values) not in (1, count):
-                raise ValueError(f"`{name}` must be one or {count}, got {len(values)}.")
+                names = {"known_codes": "`image`, or `known_codes`,"}.get(name, f"`{name}`")
+                raise ValueError(f"{names} must be one or {count}, got {len(values)}.")
         settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale)
         self._interrupt = False
         height, width, _ = self.transformer.config.code_shape
@@ -190,7 +195,12 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                     tensors = {
                         name: {"codes": codes.clone()}[name] for name in callback_on_step_end_tensor_inputs or ()
                     }
-                    replaced = (callback_on_step_end(self, next(steps), position, tensors) or {}).get("codes")
+                    answer = callback_on_step_end(self, next(steps), position, tensors)
+                    if answer is not None and not isinstance(answer, Mapping):
+                        raise ValueError(
+                            f"`callback_on_step_end` must return a dictionary or None, got {type(answer).__name__}."
+                        )
+                    replaced = (answer or {}).get("codes")
                 if self.interrupt:
                     if replaced is not None:
                         self.transformer._check_codes("the callback's codes", replaced, (len(codes),))
@@ -232,8 +242,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             return RQImagePipelineOutput(images=images, scores=scores)
         return (images,) if scores is None else (images, scores)
 
-    def encode_prompt(self, prompt: str | list[str]) -> torch.LongTensor:
-        """Ids of captions, `(B, condition_length)`.
+    def encode_prompt(self, prompt: str | list[str], name: str = "prompt") -> torch.LongTensor:
+        """Ids of captions, `(B, condition_length)`; `name` is what an error calls them.
 
         What does not fit is cut with a warning that shows it. Text of which the tokenizer knows no letter, such as one
         in another script, becomes the null condition of a model that was trained with one, with a warning.
@@ -243,11 +253,11 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(text, str) for text in prompts):
-            raise ValueError(f"`prompt` must be a string or a list of strings, got {prompt!r}.")
+            raise ValueError(f"`{name}` must be a string or a list of strings, got {prompt!r}.")
         if not prompts:
-            raise ValueError("`prompt` must hold at least one caption, got an empty list.")
+            raise ValueError(f"`{name}` must hold at least one caption, got an empty list.")
         if self.tokenizer is None:
-            raise ValueError("`prompt` needs a pipeline with a `tokenizer`; this one has none.")
+            raise ValueError(f"`{name}` needs a pipeline with a `tokenizer`; this one has none.")
         length, options = self.tokenizer.model_max_length, {"add_special_tokens": False, "verbose": False}
         with _tokenizer_lock:
             whole = self.tokenizer(list(prompts), padding=False, truncation=False, **options).input_ids
@@ -271,6 +281,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             `ValueError`: a name or id that the model does not have.
         """
         config = self.transformer.config
+        labels = labels.tolist() if hasattr(labels, "tolist") else labels  # arrays, tensors and their numbers
         labels = labels if isinstance(labels, (list, tuple)) else [labels]
         if not labels:
             raise ValueError("`class_labels` must hold at least one label, got an empty list.")
@@ -282,9 +293,10 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         for label in id2label.values():  # whole labels go before alternatives
             whole = label.strip().lower()
             names[whole] = [other for other, text in id2label.items() if text.strip().lower() == whole]
-        classes = len(config.id2label) if config.id2label is not None else config.vocab_size
-        ids = []
+        known, ids = config.class_ids, []
+        among = f"[0, {len(known)})" if known == list(range(len(known))) else known
         for label in labels:
+            label = label.item() if isinstance(label, np.integer) else label
             if isinstance(label, str):
                 if label.strip().lower() not in names:
                     close = difflib.get_close_matches(label.lower(), list(names), n=3, cutoff=0.0)
@@ -293,8 +305,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 if len(indexes) > 1:
                     raise ValueError(f"`class_labels` must be one class each, got {label!r}, a name of {indexes}.")
                 label = indexes[0]
-            if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
-                raise ValueError(f"`class_labels` must be ids in [0, {classes}) or names, got {label!r}.")
+            if isinstance(label, bool) or not isinstance(label, int) or label not in known:
+                raise ValueError(f"`class_labels` must be ids in {among} or names, got {label!r}.")
             ids.append(label)
         return ids
 
@@ -317,17 +329,26 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             if class_labels is None:
                 raise ValueError("`classifier` needs `class_labels`: it tells how sure it is of them.")
             scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
-            of_class = scorer.class_ids(config.id2label, config.num_classes)
+            of_class = scorer.class_ids(config.id2label, config.class_ids)
             targets = [of_class[label] for label in self.get_label_ids(class_labels)]
         targets = targets * (count if len(targets) == 1 else 1)
         scorer.to(self._execution_device)
         return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
 
     def _check_inputs(
-        self, prompt, class_labels, num_images_per_prompt, candidate_batch_size, output_type, tensor_inputs
+        self,
+        prompt,
+        class_labels,
+        is_selected,
+        num_images_per_prompt,
+        candidate_batch_size,
+        output_type,
+        tensor_inputs,
     ) -> None:
         if self.transformer is None or (self.rqvae is None and output_type != "latent"):
             raise ValueError("`transformer` and, except for output_type='latent', `rqvae` must be loaded, got None.")
+        if self.rqvae is None and is_selected:
+            raise ValueError("`rqvae` must be loaded for `ranker` and `classifier`, which see pictures, got None.")
         config = self.transformer.config
         if prompt is not None and class_labels is not None:
             raise ValueError("`prompt` and `class_labels` exclude each other, got both.")

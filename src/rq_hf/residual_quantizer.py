@@ -145,18 +145,20 @@ class Codebook(nn.Module):
 
     def at_depth(self, depth: int) -> torch.Tensor:
         """`(K, n_z)` code vectors searched at `depth`."""
-        return self.weight[depth if len(self.weight) > 1 else 0]
+        return self(None, depth)
 
-    def forward(self, codes: torch.Tensor, first_depth: int = 0) -> torch.Tensor:
+    def forward(self, codes: torch.Tensor | None, first_depth: int = 0) -> torch.Tensor:
         """Code vectors e(k) of codes at depths `first_depth`, `first_depth + 1`, ...
 
         Args:
-            codes: `(..., d)` long.
+            codes: `(..., d)` long, or `None`: all codes of `first_depth`.
             first_depth: depth of `codes[..., 0]`.
 
         Returns:
-            `(..., d, n_z)`.
+            `(..., d, n_z)`, or `(K, n_z)` of all codes.
         """
+        if codes is None:
+            return self.weight[first_depth if len(self.weight) > 1 else 0]
         num_codebooks, codebook_size, codebook_dim = self.weight.shape
         if num_codebooks > 1:
             depths = torch.arange(first_depth, first_depth + codes.shape[-1], device=codes.device)

@@ -111,7 +111,7 @@ class ImageClassifier:
         self.model.to(device)
         return self
 
-    def class_ids(self, id2label: Mapping[int, str] | None, num_classes: int) -> list[int]:
+    def class_ids(self, id2label: Mapping[int, str] | None, ids: Sequence[int]) -> dict[int, int]:
         """The classifier's class for each class of a generator.
 
         Classes of the same names belong together, whatever their order; where either side has no names, the two must
@@ -120,7 +120,7 @@ class ImageClassifier:
 
         Args:
             id2label (`Mapping[int, str]`, *optional*): names of the generator's classes.
-            num_classes (`int`): their number.
+            ids (`Sequence[int]`): theirs; without names the first is the classifier's class 0, and so on.
 
         Raises:
             `ValueError`: a classifier of other classes.
@@ -128,14 +128,14 @@ class ImageClassifier:
         own = {index: str(name).strip().lower() for index, name in self.model.config.id2label.items()}
         nameless = all(name == f"label_{index}" for index, name in own.items())
         if id2label is None or nameless:
-            if len(own) != num_classes:
+            if len(own) != len(ids):
                 raise ValueError(
-                    f"`classifier` must have the model's {num_classes} classes, got one of {len(own)} classes."
+                    f"`classifier` must have the model's {len(ids)} classes, got one of {len(own)} classes."
                 )
-            return list(range(num_classes))
-        wanted = [id2label[index].strip().lower() for index in range(num_classes)]
+            return {index: place for place, index in enumerate(ids)}
+        wanted = [id2label[index].strip().lower() for index in ids]
         if are_same_classes(wanted, [own.get(index, "") for index in range(len(own))]):  # even if a name is double
-            return list(range(num_classes))
+            return {index: place for place, index in enumerate(ids)}
         places: dict[str, list[int]] = {}
         for index, name in own.items():
             places.setdefault(name, []).append(index)
@@ -143,12 +143,12 @@ class ImageClassifier:
         if missing:
             raise ValueError(
                 f"`classifier` must know the model's classes, such as {missing[:3]}, got one of "
-                f"{list(places)[:3]} and others ({len(missing)} of {num_classes} are missing)."
+                f"{list(places)[:3]} and others ({len(missing)} of {len(ids)} are missing)."
             )
         double = [name for name in wanted if len(places[name]) > 1]
         if double:
             raise ValueError(f"`classifier` must have one class of each name, got several called {double[0]!r}.")
-        return [places[name][0] for name in wanted]
+        return {index: places[name][0] for index, name in zip(ids, wanted, strict=True)}
 
     @torch.no_grad()
     def probabilities(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,8 @@ def save_and_push(
     """
     if not options.pop("safe_serialization", True):
         raise ValueError("`safe_serialization` must be True, got False: pickles are not shared.")
-    options.setdefault("commit_message", f"Upload {type(item).__name__}")
+    options["commit_message"] = options.get("commit_message") or f"Upload {type(item).__name__}"
+    options["tags"] = [*(options.get("tags") or ()), *(getattr(item, "model_tags", None) or ())]
     saving = {"variant": variant, "max_shard_size": max_shard_size}
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as folder:
         item.save_pretrained(folder, **{name: value for name, value in saving.items() if value is not None})
@@ -158,7 +159,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
         `ValueError`: a folder of no known kind, or weights that are only pickled.
     """
     folder = Path(folder)
-    folder_kind(folder)
+    kind = folder_kind(folder)
     files, left_out = {}, []
     for place, folders, names in os.walk(folder):  # passes over what a training deletes meanwhile
         folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
@@ -174,7 +175,22 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
                 f"`folder` must hold weights as safetensors, got {str(path)!r}: load and save it, which pickles none."
             )
         logger.warning("%s is a pickle and is not uploaded.", path)
+    if kind == "pipeline":
+        _check_components(folder, files)
     return files
+
+
+def _check_components(folder: Path, files: Iterable[str]) -> None:
+    """Refuses a pipeline's folder without all that its models are loaded from."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for name in ("rqvae", "transformer"):
+        has_config = f"{name}/config.json" in files
+        has_weights = any(path.startswith(f"{name}/") and path.endswith(".safetensors") for path in files)
+        if index.get(name, [None])[0] is not None and not (has_config and has_weights):
+            raise ValueError(
+                f"`folder` must hold {name}/config.json and weights beside it, for the `{name}` of its "
+                f"model_index.json, got {sorted(path for path in files if path.startswith(name))}."
+            )
 
 
 def _configs_with_sampling(files: dict[str, Path], added: dict[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 """Blocks of causal self-attention, of which the spatial and the depth transformer are made (section 3.2)."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class MLP(nn.Sequential):
             nn.Linear(intermediate_size, config.hidden_size),
         )
 
-    def forward(self, hidden_states: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Of `norm(hidden_states)`."""
         widen, activate, narrow = self
         return keeping_source(activate, narrow, keeping_source(norm, widen, hidden_states))
@@ -84,7 +85,8 @@ class TransformerBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
         attend = functools.partial(self.attention, cache=cache)
         hidden_states = hidden_states + self.dropout(keeping_source(self.attention_norm, attend, hidden_states))
-        return hidden_states + self.dropout(self.mlp(hidden_states, self.mlp_norm))
+        norm = functools.partial(self.mlp_norm)  # offloading hooks would move a module among the arguments
+        return hidden_states + self.dropout(self.mlp(hidden_states, norm))
 
 
 class TransformerStack(nn.Module):

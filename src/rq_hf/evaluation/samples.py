@@ -139,7 +139,8 @@ class SampleStudy:
         count = self.protocol.num_pictures if wanted is None else wanted
         if config.vocab_size == 1:
             return None, count
-        return [index % config.num_classes for index in range(count)], count
+        classes = config.class_ids
+        return [classes[index % len(classes)] for index in range(count)], count
 
     def _captions(self) -> list[str]:
         arguments = self.arguments
@@ -152,11 +153,11 @@ class SampleStudy:
             captions += variants if self.protocol.every_caption else variants[:1]
         return captions
 
-    def _judged(self) -> list[int]:
+    def _judged(self) -> dict[int, int]:
         if self.conditions is None or self.pipe.tokenizer is not None:
             raise ValueError("`--judge` needs a class-conditional model: it tells whether the class is right.")
         config = self.pipe.transformer.config
-        return self.judge.class_ids(config.id2label, config.num_classes)
+        return self.judge.class_ids(config.id2label, config.class_ids)
 
     def _check(self) -> None:
         arguments, reference = self.arguments, self.reference

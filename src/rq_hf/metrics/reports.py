@@ -15,7 +15,7 @@ from ..cards import evaluation_results
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table, numbers with four significant digits.
+    """A Markdown table, floats with four significant digits.
 
     Args:
         header (`Sequence[str]`): names of the columns.

@@ -63,9 +63,7 @@ class ConditionReader:
         by_position = config.id2label is None or (renamed and are_ids(feature, config.id2label.values()))
         self.names: list[str] | None = feature.names if self.is_class_label and not by_position else None
         if by_position:
-            size = config.vocab_size if config.id2label is None else len(config.id2label)
-            null = config.null_condition_ids or ()
-            self.label2id = {str(index): index for index in range(size) if index not in null}
+            self.label2id = {str(index): index for index in config.class_ids}
         else:
             self.label2id = {name: index for index, name in config.id2label.items()}
         self.num_missing = self.num_measured = self.num_cut = self._num_read = 0

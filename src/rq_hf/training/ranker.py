@@ -39,8 +39,8 @@ class RankerArguments:
 
 
 def add_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Lets a caption tokenizer end each caption with a token, whose state is what CLIP's text tower gives, and make the
-    mask that this tower reads.
+    """Lets a caption tokenizer end each caption with a token, whose state is what CLIP's text tower gives, and make
+    the mask that this tower reads.
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`): of [`train_caption_tokenizer`]; it is changed.

@@ -94,15 +94,14 @@ def class_vocabulary(config: RQTransformerConfig, names: list[str], dropped: boo
         )
     config = copy.deepcopy(config)
     if config.id2label is None:
-        classes = config.vocab_size - (config.null_condition_ids == (config.vocab_size - 1,))
-        if len(names) != classes:
+        if len(names) != config.num_classes:
             raise ValueError(
-                f"`label_column` must have the {classes} classes of `model_name_or_path`, whose names are not known, "
-                f"got {len(names)}. Give their names as `--id2label`, or {REPLACE}."
+                f"`label_column` must have the {config.num_classes} classes of `model_name_or_path`, whose names are "
+                f"not known, got {len(names)}. Give their names as `--id2label`, or {REPLACE}."
             )
-        config.id2label = dict(enumerate(names))
-    if are_same_classes(list(config.id2label.values()), names):
-        config.id2label = dict(enumerate(names))
+        config.id2label = dict(zip(config.class_ids, names, strict=True))
+    elif are_same_classes([config.id2label[index] for index in config.class_ids], names):
+        config.id2label = dict(zip(config.class_ids, names, strict=True))
     known = set(config.id2label.values())
     new = [name for name in names if name not in known]
     if new:
