@@ -13,6 +13,7 @@ if there is one, and prints the peak beside the computed one.
 import argparse
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +90,12 @@ class Recipe:
         if "rqvae" in card:
             rqvae_path = path.with_name(f"{card['rqvae']}.json")
             rqvae = RQVAEConfig(**json.loads(rqvae_path.read_text(encoding="utf-8"))["model"])
+        missing = [name for name in ("code_shape", "codebook_size", "vocab_size") if name not in sections["model"]]
+        if missing:
+            raise ValueError(
+                f"The configuration {str(path)!r} must state `{'`, `'.join(missing)}` of its model, got none: "
+                "training takes them from the RQ-VAE and the data. Measure the folder of a trained model instead."
+            )
         return cls(
             path.stem,
             RQTransformerConfig(**sections["model"]),
@@ -407,4 +414,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 from transformers.trainer_utils import set_seed
 
-from rq_hf.training import DataArguments, PictureDataset, RQTrainingArguments, load_dataset_splits, resume_checkpoint
+from rq_hf.training import DataArguments, PictureDataset, load_dataset_splits, resume_checkpoint
 from rq_hf.training.classifier import (
     ClassifierArguments,
     ClassifierTrainer,
@@ -27,10 +27,11 @@ from rq_hf.training.classifier import (
     picture_processor,
     small_classifier,
 )
+from rq_hf.training.selector_arguments import SelectorTrainingArguments
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser((ClassifierArguments, DataArguments, RQTrainingArguments), description=__doc__)
+    parser = HfArgumentParser((ClassifierArguments, DataArguments, SelectorTrainingArguments), description=__doc__)
     net, data, training = parser.parse_args_into_dataclasses(argv)
     if data.label_column is None:
         raise ValueError("`label_column` must be given, got None.")

@@ -20,15 +20,22 @@ from rq_hf.training import (
     CodeDataset,
     DataArguments,
     PictureDataset,
-    RQTrainingArguments,
     load_dataset_splits,
     resume_checkpoint,
 )
-from rq_hf.training.ranker import CaptionEncoder, RankerArguments, RankerTrainer, add_end_token, small_ranker
+from rq_hf.training.ranker import (
+    CaptionEncoder,
+    RankerArguments,
+    RankerTrainer,
+    add_end_token,
+    caption_variants,
+    small_ranker,
+)
+from rq_hf.training.selector_arguments import SelectorTrainingArguments
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser((RankerArguments, DataArguments, RQTrainingArguments), description=__doc__)
+    parser = HfArgumentParser((RankerArguments, DataArguments, SelectorTrainingArguments), description=__doc__)
     net, data, training = parser.parse_args_into_dataclasses(argv)
     if data.caption_column is None:
         raise ValueError("`caption_column` must be given, got None.")
@@ -36,8 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     set_seed(training.seed)
     splits, captions = load_dataset_splits(data), {}
     for name, rows in splits.items():
-        column = [value if isinstance(value, list) else [value] for value in rows[data.caption_column]]
-        captions[name] = [variants[: net.num_caption_variants] for variants in column]
+        captions[name] = caption_variants(rows[data.caption_column], net.num_caption_variants, name)
     texts = (caption for variants in captions["train"] for caption in variants)
     tokenizer = add_end_token(train_caption_tokenizer(texts, net.vocab_size, net.max_length))
     prepared = {}

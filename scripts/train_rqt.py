@@ -57,6 +57,7 @@ def main(argv=None):
     model.set_attn_implementation(training.attn_implementation)
     for name, value in arguments.card.get("sampling", {}).items():
         setattr(model.generation_config, name, value)
+    model.check_sampling()
     datasets = code_datasets(arguments, splits, rqvae, config, tokenizer)
     card = (
         "pipeline",
@@ -64,7 +65,7 @@ def main(argv=None):
         {"rqvae": rqvae.config, "transformer": config},
         {"rqvae": rqvae.num_parameters(), "transformer": model.num_parameters()},
     )
-    first_card = write_card(*card)
+    write_card(*card)
     if training.lora_rank is not None:
         model = add_lora(model, training, new_ids)
     dtype = getattr(torch, training.save_dtype) if training.save_dtype is not None else None
@@ -99,10 +100,10 @@ def main(argv=None):
             if training.lora_rank is not None:
                 merged = transformer.merge_and_unload()
                 save_pipeline(RQImageGenerationPipeline(trainer.rqvae, merged, tokenizer), training.output_dir, dtype)
-        write_card(*card, history=trainer.state.log_history, replaced=first_card)
-        if training.push_to_hub:
-            trainer.push_shared(shared_folder)
-    trainer.finish()
+        write_card(*card, history=trainer.state.log_history, seconds=trainer.stopwatch.seconds)
+    trainer.finish()  # no process waits for the upload
+    if trainer.is_world_process_zero() and training.push_to_hub:
+        trainer.push_shared(shared_folder)
 
 
 if __name__ == "__main__":

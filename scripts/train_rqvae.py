@@ -44,7 +44,7 @@ def main(argv=None):
         for name, rows in splits.items()
     }
     card = ("rqvae", arguments, config, model.num_parameters())
-    first_card = write_card(*card)
+    write_card(*card)
     trainer = RQVAETrainer(
         model=model, args=training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation")
     )
@@ -55,7 +55,7 @@ def main(argv=None):
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    write_card(*card, history=trainer.state.log_history, replaced=first_card)
+    write_card(*card, history=trainer.state.log_history, seconds=trainer.stopwatch.seconds)
     if training.push_to_hub:
         trainer.push_to_hub()
     trainer.finish()

@@ -8,6 +8,7 @@ https://huggingface.co/docs/hub/model-cards and .../repositories-licenses).
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,16 +188,36 @@ def test_the_card_of_a_training_before_it_and_after_it(tmp_path):
         command="scripts/train_rqvae.py",
     )
     first = write_card("rqvae", arguments, ARCHITECTURES["rqvae"], 1234)
-    history = [{"eval_loss": 0.5, "eval_psnr": 21.5}, {"train_runtime": 3600.0}]
+    end = {"history": [{"eval_loss": 0.5, "eval_psnr": 21.5}], "seconds": 3600.0}
     assert set(check_metadata(ModelCard(first))) == {"language", "library_name", "license", "pipeline_tag", "tags"} | {
         "model_name"
     }
-    write_card("rqvae", arguments, ARCHITECTURES["rqvae"], 1234, history=history, replaced=first)
+    write_card("rqvae", arguments, ARCHITECTURES["rqvae"], 1234, **end)
     card = ModelCard.load(tmp_path / "README.md")
     assert {"model-index", "co2_eq_emissions"} <= set(check_metadata(card))
     assert [result.metric_type for result in card.data.eval_results] == ["loss", "psnr"]
     assert empty_headings(first) == empty_headings(card.text) == []
     assert "accelerate launch scripts/train_rqvae.py" in card.text
+
+
+def test_the_card_of_a_resumed_run_is_the_one_of_its_end(tmp_path):
+    arguments = ScriptArguments(
+        training=RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        data=DataArguments(dataset_name="you/emoji", validation_split="test"),
+        command="scripts/train_rqvae.py mine.json --resume_from_checkpoint last --seed 1",
+    )
+    write_card("rqvae", replace(arguments, command="scripts/train_rqvae.py mine.json --seed 1"), None, None)
+    write_card("rqvae", arguments, None, None)
+    end = {"history": [{"eval_loss": 0.5}], "seconds": 3600.0}
+    write_card("rqvae", arguments, None, None, **end)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| Hours | 1 |" in card.text
+    assert "accelerate launch scripts/train_rqvae.py mine.json --seed 1\n" in card.text
+    assert [result.dataset_split for result in card.data.eval_results] == ["test"]
+    with (tmp_path / "README.md").open("a") as file:
+        file.write("My own words.\n")
+    write_card("rqvae", arguments, None, None, **end)
+    assert (tmp_path / "README.md").read_text().endswith("My own words.\n")
 
 
 # Cards that a push writes, and their snippets.

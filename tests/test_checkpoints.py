@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,6 +234,8 @@ def make_trainer(make_rqvae, tmp_path):
 def make_checkpoint(folder: Path, state: str = "{}") -> str:
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text(state)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (folder / name).touch()
     return str(folder)
 
 
@@ -249,6 +252,31 @@ def test_resuming_takes_the_newest_complete_checkpoint(tmp_path):
         resume_checkpoint(str(tmp_path), cut_short)
     with pytest.raises(ValueError, match="fresh start"):
         resume_checkpoint(str(tmp_path), None)
+    (Path(new) / "optimizer.pt").unlink()
+    for asked in ("last", new):
+        with pytest.raises(ValueError, match="states of optimizer and schedule, got .*checkpoint-1000' without them"):
+            resume_checkpoint(str(tmp_path), asked)
+    (Path(new) / "optimizer_0").mkdir()  # of FSDP
+    assert resume_checkpoint(str(tmp_path), "last") == new
+
+
+def test_the_time_before_a_run_was_resumed_counts(make_trainer, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def timed(**options) -> RQVAETrainer:
+        trainer = make_trainer(**options)
+        trainer.model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + 10))
+        return trainer
+
+    trainer = timed(max_steps=4)
+    trainer.train()
+    now[0] += 1000
+    assert trainer.stopwatch.seconds == 40
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    trainer = timed()
+    trainer.train(resume_from_checkpoint="last")  # from step 2
+    assert trainer.stopwatch.seconds == 20 + 40
 
 
 def test_trainer_itself_resumes_from_the_newest_complete_checkpoint(make_trainer, tmp_path):

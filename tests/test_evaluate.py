@@ -252,6 +252,14 @@ def test_rfid_and_lpips_take_weights_from_files(run, pipeline_folder, tmp_path):
     assert not any("fid" in name for name in results["metrics"] if name != "rfid")
 
 
+@pytest.mark.parametrize("command", ["rqvae", "prompts", "likelihood"])
+def test_results_are_written_as_json(command, pipeline_folder, tmp_path):
+    output = tmp_path / "results" / "results.md"
+    with pytest.raises(ValueError, match=r"`--output` must end in \.json, got .*results\.md'"):
+        evaluate.main([command, str(pipeline_folder), *COMBOS, "--output", str(output)])
+    assert not output.parent.exists()
+
+
 def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", "http://127.0.0.1:9/weights")

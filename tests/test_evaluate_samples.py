@@ -383,6 +383,8 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         ("samples", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),
         ("samples", ["--num_pictures", "0"], "`--num_pictures` must be at least 1, got 0"),
         ("samples", ["--neighbours", "0"], "`--neighbours` must be at least 1, got 0"),
+        ("samples", ["--neighbours", "1000"], r"`--neighbours` must be at most \d+, the pictures of the reference"),
+        ("samples", ["--precision_recall", "--num_pictures", "3"], "`--precision_recall` needs more than 3 pictures"),
         ("samples", ["--acceptance_rate", "-0.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got -0.5"),
         ("sweep", ["--acceptance_rate", "1", "1.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got 1.5"),
         ("sweep", ["--acceptance_rate", "1", "0.5"], "`classifier` and `acceptance_rate` need each other"),
@@ -402,6 +404,17 @@ def test_bad_options_are_refused(command, change, match, run, class_samples, fol
     with pytest.raises(ValueError, match=match):
         run(command, *class_samples, *change)
     assert not list(tmp_path.rglob("*.safetensors"))  # before anything is drawn
+
+
+def test_statistics_of_another_width_and_captions_that_are_no_text_are_refused(run, folders, tmp_path):
+    np.savez(tmp_path / "other.npz", mu=np.zeros(5), sigma=np.eye(5))
+    options = ["--clip_model", folders["clip"], "--feature_extractor", folders["judge"]]
+    with pytest.raises(ValueError, match="`--reference` must have the 16 features of 'judge', got 5"):
+        run("samples", folders["class"], "--num_pictures", 4, "--reference", tmp_path / "other.npz", *options[2:])
+    data = ["--dataset_name", caption_folder(tmp_path, [1, 2]), "--split", "validation"]
+    with pytest.raises(ValueError, match="`--caption_column` must hold text, got 1 in row 0"):
+        run("samples", folders["text"], "--protocol", "cc3m", *data, *options)
+    assert not list(tmp_path.rglob("*-parts/*.safetensors"))
 
 
 def test_what_is_missing_is_named(run, class_samples, folders, reference, evaluate, tmp_path, monkeypatch):

@@ -76,9 +76,11 @@ def test_weights_that_an_evaluation_rounds_are_as_before_afterwards(make_trainer
     trainer.model.register_forward_pre_hook(lambda module, _: seen.add(module.encoder.conv_in.weight.dtype))
     for step in range(2):  # before a training and after it
         before = snapshot(trainer)
-        trainer.evaluate()
-        assert_unchanged(trainer, before)
-        assert dtype in seen
+        for evaluate in (trainer.evaluate, lambda trainer=trainer: trainer.predict(trainer.eval_dataset)):
+            seen.clear()
+            evaluate()
+            assert_unchanged(trainer, before)
+            assert dtype in seen
         if step == 0:
             trainer.train()
             seen.clear()

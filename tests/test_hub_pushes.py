@@ -197,13 +197,13 @@ def test_emissions_are_estimated_where_the_recipe_says_what_the_hardware_draws(t
     )
     first = write_card("rqvae", arguments, None, None)
     assert "Hours" not in first
-    history = [{"train_runtime": 7200.0}, {"eval_loss": 0.5, "eval_runtime": 1.0}]
-    write_card("rqvae", arguments, None, None, history=history, replaced=first)
+    end = {"history": [{"eval_loss": 0.5, "eval_runtime": 1.0}], "seconds": 7200.0}
+    write_card("rqvae", arguments, None, None, **end)
     card = ModelCard.load(tmp_path / "README.md")
     assert "| Hours | 2 |" in card.text and "0.06 kWh at 30 W" in card.text
     assert "0.0288 kg CO2eq at 0.48 kg per kWh" in card.text
     assert card.data.co2_eq_emissions["emissions"] == 28.8
     assert [(result.dataset_name, result.metric_value) for result in card.data.eval_results] == [("emoji", 0.5)]
     (tmp_path / "README.md").write_text("# My own\n")
-    write_card("rqvae", arguments, None, None, history=history, replaced=first)
+    write_card("rqvae", arguments, None, None, **end)
     assert (tmp_path / "README.md").read_text() == "# My own\n"

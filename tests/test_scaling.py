@@ -248,6 +248,12 @@ def test_computed_flops_are_those_counted(small_recipe):
     assert small_recipe.forward_flops == counter.get_total_flops()
 
 
+def test_a_recipe_that_leaves_its_model_to_the_data_is_refused():
+    recipe = ROOT / "scripts" / "configs" / "emoji-rqt-8x8x3-8M.json"
+    with pytest.raises(ValueError, match="must state `code_shape`, `codebook_size`, `vocab_size` of its model"):
+        memory_estimate.main(["tables", str(recipe)])
+
+
 def test_measured_peak_of_a_saved_architecture_holds_its_states(tmp_path, capsys):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of the memory is read from /proc")

@@ -22,6 +22,7 @@ from rq_hf.training.classifier import (
     picture_processor,
     small_classifier,
 )
+from rq_hf.training.ranker import caption_variants
 
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "emoji"
 SHORT = [
@@ -131,6 +132,15 @@ def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):
         train(ranker, *SHORT, "--output_dir", tmp_path)
     with pytest.raises(ValueError, match="`half` must be 0, 1 or None, got 2"):
         train(classifier, *SHORT, "--label_column", "style", "--half", 2, "--output_dir", tmp_path)
+    for script, column in ((classifier, "label_column"), (ranker, "caption_column")):
+        with pytest.raises(ValueError, match="`model_name_or_path` must be None, got 'x'"):
+            train(script, *SHORT, f"--{column}", "style", "--model_name_or_path", "x", "--output_dir", tmp_path)
+        with pytest.raises(ValueError, match="`push_to_hub` must be False, got True"):
+            train(script, *SHORT, f"--{column}", "style", "--push_to_hub", "true", "--output_dir", tmp_path)
+    assert caption_variants(["a", ["b", "c", "d"]], 2, "train") == [["a"], ["b", "c"]]
+    for values, row in ((["a", None], 1), (["a", []], 1), ([[None]], 0), ([3], 0)):
+        with pytest.raises(ValueError, match=f"`caption_column` must hold text in every row, got .* in row {row} of"):
+            caption_variants(values, 2, "train")
     rows = datasets.Dataset.from_dict({"label": ["a", "b"]})
     with pytest.raises(ValueError, match=r"`label_column` must hold labels of \['a'\], got also \['b'\]"):
         labels_of(rows, "label", ["a"])

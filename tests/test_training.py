@@ -62,12 +62,12 @@ def parse(path, *flags):
 
 def test_flags_win_over_the_configuration_file(tmp_path):
     path = write_config(
-        tmp_path, model={"code_depth": 8}, training={"learning_rate": 0.1, "max_steps": 7}, card={"a": 1}
+        tmp_path, model={"code_depth": 8}, training={"learning_rate": 0.1, "max_steps": 7}, card={"notes": "1"}
     )
     arguments = parse(path, "--learning_rate", "0.2", "--code_depth", "2", "--channel_multiplier", "[1, 2]")
     assert arguments.training.learning_rate == 0.2 and arguments.training.max_steps == 7
     assert arguments.model == {"code_depth": 2, "channel_multiplier": [1, 2]}
-    assert arguments.card == {"a": 1}
+    assert arguments.card == {"notes": "1"}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,12 @@ def test_flags_win_over_the_configuration_file(tmp_path):
         ({"training": {"learning_rat": 1}}, (), "the closest known one is `learning_rate`"),
         ({"data": {"dataset": "x"}}, (), "the closest known one is `dataset_name`"),
         ({"modle": {}}, (), "the closest known one is `model`"),
+        ({"card": {"licence": "mit"}}, (), "Section `card` of .*`licence`; the closest known one is `license`"),
+        ({"card": {"sampling": {"topk": 5}}}, (), "`sampling` of section `card` .*the closest known one is `top_k`"),
+        ({"card": {"footprint": {"watts": 30}}}, (), "`footprint` of section .*closest known one is `power_watts`"),
+        ({"card": {"footprint": {"power_watts": -1}}}, (), "`power_watts` must be a finite number of at least 0"),
+        ({"card": {"sampling": 5}}, (), "`sampling` of section `card` of .* must be an object, got 5"),
+        ({"training": {"codebook_update": "per_dept"}}, (), r"`codebook_update` must be one of .*got 'per_dept'"),
         ({}, ("--learning_rat", "1"), "the closest known one is `learning_rate`"),
         ({}, ("--code_dept=3",), "the closest known one is `code_depth`"),
     ],
@@ -358,6 +364,27 @@ def test_without_a_configuration_fine_tuning_takes_the_pretrained_fields(tiny_rq
 
     assert model_fields() == {} and model_fields("--image_size", "64") == {"image_size": 64}
     assert parse(path, "--model_name_or_path", str(tmp_path / "rqvae")).model == {"code_depth": 7}
+
+
+def test_without_a_configuration_other_data_and_models_take_nothing_of_the_fixture(tmp_path):
+    path = write_config(
+        tmp_path, model={"hidden_size": 7}, card={"license": "cc-by-4.0"},
+        data={"dataset_name": "fixture", "caption_column": "captions", "filter": "tone=default"},
+    )  # fmt: skip
+
+    def parsed(*flags) -> ScriptArguments:
+        flags = ["--use_cpu", "true", *flags]
+        kinds = RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments
+        return parse_arguments(*kinds, path, "test", flags)
+
+    assert parsed().card == {"license": "cc-by-4.0"} and parsed().data.caption_column == "captions"
+    tuned = parsed("--model_name_or_path=other")
+    assert (tuned.card, tuned.model, tuned.data.caption_column) == ({}, {}, "captions")
+    mine = parsed("--dataset_name", "mine", "--label_column", "label")
+    assert (mine.card, mine.model) == ({}, {"hidden_size": 7})
+    assert (mine.data.dataset_name, mine.data.caption_column, mine.data.filter) == ("mine", None, None)
+    taken_back = parsed("--filter", "", "--caption_column=").data
+    assert (taken_back.filter, taken_back.caption_column, taken_back.dataset_name) == (None, None, "fixture")
 
 
 def test_several_gpus_in_one_process_are_refused(tiny_rqvae, tmp_path):

@@ -23,7 +23,8 @@ def read_dataset(
     Args:
         name (`str`): Hub id or folder; of a folder that has tar shards only these are read.
         config_name (`str`, *optional*): its configuration.
-        data_files (`str`, *optional*): pattern or address of files of it, or a JSON object of them by split.
+        data_files (`str`, *optional*):
+            Pattern or address of files of it, a JSON list of these, or a JSON object of them by split.
         split (`str`, *optional*): as `datasets.load_dataset` takes it.
         streaming (`bool`, defaults to `False`): read it as it comes.
 
@@ -31,7 +32,7 @@ def read_dataset(
         `FileNotFoundError`, `ValueError`: none that can be read, or a split without rows.
     """
     source, files = name, data_files
-    if data_files is not None and data_files.lstrip().startswith("{"):
+    if data_files is not None and data_files.lstrip().startswith(("{", "[")):
         files = json.loads(data_files)
     if data_files is None and (shards := _tar_shards(Path(name))):
         source, files = "webdataset", shards

@@ -2,14 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pictures from captions, class labels or nothing: RQ-Transformer, RQ-VAE and caption tokenizer in one pipeline."""
 
-import difflib
 import itertools
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
@@ -17,7 +15,7 @@ from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .class_names import alternatives
+from .class_names import ids_of_labels
 from .editing import EditingMixin
 from .hub_cache import download_options
 from .pipeline_hub import HubPipelineMixin
@@ -275,40 +273,14 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         return fitted.input_ids
 
     def get_label_ids(self, labels: int | str | list[int | str]) -> list[int]:
-        """Class ids of names (whole, or one of the alternatives between commas; case does not matter) or of ids.
+        """Class ids of names (whole, or one of the alternatives between commas; case does not matter) or of ids, also
+        in an array or a tensor.
 
         Raises:
             `ValueError`: a name or id that the model does not have.
         """
         config = self.transformer.config
-        labels = labels.tolist() if hasattr(labels, "tolist") else labels  # arrays, tensors and their numbers
-        labels = labels if isinstance(labels, (list, tuple)) else [labels]
-        if not labels:
-            raise ValueError("`class_labels` must hold at least one label, got an empty list.")
-        id2label = config.id2label or {}
-        names = {}
-        for index, label in id2label.items():
-            for name in alternatives(label):
-                names.setdefault(name, []).append(index)
-        for label in id2label.values():  # whole labels go before alternatives
-            whole = label.strip().lower()
-            names[whole] = [other for other, text in id2label.items() if text.strip().lower() == whole]
-        known, ids = config.class_ids, []
-        among = f"[0, {len(known)})" if known == list(range(len(known))) else known
-        for label in labels:
-            label = label.item() if isinstance(label, np.integer) else label
-            if isinstance(label, str):
-                if label.strip().lower() not in names:
-                    close = difflib.get_close_matches(label.lower(), list(names), n=3, cutoff=0.0)
-                    raise ValueError(f"`class_labels` must be labels of this model, such as {close}, got {label!r}.")
-                indexes = names[label.strip().lower()]
-                if len(indexes) > 1:
-                    raise ValueError(f"`class_labels` must be one class each, got {label!r}, a name of {indexes}.")
-                label = indexes[0]
-            if isinstance(label, bool) or not isinstance(label, int) or label not in known:
-                raise ValueError(f"`class_labels` must be ids in {among} or names, got {label!r}.")
-            ids.append(label)
-        return ids
+        return ids_of_labels(labels, config.id2label or {}, config.class_ids)
 
     def _condition(self, prompt, class_labels) -> torch.LongTensor:
         """Condition ids `(B, S)` of a prompt, of class labels, or of nothing."""

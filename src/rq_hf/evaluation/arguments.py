@@ -215,14 +215,15 @@ def _check(arguments: argparse.Namespace) -> None:
     elif (folder := getattr(arguments, "save_pictures", None)) is not None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"`--save_pictures` must be a new or empty folder, got {str(folder)!r}.")
+    if arguments.output is not None:
+        suffix = ".safetensors" if arguments.command == "statistics" else ".json"
+        if arguments.output.suffix != suffix:
+            raise ValueError(f"`--output` must end in {suffix}, got {str(arguments.output)!r}.")
     if hasattr(arguments, "work_dir"):
         if arguments.inception_weights is not None and arguments.feature_extractor != "inception":
             raise ValueError(
                 f"`--inception_weights` needs `--feature_extractor inception`, got {arguments.feature_extractor}."
             )
-        suffix = ".safetensors" if arguments.command == "statistics" else ".json"
-        if arguments.output.suffix != suffix:
-            raise ValueError(f"`--output` must end in {suffix}, got {str(arguments.output)!r}.")
         if arguments.work_dir is None:
             arguments.work_dir = arguments.output.with_name(f"{arguments.output.stem}-parts")
     if arguments.output is not None:

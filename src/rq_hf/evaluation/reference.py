@@ -65,17 +65,12 @@ def evaluate_statistics(arguments: argparse.Namespace, state: PartialState) -> d
     return {"num_pictures": statistics.count, "protocol": protocol, "details": details}
 
 
-def reference_pictures(reference: ReferenceStatistics) -> "ReferencePictures":
-    """The pictures that the statistics are of, by their place.
+class ReferencePictures:
+    """uint8 pictures `(3, height, width)` of the data set that statistics are of, by their place.
 
     Raises:
-        `ValueError`: statistics that do not tell of what they are.
+        `ValueError`: statistics that do not tell of what they are, or a data set that is another now.
     """
-    return ReferencePictures(reference)
-
-
-class ReferencePictures:
-    """uint8 pictures `(3, height, width)` of the data set that statistics are of."""
 
     def __init__(self, reference: ReferenceStatistics):
         details = reference.details

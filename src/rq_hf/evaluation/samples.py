@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from PIL import Image
 from torchvision.transforms import functional as TF
 
 from .. import metrics
@@ -22,7 +21,7 @@ from ..picture_grid import picture_grid
 from ..selection import CLIPRanker, ImageClassifier, candidates_per_prompt
 from .models import SELECTION, device_of, load_pipeline, used_sampling
 from .protocols import PROTOCOLS
-from .reference import picture_protocol, reference_pictures
+from .reference import ReferencePictures, picture_protocol
 from .rows import choose_rows, filtered, load_splits
 from .shards import Shards
 
@@ -148,7 +147,11 @@ class SampleStudy:
             raise ValueError("`--dataset_name` and `--split` must be given for captions, got none.")
         rows = filtered(load_splits(arguments, "caption_column")[arguments.split], arguments)
         captions = []
-        for value in rows[arguments.caption_column]:
+        for row, value in enumerate(rows[arguments.caption_column]):
+            if not all(
+                text is None or isinstance(text, str) for text in (value if isinstance(value, list) else [value])
+            ):
+                raise ValueError(f"`--caption_column` must hold text, got {value!r} in row {row}.")
             variants = [text for text in (value if isinstance(value, list) else [value]) if text and text.strip()]
             captions += variants if self.protocol.every_caption else variants[:1]
         return captions
@@ -165,6 +168,10 @@ class SampleStudy:
             raise ValueError(f"`--clip_model` must be given for `--protocol {arguments.protocol}`, whose score it is.")
         if self.clip is not None and self.pipe.tokenizer is None:
             raise ValueError("`--clip_model` needs a model of captions, with which it compares pictures.")
+        if arguments.precision_recall and self.num_pictures <= metrics.NEIGHBOURHOOD:
+            raise ValueError(
+                f"`--precision_recall` needs more than {metrics.NEIGHBOURHOOD} pictures, got {self.num_pictures}."
+            )
         needs_features = arguments.precision_recall or arguments.neighbours is not None
         if needs_features and (reference is None or reference.features is None):
             raise ValueError(
@@ -183,7 +190,20 @@ class SampleStudy:
         config = self.pipe.rqvae.config
         transform = arguments.transform or self.protocol.transform
         reference.check(picture_protocol(self.extractor, config.image_size, config.num_channels, transform))
-        width = len(reference.mean)
+        size, width = config.image_size, len(reference.mean)
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
+        own_width = metrics.extract(self.extractor, blank)["features"].shape[1]
+        if own_width != width:
+            raise ValueError(
+                f"`--reference` must have the {own_width} features of {self.extractor.name!r}, got {width}."
+            )
+        if arguments.neighbours is not None:
+            if arguments.neighbours > reference.count:
+                raise ValueError(
+                    f"`--neighbours` must be at most {reference.count}, the pictures of the reference, got "
+                    f"{arguments.neighbours}."
+                )
+            self.real = ReferencePictures(reference)
         metrics.warn_of_few_pictures("reference", reference.count, width)
         metrics.warn_of_few_pictures("generated", self.num_pictures, width)
 
@@ -233,15 +253,14 @@ class SampleStudy:
         features = next(shards.batches("features"))[:NEIGHBOUR_ROWS]
         distances, places = metrics.nearest_pictures(features, self.reference.features, self.arguments.neighbours)
         drawn, _ = self._draw(shards.indices(0), options)
-        real = reference_pictures(self.reference)
         rows, captions = [], []
         for index, (picture, own_places, own) in enumerate(
             zip(drawn, places.tolist(), distances.tolist(), strict=False)
         ):
             if index == len(features):
                 break
-            tiles = [real[place] for place in own_places]
-            rows.append([_tile(metrics.to_rgb(picture[None])[0]), *(_tile(tile) for tile in tiles)])
+            tiles = [metrics.to_rgb(picture[None])[0], *(self.real[place] for place in own_places)]
+            rows.append([TF.to_pil_image(tile) for tile in tiles])
             name = "unconditional" if self.conditions is None else self._condition_name(index)
             captions.append([name, *(f"real, distance {distance:.3g}" for distance in own)])
         path = self.arguments.output.with_name(f"{self.arguments.output.stem}-neighbours.png")
@@ -254,10 +273,6 @@ class SampleStudy:
 
 def _digest(scorer: CLIPRanker | ImageClassifier | None) -> str | None:
     return None if scorer is None else metrics.weights_digest(scorer.model)
-
-
-def _tile(picture: torch.Tensor) -> Image.Image:
-    return TF.to_pil_image(picture)
 
 
 def evaluate_samples(arguments: argparse.Namespace, state: PartialState) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from .frechet import (
     distance_between_real_pictures,
     frechet_distances,
 )
-from .generation import extract, inception_score, nearest_errors, nearest_pictures, precision_recall
+from .generation import NEIGHBOURHOOD, extract, inception_score, nearest_errors, nearest_pictures, precision_recall
 from .pictures import (
     picture_errors,
     pooled_pixels,

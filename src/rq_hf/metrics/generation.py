@@ -12,6 +12,8 @@ import torch
 from .extractors import FeatureExtractor
 
 INSTALL = 'which `pip install "rq_hf[eval]"` installs'
+# k of improved precision and recall.
+NEIGHBOURHOOD = 3
 
 
 def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, float]:
@@ -35,27 +37,24 @@ def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, floa
     return score["inception_score_mean"], score["inception_score_std"]
 
 
-def precision_recall(
-    features: torch.Tensor, real_features: torch.Tensor, neighbourhood: int = 3, block: int = 1000
-) -> tuple[float, float]:
+def precision_recall(features: torch.Tensor, real_features: torch.Tensor, block: int = 1000) -> tuple[float, float]:
     """Improved precision and recall, by torch-fidelity.
 
-    Precision is the part of the generated pictures that lie nearer to some real picture than its k-th nearest real
+    Precision is the part of the generated pictures that lie nearer to some real picture than its third nearest real
     one; recall the part of the real ones likewise among the generated. It falls where pictures lose variety.
 
     Args:
         features (`torch.Tensor` of shape `(N, F)`): of generated pictures.
         real_features (`torch.Tensor` of shape `(R, F)`): of real ones; both figures depend on N and R.
-        neighbourhood (`int`, defaults to 3): k.
         block (`int`, defaults to 1000): pictures whose distances are in memory at once.
 
     Raises:
-        `ValueError`: not more than k pictures.
+        `ValueError`: not more than three pictures.
         `ImportError`: torch-fidelity is not installed.
     """
-    if min(len(features), len(real_features)) <= neighbourhood:
+    if min(len(features), len(real_features)) <= NEIGHBOURHOOD:
         raise ValueError(
-            f"Precision and recall need more than {neighbourhood} pictures of each kind, got {len(features)} and "
+            f"Precision and recall need more than {NEIGHBOURHOOD} pictures of each kind, got {len(features)} and "
             f"{len(real_features)}."
         )
     try:
@@ -65,7 +64,7 @@ def precision_recall(
     found = prc_features_to_metric(
         features.float(),
         real_features.float(),
-        prc_neighborhood=neighbourhood,
+        prc_neighborhood=NEIGHBOURHOOD,
         prc_batch_size=block,
         save_cpu_ram=True,
         verbose=False,

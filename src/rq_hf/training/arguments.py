@@ -12,10 +12,17 @@ from typing import Any
 
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 
-from ..configuration_rqvae import unknown_field_message
+from ..card_metadata import TrainingFootprint
+from ..configuration_rqvae import SAMPLING_DEFAULTS, unknown_field_message
 from .data import DataArguments
 
 SECTIONS = ("model", "training", "data", "card")
+# What a card is made of, what a recipe of the paper says of its origin, and what its transformer stands on.
+CARD_FIELDS = (
+    "license", "language", "dataset", "model_name", "summary", "training_data", "training_procedure", "attribution",
+    "intended_use", "limitations", "example_input", "training_commands", "sampling", "footprint",
+    "paper", "published", "released", "notes", "processes", "global_batch_size", "rqvae",
+)  # fmt: skip
 
 
 @dataclass
@@ -63,7 +70,23 @@ def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
     for name, value in config.get("data", {}).items():
         if isinstance(value, str) and value.startswith("."):
             config["data"][name] = str((path.parent / value).resolve())
+    _check_card(path, config.get("card", {}))
     return {name: config.get(name, {}) for name in SECTIONS}
+
+
+def _check_card(path: Path, card: dict[str, Any]) -> None:
+    """Refuses before the training what would be found wrong after it."""
+    footprint = [each.name for each in fields(TrainingFootprint) if each.name != "hours"]
+    known = {"": CARD_FIELDS, "sampling": SAMPLING_DEFAULTS, "footprint": footprint}
+    for section, names in known.items():
+        values = card.get(section, {}) if section else card
+        if not isinstance(values, dict):
+            raise ValueError(f"`{section}` of section `card` of {str(path)!r} must be an object, got {values!r}.")
+        for name in values:
+            if name not in names:
+                place = f"`{section}` of section `card`" if section else "Section `card`"
+                raise ValueError(unknown_field_message(f"{place} of {str(path)!r}", name, list(names)))
+    TrainingFootprint(**{"hours": 0.0, "hardware": "", **card.get("footprint", {})})
 
 
 def parse_arguments(
@@ -80,8 +103,8 @@ def parse_arguments(
         config_class: the model's configuration; its fields are flags with JSON values.
         training_class: the stage's `TrainingArguments`.
         data_class: the stage's `DataArguments`.
-        default_config: configuration file used where the command line names none, without its model where that names
-            a pretrained one.
+        default_config: configuration file used where the command line names none; without its model and card where
+            that names a pretrained one, without its data and card where it names a data set.
         description: first line of `--help`.
         argv: arguments instead of the command line's.
 
@@ -93,6 +116,10 @@ def parse_arguments(
     named = bool(argv) and not argv[0].startswith("-")
     path = argv.pop(0) if named else default_config
     sections = read_config(path)
+    if not named:
+        flags = {word.partition("=")[0] for word in argv}
+        left_out = {"--model_name_or_path": ("model", "card"), "--dataset_name": ("data", "card")}
+        sections |= {name: {} for flag in flags for name in left_out.get(flag, ())}
 
     parser = HfArgumentParser(
         (training_class, data_class),
@@ -123,7 +150,5 @@ def parse_arguments(
             raise ValueError(unknown_field_message("The command line", text.lstrip("-").split("=")[0], flags))
     if remaining:
         raise ValueError(f"The command line takes one configuration file, first; got also {' '.join(remaining)}.")
-    if not named and getattr(training, "model_name_or_path", None) is not None:
-        sections["model"] = {}
     model = {**sections["model"], **(vars(namespace[0]) if namespace else {})}
     return ScriptArguments(training=training, data=data, model=model, card=sections["card"], command=command)

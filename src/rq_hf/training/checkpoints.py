@@ -34,11 +34,19 @@ def resume_checkpoint(output_dir: str, resume_from_checkpoint: str | bool | None
             )
         return None
     if resume_from_checkpoint in (True, "True", "true", "last"):
-        return str(found[-1]) if found else None
+        if not found:
+            return None
+        resume_from_checkpoint = str(found[-1])
     if not is_complete(Path(resume_from_checkpoint)):
         raise ValueError(
             f"`resume_from_checkpoint` must be a complete checkpoint, got {resume_from_checkpoint!r}, which was cut "
             "short, or comes from the Hub, where no states of optimizers are."
+        )
+    if not has_optimizer(Path(resume_from_checkpoint)):
+        raise ValueError(
+            "`resume_from_checkpoint` must hold the states of optimizer and schedule, got "
+            f"{resume_from_checkpoint!r} without them (`save_only_model`): go on from its weights by "
+            "`--model_name_or_path`, in another `output_dir`."
         )
     return resume_from_checkpoint
 
@@ -68,6 +76,13 @@ def is_complete(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def has_optimizer(folder: Path) -> bool:
+    """Whether there is a state to go on with: `Trainer` does without, but then begins the schedule anew."""
+    of_shards = ("global_step*", "optimizer_0", "optimizer.bin")  # of DeepSpeed and FSDP
+    is_whole = (folder / "optimizer.pt").is_file() and (folder / "scheduler.pt").is_file()
+    return is_whole or any(any(folder.glob(name)) for name in of_shards)
 
 
 def flush_to_disk(folder: Path) -> None:

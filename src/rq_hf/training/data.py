@@ -3,7 +3,7 @@
 """Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import datasets
@@ -27,8 +27,8 @@ class DataArguments:
     data_files: str | None = field(
         default=None,
         metadata={
-            "help": "Which of its files: a pattern or address, or a JSON object of them by split. With --dataset_name "
-            "webdataset these may be addresses of tar shards."
+            "help": "Which of its files: a pattern or address, a JSON list of these, or a JSON object of them by "
+            "split. With --dataset_name webdataset these may be addresses of tar shards."
         },
     )
     streaming: bool = field(
@@ -60,6 +60,9 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        for each in fields(self):  # an empty flag takes back what a configuration says
+            if each.default is None and getattr(self, each.name) == "":
+                setattr(self, each.name, None)
         if not 0 <= self.max_corrupt_fraction <= 1:
             raise ValueError(f"`max_corrupt_fraction` must be in [0, 1], got {self.max_corrupt_fraction}.")
         if self.shuffle_buffer_size < 1:

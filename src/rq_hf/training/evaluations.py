@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 # Of each part of a loss: the sum, and what it is to be divided by.
 Sums = dict[str, tuple[torch.Tensor, int]]
@@ -42,9 +42,19 @@ class Evaluations:
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """As in the base class, with the averaged weights; what `bf16_full_eval` and `fp16_full_eval` round is as it
         was afterwards."""
+        with self._evaluated_weights():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs) -> PredictionOutput:
+        """As in the base class, with the weights of [`evaluate`]."""
+        with self._evaluated_weights():
+            return super().predict(*args, **kwargs)
+
+    @contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
         is_rounded = self.args.bf16_full_eval or self.args.fp16_full_eval
         with self.averaged_weights(), weights_as_they_are(self.model) if is_rounded else nullcontext():
-            return super().evaluate(*args, **kwargs)
+            yield
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

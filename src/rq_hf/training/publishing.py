@@ -2,9 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What a training run leaves for others: its card, the folder of its pipeline, a repository on the Hub."""
 
+import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ _NOT_IN_CARD = (
     "resume_from_checkpoint",
     "use_cpu",
 )
+# Of the README.md that was written last, in a hidden file, which is not shared: whoever changes the text owns it.
+_DIGEST_FILE = ".README.sha256"
 
 
 def write_card(
@@ -42,9 +46,9 @@ def write_card(
     architecture: Any,
     num_parameters: Any,
     history: list[dict] | None = None,
-    replaced: str | None = None,
+    seconds: float = 0.0,
 ) -> str | None:
-    """Renders README.md into the run's output folder; one that is there already is left alone.
+    """Renders README.md into the run's output folder; one that somebody else wrote or changed is left alone.
 
     It is rendered before the training, for pushes that show how it goes, and once more after it, with the hours that
     it took, what it was measured to do and its last pictures.
@@ -57,7 +61,7 @@ def write_card(
         architecture: configuration, or those of a pipeline.
         num_parameters: parameters, or those of a pipeline.
         history: `trainer.state.log_history` at the end of the training.
-        replaced: text of a README.md that may be replaced, such as what this returned before the training.
+        seconds: that the training took, at its end.
 
     Returns:
         The text, or `None` on processes that write none.
@@ -86,34 +90,45 @@ def write_card(
         "architecture": architecture,
         "num_parameters": num_parameters,
         "training_arguments": {"seed": training.seed, **changed},
-        "training_commands": card.get("training_commands", f"accelerate launch {arguments.command}"),
+        "training_commands": card.get("training_commands", f"accelerate launch {_fresh(arguments.command)}"),
         **{name: card[name] for name in texts.split() if name in card},
     }
     folder = Path(training.output_dir)
-    results = {} if history is None else _results(arguments, history)
+    results = {} if history is None else _results(arguments, history, seconds)
     text = str(render_card(kind, metadata, **parts, **results))
-    path = folder / "README.md"
-    if path.is_file() and path.read_text(encoding="utf-8") == replaced:
+    path, digest = folder / "README.md", folder / _DIGEST_FILE
+    if path.is_file() and digest.is_file() and _digest(path) == digest.read_text(encoding="utf-8"):
         path.unlink()
+    is_kept = path.exists()
     save_card(ModelCard(text), folder)
+    if not is_kept:
+        digest.write_text(_digest(path), encoding="utf-8")
     return text
 
 
-def _results(arguments: ScriptArguments, history: list[dict]) -> dict[str, Any]:
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fresh(command: str) -> str:
+    """The command that starts the run, whether or not it was resumed."""
+    return re.sub(r" --resume_from_checkpoint[= ]\S+", "", command)
+
+
+def _results(arguments: ScriptArguments, history: list[dict], seconds: float) -> dict[str, Any]:
     """What a card says of a training that has ended."""
     training = arguments.training
     pictures = sorted(Path(training.output_dir, "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
     return {
-        "footprint": _footprint(arguments.card.get("footprint", {}), history, training),
+        "footprint": _footprint(arguments.card.get("footprint", {}), seconds, training),
         "evaluations": _last_evaluation(arguments, history),
         "sample_images": {f"pictures/{path.name}": "At the end of the training" for path in pictures[-1:]},
     }
 
 
-def _footprint(known: Mapping[str, Any], history: list[dict], training: Any) -> TrainingFootprint:
+def _footprint(known: Mapping[str, Any], seconds: float, training: Any) -> TrainingFootprint:
     """Hours by the clock; the hardware that was found, where the recipe does not name it; and with its power draw the
     emissions, of the world's electricity where the recipe names no other."""
-    seconds = sum(entry["train_runtime"] for entry in history if "train_runtime" in entry)
     fields = {"hardware": f"{training.world_size} x {hardware_name(training.device)}", **known}
     if "power_watts" in fields:
         fields.setdefault("carbon_intensity", WORLD_CARBON_INTENSITY)
@@ -138,7 +153,7 @@ def _last_evaluation(arguments: ScriptArguments, history: list[dict]) -> list[di
         for name, value in found[-1].items()
         if name.startswith("eval_") and name not in left_out and math.isfinite(value)
     }
-    dataset = {"name": Path(arguments.data.dataset_name).name, "split": "validation"}
+    dataset = {"name": Path(arguments.data.dataset_name).name, "split": arguments.data.validation_split}
     return [{"dataset": dataset, "metrics": metrics}] if metrics else []
 
 

@@ -5,6 +5,7 @@
 Symbols: B pictures with a caption each, S tokens.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,26 @@ class RankerArguments:
     num_caption_variants: int | None = field(
         default=None, metadata={"help": "Draw among the first so many of a list of captions; all by default."}
     )
+
+
+def caption_variants(values: Iterable[Any], count: int | None, split: str) -> list[list[str]]:
+    """The first `count` captions of each row.
+
+    Args:
+        values (`Iterable`): of a column of captions or of lists of them.
+        count (`int`, *optional*): all by default.
+        split (`str`): whose rows they are, for the error.
+
+    Raises:
+        `ValueError`: a row without a caption.
+    """
+    variants = []
+    for row, value in enumerate(values):
+        captions = value if isinstance(value, list) else [value]
+        if not captions or not all(isinstance(text, str) for text in captions[:count]):
+            raise ValueError(f"`caption_column` must hold text in every row, got {value!r} in row {row} of {split!r}.")
+        variants.append(captions[:count])
+    return variants
 
 
 def add_end_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

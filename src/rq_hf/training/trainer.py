@@ -6,8 +6,9 @@ import gc
 import json
 import logging
 import shutil
+import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from ..pipeline_rq_image_generation import component_subfolder
@@ -59,6 +61,10 @@ class RQTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        for each in fields(self):  # the command line checks flags alone, no configuration
+            choices, value = each.metadata.get("choices"), getattr(self, each.name)
+            if choices is not None and value is not None and value not in choices:
+                raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
 
@@ -89,6 +95,28 @@ class UpdateAverage(TrainerCallback):
         self.average.step(trained_parameters(model))
 
 
+class Stopwatch(TrainerCallback, ExportableState):
+    """Seconds that a training takes, those before it was resumed included."""
+
+    def __init__(self):
+        self._before, self._start = 0.0, None
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (time.monotonic() - self._start if self._start is not None else 0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step > 0 else None
+        self._before = saved["attributes"]["_before"] if saved is not None else 0.0
+        self._start = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._before, self._start = self.seconds, None
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"_before": self.seconds}}
+
+
 class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
@@ -104,6 +132,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         self.args.label_names = self.label_names = []
         self.can_return_loss = True  # the loss needs no label column
         self.add_callback(SetEpoch())
+        self.add_callback(Stopwatch())
         self._incomplete: Path | None = None  # while a checkpoint is written: where
         if self.is_fsdp_enabled and (self.args.bf16_full_eval or self.args.fp16_full_eval):
             raise ValueError(
@@ -123,6 +152,11 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                 )
             self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """Tells the seconds that the training has taken."""
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, Stopwatch))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in the base class; under FSDP2 only weights are rounded, see [`round_weights_alone`]."""

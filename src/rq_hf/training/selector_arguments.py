@@ -1,0 +1,28 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Training arguments of what selects or judges pictures, classifiers and rankers."""
+
+from dataclasses import dataclass, field
+
+from .trainer import RQTrainingArguments
+
+
+@dataclass
+class SelectorTrainingArguments(RQTrainingArguments):
+    """[`RQTrainingArguments`] for new models that stay on the disk."""
+
+    ddp_broadcast_buffers: bool | None = field(
+        default=True, metadata={"help": "Batch normalization has the statistics of the first process everywhere."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model_name_or_path is not None:
+            raise ValueError(
+                f"`model_name_or_path` must be None, got {self.model_name_or_path!r}: these models are trained anew."
+            )
+        if self.push_to_hub:
+            raise ValueError(
+                "`push_to_hub` must be False, got True: push these models by their own `push_to_hub`, as any of "
+                "transformers."
+            )
