@@ -51,9 +51,11 @@ extras["dev"] = [
     *extras["demo"],
     "parameterized>=0.9",  # imported by the model tests of transformers
     "pre-commit>=4",
+    "psutil>=5.9",  # measures the memory of an evaluation's process
     "pytest>=8.4",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # one minor version, as the next may format differently
+    "scipy>=1.11",  # computes in tests what ours computes otherwise
     "selenium>=4.20",  # drives Debian's Chromium in the test of the demo's page
 ]
 

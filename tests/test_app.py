@@ -182,18 +182,18 @@ def click(driver: webdriver.Chrome, name: str) -> None:
     wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, f"button#{name}"))[0].click()
 
 
-def shown(driver: webdriver.Chrome, address: str) -> list[np.ndarray]:
+def shown(driver: webdriver.Chrome) -> list[np.ndarray]:
     """The pictures on the page."""
     sources = [image.get_attribute("src") for image in driver.find_elements(By.CSS_SELECTOR, "#pictures img")]
     return [np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB")) for source in sources]
 
 
-def wait_for_pictures(driver: webdriver.Chrome, address: str, expected: list[Image.Image]) -> None:
+def wait_for_pictures(driver: webdriver.Chrome, expected: list[Image.Image]) -> None:
     """Waits until the page shows just these pictures, but for how a value of 0 to 255 is rounded."""
     arrays = [np.asarray(picture.convert("RGB")).astype(int) for picture in expected]
 
     def all_shown() -> bool:
-        seen = shown(driver, address)
+        seen = shown(driver)
         return len(seen) == len(arrays) and all(
             picture.shape == array.shape and abs(picture - array).max() <= 2
             for picture, array in zip(seen, arrays, strict=True)
@@ -209,22 +209,22 @@ def demo() -> RQImageGenerationPipeline:
     return pipe
 
 
-def drawn(app, pipe: RQImageGenerationPipeline, prompt: str, seed: int, count: int) -> torch.Tensor:
+def drawn(pipe: RQImageGenerationPipeline, prompt: str, seed: int, count: int) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
     return pipe(prompt, generator=generators, num_images_per_prompt=count, output_type="latent").images
 
 
 @pytest.mark.slow
-def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(app, demo, address, open_browser):
+def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(app, demo, open_browser):
     driver, studio = open_browser(), app.Studio(demo)
     fill_in(driver, "prompt", "a castle, noto style")
     fill_in(driver, "count", 2)
     fill_in(driver, "seed", 7)
     click(driver, "draw")
-    codes = drawn(app, demo, "a castle, noto style", 7, 2)
-    wait_for_pictures(driver, address, studio.decode(codes, 3))
+    codes = drawn(demo, "a castle, noto style", 7, 2)
+    wait_for_pictures(driver, studio.decode(codes, 3))
     fill_in(driver, "depth", 1)
-    wait_for_pictures(driver, address, studio.decode(codes, 1))
+    wait_for_pictures(driver, studio.decode(codes, 1))
 
 
 @pytest.mark.slow
@@ -257,21 +257,21 @@ runpy.run_path("app.py", run_name="__main__")
 
 
 @pytest.mark.slow
-def test_two_users_at_once_get_their_own_pictures(app, demo, address, open_browser):
+def test_two_users_at_once_get_their_own_pictures(app, demo, open_browser):
     users = {"a red heart, twemoji style": open_browser(), "a green apple, noto style": open_browser()}
     for prompt, driver in users.items():
         fill_in(driver, "prompt", prompt)
         fill_in(driver, "count", 3)
     for driver in users.values():
         click(driver, "draw")
-    studio, codes = app.Studio(demo), {prompt: drawn(app, demo, prompt, 0, 3) for prompt in users}
+    studio, codes = app.Studio(demo), {prompt: drawn(demo, prompt, 0, 3) for prompt in users}
     assert not torch.equal(*codes.values())
     for prompt, driver in users.items():
-        wait_for_pictures(driver, address, studio.decode(codes[prompt], 3))
+        wait_for_pictures(driver, studio.decode(codes[prompt], 3))
     for driver in users.values():  # the codes that a page keeps are its visitor's, too
         fill_in(driver, "depth", 2)
     for prompt, driver in users.items():
-        wait_for_pictures(driver, address, studio.decode(codes[prompt], 2))
+        wait_for_pictures(driver, studio.decode(codes[prompt], 2))
 
 
 def open_completion(driver) -> None:
@@ -280,7 +280,7 @@ def open_completion(driver) -> None:
 
 
 @pytest.mark.slow
-def test_an_uploaded_picture_is_completed(app, demo, address, open_browser, tmp_path):
+def test_an_uploaded_picture_is_completed(app, demo, open_browser, tmp_path):
     picture = demo("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
     picture.save(tmp_path / "picture.png")
     driver = open_browser()
@@ -295,7 +295,7 @@ def test_an_uploaded_picture_is_completed(app, demo, address, open_browser, tmp_
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     options = {"num_images_per_prompt": 2, "generator": generators, "output_type": "latent"}
     codes = demo.complete(picture, "a pizza", mask, **options).images
-    wait_for_pictures(driver, address, app.Studio(demo).decode(codes, 3))
+    wait_for_pictures(driver, app.Studio(demo).decode(codes, 3))
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_sampling_is_measured_against_the_loop_without_cache(benchmark, recipe, 
 
 
 @pytest.mark.parametrize("kind", ["text", "class"])
-def test_every_linear_map_of_sampling_is_counted(benchmark, load_script, make_transformer, kind):
+def test_every_linear_map_of_sampling_is_counted(load_script, make_transformer, kind):
     sampling, model = load_script("benchmark_sampling"), make_transformer(kind)
     rows_seen: dict[torch.nn.Module, list[int]] = {}
     for module in model.modules():

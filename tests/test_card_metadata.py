@@ -239,7 +239,7 @@ def pushed(hub, tiny_pipeline, tmp_path) -> dict[str, ModelCard]:
     return {name: ModelCard.load(f"me/{name}") for name in ("base", "rqvae", "transformer", "tokenizer", "adapter")}
 
 
-def test_pushed_cards_are_as_the_hub_wants_them_and_their_snippets_run(pushed, pictures, tmp_path, monkeypatch):
+def test_pushed_cards_are_as_the_hub_wants_them_and_their_snippets_run(pushed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pushed["base"].data.eval_results[0].metric_type == "psnr"
     run = 0

@@ -303,7 +303,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(make_trainer, tmp_path):
     assert names(tmp_path / "run") == {"checkpoint-5"} and contents(last) == before
 
 
-def test_what_a_checkpoint_lacks_is_named(make_trainer, tmp_path):
+def test_what_a_checkpoint_lacks_is_named(make_trainer):
     make_trainer(max_steps=2).train()
     for options, name in (({"ema_decay": 0.9}, "ema.pt"), ({"adversarial_weight": 0.5}, "discriminator.safetensors")):
         with pytest.raises(ValueError, match=f"must hold {name}"):

@@ -321,7 +321,7 @@ def test_a_text_model_takes_its_tokenizer_files(checkpoint, tmp_path):
     assert pipe("ab b", output_type="latent", generator=torch.Generator().manual_seed(0)).images.shape == (1, 4, 4, 4)
 
 
-def test_ema_takes_the_averaged_weights_of_the_transformer(checkpoint, tmp_path):
+def test_ema_takes_the_averaged_weights_of_the_transformer(tmp_path):
     plain, averaged = state_dicts("church"), state_dicts("church", seed=1)
     for stage, config, weights, other in zip(("stage1", "stage2"), configs("church"), plain, averaged, strict=True):
         write_stage(tmp_path / "both" / stage, config, weights, state_dict_ema=other)

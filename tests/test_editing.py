@@ -186,7 +186,7 @@ def test_mixtures_run_from_one_reconstruction_to_the_other(tiny_pipeline, pictur
     torch.testing.assert_close(picture, (tiny_pipeline.rqvae.decode_quantized(middle) / 2 + 0.5).clamp(0, 1))
 
 
-def test_grey_pictures_are_edited_and_stay_grey(make_rqvae, make_transformer):
+def test_grey_pictures_are_edited_and_stay_grey(make_transformer):
     rqvae = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | {"num_channels": 1})).eval()
     pipe = RQImageGenerationPipeline(rqvae, make_transformer("class", rqvae))
     pipe.set_progress_bar_config(disable=True)

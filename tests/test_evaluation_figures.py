@@ -77,7 +77,7 @@ def test_each_evaluation_while_training_leaves_a_sheet_of_the_first_pictures(mak
     assert len(logged) == 2 and all("eval_code_entropy_depth_3" in entry for entry in logged)
 
 
-def test_figures_and_sheet_are_of_the_averaged_weights(make_trainer, make_rqvae, pictures, tmp_path):
+def test_figures_and_sheet_are_of_the_averaged_weights(make_trainer, pictures, tmp_path):
     trainer = make_trainer(ema_decay=0.9, max_steps=4, eval_steps=4)
     trainer.train()
     with trainer.averaged_weights():

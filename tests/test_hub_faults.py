@@ -16,6 +16,7 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http
 from test_hub import PROMPT, draw
+from test_sharing import contents
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
 from rq_hf.sharing import push_folder
@@ -62,10 +63,6 @@ def brief_waits(monkeypatch) -> None:
     """The client does not wait for long before it repeats a request."""
     for module in (_http, file_download):
         monkeypatch.setattr(module, "time", HastyClock())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_pushed(hub, folder: Path) -> None:

@@ -172,7 +172,7 @@ def test_compiled_gradients_pass_the_upsampling(make_rqvae):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
 
 
-def test_a_new_model_has_torchs_initial_weights(make_rqvae):
+def test_a_new_model_has_torchs_initial_weights():
     model = RQVAEModel(RQVAEConfig(image_size=64, channel_multiplier=[1, 1], attention_levels=[1], base_channels=64))
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):

@@ -126,7 +126,7 @@ def test_the_rate_gives_the_number_of_candidates(rate, wanted, candidates):
     assert candidates_per_prompt(wanted, None, None, "classifier", rate) == candidates
 
 
-def test_pixels_reach_the_model_in_its_range_and_none_wraps_round(ranker, classifier):
+def test_pixels_reach_the_model_in_its_range_and_none_wraps_round(ranker):
     shades = torch.linspace(-1.2, 1.2, 49)
     pictures = shades.view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
     levels = to_levels(pictures)
@@ -147,7 +147,7 @@ def test_pixels_reach_the_model_in_its_range_and_none_wraps_round(ranker, classi
     assert (darkest_half.diff() >= 0).all() and darkest_half.max() < seen[0][-1, 0, 0, 0]
 
 
-def test_scores_are_those_of_the_librarys_own_path(ranker, pictures, tiny_tokenizer):
+def test_scores_are_those_of_the_librarys_own_path(ranker, pictures):
     texts = [["a red heart", "rocket"][index % 2] for index in range(len(pictures))]
     inputs = ranker.processor(
         text=texts,

@@ -79,7 +79,7 @@ def test_accumulated_batches_count_as_one_large_batch(architecture):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_the_saved_processor_gives_the_pixels_of_the_training(load_script, tmp_path):
+def test_the_saved_processor_gives_the_pixels_of_the_training():
     row = datasets.load_dataset(str(FIXTURE))["train"].select([0])
     pixels = PictureDataset(row, 16, transform="emoji", training=False)[0]["pixel_values"]
     found = picture_processor(16)(

@@ -19,8 +19,8 @@ from two_processes_evaluation import Pictures
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.caption_tokenizer import BPEDropoutEncoder
-from rq_hf.metrics.drawing import picture_generator
 from rq_hf.residual_quantizer import soft_code_probabilities
+from rq_hf.seeds import seeded_generator
 from rq_hf.training import CodeDataset, RQTransformerTrainer, RQTransformerTrainingArguments
 from rq_hf.training.generation_figures import first_conditions, sheet_of_codes
 
@@ -129,7 +129,7 @@ def test_each_evaluation_leaves_the_same_conditions_drawn_with_the_same_seed(mak
     trainer.train()
     files = sheets(tmp_path)
     assert [path.name for path in files] == ["step-1.png", "step-2.png"]
-    generators = [picture_generator(3, index) for index in range(3)]
+    generators = [seeded_generator(3, index) for index in range(3)]
     input_ids, captions = first_conditions(trainer.eval_dataset, 3, trainer.model.config)
     codes = trainer.model.eval().generate(input_ids, generator=generators)
     with Image.open(files[1]) as sheet:
@@ -144,10 +144,10 @@ def test_drawn_pictures_are_those_of_the_pipeline(make_trainer, tiny_tokenizer):
     pipeline = RQImageGenerationPipeline(trainer.rqvae, trainer.model, tiny_tokenizer)
     pipeline.set_progress_bar_config(disable=True)
     assert torch.equal(pipeline.encode_prompt(captions), input_ids)
-    generators = [picture_generator(3, index) for index in range(3)]
+    generators = [seeded_generator(3, index) for index in range(3)]
     codes = pipeline(captions, generator=generators, output_type="latent").images
     sheet = np.asarray(sheet_of_codes(trainer.rqvae, codes, captions))
-    generators = [picture_generator(3, index) for index in range(3)]
+    generators = [seeded_generator(3, index) for index in range(3)]
     (first, *_) = pipeline(captions, generator=generators, output_type="np").images
     tile = sheet[8 : 8 + 128, 8 : 8 + 128]  # eight times as large
     assert np.array_equal(tile[4::8, 4::8], np.rint(first * 255).astype(np.uint8))
@@ -171,7 +171,7 @@ def test_drawing_uses_the_generation_config_and_the_averaged_weights(make_traine
     input_ids, captions = first_conditions(trainer.eval_dataset, 3, trainer.model.config)
 
     def drawn(**sampling) -> np.ndarray:
-        generators = [picture_generator(3, index) for index in range(3)]
+        generators = [seeded_generator(3, index) for index in range(3)]
         codes = trainer.model.eval().generate(input_ids, generator=generators, **sampling)
         return np.asarray(sheet_of_codes(trainer.rqvae, codes, captions))
 

@@ -14,6 +14,7 @@ import datasets
 import pytest
 import torch
 from picture_files import emoji_rows, write_folder, write_shard, write_shards
+from test_scripts import SMALL_RQVAE
 from torch.utils.data import DataLoader
 
 from rq_hf import RQImageGenerationPipeline
@@ -37,11 +38,6 @@ from rq_hf.training import (
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import train_rqt  # noqa: E402
 import train_rqvae  # noqa: E402
-
-SMALL_RQVAE = [
-    "--image_size", "32", "--base_channels", "8", "--channel_multiplier", "[1,2,2]", "--norm_num_groups", "4",
-    "--latent_channels", "8", "--codebook_dim", "8", "--codebook_size", "16", "--code_depth", "2",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Training: command lines, seeded data, transforms, and both trainers."""
+"""Training: command lines, what the data decide, and both trainers."""
 
 import copy
 import functools

@@ -38,7 +38,7 @@ _NOT_SHARED = re.compile(r"[._]|checkpoint-\d+$")
 _WEIGHTS = re.compile(r"(?:.*/)?model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _WEIGHTS_INDEX = re.compile(r"(?:.*/)?model\.safetensors\.index(?:\.(\w+))?\.json")
 # Running averages of the codebook lose their meaning in half precision.
-_KEPT_PRECISE = (".cluster_size", ".embedding_sum", ".num_updates")
+KEPT_PRECISE = (".cluster_size", ".embedding_sum", ".num_updates")
 
 
 def push_folder(
@@ -266,7 +266,7 @@ def _files_of_weights(files: dict[str, Path], path: str) -> list[str]:
 
 def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {
-        name: value.to(dtype) if value.is_floating_point() and not name.endswith(_KEPT_PRECISE) else value
+        name: value.to(dtype) if value.is_floating_point() and not name.endswith(KEPT_PRECISE) else value
         for name, value in weights.items()
     }
 

@@ -8,7 +8,6 @@ that was killed and resumed, are those of one process to the bit, where each com
 
 import gc
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ..metrics import write_text
+from ..metrics import replacing, write_text
 
 SETTINGS_FILE = "settings.json"
 
@@ -132,13 +131,8 @@ class Shards:
             return False
 
     def _write(self, part: int, tensors: dict[str, torch.Tensor]) -> None:
-        path = self.path(part)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(self.path(part)) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _differing(value: Any, other: Any) -> str:

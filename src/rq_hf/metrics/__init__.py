@@ -4,7 +4,7 @@
 what the prompt asked for."""
 
 from .codes import CodeNorms, code_norms, code_usage
-from .drawing import draw_pictures, drawn_batches, picture_generator, save_drawn_pictures
+from .drawing import draw_pictures, drawn_batches, save_drawn_pictures
 from .extractors import (
     FEATURE_EXTRACTORS,
     EfficientNetFeatures,
@@ -40,7 +40,7 @@ from .reconstruction import (
     measure_reconstruction,
     reconstruction_distances,
 )
-from .reports import markdown_table, model_index, write_json, write_text
+from .reports import markdown_table, model_index, replacing, write_json, write_text
 from .sheets import coarse_to_fine_sheet, code_norm_chart
 from .statistics import ReferenceStatistics, load_statistics, warn_of_few_pictures
 from .sweeps import lower_is_better, sweep_chart

@@ -7,22 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..picture_grid import picture_grid
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline
+from ..seeds import seeded_generator
 from .pictures import to_uint8
 from .prompt_accuracy import PromptScores
 
 SHEET_PICTURES, SHEET_COLUMNS, TILE_SIZE = 48, 3, 256
-
-
-def picture_generator(seed: int, index: int) -> torch.Generator:
-    """A generator that depends on nothing but its two numbers."""
-    words = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0]) >> 1)
 
 
 def draw_pictures(
@@ -48,7 +42,7 @@ def draw_pictures(
     if conditions is not None:
         name = "prompt" if isinstance(conditions[0], str) else "class_labels"
         asked = {name: list(conditions)}
-    generators = [picture_generator(seed, index) for index in indices]
+    generators = [seeded_generator(seed, index) for index in indices]
     output = pipeline(**asked, generator=generators, output_type="pt", **sampling)
     return to_uint8(output.images).cpu(), output.scores
 

@@ -4,6 +4,7 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,11 @@ def code_norm_chart(norms: CodeNorms) -> Image.Image:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
+    return figure_picture(figure)
+
+
+def figure_picture(figure: Any) -> Image.Image:
+    """A figure of matplotlib as an RGB picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     with Image.open(buffer) as picture:

@@ -8,7 +8,6 @@ Symbols: N pictures, F features of each.
 import io
 import json
 import logging
-import os
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .frechet import FeatureStatistics
+from .reports import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,8 @@ class ReferenceStatistics:
             "protocol": json.dumps(self.protocol),
             "details": json.dumps(self.details),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def check(self, protocol: Mapping[str, Any]) -> None:
         """Refuses a comparison with pictures of another protocol.

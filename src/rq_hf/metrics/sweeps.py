@@ -2,12 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Figures of merit over sampling settings as a chart (Figures 19 to 22)."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from .sheets import figure_picture
 
 LOWER_IS_BETTER = ("fid", "frechet_distance")
 
@@ -60,10 +61,7 @@ def sweep_chart(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], metr
         axes.grid(alpha=0.3)
     if others:
         panels[-1].legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    with Image.open(buffer) as picture:
-        return picture.convert("RGB")
+    return figure_picture(figure)
 
 
 def _place(value: Any) -> tuple[bool, bool, Any]:

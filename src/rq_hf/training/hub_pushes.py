@@ -11,7 +11,6 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
@@ -26,8 +25,8 @@ NOT_OF_A_CHECKPOINT = ["trainer_state.json"]
 
 
 class HubPushes:
-    """For a `Trainer` with `averaged_weights` and `whole_model`: what is pushed in the middle of a training is what
-    its end would push.
+    """For a `Trainer` with `averaged_weights`, `whole_model` and `has_shards`: what is pushed in the middle of a
+    training is what its end would push.
 
     The base class copies the weights of the checkpoint, which are not the averaged ones, and pickles its arguments.
     It also pushes the pickles of a checkpoint, where `--hub_strategy` says `checkpoint` or `all_checkpoints`. Here
@@ -79,7 +78,7 @@ class HubPushes:
             return
         if self._pushes_go_on() and not self.args.hub_always_push:
             return
-        if self.write_shared is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        if self.write_shared is not None and self.has_shards:
             logger.warning("Nothing is pushed at step %d: the model is sharded.", self.state.global_step)
             return
         self._finish_current_push()  # what is being uploaded must not change meanwhile

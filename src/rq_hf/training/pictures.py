@@ -7,24 +7,18 @@ from functools import partial
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ..data_sources import Rows
 from ..picture_decoding import decode_picture
+from ..seeds import seeded_generator
 from .transforms import PictureTransform
 
 logger = logging.getLogger(__name__)
 
 NUM_JUDGED = 1000  # pictures from which the part of the undecodable ones is told
 NUM_NAMED = 5
-
-
-def seeded_generator(*words: int) -> torch.Generator:
-    """The generator that belongs to these numbers."""
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]) >> 1)
 
 
 def undecoded(rows: Rows, image_column: str) -> Rows:
@@ -139,9 +133,9 @@ class PictureDataset(SeededDataset):
         self._names = [*self._names, name][-NUM_NAMED:]
         check_corrupt_fraction(corrupt, read, len(self), self.max_corrupt_fraction, self._names)
 
-    def prepare(self, value: Any, generator: torch.Generator | None = None) -> torch.Tensor:
-        """The transformed pixels of one picture, `(channels, size, size)`."""
-        return self.transform(self.transform.decode(value), generator)
+    def prepare(self, value: Any) -> torch.Tensor:
+        """The transformed pixels of one picture, `(channels, size, size)`, without random choices."""
+        return self.transform(self.transform.decode(value), None)
 
 
 def decodable_rows(rows: datasets.Dataset, image_column: str, max_corrupt_fraction: float) -> datasets.Dataset:

@@ -17,7 +17,7 @@ from huggingface_hub import CommitInfo, ModelCard, ModelCardData
 from ..card_metadata import TrainingFootprint
 from ..cards import render_card, save_card
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline
-from ..sharing import push_folder
+from ..sharing import KEPT_PRECISE, push_folder
 from .arguments import ScriptArguments
 
 # kg CO2eq per kWh, the mean of the world in 2023 (Ember, Global Electricity Review 2024: 480 g).
@@ -174,7 +174,7 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
     for name in ("rqvae", "transformer"):
         component = getattr(pipeline, name)
         narrow = {
-            key: value if key.endswith((".cluster_size", ".embedding_sum", ".num_updates")) else value.to(dtype)
+            key: value if key.endswith(KEPT_PRECISE) else value.to(dtype)
             for key, value in component.state_dict().items()
         }
         component.save_pretrained(Path(folder) / name, state_dict=narrow)

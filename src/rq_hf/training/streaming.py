@@ -16,9 +16,10 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainerState, TrainingArguments
 
+from ..seeds import seeded_generator
 from .checkpoints import resume_checkpoint
 from .data import ConditionEncoder, DataArguments
-from .pictures import NUM_JUDGED, NUM_NAMED, check_corrupt_fraction, seeded_generator
+from .pictures import NUM_JUDGED, NUM_NAMED, check_corrupt_fraction
 from .transforms import PictureTransform
 
 logger = logging.getLogger(__name__)

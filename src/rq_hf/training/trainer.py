@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import shutil
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,12 +17,12 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from ..pipeline_rq_image_generation import component_subfolder
+from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
 from .hub_pushes import HubPushes
@@ -69,54 +68,6 @@ class RQTrainingArguments(TrainingArguments):
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
 
 
-class SetEpoch(TrainerCallback):
-    """Tells the training data set which epoch begins: the data loader does so on some set-ups only."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if hasattr(train_dataloader.dataset, "set_epoch"):
-            train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
-
-
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are not frozen."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-class UpdateAverage(TrainerCallback):
-    """Brings the moving average of the weights up to date after each step."""
-
-    def __init__(self, average: EMAModel):
-        self.average = average
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.average.to(args.device)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.average.step(trained_parameters(model))
-
-
-class Stopwatch(TrainerCallback, ExportableState):
-    """Seconds that a training takes, those before it was resumed included."""
-
-    def __init__(self):
-        self._before, self._start = 0.0, None
-
-    @property
-    def seconds(self) -> float:
-        return self._before + (time.monotonic() - self._start if self._start is not None else 0.0)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step > 0 else None
-        self._before = saved["attributes"]["_before"] if saved is not None else 0.0
-        self._start = time.monotonic()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._before, self._start = self.seconds, None
-
-    def state(self) -> dict:
-        return {"args": {}, "attributes": {"_before": self.seconds}}
-
-
 class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
@@ -140,7 +91,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             )
         self.average: EMAModel | None = None
         if self.args.ema_decay is not None:
-            if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            if self.has_shards:
                 raise ValueError(
                     f"`ema_decay` must be None with FSDP and ZeRO-3, got {self.args.ema_decay}: the average is one of "
                     "whole weights, the model has shards."
@@ -152,6 +103,11 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                 )
             self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether processes share the weights, by FSDP or ZeRO-3."""
+        return self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
 
     @property
     def stopwatch(self) -> Stopwatch:

@@ -10,14 +10,13 @@ import datasets
 import numpy as np
 import torch
 from transformers import EarlyStoppingCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..configuration_rq_transformer import RQTransformerConfig
-from ..metrics.drawing import picture_generator
 from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import check_pair
 from ..residual_quantizer import one_per_depth
+from ..seeds import seeded_generator
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
@@ -192,13 +191,12 @@ class RQTransformerTrainer(MuonTrainer):
 
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
         super().__init__(*args, **kwargs)
-        sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        if self.args.lora_rank is not None and sharded:
+        if self.args.lora_rank is not None and self.has_shards:
             raise ValueError(
                 f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
                 "whole weights, the model has shards."
             )
-        if self.args.scheduled_sampling > 0 and sharded:
+        if self.args.scheduled_sampling > 0 and self.has_shards:
             raise ValueError(
                 f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
                 "draws outside its forward pass, where it has shards."
@@ -289,13 +287,13 @@ class RQTransformerTrainer(MuonTrainer):
         return output
 
     def _show_pictures(self, data: torch.utils.data.Dataset, prefix: str) -> None:
-        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+        if self.has_shards:
             raise ValueError("a model that FSDP or ZeRO-3 shards does not generate outside its forward pass.")
         if not isinstance(data, CodeDataset):
             raise ValueError(f"the evaluation data must be a `CodeDataset`, got {type(data).__name__}.")
         transformer = self.accelerator.unwrap_model(self.model)
         input_ids, captions = first_conditions(data, self.args.eval_pictures, transformer.config)
-        generators = [picture_generator(self.args.seed, index) for index in range(len(input_ids))]
+        generators = [seeded_generator(self.args.seed, index) for index in range(len(input_ids))]
         with self.accelerator.autocast():
             codes = transformer.generate(input_ids.to(self.args.device), generator=generators)
         save_sheet(self, prefix, "samples", sheet_of_codes(self.rqvae, codes, captions))
@@ -342,9 +340,8 @@ class RQTransformerTrainer(MuonTrainer):
         """Seeded by (seed, step, micro-batch, process), so that resuming changes nothing."""
         self._micro_step = (self._micro_step + 1) if self._last_step == self.state.global_step else 0
         self._last_step = self.state.global_step
-        words = [self.args.seed, self.state.global_step, self._micro_step, self.args.process_index]
-        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
-        return torch.Generator(self.args.device).manual_seed(seed)
+        words = self.args.seed, self.state.global_step, self._micro_step, self.args.process_index
+        return seeded_generator(*words, device=self.args.device)
 
     _last_step = -1
     _micro_step = 0

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from transformers import get_scheduler
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..configuration_rqvae import RQVAEConfig
@@ -197,7 +196,7 @@ class RQVAETrainer(MuonTrainer):
             )
         finally:
             self._figures = None
-        decoder = None if self.is_fsdp_enabled or is_deepspeed_zero3_enabled() else rqvae
+        decoder = None if self.has_shards else rqvae
         with self.accelerator.autocast():
             values = figures.compute(self.accelerator, decoder)
             if values and decoder is not None and self.is_world_process_zero():
