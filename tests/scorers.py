@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Tiny untrained classifiers and image-text models of transformers."""
 
+import copy
+
 import torch
 from transformers import (
     CLIPConfig,
@@ -31,8 +33,10 @@ def tiny_classifier(id2label: dict[int, str] | None = None, seed: int = 0, chann
 
 
 def tiny_clip(tokenizer: PreTrainedTokenizerFast, seed: int = 0, image_size: int = 16):
-    """A CLIP model and its processor."""
+    """A CLIP model and its processor, whose tokenizer gives a mask, as CLIP's does."""
     torch.manual_seed(seed)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     config = CLIPConfig(
         text_config={**text, "eos_token_id": len(tokenizer) - 1, "pad_token_id": 0, "bos_token_id": 0},

@@ -158,7 +158,8 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
 
     used = json.loads((output / "checkpoint-2" / "training_args.json").read_text())
     kept = {field.name for field in dataclasses.fields(arguments_class)} & set(KEPT) & set(recipe)
-    assert {field: used[field] for field in kept} == {field: recipe[field] for field in kept}
+    asked = {field: str(recipe[field]) if isinstance(recipe[field], dict) else recipe[field] for field in kept}
+    assert {field: used[field] for field in kept} == asked
 
     state = torch.load(output / "checkpoint-2" / "optimizer.pt", weights_only=True)
     arguments = arguments_class(**recipe | {"output_dir": str(output), "use_cpu": True})

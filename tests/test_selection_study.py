@@ -63,8 +63,8 @@ def test_a_report_shows_the_figures_of_the_records_and_what_is_missing(study, tm
     write_records(study, tmp_path / "results", values)
     study.main(["report", "--output_dir", str(tmp_path / "runs"), "--docs", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "| 1 | 2,000 | 2,000 | 0.700 | 0.750 | 0.500 | 0.250 | 12.25 |" in printed
-    assert "| 0.05 | 40,000 | 2,000 | 0.900 |" in printed
+    assert "| 1 | 2,000 | 2,000 | 0.7000 | 0.750 | 0.500 | 0.250 | 12.2 |" in printed
+    assert "| 0.05 | 40,000 | 2,000 | 0.9000 |" in printed
     assert "| 1 | 1 | 2000 | 0.250 | 0.500 | 0.625 |" in printed and "| 1 | 2 | 2000 | 0.375 |" in printed
     assert "| classifier-a | 0 | 7 | accuracy 0.875 |" in printed and "retrieval 0.500" in printed
     assert "6 of 12 runs are not finished" in printed and "No selection-rates.png: it needs" in printed

@@ -516,7 +516,7 @@ def test_scheduled_sampling_is_refused_without_soft_labels_and_where_weights_are
     make = functools.partial(stage2_trainer, emoji, tiny_rqvae, tiny_tokenizer, tmp_path, scheduled_sampling=0.5)
     with pytest.raises(ValueError, match="`scheduled_sampling` must be 0 without `soft_labels`, got 0.5"):
         make(soft_labels=False)
-    monkeypatch.setattr("rq_hf.training.trainer_rq_transformer.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("rq_hf.training.trainer.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got 0.5"):
         make()
 
