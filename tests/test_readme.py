@@ -17,6 +17,12 @@ from rq_hf.cards import CITATION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Scripts whose first word is a command, and those that hand flags on to another.
+WITH_COMMANDS = ("rate_distortion", "stage2_ablation", "selection_study", "evaluate", "benchmark", "memory_estimate")
+HANDED_ON = {
+    "rate_distortion": ("train_rqvae",), "stage2_ablation": ("train_rqt",), "selection_study": ("evaluate", "samples"),
+    "killed_evaluation": ("evaluate", "samples"),
+}  # fmt: skip
 FENCE = re.compile(r"^([ \t]*)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -55,6 +61,36 @@ def test_readme_commands_name_real_targets_scripts_and_configurations():
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def documented_commands() -> dict[tuple[str, ...], set[str]]:
+    """Flags that pages and cards give to a script, or to a command of it."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "checkpoints").glob("*/README.md")]
+    commands = {}
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        fenced = [body for _, language, body in FENCE.findall(text) if language in ("bash", "text")]
+        spans = re.findall(r"`([^`]+)`", FENCE.sub("", text).replace("\n", " "))
+        for line in "\n".join(fenced + spans).splitlines():
+            for name, rest in re.findall(r"scripts/(\w+)\.py([^;|&#]*)", line):
+                first = rest.split()[:1] if name in WITH_COMMANDS else []
+                commands.setdefault((name, *first), set()).update(re.findall(r"(?<!\S)--\w+", rest))
+    return commands
+
+
+def test_commands_of_all_pages_have_flags_that_their_scripts_know(load_script, capsys):
+    commands = documented_commands()
+    assert len(commands) > 30 and sum(map(len, commands.values())) > 150
+    for (name, *command), flags in commands.items():
+        if name in WITH_COMMANDS and not command:
+            continue  # the script alone is named
+        known = set()
+        for script, *words in ((name, *command), HANDED_ON.get(name, (name, *command))):
+            with pytest.raises(SystemExit) as ended:
+                load_script(script).main([*words, "--help"])
+            assert ended.value.code == 0
+            known |= set(re.findall(r"--\w+", capsys.readouterr().out))
+        assert flags <= known, (name, *command, flags - known)
 
 
 @pytest.mark.parametrize("name", public_docstrings())

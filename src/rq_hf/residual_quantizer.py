@@ -186,6 +186,17 @@ class ResidualQuantizer(nn.Module):
         cluster_size: `(C, K)` moving average of the number of vectors of each code.
         embedding_sum: `(C, K, n_z)` moving average of the sum of those vectors; codebook = sum / smoothed size.
         num_updates: `(C,)` updates so far; after few of them the averages of the `per_step` rule have a short memory.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from rq_hf import ResidualQuantizer
+    >>> quantizer = ResidualQuantizer(codebook_size=64, codebook_dim=8, code_depth=4)
+    >>> codes, residuals = quantizer.quantize(torch.randn(2, 4, 4, 8))
+    >>> codes.shape, quantizer.embed(codes[..., :2]).shape
+    (torch.Size([2, 4, 4, 4]), torch.Size([2, 4, 4, 8]))
+    ```
     """
 
     def __init__(
