@@ -56,9 +56,9 @@ def main(argv=None):
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
     write_card(*card, history=trainer.state.log_history, seconds=trainer.stopwatch.seconds)
-    if training.push_to_hub:
-        trainer.push_to_hub()
-    trainer.finish()
+    trainer.finish()  # no process waits for the upload
+    if trainer.is_world_process_zero() and training.push_to_hub:
+        trainer.push_shared(Path(training.output_dir))
 
 
 if __name__ == "__main__":

@@ -256,8 +256,10 @@ def test_resuming_takes_the_newest_complete_checkpoint(tmp_path):
     for asked in ("last", new):
         with pytest.raises(ValueError, match="states of optimizer and schedule, got .*checkpoint-1000' without them"):
             resume_checkpoint(str(tmp_path), asked)
-    (Path(new) / "optimizer_0").mkdir()  # of FSDP
-    assert resume_checkpoint(str(tmp_path), "last") == new
+    for name in ("optimizer_0", "optimizer.bin", "global_step1000"):  # of FSDP and DeepSpeed
+        (Path(new) / name).mkdir()
+        assert resume_checkpoint(str(tmp_path), "last") == new
+        (Path(new) / name).rmdir()
 
 
 def test_the_time_before_a_run_was_resumed_counts(make_trainer, tmp_path, monkeypatch):
@@ -277,6 +279,17 @@ def test_the_time_before_a_run_was_resumed_counts(make_trainer, tmp_path, monkey
     trainer = timed()
     trainer.train(resume_from_checkpoint="last")  # from step 2
     assert trainer.stopwatch.seconds == 20 + 40
+
+
+def test_a_checkpoint_without_the_states_of_callbacks_is_gone_on_from(make_trainer, tmp_path):
+    """Such as one of a training that another version began."""
+    make_trainer(max_steps=2).train()
+    path = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["stateful_callbacks"]["Stopwatch"]
+    path.write_text(json.dumps(state))
+    make_trainer().train(resume_from_checkpoint="last")
+    assert names(tmp_path / "run") >= {"checkpoint-4", "checkpoint-6"}
 
 
 def test_trainer_itself_resumes_from_the_newest_complete_checkpoint(make_trainer, tmp_path):

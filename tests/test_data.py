@@ -315,6 +315,8 @@ def test_data_files_choose_among_the_files_of_a_folder(tmp_path):
     keys = {
         "1.tar": ["000000001"],
         '{"train": ["0.tar", "2.tar"]}': ["000000000", "000000002"],
+        '["3.tar", "0.tar"]': ["000000003", "000000000"],
+        "[12].tar": ["000000001", "000000002"],  # a pattern
     }
     for data_files, expected in keys.items():
         arguments = DataArguments(str(tmp_path), data_files=data_files, image_column="jpg")

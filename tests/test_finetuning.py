@@ -182,7 +182,7 @@ def test_a_saved_adapter_makes_the_base_what_the_run_made_of_it(base, concept, t
     trained = train(start, concept, tmp_path / "run", label_column="name", lora_rank=2, ema_decay=0.9)
     adapter = tmp_path / "run" / "adapter"
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} == {
-        path.name for path in adapter.iterdir()
+        path.name for path in adapter.iterdir() if not path.name.startswith(".")
     }
     card = (adapter / "README.md").read_text()
     assert "library_name: peft" in card and "load_adapter(" in card and "add_classes" in card
@@ -257,6 +257,8 @@ def test_new_classes_in_rows_kept_in_reserve_begin_as_the_others_do(make_transfo
     mean, null = weight[:4].mean(0), weight[7].clone()
     assert model.add_classes(["dragon", "phoenix"]) == [4, 5]
     assert (weight[4:6] == mean).all() and torch.equal(weight[7], null)
+    model = make_transformer("class", vocab_size=3, null_condition_ids=None, id2label={})
+    assert model.add_classes(["dragon"]) == [0] and model.condition_embedding.weight.isfinite().all()
 
 
 def test_new_classes_follow_the_old_ones_whose_logits_stay(make_transformer):

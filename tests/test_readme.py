@@ -89,7 +89,7 @@ def test_commands_of_all_pages_have_flags_that_their_scripts_know(load_script, c
             with pytest.raises(SystemExit) as ended:
                 load_script(script).main([*words, "--help"])
             assert ended.value.code == 0
-            known |= set(re.findall(r"--\w+", capsys.readouterr().out))
+            known |= set(re.findall(r"^ +(?:-\w, )?(--\w+)", capsys.readouterr().out, re.MULTILINE))
         assert flags <= known, (name, *command, flags - known)
 
 

@@ -194,6 +194,13 @@ def test_reconstruct_shows_grey_pictures_of_a_grey_model(tmp_path):
     assert (pixels == pixels[..., :1]).all() and len(np.unique(pixels)) > 20
 
 
+def test_another_data_set_is_trained_on_without_a_configuration(load_script, tmp_path):
+    flags = [*SHORT, "--max_steps", "1", "--eval_steps", "1", *SMALL_RQVAE, "--output_dir", str(tmp_path / "run")]
+    load_script("train_rqvae").main(["--dataset_name", str(FIXTURE), *flags])
+    assert "eval_psnr" in (tmp_path / "run" / "trainer_state.json").read_text()
+    assert "cc-by-4.0" not in (tmp_path / "run" / "README.md").read_text()  # the licence of our fixture
+
+
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
     arguments = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train_rqt.py")]
     finished = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)

@@ -108,8 +108,12 @@ def test_a_pipeline_whose_transformer_has_an_adapter_is_neither_saved_nor_pushed
         with pytest.raises(ValueError, match="`transformer` must have no adapter to be saved in a pipeline, got one"):
             save()
     assert hub.repositories == {} and not (tmp_path / "a").exists()
+    adapted.save_pretrained(tmp_path / "adapter")
     tiny_pipeline.transformer = adapted.merge_and_unload()
     tiny_pipeline.push_to_hub("me/a", "Merged")
+    tiny_pipeline.transformer.load_adapter(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="must have no adapter to be saved in a pipeline, got one: load the pipeline"):
+        tiny_pipeline.save_pretrained(tmp_path / "a")
     assert list_repo_commits("me/a")[0].title == "Merged"
 
 

@@ -369,7 +369,8 @@ def test_without_a_configuration_fine_tuning_takes_the_pretrained_fields(tiny_rq
 def test_without_a_configuration_other_data_and_models_take_nothing_of_the_fixture(tmp_path):
     path = write_config(
         tmp_path, model={"hidden_size": 7}, card={"license": "cc-by-4.0"},
-        data={"dataset_name": "fixture", "caption_column": "captions", "filter": "tone=default"},
+        data={"dataset_name": "fixture", "caption_column": "captions", "filter": "tone=default",
+              "validation_split": "test", "rqvae_name_or_path": "rqvae"},
     )  # fmt: skip
 
     def parsed(*flags) -> ScriptArguments:
@@ -383,6 +384,7 @@ def test_without_a_configuration_other_data_and_models_take_nothing_of_the_fixtu
     mine = parsed("--dataset_name", "mine", "--label_column", "label")
     assert (mine.card, mine.model) == ({}, {"hidden_size": 7})
     assert (mine.data.dataset_name, mine.data.caption_column, mine.data.filter) == ("mine", None, None)
+    assert (mine.data.validation_split, mine.data.rqvae_name_or_path) == ("test", "rqvae")
     taken_back = parsed("--filter", "", "--caption_column=").data
     assert (taken_back.filter, taken_back.caption_column, taken_back.dataset_name) == (None, None, "fixture")
 

@@ -166,9 +166,8 @@ class RQTransformerConfig(RQConfig):
     @property
     def class_ids(self) -> list[int]:
         """Ids of the classes of a class-conditional model; that of "no condition" is none."""
-        if self.id2label is not None:
-            return sorted(self.id2label)
-        return [index for index in range(self.vocab_size) if self.null_condition_ids != (index,)]
+        ids = range(self.vocab_size) if self.id2label is None else sorted(self.id2label)
+        return [index for index in ids if self.null_condition_ids != (index,)]
 
     @property
     def num_classes(self) -> int:

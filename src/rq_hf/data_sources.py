@@ -3,6 +3,7 @@
 """Data sets by name, for training and evaluation alike: Hub ids, folders and tar shards."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -32,8 +33,11 @@ def read_dataset(
         `FileNotFoundError`, `ValueError`: none that can be read, or a split without rows.
     """
     source, files = name, data_files
-    if data_files is not None and data_files.lstrip().startswith(("{", "[")):
+    if data_files is not None and data_files.lstrip().startswith("{"):
         files = json.loads(data_files)
+    elif data_files is not None and data_files.lstrip().startswith("["):
+        with suppress(json.JSONDecodeError):  # a pattern, such as "[0-9]*.tar"
+            files = json.loads(data_files)
     if data_files is None and (shards := _tar_shards(Path(name))):
         source, files = "webdataset", shards
     return datasets.load_dataset(source, config_name, data_files=files, split=split, streaming=streaming)

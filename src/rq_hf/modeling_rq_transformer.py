@@ -48,7 +48,8 @@ class RQTransformerOutput(ModelOutput):
         text_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Mean cross-entropy of the caption tokens.
         depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
-            Mean cross-entropy of the codes of each depth, without gradient; their mean is `image_loss`.
+            Mean cross-entropy of the codes of each depth, without gradient; where all have a label, their mean is
+            `image_loss`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -284,13 +285,15 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         config = copy.deepcopy(self.config)
         config.add_classes(names)
         new_ids = [index for index in config.id2label if index not in self.config.id2label]
-        mean, size = self.condition_embedding.weight[self.config.class_ids].mean(0), self.config.vocab_size
+        old_ids = self.config.class_ids if new_ids else []
+        mean = self.condition_embedding.weight[old_ids].mean(0) if old_ids else None
         self.resize_token_embeddings(config.vocab_size)
         if config.null_condition_ids != self.config.null_condition_ids:
             rows = [*self.config.null_condition_ids, *config.null_condition_ids]
             weight = self.condition_embedding.weight
             weight[rows] = weight[rows[::-1]]
-        self.condition_embedding.weight[[index for index in new_ids if index < size]] = mean  # rows in reserve
+        if mean is not None:  # also in rows that were kept in reserve
+            self.condition_embedding.weight[new_ids] = mean
         self.config.add_classes(names)
         return new_ids
 
@@ -338,7 +341,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             codes (`torch.LongTensor` of shape `(B, H, W, D)`):
                 Code maps, the inputs.
             labels (`torch.Tensor`, *optional*):
-                Targets: codes `(B, H, W, D)`, or distributions `(B, H, W, D, K)` for small K.
+                Targets: codes `(B, H, W, D)`, of which -100 do not count, or distributions `(B, H, W, D, K)` for
+                small K.
             residuals (`torch.Tensor` of shape `(B, H, W, D, n_z)`, *optional*):
                 Instead of `labels`: residuals of [`RQVAEModel.quantize`], from which the soft targets of Eq. 15 are
                 computed block by block inside the loss.

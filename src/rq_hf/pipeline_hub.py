@@ -45,11 +45,14 @@ class HubPipelineMixin:
         for name in ("rqvae", "transformer"):
             component = getattr(self, name)
             component = getattr(component, "_orig_mod", component)  # of a compiled one
-            is_adapted = getattr(component, "_hf_peft_config_loaded", False) or hasattr(component, "peft_config")
-            if component is not None and is_adapted:
+            if component is None:
+                continue
+            has_layers = any(hasattr(module, "base_layer") for module in component.modules())
+            if has_layers or getattr(component, "_hf_peft_config_loaded", False):
                 raise ValueError(
-                    f"`{name}` must have no adapter to be saved in a pipeline, got one: merge it, by "
-                    f"`PeftModel.from_pretrained(pipe.{name}, ...).merge_and_unload()`, or share the adapter alone."
+                    f"`{name}` must have no adapter to be saved in a pipeline, got one: load the pipeline anew and "
+                    f"merge the adapter, `pipe.{name} = PeftModel.from_pretrained(pipe.{name}, ...)"
+                    ".merge_and_unload()`, or share the adapter alone."
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
 

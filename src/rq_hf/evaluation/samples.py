@@ -148,11 +148,10 @@ class SampleStudy:
         rows = filtered(load_splits(arguments, "caption_column")[arguments.split], arguments)
         captions = []
         for row, value in enumerate(rows[arguments.caption_column]):
-            if not all(
-                text is None or isinstance(text, str) for text in (value if isinstance(value, list) else [value])
-            ):
+            texts = value if isinstance(value, list) else [value]
+            if not all(text is None or isinstance(text, str) for text in texts):
                 raise ValueError(f"`--caption_column` must hold text, got {value!r} in row {row}.")
-            variants = [text for text in (value if isinstance(value, list) else [value]) if text and text.strip()]
+            variants = [text for text in texts if text and text.strip()]
             captions += variants if self.protocol.every_caption else variants[:1]
         return captions
 

@@ -17,6 +17,8 @@ from ..configuration_rqvae import SAMPLING_DEFAULTS, unknown_field_message
 from .data import DataArguments
 
 SECTIONS = ("model", "training", "data", "card")
+# Of a default configuration: what goes with its data set, not with another.
+OF_ITS_ROWS = ("caption_column", "num_caption_variants", "label_column", "filter", "transform")
 # What a card is made of, what a recipe of the paper says of its origin, and what its transformer stands on.
 CARD_FIELDS = (
     "license", "language", "dataset", "model_name", "summary", "training_data", "training_procedure", "attribution",
@@ -104,7 +106,7 @@ def parse_arguments(
         training_class: the stage's `TrainingArguments`.
         data_class: the stage's `DataArguments`.
         default_config: configuration file used where the command line names none; without its model and card where
-            that names a pretrained one, without its data and card where it names a data set.
+            that names a pretrained one, without what belongs to its rows and its card where it names a data set.
         description: first line of `--help`.
         argv: arguments instead of the command line's.
 
@@ -118,8 +120,11 @@ def parse_arguments(
     sections = read_config(path)
     if not named:
         flags = {word.partition("=")[0] for word in argv}
-        left_out = {"--model_name_or_path": ("model", "card"), "--dataset_name": ("data", "card")}
-        sections |= {name: {} for flag in flags for name in left_out.get(flag, ())}
+        if "--model_name_or_path" in flags:
+            sections |= {"model": {}, "card": {}}
+        if "--dataset_name" in flags:
+            data = {name: value for name, value in sections["data"].items() if name not in OF_ITS_ROWS}
+            sections |= {"data": data, "card": {}}
 
     parser = HfArgumentParser(
         (training_class, data_class),

@@ -3,10 +3,11 @@
 """What the trainers do at the begin and end of trainings, epochs and steps."""
 
 import time
+from typing import Any
 
 from diffusers.training_utils import EMAModel
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 
@@ -36,6 +37,18 @@ class UpdateAverage(TrainerCallback):
         self.average.step(trained_parameters(model))
 
 
+def resumed_attributes(callback: ExportableState, state: TrainerState) -> dict[str, Any] | None:
+    """What a callback had exported to the checkpoint that a training goes on from, where it did.
+
+    From here on `state` has an entry for it, as `Trainer` expects it where it writes one: a checkpoint of a training
+    without the callback has none.
+    """
+    name = type(callback).__name__
+    saved = state.stateful_callbacks.get(name) if state.global_step > 0 else None
+    state.stateful_callbacks.setdefault(name, callback.state())
+    return saved["attributes"] if saved is not None else None
+
+
 class Stopwatch(TrainerCallback, ExportableState):
     """Seconds that a training takes, those before it was resumed included."""
 
@@ -47,8 +60,8 @@ class Stopwatch(TrainerCallback, ExportableState):
         return self._before + (time.monotonic() - self._start if self._start is not None else 0.0)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step > 0 else None
-        self._before = saved["attributes"]["_before"] if saved is not None else 0.0
+        saved = resumed_attributes(self, state)
+        self._before = saved["_before"] if saved is not None else 0.0
         self._start = time.monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):

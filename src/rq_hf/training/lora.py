@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from ..cards import render_small_card
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from .arguments import ScriptArguments
+from .publishing import fresh_command, save_own_card
 from .trainer_rq_transformer import RQTransformerTrainingArguments
 
 ADAPTER_FOLDER = "adapter"
@@ -45,7 +46,8 @@ def add_lora(
 
 
 def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArguments) -> None:
-    """Saves the adapter alone, `adapter_config.json` and `adapter_model.safetensors`, with a card.
+    """Saves the adapter alone, `adapter_config.json` and `adapter_model.safetensors`, with a card,
+    unless somebody else wrote or changed that.
 
     Args:
         model (`peft.PeftModel`): see [`add_lora`].
@@ -55,7 +57,12 @@ def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArgument
     training, card = arguments.training, arguments.card
     base = training.model_name_or_path
     model.peft_config["default"].base_model_name_or_path = base
+    readme = Path(folder, "README.md")
+    own = readme.read_bytes() if readme.is_file() else None
     model.save_pretrained(folder, save_embedding_layers=False)
+    readme.unlink(missing_ok=True)  # into which PEFT has written
+    if own is not None:
+        readme.write_bytes(own)
     is_local = Path(base).exists()
     metadata = ModelCardData(
         base_model=None if is_local else base,
@@ -75,8 +82,8 @@ def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArgument
         share=f"{trainable:,} parameters, {100 * trainable / total:.2g} % of the transformer's with it",
         rank=training.lora_rank,
         alpha=training.lora_alpha,
-        command=f"accelerate launch {arguments.command}",
+        command=f"accelerate launch {fresh_command(arguments.command)}",
         grown=bool(model.peft_config["default"].trainable_token_indices),
         **{name: card[name] for name in texts if name in card},
     )
-    rendered.save(Path(folder, "README.md"))
+    save_own_card(rendered, Path(folder))

@@ -56,8 +56,9 @@ def write_card(
     Args:
         kind: "rqvae" or "pipeline".
         arguments: of the training script; its `card` section may hold `license`, `language`, `dataset` (Hub id),
-            `summary`, `training_data`, `attribution`, `intended_use`, `limitations`, `example_input` and `sampling`;
-            its `footprint` may hold `hardware`, `power_watts`, `carbon_intensity` and `location`.
+            `model_name`, `training_commands`, texts (`summary`, `training_data`, `training_procedure`, `attribution`,
+            `intended_use`, `limitations`, `example_input`) and `sampling`; its `footprint` may hold `hardware`,
+            `power_watts`, `carbon_intensity` and `location`.
         architecture: configuration, or those of a pipeline.
         num_parameters: parameters, or those of a pipeline.
         history: `trainer.state.log_history` at the end of the training.
@@ -90,27 +91,32 @@ def write_card(
         "architecture": architecture,
         "num_parameters": num_parameters,
         "training_arguments": {"seed": training.seed, **changed},
-        "training_commands": card.get("training_commands", f"accelerate launch {_fresh(arguments.command)}"),
+        "training_commands": card.get("training_commands", f"accelerate launch {fresh_command(arguments.command)}"),
         **{name: card[name] for name in texts.split() if name in card},
     }
     folder = Path(training.output_dir)
     results = {} if history is None else _results(arguments, history, seconds)
     text = str(render_card(kind, metadata, **parts, **results))
+    save_own_card(ModelCard(text), folder)
+    return text
+
+
+def save_own_card(card: ModelCard, folder: Path) -> None:
+    """Writes README.md; one that somebody else wrote, or changed since it was written here, is left alone."""
     path, digest = folder / "README.md", folder / _DIGEST_FILE
     if path.is_file() and digest.is_file() and _digest(path) == digest.read_text(encoding="utf-8"):
         path.unlink()
     is_kept = path.exists()
-    save_card(ModelCard(text), folder)
+    save_card(card, folder)
     if not is_kept:
         digest.write_text(_digest(path), encoding="utf-8")
-    return text
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _fresh(command: str) -> str:
+def fresh_command(command: str) -> str:
     """The command that starts the run, whether or not it was resumed."""
     return re.sub(r" --resume_from_checkpoint[= ]\S+", "", command)
 

@@ -17,6 +17,7 @@ from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import check_pair
 from ..residual_quantizer import one_per_depth
 from ..seeds import seeded_generator
+from .callbacks import resumed_attributes
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
@@ -163,10 +164,10 @@ class EarlyStopping(EarlyStoppingCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step > 0 else None
+        saved = resumed_attributes(self, state)
         # Of the checkpoint's state the counter alone: the patience may be another now.
         name = "early_stopping_patience_counter"
-        self.early_stopping_patience_counter = saved["attributes"][name] if saved is not None else 0
+        self.early_stopping_patience_counter = saved[name] if saved is not None else 0
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
