@@ -207,7 +207,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"scheduled_sampling_passes": 0},
         {"scheduled_sampling_warmup_steps": -1},
         {"condition_dropout": -0.1},
-        {"muon_learning_rate": 0.0},
+        {"muon_learning_rate": -1e-3},
         {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
     ],
 )
@@ -315,6 +315,12 @@ def test_muon_is_refused_where_weights_are_sharded(emoji, tiny_rqvae, tiny_token
     monkeypatch.setattr("rq_hf.training.muon.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="`muon_learning_rate` must be None with FSDP and DeepSpeed, got 0.001"):
         stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, muon_learning_rate=1e-3)
+
+
+def test_a_rate_of_0_takes_back_the_muon_of_a_recipe(tmp_path):
+    options = {"lora_rank": 2, "model_name_or_path": "model", "muon_learning_rate": 0.0}
+    arguments = RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+    assert arguments.muon_learning_rate is None
 
 
 def test_muon_needs_a_torch_that_has_it(tmp_path, monkeypatch):

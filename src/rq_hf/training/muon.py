@@ -123,17 +123,18 @@ class MuonTrainingArguments(RQTrainingArguments):
         default=None,
         metadata={
             "help": "Train the kernels inside the RQ-VAE, or the matrices inside the transformer's blocks, by Muon at "
-            "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default `optim` "
-            "trains all. A schedule's lowest rate (`min_lr`, `lr_end`) is for `learning_rate`; Muon's falls to the "
+            "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default, or at 0, "
+            "`optim` trains all. A schedule's lowest rate (`min_lr`, `lr_end`) is for `learning_rate`; Muon's falls to the "
             "same part of its own. Needs torch 2.9."
         },
     )
 
     def __post_init__(self):
         super().__post_init__()
+        self.muon_learning_rate = self.muon_learning_rate or None  # a flag of 0 takes back what a recipe says
         if self.muon_learning_rate is not None:
             if not self.muon_learning_rate > 0:
-                raise ValueError(f"`muon_learning_rate` must be greater than 0, got {self.muon_learning_rate}.")
+                raise ValueError(f"`muon_learning_rate` must be at least 0, got {self.muon_learning_rate}.")
             if not hasattr(torch.optim, "Muon"):
                 raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
 
