@@ -124,8 +124,8 @@ class MuonTrainingArguments(RQTrainingArguments):
         metadata={
             "help": "Train the kernels inside the RQ-VAE, or the matrices inside the transformer's blocks, by Muon at "
             "this rate, scaled to AdamW's, and all other weights by `optim` at `learning_rate`; by default, or at 0, "
-            "`optim` trains all. A schedule's lowest rate (`min_lr`, `lr_end`) is for `learning_rate`; Muon's falls to "
-            "the same part of its own. Needs torch 2.9."
+            "`optim` trains all. A schedule's lowest rate (`min_lr`, `lr_end`) is for `learning_rate`; Muon's falls "
+            "to the same part of its own. Needs torch 2.9."
         },
     )
 
