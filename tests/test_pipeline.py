@@ -117,7 +117,8 @@ def test_the_null_condition_is_no_class(make_pipeline, null, classes):
 
 
 def test_a_whole_label_goes_before_an_alternative_and_two_of_one_name_are_refused(make_pipeline):
-    pipe = make_pipeline("class", id2label={0: "ear, corn", 1: "corn", 2: "crane", 3: "Crane", 4: "heron, ear, Heron"})
+    names = {0: "ear, corn", 1: "corn", 2: "crane", 3: "Crane", 4: "heron, ear, Heron"}
+    pipe = make_pipeline("class", id2label=names, vocab_size=6, null_condition_ids=[5])
     assert pipe.get_label_ids(["corn", "heron", "ear, corn"]) == [1, 4, 0]
     for name, ids in {"crane": r"\[2, 3\]", "ear": r"\[0, 4\]"}.items():
         with pytest.raises(ValueError, match=f"`class_labels` must be .*'{name}'.*{ids}"):
