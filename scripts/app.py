@@ -174,7 +174,7 @@ def condition_control(pipe: RQImageGenerationPipeline, name: str) -> gr.componen
     """A text box for captions, a menu of classes, or nothing that is seen."""
     config = pipe.transformer.config
     if config.condition_length == 1:
-        labels = list((config.id2label or {}).values()) or config.class_ids
+        labels = [(config.id2label or {}).get(index, index) for index in config.class_ids]
         return gr.Dropdown(labels, value=labels[0], label="Class", elem_id=name, visible=config.vocab_size > 1)
     return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=name, max_lines=1)
 

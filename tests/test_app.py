@@ -44,6 +44,8 @@ def test_the_menu_has_the_classes_and_not_the_null_condition(app, make_pipeline)
     named, nameless = make_pipeline("class"), make_pipeline("class", id2label=None, null_condition_ids=[0])
     names = list(named.transformer.config.id2label.values())
     assert [value for _, value in app.condition_control(named, "x").choices] == names
+    named.transformer.config.id2label = {**named.transformer.config.id2label, 4: "nothing"}  # the null condition
+    assert [value for _, value in app.condition_control(named, "x").choices] == names
     ids = [value for _, value in app.condition_control(nameless, "x").choices]
     assert ids == nameless.transformer.config.class_ids and ids[0] == 1
 
