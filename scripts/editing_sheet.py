@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.command_line import picture_file
 from rq_hf.picture_grid import picture_grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "checkpoints" / "emoji-64"), help="pipeline of captions")
     parser.add_argument("--temperature", type=float, default=0.7, help="of both (%(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--output", type=picture_file, required=True, help="PNG to write")
     arguments = parser.parse_args(argv)
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from rq_hf import RQImageGenerationPipeline
 from rq_hf.command_line import (
     add_sampling_arguments,
     add_selection_arguments,
+    picture_file,
     sampling_settings,
     selection_settings,
 )
@@ -36,7 +37,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--tile_size", type=int, default=256, help="pixels per picture on the sheet")
-    parser.add_argument("--output", type=Path, help="PNG to write; by default a new file in out/")
+    parser.add_argument("--output", type=picture_file, help="PNG to write; by default a new file in out/")
     return parser.parse_args(argv)
 
 

@@ -16,6 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
 from rq_hf import RQVAEModel
+from rq_hf.command_line import picture_file
 from rq_hf.picture_decoding import decode_picture
 from rq_hf.picture_grid import picture_grid, unused_path
 from rq_hf.pipeline_rq_image_generation import load_component
@@ -31,7 +32,7 @@ def main(argv=None) -> None:
     parser.add_argument("pictures", nargs="+", type=Path, help="picture files")
     parser.add_argument("--model", default="checkpoints/emoji-64", help="Hub id or folder of an RQ-VAE or a pipeline")
     parser.add_argument("--tile_size", type=int, default=160, help="pixels per picture on the sheet")
-    parser.add_argument("--output", type=Path, help="PNG to write; by default a new file in out/")
+    parser.add_argument("--output", type=picture_file, help="PNG to write; by default a new file in out/")
     arguments = parser.parse_args(argv)
 
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae").eval()

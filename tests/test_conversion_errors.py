@@ -19,6 +19,7 @@ import pytest
 import torch
 from official_fixture import changed, configs, state_dicts, write_archive, write_checkpoint, write_stage
 
+from rq_hf import RQTransformerConfig
 from rq_hf.conversion import convert_checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_original_checkpoint.py"
@@ -52,12 +53,34 @@ def test_a_truncated_file_is_refused(stage, broken, tmp_path):
     assert_refused(broken, tmp_path / "out", rf"{stage}/model.pt .* truncated")
 
 
+def test_a_file_with_a_hole_is_refused(broken, tmp_path):
+    path = broken / "stage2" / "model.pt"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    assert torch.load(path)  # without a word
+    assert_refused(broken, tmp_path / "out", r"stage2/model.pt is damaged: the checksum of '.*/data/\d+' in it")
+
+
 def test_a_truncated_archive_is_refused(broken, tmp_path):
     archive = write_archive(broken, tmp_path / "church.tar.gz")
     content = archive.read_bytes()
     for kept in (len(content) // 2, 100):
         archive.write_bytes(content[:kept])
         assert_refused(archive, tmp_path / "out", "church.tar.gz cannot be read, it is truncated")
+
+
+@pytest.mark.parametrize("kind", ["xz", "bz2", "gz"])
+def test_an_archive_of_any_compression_that_is_damaged_is_refused(kind, broken, tmp_path):
+    archive = tmp_path / f"church.tar.{kind}"
+    with tarfile.open(archive, f"w:{kind}") as file:
+        file.add(broken, "church")
+    content = bytearray(archive.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(byte ^ 0x55 for byte in content[middle : middle + 200])
+    archive.write_bytes(content)
+    assert_refused(archive, tmp_path / "out", f"church.tar.{kind} cannot be read|is damaged")
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "model.pt"])
@@ -181,12 +204,47 @@ def test_weights_that_are_no_floats_are_refused(broken, tmp_path):
         ("stage2", {"arch.rotary": True}, r"no keys that the official code does not know, got \['arch.rotary'\]"),
         ("stage2", {"dataset": {}}, "must have a key `dataset.vocab_size`"),
         ("stage2", {"arch": None}, "must have a section `arch`"),
+        ("stage1", {"arch.ddconfig.attn_resolutions": 8}, "a list of integers as `.*attn_resolutions`, got 8"),
+        ("stage1", {"arch.ddconfig.ch_mult": 2}, "a list of integers as `.*ch_mult`, got 2"),
+        ("stage1", {"arch.ddconfig.resolution": "16"}, "an integer as `.*resolution`, got '16'"),
+        ("stage1", {"arch.hparams.code_shape": []}, r"a list of three integers as `.*code_shape`, got \[\]"),
+        ("stage2", {"arch.block_size": 4}, "a list of three integers as `arch.block_size`, got 4"),
+        ("stage2", {"arch.body": None}, "a section as `arch.body`, got None"),
+        ("stage2", {"arch.vocab_size_cond": "1"}, "an integer as `arch.vocab_size_cond`, got '1'"),
+        ("stage2", {"arch.body.block.gelu": ["v1"], "arch.head.block.gelu": ["v1"]}, "`gelu` of its blocks"),
+        ("stage2", {"sampling": 5}, "a section as `sampling`, got 5"),
+        ("stage2", {"sampling": {"top_k": 0}}, "sampling in range: `top_k` must be an integer of at least 1"),
+        ("stage2", {"sampling": {"top_k": "all"}}, "sampling in range: `top_k`"),
+        ("stage2", {"sampling": {"temp": 0}}, "sampling in range: `temperature` must be greater than 0"),
+        ("stage2", {"sampling": {"top_p": [0.9, 0.8]}}, "sampling in range: `top_p`"),
     ],
 )
 def test_a_configuration_that_these_models_cannot_have_is_refused(stage, change, message, broken, tmp_path):
     index = int(stage[-1]) - 1
     write_stage(broken / stage, changed(configs("church")[index], change), state_dicts("church")[index])
     assert_refused(broken, tmp_path / "out", f"(?s){stage}/config.yaml .*{message}")
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("1e-1", 0.1), ("2E-1", 0.2), ("0.25", 0.25)])
+def test_numbers_are_those_of_the_official_reader(text, wanted, tmp_path):
+    stage = write_checkpoint(tmp_path / "cc3m", "cc3m") / "stage2"
+    path = stage / "config.yaml"
+    lines = [
+        f"  txt_weight: {text}" if "txt_weight" in line else line
+        for line in path.read_text().splitlines()
+        if "img_weight" not in line
+    ]
+    path.write_text("\n".join(lines))
+    convert_checkpoint(tmp_path / "cc3m", tmp_path / "out")
+    config = RQTransformerConfig.from_pretrained(tmp_path / "out" / "transformer")
+    assert config.text_loss_weight == pytest.approx(wanted)
+
+
+def test_weights_of_losses_that_add_to_nothing_are_refused(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "cc3m", "cc3m")
+    path = checkpoint / "stage2" / "config.yaml"
+    path.write_text(path.read_text().replace("0.2\n", "0\n").replace("0.8\n", "0\n"))
+    assert_refused(checkpoint, tmp_path / "out", "must have weights of losses of at least 0, not both 0, got 0 of 0")
 
 
 def test_a_configuration_that_is_no_plain_yaml_is_refused(broken, tmp_path):

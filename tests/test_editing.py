@@ -257,6 +257,8 @@ def test_bad_input_is_named(tiny_pipeline, pictures, picture, upper_half):
         tiny_pipeline.vary(torch.rand(1, 3, 16, 24), "rocket")
     with pytest.raises(ValueError, match="`keep_depths` must be an integer from 1 to 3, got 4"):
         tiny_pipeline.vary(picture, "rocket", keep_depths=4)
+    with pytest.raises(ValueError, match="`keep_depths` must be an integer from 1 to 3, got None"):
+        tiny_pipeline.vary(picture, "rocket", keep_depths=None)
     with pytest.raises(ValueError, match="`image`, or `known_codes`, must be one or 2, got 3"):
         tiny_pipeline.complete(pictures[:3] / 2 + 0.5, ["rocket", "a red heart"], upper_half)
     with pytest.raises(ValueError, match=r"`weights` must be one or more numbers in \[0, 1\], got \[2\]"):

@@ -305,7 +305,7 @@ def test_bad_options_are_refused(command, flags, match, run, pipeline_folder):
 def test_models_of_another_kind_are_refused(run, make_pipeline, pipeline_folder, tmp_path):
     with pytest.raises(ValueError, match="`MODEL` must be a pipeline"):
         run("prompts", pipeline_folder / "rqvae", *COMBOS)
-    with pytest.raises(ValueError, match="must hold an RQVAEModel, but lacks weights such as"):
+    with pytest.raises(ValueError, match="must hold a whole RQVAEModel, but lacks weights such as"):
         run("rqvae", pipeline_folder / "transformer", *COMBOS)
     make_pipeline("class").save_pretrained(tmp_path / "classes")
     with pytest.raises(ValueError, match="`MODEL` must draw captions"):

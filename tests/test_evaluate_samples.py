@@ -386,6 +386,16 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         ("samples", ["--neighbours", "1000"], r"`--neighbours` must be at most \d+, the pictures of the reference"),
         ("samples", ["--precision_recall", "--num_pictures", "3"], "`--precision_recall` needs more than 3 pictures"),
         ("samples", ["--acceptance_rate", "-0.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got -0.5"),
+        (
+            "samples",
+            ["--acceptance_rate", "0.9", "--classifier", "SELECTOR"],
+            "`--acceptance_rate` must be 1 / n, .* got 0.9, which is none of 1/1, 1/2",
+        ),
+        (
+            "sweep",
+            ["--acceptance_rate", "0.5", "0.3", "--classifier", "SELECTOR"],
+            "`--acceptance_rate` must be 1 / n, .* got 0.3, which is none of 1/3, 1/4",
+        ),
         ("sweep", ["--acceptance_rate", "1", "1.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got 1.5"),
         ("sweep", ["--acceptance_rate", "1", "0.5"], "`classifier` and `acceptance_rate` need each other"),
         (

@@ -66,6 +66,17 @@ def test_statistics_are_those_of_torch_whatever_the_batches():
     torch.testing.assert_close(statistics.covariance, features.T.cov(), rtol=1e-9, atol=1e-9)
 
 
+def test_features_that_are_not_finite_or_of_another_width_are_refused():
+    statistics = statistics_of(torch.zeros(3, 6))
+    with pytest.raises(ValueError, match=r"must have the width of those before, got \(5,\) after \(6,\)"):
+        statistics.update(torch.zeros(2, 5))
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="Features must be finite"):
+            statistics.update(torch.full((2, 6), value))
+    with pytest.raises(ValueError, match=r"must be of features of one width, got \[6, 5\]"):
+        frechet_distances(statistics, [statistics_of(torch.zeros(3, 5))])
+
+
 @pytest.mark.parametrize("count", [200, 20], ids=["more-pictures-than-features", "fewer-pictures-than-features"])
 def test_distance_is_that_of_scipy_and_torchmetrics(count):
     width = 40

@@ -11,6 +11,7 @@ from scorers import tiny_classifier, tiny_clip
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.multimodal import CLIPScore
+from transformers import ViTConfig, ViTForImageClassification
 
 from rq_hf import CLIPRanker
 from rq_hf.metrics import (
@@ -204,6 +205,48 @@ def test_a_vision_model_gives_what_its_head_is_given(tiny_tokenizer, tmp_path):
         feature_extractor(tmp_path / "none")
     with pytest.raises(ValueError, match="`weights` must be None for 'efficientnet_lite0'"):
         feature_extractor("efficientnet_lite0", "weights.pth")
+
+
+def test_a_classifier_without_a_pooler_gives_its_class_token(tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+    )
+    model, processor = ViTForImageClassification(config).eval(), tiny_classifier()[1]
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "vit")
+    first, second = (feature_extractor(tmp_path / "vit") for _ in range(2))
+    assert first.digest == second.digest
+    levels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    inputs = processor(list(levels), return_tensors="pt", input_data_format="channels_first")
+    torch.testing.assert_close(model.classifier(first(levels)), model(**inputs).logits)
+    whole = model.state_dict()
+    model.save_pretrained(
+        tmp_path / "vit", state_dict={name: whole[name] for name in whole if name != "vit.layernorm.bias"}
+    )
+    with pytest.raises(ValueError, match="must hold a whole ViTModel, but lacks weights such as `layernorm.bias`"):
+        feature_extractor(tmp_path / "vit")
+
+
+def test_a_file_or_folder_is_never_called_as_a_built_in_net(tmp_path):
+    torch.jit.script(Colours()).save(tmp_path / "Inception.pt")
+    net = feature_extractor(tmp_path / "Inception.pt")
+    assert net.name == "inception_file" and distance_name(net.name, "rfid") == "frechet_distance_inception_file"
+    for part in tiny_classifier():
+        part.save_pretrained(tmp_path / "efficientnet-lite0")
+    assert feature_extractor(tmp_path / "efficientnet-lite0").name == "efficientnet_lite0_file"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(value):
+    bad, good = torch.full((12, 4), value), torch.randn(12, 4)
+    with pytest.raises(ValueError, match="`logits` must be finite"):
+        inception_score(bad)
+    with pytest.raises(ValueError, match="`features` must be finite"):
+        precision_recall(bad, good)
+    with pytest.raises(ValueError, match="`real_features` must be finite"):
+        precision_recall(good, bad)
+    with pytest.raises(ValueError, match="must be of one width"):
+        precision_recall(good, good[:, :3])
 
 
 def test_a_digest_tells_weights_apart():

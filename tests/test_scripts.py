@@ -160,6 +160,7 @@ def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
         ([pipeline_folder, "a heart", "--top_k", 0], "`top_k`"),
         ([pipeline_folder], "`prompt` must be given"),
         ([tmp_path / "nothing", "a heart"], "nothing"),
+        ([pipeline_folder, "a heart", "--output", "pictures"], "must be a file of a picture, such as pictures.png"),
     ):
         finished = subprocess.run(
             command("generate.py", *arguments), cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True

@@ -276,6 +276,33 @@ def test_an_interrupted_selection_returns_the_best_so_far(tiny_pipeline, ranker)
 
 
 @pytest.mark.parametrize(
+    "rate, pictures, candidates",
+    [(0.1, 3, 30), (0.3, 3, 10), (1 / 3, 1, 3), (1 / 3, 10, 30), (2 / 3, 2, 3), (1 / 7, 5, 35), (0.9, 1, 2),
+     (np.float32(0.7), 7, 10), (1, 4, 4), (1e-4, 1, 10_000), (0.3001, 3, 10), (0.2999, 3, 11)],
+)  # fmt: skip
+def test_as_many_candidates_are_drawn_as_the_rate_asks_for(rate, pictures, candidates, classifier):
+    assert candidates_per_prompt(pictures, None, None, classifier, rate) == candidates
+
+
+def test_models_whose_files_lack_weights_are_refused(classifier, ranker, tmp_path):
+    classifier.image_processor.save_pretrained(tmp_path / "headless")
+    whole = classifier.model.state_dict()
+    headless = {name: weight for name, weight in whole.items() if not name.startswith("classifier.")}
+    classifier.model.save_pretrained(tmp_path / "headless", state_dict=headless)
+    with pytest.raises(
+        ValueError, match="must hold a whole ResNetForImage.*lacks weights such as `classifier.1.bias`"
+    ):
+        ImageClassifier(tmp_path / "headless")
+    ranker.processor.save_pretrained(tmp_path / "clip")
+    whole = ranker.model.state_dict()
+    ranker.model.save_pretrained(
+        tmp_path / "clip", state_dict={name: weight for name, weight in whole.items() if "projection" not in name}
+    )
+    with pytest.raises(ValueError, match=r"must hold a whole CLIPModel.*`text_projection.weight` \(2 are missing\)"):
+        CLIPRanker(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(
     "arguments, match",
     [
         (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` need each other"),

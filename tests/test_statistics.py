@@ -17,6 +17,7 @@ from rq_hf.metrics import (
     load_statistics,
     warn_of_few_pictures,
 )
+from rq_hf.metrics.statistics import FORMAT
 
 PROTOCOL = {"feature_extractor": "inception", "weights": "0123", "image_size": 256, "transform": "cc3m"}
 
@@ -74,7 +75,7 @@ def test_official_files_are_read_alone_and_from_their_archive(tmp_path, caplog):
         assert "pytorch-fid" in caplog.text
         assert torch.equal(read.mean, torch.from_numpy(arrays["mu"][0]))
         assert torch.equal(read.covariance, torch.from_numpy(arrays["sigma"])) and read.count is None
-    with pytest.raises(ValueError, match="must name a file of the archive, such as .*imagenet_256_train.npz"):
+    with pytest.raises(ValueError, match="must name an .npz file of the archive, such as .*imagenet_256_train.npz"):
         load_statistics(archive)
     with pytest.raises(ValueError, match="must name one file of .*, got 'ffhq_256_train.npz'"):
         load_statistics(f"{archive}:ffhq_256_train.npz")
@@ -94,6 +95,53 @@ def test_official_statistics_are_of_inception_and_256_pixels(tmp_path):
     reference.check(PROTOCOL)
     with pytest.raises(ValueError, match="`image_size` 256 and not 64"):
         reference.check({**PROTOCOL, "image_size": 64})
+    (tmp_path / "other.npz").write_bytes((tmp_path / "ffhq_256_train.npz").read_bytes())
+    reference = load_statistics(tmp_path / "other.npz")  # of pictures of any size
+    reference.check({**PROTOCOL, "image_size": 64})
+    with pytest.raises(ValueError, match="`feature_extractor` 'inception' and not 'resnet50'"):
+        reference.check({**PROTOCOL, "feature_extractor": "resnet50"})
+
+
+def test_numbers_stand_for_one_feature(tmp_path):
+    write_npz(tmp_path / "one.npz", mu=np.array(2.0), sigma=np.array(3.0))
+    reference = load_statistics(tmp_path / "one.npz")
+    assert (reference.mean.tolist(), reference.covariance.tolist()) == ([2.0], [[3.0]])
+
+
+def test_damaged_files_are_refused(tmp_path):
+    write_npz(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "empty_folder").mkdir()
+    with tarfile.open(tmp_path / "folders.tar", "w") as tar:
+        tar.add(tmp_path / "empty_folder", "empty.npz")
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "whole.npz", "whole.npz")
+    damaged = {
+        "truncated.npz": whole[: len(whole) // 2],
+        "empty.npz": b"",
+        "array.npz": (tmp_path / "array.npy").read_bytes(),
+        "checksum.npz": whole[:200] + bytes(20) + whole[220:],
+        "truncated.tar.gz": (tmp_path / "whole.tar.gz").read_bytes()[:150],
+    }
+    for name, content in damaged.items():
+        (tmp_path / name).write_bytes(content)
+    save_file({"mean": torch.zeros(2)}, tmp_path / "headless.safetensors", {"format": FORMAT})
+    write_npz(tmp_path / "infinite.npz", mu=np.full(6, np.inf))
+    for name, match in {
+        "truncated.npz": "'truncated.npz' is none",
+        "empty.npz": "'empty.npz' is none",
+        "array.npz": "'array.npz' is none",
+        "checksum.npz": "'checksum.npz' is none",
+        "truncated.tar.gz:whole.npz": "must be a file in a tar archive",
+        "folders.tar:empty.npz": "must name a plain file of '.*folders.tar', got 'empty.npz'",
+        "headless.safetensors": "lacks or adds something: 'count'",
+        "infinite.npz": "must hold finite numbers, 'infinite.npz' holds NaN or infinite ones",
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            load_statistics(tmp_path / name)
+    (tmp_path / "run:1.npz").write_bytes(whole)  # no archive called "run"
+    assert load_statistics(tmp_path / "run:1.npz").mean.shape == (6,)
 
 
 def test_other_files_are_refused(tmp_path):

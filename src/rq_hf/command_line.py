@@ -3,7 +3,10 @@
 """Command-line options that several scripts share."""
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from .selection import CLIPRanker, ImageClassifier
 
@@ -19,6 +22,14 @@ def one_or_more(kind):
 
     parse.__name__ = f"{kind.__name__} or comma-separated list"
     return parse
+
+
+def picture_file(text: str) -> Path:
+    """An argparse type: a path whose suffix tells a format that pictures can be written in."""
+    path = Path(text)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise argparse.ArgumentTypeError(f"must be a file of a picture, such as pictures.png, got '{text}'")
+    return path
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

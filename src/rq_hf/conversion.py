@@ -18,7 +18,7 @@ from .caption_tokenizer import convert_char_bpe_tokenizer
 from .cards import render_card, save_card
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig, write_sampling
-from .conversion_config import rqvae_config, sampling_settings, transformer_config
+from .conversion_config import rqvae_config, sampling_settings, tokenizer_name, transformer_config
 from .conversion_source import OriginalStage, find_stages, finished_folder
 from .modeling_rq_transformer import RQTransformerForImageGeneration
 from .modeling_rqvae import RQVAEModel
@@ -133,6 +133,10 @@ def convert_checkpoint(
             tokenizer = _tokenizer(stage, config, vocab_file, merges_file)
             sampling = sampling_settings(stage)
             models["transformer"] = _empty_model(RQTransformerForImageGeneration, config, dtype)
+            try:
+                models["transformer"].check_sampling(**sampling)
+            except ValueError as error:
+                raise ValueError(f"{stage.config_name} must have settings of sampling in range: {error}") from error
             models["transformer"].generation_config.update(**sampling)
             state_dict = stage.read_weights(ema, allow_pickle)
             weights["transformer"] = _plan(stage, state_dict, models["transformer"], transformer_rule)
@@ -300,8 +304,8 @@ def _tokenizer(
         if vocab_file is not None:
             raise ValueError(f"`vocab_file` must be None: the model of {stage.name} is not conditioned on text.")
         return None
-    name = (stage.read_config().get("dataset") or {}).get("txt_tok_name")
-    size = _TOKENIZER_SIZES.get(name)
+    name = tokenizer_name(stage)
+    size = _TOKENIZER_SIZES.get(str(name))
     if size is None:
         if vocab_file is not None:
             raise ValueError(f"`vocab_file` must be None: {stage.config_name} names the tokenizer {name!r}.")

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configurations of official checkpoints as those of our models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -55,11 +55,13 @@ def rqvae_config(stage: OriginalStage) -> RQVAEConfig:
     config, where = stage.read_config(), stage.config_name
     _require_form(where, config, _RQVAE_FORM)
 
-    def get(key: str, *default) -> Any:
-        return _get(where, config, f"arch.{key}", *default)
+    def get(key: str, *default, kind: str = "a value") -> Any:
+        return _get(where, config, f"arch.{key}", *default, kind=kind)
 
-    resolution, multiplier = get("ddconfig.resolution"), get("ddconfig.ch_mult")
-    attention, depth = get("ddconfig.attn_resolutions"), get("hparams.code_shape")[-1]
+    resolution = get("ddconfig.resolution", kind="an integer")
+    multiplier = get("ddconfig.ch_mult", kind="a list of integers")
+    attention = get("ddconfig.attn_resolutions", kind="a list of integers")
+    depth = get("hparams.code_shape", kind="a list of three integers")[-1]
     result = _build(
         where,
         RQVAEConfig,
@@ -103,13 +105,18 @@ def transformer_config(stage: OriginalStage, rqvae: RQVAEConfig | None = None) -
     """
     config, where = stage.read_config(), stage.config_name
 
-    def get(key: str, *default) -> Any:
-        return _get(where, config, key, *default)
+    def get(key: str, *default, kind: str = "a value") -> Any:
+        return _get(where, config, key, *default, kind=kind)
 
     known = {"arch": _ARCH_KEYS}
     for stack in ("body", "head"):
         known |= {f"arch.{stack}": ["n_layer", "block"], f"arch.{stack}.block": _BLOCK_KEYS}
-    unknown = [f"{section}.{key}" for section, keys in known.items() for key in get(section) if key not in keys]
+    unknown = [
+        f"{section}.{key}"
+        for section, keys in known.items()
+        for key in get(section, kind="a section")
+        if key not in keys
+    ]
     if unknown:
         raise ValueError(f"{where} must have no keys that the official code does not know, got {unknown}.")
     _require_form(where, config, _TRANSFORMER_FORM)
@@ -118,10 +125,10 @@ def transformer_config(stage: OriginalStage, rqvae: RQVAEConfig | None = None) -
         values = [get(f"arch.{stack}.block.{name}", *default) for stack in ("body", "head")]
         return _one_value(where, f"arch.body.block.{name} and arch.head.block.{name}", values)
 
-    classes, length = max(get("arch.vocab_size_cond", 0), 1), max(get("arch.block_size_cond", 0), 1)
+    classes, length = (max(get(f"arch.{name}_cond", 0, kind="an integer"), 1) for name in ("vocab_size", "block_size"))
     size = get("arch.vocab_size", None)
     fields = dict(
-        code_shape=tuple(get("arch.block_size")),
+        code_shape=tuple(get("arch.block_size", kind="a list of three integers")),
         codebook_size=_one_value(where, "vocab_size", size if size is not None else get("dataset.vocab_size")),
         codebook_dim=get("arch.input_embed_dim"),
         vocab_size=classes,
@@ -136,8 +143,11 @@ def transformer_config(stage: OriginalStage, rqvae: RQVAEConfig | None = None) -
         embedding_dropout=get("arch.embd_pdrop", 0.0),
     )
     if length > 1 and get("loss.txt_weight", None) is not None:
-        text = get("loss.txt_weight")
-        fields["text_loss_weight"] = text / (text + get("loss.img_weight", 1 - text))
+        text = get("loss.txt_weight", kind="a number")
+        both = text + get("loss.img_weight", 1 - text, kind="a number")
+        if not 0 <= text <= both or both == 0:
+            raise ValueError(f"{where} must have weights of losses of at least 0, not both 0, got {text} of {both}.")
+        fields["text_loss_weight"] = text / both
     if classes == 1000 and length == 1 and str(get("dataset.type", "")).lower().startswith("imagenet"):
         fields["id2label"] = imagenet_labels()
     if rqvae is not None:
@@ -152,7 +162,7 @@ def transformer_config(stage: OriginalStage, rqvae: RQVAEConfig | None = None) -
 
 
 def _activation(where: str, gelu: Any) -> str:
-    if gelu not in _ACTIVATIONS:
+    if not isinstance(gelu, str) or gelu not in _ACTIVATIONS:
         raise ValueError(f"{where} must have the `gelu` of its blocks in {sorted(_ACTIVATIONS)}, got {gelu!r}.")
     return _ACTIVATIONS[gelu]
 
@@ -161,7 +171,8 @@ def sampling_settings(stage: OriginalStage) -> dict[str, Any]:
     """`temperature`, `top_k` and `top_p` of an official RQ-Transformer, as far as its configuration states them."""
     config, where = stage.read_config(), stage.config_name
     places = ("experiment.sample", "sampling")  # the latter is of released checkpoints, and what their scripts read
-    given = {key: value for place in places for key, value in (_get(where, config, place, None) or {}).items()}
+    sections = [_get(where, config, place, {}, kind="a section") for place in places]
+    given = {key: value for section in sections for key, value in section.items()}
     settings = {}
     for ours, theirs in (("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p")):
         value = given.get(theirs)
@@ -170,6 +181,11 @@ def sampling_settings(stage: OriginalStage) -> dict[str, Any]:
         if value is not None:
             settings[ours] = value
     return settings
+
+
+def tokenizer_name(stage: OriginalStage) -> str | None:
+    """What an official RQ-Transformer calls its caption tokenizer."""
+    return _get(stage.config_name, stage.read_config(), "dataset.txt_tok_name", None)
 
 
 def imagenet_labels() -> dict[int, str] | None:
@@ -188,8 +204,19 @@ def imagenet_labels() -> dict[int, str] | None:
     return dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
 
 
-def _get(where: str, config: Mapping[str, Any], key: str, *default) -> Any:
-    """`config["a"]["b"]` for the key "a.b", or the default if there is one."""
+# What a key can be asked to hold.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a value": lambda value: True,
+    "an integer": lambda value: type(value) is int,
+    "a number": lambda value: type(value) in (int, float),
+    "a list of integers": lambda value: isinstance(value, list) and all(type(each) is int for each in value),
+    "a list of three integers": lambda value: _KINDS["a list of integers"](value) and len(value) == 3,
+    "a section": lambda value: isinstance(value, Mapping),
+}
+
+
+def _get(where: str, config: Mapping[str, Any], key: str, *default, kind: str = "a value") -> Any:
+    """`config["a"]["b"]` for the key "a.b", which must be of that kind, or the default if there is one."""
     value = config
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -197,6 +224,8 @@ def _get(where: str, config: Mapping[str, Any], key: str, *default) -> Any:
                 return default[0]
             raise ValueError(f"{where} must have a key `{key}`.")
         value = value[part]
+    if not _KINDS[kind](value):
+        raise ValueError(f"{where} must have {kind} as `{key}`, got {value!r}.")
     return value
 
 

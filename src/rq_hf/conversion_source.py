@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Official checkpoints on disk: a folder or an archive of `stage1/` and `stage2/`, each of two files."""
 
-import gzip
+import lzma
 import os
 import pickle
 import re
@@ -23,6 +23,15 @@ import yaml
 # Stage 1 is the RQ-VAE, stage 2 the RQ-Transformer; the official configuration calls them so.
 STAGE_TYPES = {"stage1": "rq-vae", "stage2": "rq-transformer"}
 STAGE_FILES = ("model.pt", "config.yaml")
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """Plain YAML in which `1e-1` is a number, as the official code reads it, and not a text, as YAML 1.1 has it."""
+
+
+ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class OriginalStage:
             `ValueError`: not YAML, or not the configuration of this stage.
         """
         try:
-            config = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), Loader=ConfigLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.config_name} must be plain YAML: {error}") from error
         arch = config.get("arch") if isinstance(config, dict) else None
@@ -88,6 +97,13 @@ class OriginalStage:
                 f"{self.weights_name} must be a zip file as torch.save writes it: it is truncated, damaged, or older "
                 "than torch 1.6."
             )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch.load compares no checksums
+        except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.weights_name} cannot be read, it is damaged: {error}") from error
+        if damaged is not None:
+            raise ValueError(f"{self.weights_name} is damaged: the checksum of {damaged!r} in it does not hold.")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=True)
         except pickle.UnpicklingError as error:
@@ -162,7 +178,9 @@ def _extract(archive: Path, workspace: Path) -> dict[str, str]:
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     shutil.copyfileobj(members.extractfile(member), file, 2**20)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, and not of what the archive holds
         raise ValueError(f"{archive} cannot be read, it is truncated, damaged or no tar archive: {error}") from error
     return names
 

@@ -51,7 +51,7 @@ class EditingMixin:
             `ValueError`: bad input, each named.
         """
         self._require("rqvae")
-        depth = self._checked_depth("depth", depth)
+        depth = self.rqvae.config.code_depth if depth is None else self._checked_depth("depth", depth)
         self._check_output_type(output_type)
         codes = self.rqvae.encode(self._pixel_values(image))[..., :depth]
         images = codes if output_type == "latent" else self._postprocess(self.rqvae.decode(codes), output_type)
@@ -164,7 +164,7 @@ class EditingMixin:
             `ValueError`: bad input, each named.
         """
         self._require("rqvae")
-        depth = self._checked_depth("depth", depth)
+        depth = self.rqvae.config.code_depth if depth is None else self._checked_depth("depth", depth)
         self._check_output_type(output_type)
         weights = list(weights) if isinstance(weights, Iterable) else [weights]
         if not weights or not all(isinstance(weight, Real) and 0 <= weight <= 1 for weight in weights):
@@ -190,9 +190,8 @@ class EditingMixin:
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` must be loaded, got None.")
 
-    def _checked_depth(self, name: str, depth: int | None) -> int:
+    def _checked_depth(self, name: str, depth: int) -> int:
         code_depth = self.rqvae.config.code_depth
-        depth = code_depth if depth is None else depth
         if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= code_depth:
             raise ValueError(f"`{name}` must be an integer from 1 to {code_depth}, got {depth!r}.")
         return depth

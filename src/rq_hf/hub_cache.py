@@ -1,6 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Options of downloads, and their check: the Hub's client compares the sizes of files, and not what is in them."""
+"""Options of downloads, and checks: the Hub's client compares the sizes of files, and not what is in them, and
+`from_pretrained` draws weights at random that no file has."""
 
 import hashlib
 import re
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
@@ -20,6 +22,34 @@ DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision
 def download_options(options: Mapping[str, Any], *others: str) -> dict[str, Any]:
     """Those of `from_pretrained` that say where a file comes from, as far as they are given, and `others` of them."""
     return {name: options[name] for name in (*DOWNLOAD_OPTIONS, *others) if options.get(name) is not None}
+
+
+def load_whole(
+    model_class: Any, name_or_path: str | Path, optional: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """A model of which no weight is missing in the files; `from_pretrained` alone would draw such weights at random.
+
+    Args:
+        model_class: a class with `from_pretrained`, also of the Auto classes.
+        name_or_path: Hub id or folder.
+        optional: a module that is set to `None` where its weights are missing.
+        kwargs: of `from_pretrained`; `use_safetensors` is `True` unless given.
+
+    Raises:
+        `ValueError`: weights are missing.
+    """
+    options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
+    model, loaded = model_class.from_pretrained(name_or_path, **options)
+    missing = [key for key in sorted(loaded["missing_keys"]) if not key.endswith(".num_batches_tracked")]
+    if optional is not None and any(key.startswith(f"{optional}.") for key in missing):
+        setattr(model, optional, None)
+        missing = [key for key in missing if not key.startswith(f"{optional}.")]
+    if missing:
+        raise ValueError(
+            f"{str(name_or_path)!r} must hold a whole {type(model).__name__}, but lacks weights such as "
+            f"`{missing[0]}` ({len(missing)} are missing)."
+        )
+    return model
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from .class_names import ids_of_labels
 from .editing import EditingMixin
-from .hub_cache import download_options
+from .hub_cache import download_options, load_whole
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
@@ -416,16 +416,5 @@ def load_component(
     Raises:
         `ValueError`: nothing there, or weights are missing, which `from_pretrained` alone would draw at random.
     """
-    model, loaded = component_class.from_pretrained(
-        name_or_path,
-        subfolder=component_subfolder(name_or_path, component, **kwargs),
-        use_safetensors=True,
-        output_loading_info=True,
-        **kwargs,
-    )
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])[0]
-        raise ValueError(
-            f"{str(name_or_path)!r} must hold an {component_class.__name__}, but lacks weights such as `{missing}`."
-        )
-    return model
+    subfolder = component_subfolder(name_or_path, component, **kwargs)
+    return load_whole(component_class, name_or_path, subfolder=subfolder, **kwargs)

@@ -8,7 +8,6 @@ Symbols: B pictures, N prompts or labels, n pictures kept and M candidates drawn
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from .class_names import are_same_classes
-from .hub_cache import download_options
+from .hub_cache import download_options, load_whole
 
 # Options of a model's download that hold for its processor as well.
 PROCESSOR_OPTIONS = ("subfolder", "trust_remote_code")
@@ -77,7 +76,7 @@ class ImageClassifier:
         kwargs: of `from_pretrained`.
 
     Raises:
-        `ValueError`: no classifier, or one in memory without an image processor.
+        `ValueError`: no classifier, one whose files lack weights, or one in memory without an image processor.
 
     Example:
 
@@ -97,7 +96,7 @@ class ImageClassifier:
         if isinstance(model, (str, Path)):
             options = download_options(kwargs, *PROCESSOR_OPTIONS)
             image_processor = image_processor or AutoImageProcessor.from_pretrained(model, **options)
-            model = AutoModelForImageClassification.from_pretrained(model, **{"use_safetensors": True, **kwargs})
+            model = load_whole(AutoModelForImageClassification, model, **kwargs)
         if not isinstance(model, PreTrainedModel) or not hasattr(model.config, "num_labels"):
             raise ValueError(
                 f"`classifier` must be a Hub id, a folder or an image classifier of transformers, got {model!r:.200}."
@@ -185,7 +184,8 @@ class CLIPRanker:
         kwargs: of `from_pretrained`.
 
     Raises:
-        `ValueError`: a model without an image or a text tower, or one in memory without a processor.
+        `ValueError`: a model without an image or a text tower, one whose files lack weights, or one in memory without
+            a processor.
 
     Example:
 
@@ -200,7 +200,7 @@ class CLIPRanker:
     def __init__(self, model: str | Path | PreTrainedModel, processor: Any = None, **kwargs: Any):
         if isinstance(model, (str, Path)):
             name = model
-            model = AutoModel.from_pretrained(name, **{"use_safetensors": True, **kwargs})
+            model = load_whole(AutoModel, name, **kwargs)
             check_towers(model)
             options = download_options(kwargs, *PROCESSOR_OPTIONS)
             processor = processor or AutoProcessor.from_pretrained(name, **options)
@@ -324,7 +324,9 @@ def _candidates_at_rate(num_images: int, classifier: Any, acceptance_rate: float
     is_number = isinstance(acceptance_rate, Real) and not isinstance(acceptance_rate, bool)
     if not is_number or not 0 < acceptance_rate <= 1:
         raise ValueError(f"`acceptance_rate` must be a number in (0, 1], got {acceptance_rate!r}.")
-    return math.ceil(num_images / Fraction(str(float(acceptance_rate))))  # decimal: 3 of 0.1 are 30, not 31
+    candidates = num_images / float(acceptance_rate)
+    whole = round(candidates)  # 3 of 0.1 are 30 and of 1 / 3 are 9, whatever binary numbers make of them
+    return whole if math.isclose(candidates, whole, rel_tol=1e-6) else math.ceil(candidates)
 
 
 class BestCandidates:

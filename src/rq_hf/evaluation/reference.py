@@ -43,6 +43,8 @@ def evaluate_statistics(arguments: argparse.Namespace, state: PartialState) -> d
     pictures = PictureDataset(
         rows, arguments.image_size, arguments.num_channels, arguments.image_column, arguments.transform, training=False
     )
+    if len(rows) < 2:
+        raise ValueError(f"`--split` must hold at least 2 pictures for a covariance, got {len(rows)}.")
     protocol = picture_protocol(extractor, arguments.image_size, arguments.num_channels, arguments.transform)
     details = {name: getattr(arguments, name) for name in DETAILS}
 

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,19 @@ class SampleStudy:
             return None
         distance = metrics.distance_between_real_pictures(features, count, self.arguments.seed)
         return {"num_pictures": count, metrics.distance_name(self.extractor.name): distance}
+
+    def check_selection(self, num_candidates: int | None, acceptance_rate: float | None) -> None:
+        """Refuses settings of a selection, before anything is drawn.
+
+        Raises:
+            `ValueError`: as in the pipeline; or a rate that is not 1 / n, where each picture is the best of n.
+        """
+        candidates = candidates_per_prompt(1, num_candidates, self.ranker, self.classifier, acceptance_rate)
+        if acceptance_rate is not None and not math.isclose(candidates * acceptance_rate, 1, rel_tol=1e-6):
+            raise ValueError(
+                "`--acceptance_rate` must be 1 / n, as each picture here is the best of n candidates, got "
+                f"{acceptance_rate}, which is none of {', '.join(f'1/{n}' for n in (candidates - 1, candidates))}."
+            )
 
     def _draw(self, indices: range, options: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         conditions = None if self.conditions is None else [self.conditions[index] for index in indices]
@@ -279,6 +293,7 @@ def evaluate_samples(arguments: argparse.Namespace, state: PartialState) -> dict
     study = SampleStudy(arguments, state)
     sampling = {**sampling_settings(arguments), **{name: getattr(arguments, name) for name in SELECTION}}
     sampling = {name: value for name, value in sampling.items() if name not in ("ranker", "classifier")}
+    study.check_selection(arguments.num_candidates, arguments.acceptance_rate)
     measured = study.measure(sampling, arguments.work_dir)
     if measured is None:
         return None
@@ -295,8 +310,7 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
     study = SampleStudy(arguments, state)
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for chosen in combinations:  # refused before the first is drawn
-        numbers = chosen.get("num_candidates"), chosen.get("acceptance_rate")
-        candidates_per_prompt(1, numbers[0], study.ranker, study.classifier, numbers[1])
+        study.check_selection(chosen.get("num_candidates"), chosen.get("acceptance_rate"))
         study.pipe.transformer.check_sampling(**{name: chosen.get(name) for name in SAMPLING})
     rows = []
     for chosen in combinations:

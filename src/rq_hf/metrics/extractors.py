@@ -15,6 +15,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from ..features import EfficientNetLite0, FrozenModule, read_state_dict
+from ..hub_cache import load_whole
 
 FEATURE_EXTRACTORS = ("efficientnet_lite0", "inception")
 
@@ -123,7 +124,7 @@ class TorchScriptFeatures(FeatureExtractor):
             self.net = torch.jit.load(str(path), map_location="cpu")
         except RuntimeError as error:
             raise ValueError(f"`name` must be a TorchScript file where it is a file, got '{path}': {error}") from error
-        self.name = slug(Path(path).stem)
+        self.name = own_name(Path(path).stem)
         self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         self.requires_grad_(False).eval()
 
@@ -135,18 +136,20 @@ class TorchScriptFeatures(FeatureExtractor):
 class VisionModelFeatures(FeatureExtractor):
     """Pooled features of a vision model of transformers: image embeddings of CLIP, or what its head would be given.
 
+    Classifiers such as ViT are often stored without the pooler that they do not need: then it is the class token.
+
     Args:
         name (`str` or `Path`): Hub id or folder of the model and its image processor; distances are named after it.
 
     Raises:
-        `OSError`, `ValueError`: nothing there, or no vision model.
+        `OSError`, `ValueError`: nothing there, no vision model, or one whose files lack weights.
     """
 
     def __init__(self, name: str | Path):
         super().__init__()
         self.image_processor = AutoImageProcessor.from_pretrained(name)
-        self.net = AutoModel.from_pretrained(name, use_safetensors=True)
-        self.name = slug(str(name).rstrip("/").split("/")[-1])
+        self.net = load_whole(AutoModel, name, optional="pooler")
+        self.name = own_name(str(name).rstrip("/").split("/")[-1])
         self.requires_grad_(False).eval()
         self.digest = weights_digest(self.net)
 
@@ -161,13 +164,22 @@ class VisionModelFeatures(FeatureExtractor):
             outputs = self.net(pixel_values)
         if not isinstance(outputs, torch.Tensor):
             pooled = outputs.get("pooler_output")
-            outputs = outputs.last_hidden_state.mean(1) if pooled is None else pooled
+            if pooled is None:
+                states = outputs.last_hidden_state
+                pooled = states[:, 0] if hasattr(self.net, "pooler") else states.mean(1)
+            outputs = pooled
         return outputs.float().flatten(1)
 
 
 def slug(text: str) -> str:
     """Letters, digits and single underscores."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def own_name(text: str) -> str:
+    """What distances are named after a file or folder of this name: never as one of the built-in nets."""
+    name = slug(text)
+    return f"{name}_file" if name in FEATURE_EXTRACTORS else name
 
 
 def feature_extractor(name: str | Path, weights: str | Path | None = None) -> FeatureExtractor:

@@ -36,8 +36,17 @@ class FeatureStatistics:
         self._sum, self._products = 0.0, 0.0
 
     def update(self, features: torch.Tensor) -> None:
-        """Adds features `(B, F)`."""
+        """Adds features `(B, F)`.
+
+        Raises:
+            `ValueError`: NaN or infinite ones, or of another width than those before.
+        """
         features = features.detach().cpu().double()
+        if not features.isfinite().all():
+            raise ValueError("Features must be finite, got NaN or infinite ones.")
+        if self.count and features.shape[1:] != self._sum.shape:
+            shapes = f"{tuple(features.shape[1:])} after {tuple(self._sum.shape)}"
+            raise ValueError(f"Features must have the width of those before, got {shapes}.")
         self.count += len(features)
         self._sum = self._sum + features.sum(0)
         self._products = self._products + features.T @ features  # (F, F)
@@ -71,12 +80,15 @@ def frechet_distances(reference: FeatureStatistics, others: Sequence[FeatureStat
         `list[float]`, the distance of each from the reference.
 
     Raises:
-        `ValueError`: statistics of fewer than two pictures.
+        `ValueError`: statistics of fewer than two pictures, or of features of different widths.
     """
     counts = [statistics.count for statistics in (reference, *others)]
     if any(count is not None and count < 2 for count in counts):
         raise ValueError(f"Each of `reference` and `others` must be of at least 2 pictures, got {counts}.")
     mean, covariance = reference.mean, reference.covariance
+    widths = [len(statistics.mean) for statistics in (reference, *others)]
+    if len(set(widths)) > 1:
+        raise ValueError(f"`reference` and `others` must be of features of one width, got {widths}.")
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
     factor = vectors[:, kept] * values[kept].sqrt()  # A

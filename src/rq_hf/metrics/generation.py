@@ -24,11 +24,12 @@ def inception_score(logits: torch.Tensor, splits: int = 10) -> tuple[float, floa
         splits (`int`, defaults to 10): parts.
 
     Raises:
-        `ValueError`: fewer pictures than parts.
+        `ValueError`: fewer pictures than parts, NaN or infinite logits.
         `ImportError`: torch-fidelity is not installed.
     """
     if len(logits) < splits:
         raise ValueError(f"`logits` must be of at least `splits` ({splits}) pictures, got {len(logits)}.")
+    _check_finite("logits", logits)
     try:
         from torch_fidelity.metric_isc import isc_features_to_metric
     except ImportError as error:
@@ -49,7 +50,7 @@ def precision_recall(features: torch.Tensor, real_features: torch.Tensor, block:
         block (`int`, defaults to 1000): pictures whose distances are in memory at once.
 
     Raises:
-        `ValueError`: not more than three pictures.
+        `ValueError`: not more than three pictures, features of different widths, NaN or infinite ones.
         `ImportError`: torch-fidelity is not installed.
     """
     if min(len(features), len(real_features)) <= NEIGHBOURHOOD:
@@ -57,6 +58,11 @@ def precision_recall(features: torch.Tensor, real_features: torch.Tensor, block:
             f"Precision and recall need more than {NEIGHBOURHOOD} pictures of each kind, got {len(features)} and "
             f"{len(real_features)}."
         )
+    if features.shape[1:] != real_features.shape[1:]:
+        widths = f"{tuple(features.shape[1:])} and {tuple(real_features.shape[1:])}"
+        raise ValueError(f"`features` and `real_features` must be of one width, got {widths}.")
+    _check_finite("features", features)
+    _check_finite("real_features", real_features)
     try:
         from torch_fidelity.metric_prc import prc_features_to_metric
     except ImportError as error:
@@ -70,6 +76,11 @@ def precision_recall(features: torch.Tensor, real_features: torch.Tensor, block:
         verbose=False,
     )
     return found["precision"], found["recall"]
+
+
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinite ones.")
 
 
 def nearest_pictures(

@@ -8,7 +8,10 @@ Symbols: N pictures, F features of each.
 import io
 import json
 import logging
+import lzma
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +115,15 @@ def load_statistics(path: str | Path) -> ReferenceStatistics:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     archive, _, member = str(path).rpartition(":")
-    if archive:
+    if archive and not path.is_file():
         return _from_npz(_read_member(Path(archive), member), member)
     if not path.is_file():
         raise ValueError(f"`reference` must be a .safetensors or .npz file, got '{path}', which does not exist.")
     if path.suffix != ".npz" and tarfile.is_tarfile(path):
         with tarfile.open(path) as tar:
             names = [name for name in tar.getnames() if name.endswith(".npz")]
-        raise ValueError(f"`reference` must name a file of the archive, such as '{path}:{names[0]}', of {names}.")
+        example = f", such as '{path}:{names[0]}'" if names else ""
+        raise ValueError(f"`reference` must name an .npz file of the archive{example}, of {names}.")
     return _from_npz(path.read_bytes(), path.name)
 
 
@@ -132,8 +136,13 @@ def _load_safetensors(path: Path) -> ReferenceStatistics:
         raise ValueError(f"`reference` must be a file of statistics, got '{path}': {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"`reference` must be a file of reference statistics, '{path}' holds something else.")
-    parts = {name: json.loads(metadata[name]) for name in ("count", "protocol", "details")}
-    return ReferenceStatistics(**tensors, **parts)
+    try:
+        parts = {name: json.loads(metadata[name]) for name in ("count", "protocol", "details")}
+        statistics = ReferenceStatistics(**tensors, **parts)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"`reference` must be whole statistics, '{path}' lacks or adds something: {error}") from error
+    _check_finite(statistics, path.name)
+    return statistics
 
 
 def _read_member(archive: Path, member: str) -> bytes:
@@ -142,30 +151,46 @@ def _read_member(archive: Path, member: str) -> bytes:
             names = [name for name in tar.getnames() if name == member or name.endswith(f"/{member}")]
             if len(names) != 1:
                 raise ValueError(f"`reference` must name one file of {sorted(tar.getnames())}, got {member!r}.")
+            if not tar.getmember(names[0]).isfile():
+                raise ValueError(f"`reference` must name a plain file of '{archive}', got {member!r}.")
             return tar.extractfile(names[0]).read()
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
         raise ValueError(f"`reference` must be a file in a tar archive, got '{archive}': {error}") from error
 
 
 def _from_npz(content: bytes, name: str) -> ReferenceStatistics:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            mean, covariance = (torch.from_numpy(arrays[key]).double().squeeze() for key in ("mu", "sigma"))
-    except (KeyError, OSError, ValueError) as error:
+            mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
+    # of what is no archive, an array alone or of no numbers, and what is damaged
+    except (KeyError, OSError, EOFError, ValueError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"`reference` must be an .npz file with `mu` and `sigma`, '{name}' is none: {error}"
         ) from error
+    # Some have (1, F), and numpy's covariance of one feature is a number.
+    mean = mean.flatten() if mean.squeeze().ndim < 2 else mean
+    covariance = covariance.reshape(1, 1) if covariance.numel() == 1 else covariance.squeeze()
     width = len(mean)
     if mean.ndim != 1 or tuple(covariance.shape) != (width, width):
         shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
         raise ValueError(f"`mu` and `sigma` of '{name}' must have shapes (F,) and (F, F), got {shapes}.")
-    protocol = OFFICIAL_PROTOCOL if width == 2048 and "_256_" in name else {}
+    protocol = dict(OFFICIAL_PROTOCOL) if width == 2048 else {}
+    if "_256_" not in name:
+        protocol.pop("image_size", None)
     logger.warning(
         "'%s' does not tell how it was made: it is taken for features of Inception as pytorch-fid resizes pictures, "
         "from which FIDs of torch-fidelity's resizing differ a little, and for enough pictures for a full covariance.",
         name,
     )
-    return ReferenceStatistics(mean, covariance, None, dict(protocol), {"dataset": Path(name).stem, "split": None})
+    details = {"dataset": Path(name).stem, "split": None}
+    statistics = ReferenceStatistics(mean, covariance, None, protocol, details)
+    _check_finite(statistics, name)
+    return statistics
+
+
+def _check_finite(statistics: ReferenceStatistics, name: str) -> None:
+    if not (statistics.mean.isfinite().all() and statistics.covariance.isfinite().all()):
+        raise ValueError(f"`reference` must hold finite numbers, '{name}' holds NaN or infinite ones.")
 
 
 def warn_of_few_pictures(name: str, count: int | None, width: int) -> None:
