@@ -95,13 +95,16 @@ class Studio:
 
     def settings(self, count, seed, temperature, top_k, top_p, guidance) -> dict[str, Any]:
         """Sampling as arguments of the pipeline; one generator for each picture, so that each has a seed."""
+        own = self.pipe.transformer.generation_config
+        chosen = {"temperature": temperature, "top_k": int(top_k), "top_p": top_p, "guidance_scale": guidance}
+        for name in ("temperature", "top_k", "top_p"):
+            values = getattr(own, name, None)
+            if isinstance(values, (list, tuple)) and chosen[name] == shown_setting(self.pipe, name):
+                chosen[name] = values  # one per depth, of which the page shows the first
         return {
             "num_images_per_prompt": int(count),
             "generator": [torch.Generator().manual_seed(int(seed) + index) for index in range(int(count))],
-            "temperature": temperature,
-            "top_k": int(top_k),
-            "top_p": top_p,
-            "guidance_scale": guidance,
+            **chosen,
         }
 
     def draw(self, text, depth, *sampling, progress=None):
@@ -144,13 +147,18 @@ class Studio:
         return gr.Gallery(pictures, columns=1 if len(pictures) == 1 else 2 if len(pictures) <= 4 else 3)
 
 
+def shown_setting(pipe: RQImageGenerationPipeline, name: str) -> float | None:
+    """The checkpoint's own setting, of the first depth where it has one per depth."""
+    value = getattr(pipe.transformer.generation_config, name, None)
+    return value[0] if isinstance(value, (list, tuple)) else value
+
+
 def sampling_controls(pipe: RQImageGenerationPipeline) -> list[gr.components.Component]:
     """Controls of the sampling, set as the checkpoint's own; in the order of `Studio.settings`."""
     config = pipe.transformer.config
 
     def own(name: str, fallback: float) -> float:
-        value = getattr(pipe.transformer.generation_config, name, None)
-        value = value[0] if isinstance(value, (list, tuple)) else value
+        value = shown_setting(pipe, name)
         return fallback if value is None else value
 
     with gr.Row():

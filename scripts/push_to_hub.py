@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 
 from rq_hf.sharing import VARIANTS, push_folder
 
@@ -41,5 +41,5 @@ def main(argv=None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, HfHubHTTPError) as error:
+    except (ValueError, OSError, HTTPError) as error:  # the last also where nothing answers
         sys.exit(f"{type(error).__name__}: {error}")

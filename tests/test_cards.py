@@ -317,7 +317,12 @@ def test_the_snippets_of_all_cards_run(config, tmp_path, monkeypatch):
         Path("picture.png").unlink()
         variables = {}
         exec(
-            snippet(render_card(template, data, repo_id=folder, architecture=parts, example_input=example)), variables
+            snippet(
+                render_card(
+                    template, data, repo_id=folder, architecture=parts, example_input=example, tokenizer=folder
+                )
+            ),
+            variables,
         )
         assert Image.open("picture.png").size == (16, 16)
     assert variables["reconstruction"].size == (16, 16)

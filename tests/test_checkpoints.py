@@ -419,3 +419,24 @@ def test_the_checkpoint_is_pushed_from_where_it_stays(make_trainer, hub, tmp_pat
 def test_what_is_overridden_and_not_documented_is_what_trainer_has(name, parameters):
     for owner in (Trainer, RQTrainer):
         assert list(inspect.signature(getattr(owner, name)).parameters) == ["self", *parameters]
+
+
+def test_a_checkpoint_on_a_signal_is_one_between_steps(make_trainer, tmp_path):
+    def losses(trainer: RQVAETrainer) -> list[float]:
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    options = {"save_steps": 100, "max_steps": 4, "logging_steps": 1, "enable_jit_checkpoint": True}
+    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    stopped = make_trainer(**options)
+    manager = next(each.jit_manager for each in stopped.callback_handler.callbacks if hasattr(each, "jit_manager"))
+
+    def ask(module, inputs):
+        manager.is_checkpoint_requested |= module.training and stopped.state.global_step == 1  # in the second step
+
+    stopped.model.register_forward_pre_hook(ask)
+    stopped.train()
+    assert stopped.state.global_step == 2 and (tmp_path / "run" / "checkpoint-2").is_dir()
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint="last")
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-6)

@@ -19,6 +19,7 @@ from rq_hf.training import (
     code_datasets,
     load_dataset_splits,
 )
+from rq_hf.training.data import sorted_names
 
 CLASSES = ["goose", "volcano", "tabby"]
 NULL = 3
@@ -61,7 +62,7 @@ def read(request, tiny_rqvae, tiny_tokenizer, tmp_path):
     return read_ids
 
 
-@pytest.mark.parametrize("value", [None, "", " \n "])
+@pytest.mark.parametrize("value", [None, "", " \n ", "\u200b\x07"])
 def test_a_missing_caption_is_the_null_condition_and_is_logged(read, tiny_tokenizer, caplog, value):
     with caplog.at_level(logging.WARNING):
         ids = read(["a red heart", value])
@@ -111,6 +112,8 @@ def test_given_names_are_for_the_ids_of_the_data(read):
     assert sorted(read([2, 0], feature, kind="label", id2label=dict(enumerate(CLASSES)))) == [[0], [2]]
     assert sorted(read([2, 0], kind="label", id2label=None, vocab_size=4)) == [[0], [2]]
     assert sorted(read([2, 0], kind="label", id2label=dict(enumerate(CLASSES)))) == [[0], [2]]  # integers alone
+    with_gaps = [2.0, float("nan"), 0.0]  # as a table gives integers of which one is missing
+    assert sorted(read(with_gaps, kind="label", id2label=dict(enumerate(CLASSES)))) == [[0], [2], [NULL]]
     by_name = {0: "7", 1: "5", 2: "goose"}  # which these integers may be
     assert sorted(read([5, 7], kind="label", id2label=by_name)) == [[0], [1]]
 
@@ -120,6 +123,8 @@ def test_given_names_are_for_the_ids_of_the_data(read):
 )
 def test_a_missing_label_is_the_null_condition_or_an_error(read, feature, caplog):
     values = [None, "goose"] if feature == datasets.Value("string") else [-1, 0]
+    if feature == datasets.Value("string"):
+        assert sorted(read([" ", "goose"], feature, kind="label")) == [[0], [NULL]]
     with caplog.at_level(logging.WARNING):
         assert sorted(read(values, feature, kind="label")) == [[0], [NULL]]
     assert "the null condition" in caplog.text
@@ -132,7 +137,7 @@ def test_a_missing_label_is_the_null_condition_or_an_error(read, feature, caplog
     [
         (["volcanoo", "volcanoo"], None, {}),
         ([7, 7], None, {}),
-        ([0.0, 0.0], None, {"id2label": None, "vocab_size": 4}),
+        ([0.5, 0.5], None, {"id2label": None, "vocab_size": 4}),
         ([4, 4], None, {"id2label": None, "vocab_size": 4}),
         ([NULL, NULL], None, {"id2label": None, "vocab_size": 4}),
         ([-2, -2], None, {"id2label": None, "vocab_size": 4}),
@@ -144,6 +149,18 @@ def test_a_missing_label_is_the_null_condition_or_an_error(read, feature, caplog
 def test_a_label_outside_the_classes_is_an_error_that_names_the_row(read, values, feature, model):
     with pytest.raises(ValueError, match="`label_column` must hold one of the 3 classes of the model, .* in row 0"):
         read(values, feature, kind="label", **model)
+
+
+def test_labels_that_are_neither_numbers_nor_texts_are_refused(read):
+    with pytest.raises(ValueError, match=r"`label_column` must hold numbers or texts, got \['goose'\]"):
+        read([["goose"], ["tabby"]], kind="label")
+
+
+def test_names_are_made_of_integers_with_gaps_and_of_no_blanks():
+    assert sorted_names([10.0, None, 2.0, float("nan")]) == ["2", "10"]
+    assert sorted_names(["goose", " ", "", None, "Tabby"]) == ["Tabby", "goose"]
+    with pytest.raises(ValueError, match="`label_column` must hold numbers or texts"):
+        sorted_names([["goose"]])
 
 
 def test_a_folder_with_a_missing_caption_names_its_row(tiny_rqvae, tiny_tokenizer, tmp_path):

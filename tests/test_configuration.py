@@ -182,3 +182,43 @@ def test_a_missing_or_broken_file_is_an_error_and_no_default(config_class, tmp_p
     (tmp_path / "config.json").write_text('{"code_depth": 3, ')
     with pytest.raises(OSError, match="not a valid JSON file"):
         config_class.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_class, tmp_path):
+    config_class().save_pretrained(tmp_path)
+    message = f"{config_class.__name__} has no field `codbook_size`; the closest known one is `codebook_size`"
+    for load in (config_class.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, codbook_size=64)
+    with pytest.raises(ValueError, match=message):
+        config_class.from_dict(config_class().to_dict(), codbook_size=64)
+    loaded = AutoConfig.from_pretrained(
+        tmp_path, codebook_size=64, trust_remote_code=True, token=None, local_files_only=True, subfolder=""
+    )
+    assert loaded.codebook_size == 64
+    loaded, unused = config_class.from_pretrained(tmp_path, something=1, return_unused_kwargs=True)
+    assert unused["something"] == 1
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ({"id2label": {0: 10, 1: 11}}, "`id2label` must map ids to texts, got {0: 10, 1: 11}"),
+        ({"id2label": ["cat", "dog"]}, r"`id2label` must map ids to texts, got \['cat', 'dog'\]"),
+        (
+            {"id2label": {0: "cat", 1: "dog"}, "label2id": {"dog": 0}},
+            "`label2id` must name the classes as `id2label` does, got 'dog' for 0, which is 'cat' there",
+        ),
+    ],
+)
+def test_names_of_classes_that_contradict_or_are_none_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        RQTransformerConfig(condition_length=1, vocab_size=4, **labels)
+
+
+def test_the_ids_of_classes_tell_their_names(tmp_path):
+    config = RQTransformerConfig(condition_length=1, vocab_size=4, label2id={"cat": 0, "dog": 2})
+    config.save_pretrained(tmp_path)
+    for each in (config, RQTransformerConfig.from_pretrained(tmp_path)):
+        assert each.id2label == {0: "cat", 2: "dog"} and each.label2id == {"cat": 0, "dog": 2}

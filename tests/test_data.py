@@ -452,3 +452,11 @@ def test_condition_dropout_gives_the_null_condition_at_its_rate(caption_data):
 def test_channels_that_no_picture_file_has_are_refused():
     with pytest.raises(ValueError, match="`num_channels` must be 1 or 3 for pictures of files, got 4"):
         PictureTransform(16, 4)
+
+
+@pytest.mark.parametrize("values", [[1, 2], [[1, 2], [3, 4]], [0.5, 1.5], [{"a": 1}, {"a": 2}]])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_without_pictures_is_refused(tmp_path, values, streaming):
+    datasets.Dataset.from_dict({"image": values}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="`image_column` must be one of pictures, got 'image' of"):
+        load_dataset_splits(DataArguments(str(tmp_path), streaming=streaming))

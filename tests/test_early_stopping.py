@@ -55,3 +55,11 @@ def test_the_same_trainer_counts_anew_in_a_new_training(make_trainer):
     for _ in range(2):
         trainer.train()
         assert trainer.state.global_step == 4
+
+
+def test_a_patience_of_0_takes_back_what_a_recipe_says_and_a_negative_one_is_refused(make_trainer):
+    trainer = make_trainer(patience=0)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    with pytest.raises(ValueError, match="`early_stopping_patience` must be at least 0, got -1"):
+        make_trainer(patience=-1)

@@ -97,3 +97,82 @@ def test_rounded_evaluations_of_shards_are_refused(make_trainer, monkeypatch):
     monkeypatch.setattr(RQTrainer, "create_accelerator_and_postprocess", shard)
     with pytest.raises(ValueError, match="`bf16_full_eval` and `fp16_full_eval` must be False with FSDP, got True"):
         make_trainer(bf16_full_eval=True)
+
+
+def test_evaluations_see_the_rows_that_training_leaves_out(make_trainer, pictures):
+    trainer = make_trainer(
+        load_best_model_at_end=True, save_strategy="steps", eval_strategy="steps", save_steps=1, eval_steps=1
+    )
+    assert trainer.args.dataloader_drop_last
+    for rows in (8, 7, 2):  # of batches of three
+        expected = pytest.approx(reconstruction_loss(trainer, pictures[:rows]), abs=2e-6)
+        assert trainer.evaluate(Pictures(pictures[:rows]))["eval_reconstruction_loss"] == expected
+        assert trainer.predict(Pictures(pictures[:rows])).metrics["test_reconstruction_loss"] == expected
+    assert trainer.args.dataloader_drop_last
+    trainer.eval_dataset = Pictures(pictures[:2])
+    trainer.train()
+    assert trainer.state.best_metric is not None
+
+
+def test_data_without_a_whole_batch_are_refused_unless_fewer_are_wanted(make_trainer, pictures):
+    trainer = make_trainer()
+    trainer.train_dataset = Pictures(pictures[:3])
+    with pytest.raises(ValueError, match="`train_dataset` must hold a whole batch, 4 rows for each of 1 proc.*got 3"):
+        trainer.train()
+    trainer = make_trainer(dataloader_drop_last=False)
+    trainer.train_dataset = Pictures(pictures[:3])
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    "metric, greater",
+    [("image_loss_nearest_codes", False), ("eval_image_loss_depth_2", False), ("mse", False), ("eval_mse", False),
+     ("loss", False), ("psnr", True), ("eval_codes_used_depth_1", True)],
+)  # fmt: skip
+def test_figures_by_which_the_best_model_is_chosen_have_a_direction(make_trainer, metric, greater):
+    options = {
+        "load_best_model_at_end": True,
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "save_steps": 1,
+        "eval_steps": 1,
+    }
+    assert make_trainer(metric_for_best_model=metric, **options).args.greater_is_better is greater
+    chosen = make_trainer(metric_for_best_model=metric, greater_is_better=not greater, **options)
+    assert chosen.args.greater_is_better is not greater
+
+
+def test_arguments_that_change_nothing_or_cannot_work_are_refused(make_rqvae, make_trainer, pictures, tmp_path):
+    for options, message in (
+        ({"label_smoothing_factor": 0.5}, "`label_smoothing_factor` must be 0, got 0.5"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns` must be False, got True"),
+        (
+            {"optim": "schedule_free_adamw", "muon_learning_rate": 1e-3},
+            "`optim` must have no mode of training beside M",
+        ),
+        (
+            {"optim": "schedule_free_sgd", "adversarial_weight": 1.0},
+            "`optim` must have no mode of training beside a d",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_trainer(**options)
+    with pytest.raises(ValueError, match="`args` must be RQTrainingArguments, got TrainingArguments"):
+        RQVAETrainer(make_rqvae(), train_dataset=Pictures(pictures))
+    arguments = make_trainer(ema_decay=0.5).args
+    with pytest.raises(ValueError, match="`model_init` must be None with `ema_decay`"):
+        RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
+    arguments = make_trainer(adversarial_weight=1.0).args
+    with pytest.raises(ValueError, match="`model_init` must be None with a discriminator"):
+        RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
+    with pytest.raises(ValueError, match="`output_dir` must have a checkpoint to resume from, got .* with none"):
+        make_trainer().train(resume_from_checkpoint=True)
+
+
+def test_a_resumed_average_has_the_decay_that_is_asked_for_now(make_trainer):
+    options = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(ema_decay=0.5, **options).train()
+    trainer = make_trainer(ema_decay=0.9, max_steps=3, **options)
+    trainer.train(resume_from_checkpoint="last")
+    assert trainer.average.decay == 0.9

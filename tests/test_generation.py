@@ -486,3 +486,15 @@ def test_equal_conditions_are_read_once(make_transformer):
         model.generate(input_ids[row : row + 1], guidance_scale=2.0, generator=[seeded(row)]) for row in range(6)
     ]
     assert torch.equal(codes, torch.cat(singles))
+
+
+def test_settings_of_another_type_are_refused(tiny_transformer):
+    input_ids = torch.zeros(1, tiny_transformer.config.condition_length, dtype=torch.long)
+    with pytest.raises(ValueError, match="`generation_config` must be a GenerationConfig, got {'top_k': 1}"):
+        tiny_transformer.generate(input_ids, generation_config={"top_k": 1})
+    for value in ("False", 0, None, True):
+        if isinstance(value, bool) or value is None:
+            tiny_transformer.generate(input_ids, do_sample=value)
+            continue
+        with pytest.raises(ValueError, match=f"`do_sample` must be True or False, got {value!r}"):
+            tiny_transformer.generate(input_ids, do_sample=value)

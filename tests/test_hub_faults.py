@@ -5,20 +5,24 @@ files. The client is the real one, the server fails when a test tells it to."""
 
 import hashlib
 import re
+import runpy
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
+from diffusers import DiffusionPipeline
 from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http
 from test_hub import PROMPT, draw
 from test_sharing import contents
+from transformers import AutoConfig, AutoModel
 
-from rq_hf import RQImageGenerationPipeline, RQVAEModel
+from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, hub_cache
 from rq_hf.sharing import push_folder
 
 WEIGHTS = r"model\.safetensors"
@@ -217,3 +221,60 @@ def test_the_fallback_to_the_cache_is_the_same_where_the_hub_fails(hub, tiny_pip
     for method in ("GET", "HEAD"):
         hub.fail("status", method, "me/tiny", status=500, times=1000)
     assert np.array_equal(draw(RQImageGenerationPipeline.from_pretrained("me/tiny"), PROMPT), expected)
+
+
+FOREIGN_LOADS = {
+    "base pipeline": lambda: DiffusionPipeline.from_pretrained("me/tiny"),
+    "download": lambda: RQImageGenerationPipeline.download("me/tiny"),
+    "auto model": lambda: AutoModel.from_pretrained("me/tiny", subfolder="rqvae"),
+    "configuration": lambda: RQVAEConfig.from_pretrained("me/tiny", subfolder="rqvae"),
+}
+
+
+@pytest.mark.parametrize("load", FOREIGN_LOADS)
+def test_a_corrupt_file_is_found_whichever_class_downloads_it(hub, tiny_pipeline, load):
+    tiny_pipeline.push_to_hub("me/tiny")
+    asked = ("GET", r"resolve/.*rqvae/config\.json") if load == "configuration" else ASKED["weights"]
+    injected = hub.fail("wrong hash", *asked)
+    with pytest.raises(OSError, match="other bytes than the Hub has"):
+        FOREIGN_LOADS[load]()
+    assert injected.times == 0
+    assert_no_corrupt_file(hub)
+    FOREIGN_LOADS[load]()
+    assert_no_corrupt_file(hub)
+
+
+def test_what_transformers_alone_left_corrupt_is_deleted_by_the_next_load_of_a_model(hub, tiny_rqvae, pictures):
+    tiny_rqvae.push_to_hub("me/tiny")
+    hub.fail("wrong hash", *ASKED["config"])
+    with pytest.raises(OSError):
+        AutoConfig.from_pretrained("me/tiny")  # reads the file before it knows whose it is
+    with pytest.raises(OSError, match="other bytes than the Hub has"):
+        RQVAEModel.from_pretrained("me/tiny")
+    assert_no_corrupt_file(hub)
+    assert (RQVAEModel.from_pretrained("me/tiny").encode(pictures) == tiny_rqvae.encode(pictures)).all()
+
+
+def test_files_are_read_for_their_hash_once(hub, tiny_rqvae, monkeypatch):
+    tiny_rqvae.push_to_hub("me/tiny")
+    compared = []
+    has_its_hash = hub_cache._has_its_hash
+    monkeypatch.setattr(hub_cache, "_has_its_hash", lambda path: compared.append(path) or has_its_hash(path))
+    RQVAEModel.from_pretrained("me/tiny")
+    assert len(compared) >= 2
+    once = len(compared)
+    RQVAEModel.from_pretrained("me/tiny")
+    assert len(compared) == once
+    monkeypatch.setattr(hub_cache, "_compared", set())
+    monkeypatch.setattr(hub_cache, "NEW", 0)  # in another process, another day
+    RQVAEModel.from_pretrained("me/tiny")
+    assert len(compared) == once
+
+
+def test_the_script_says_in_one_line_that_the_hub_does_not_answer(hub, folder, load_script, monkeypatch, capsys):
+    script = Path(__file__).parents[1] / "scripts" / "push_to_hub.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(folder), "--repo_id", "me/tiny"])
+    hub.fail("reset", *PUSH["create"], times=100)
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(script), run_name="__main__")
+    assert len(str(error.value).splitlines()) == 1 and "Error" in str(error.value)

@@ -416,3 +416,41 @@ def test_a_forward_pass_without_a_backward_pass_leaves_nothing(make_transformer,
     assert outputs.loss.requires_grad and len(storages.seen) > 50
     del outputs
     assert {key for key, storage in storages.seen.items() if not storage.expired()} <= kept
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda ids, codes: (ids, codes.transpose(1, 2)),
+            r"`codes` must have shape \(2, 2, 3, 3\), got \(2, 3, 2, 3\)",
+        ),
+        (lambda ids, codes: (ids, codes[..., :2]), r"`codes` must have shape .*, got \(2, 2, 3, 2\)"),
+        (lambda ids, codes: (ids, codes[:, :1]), r"`codes` must have shape .*, got \(2, 1, 3, 3\)"),
+        (lambda ids, codes: (ids[:, :-1], codes), r"`input_ids` must have shape \(2, 6\), got \(2, 5\)"),
+        (lambda ids, codes: (ids[:1], codes), r"`input_ids` must have shape \(2, 6\), got \(1, 6\)"),
+        (
+            lambda ids, codes: (ids, codes, codes.permute(0, 3, 1, 2)),
+            r"`labels` must have shape .* or .*, got \(2, 3, 2, 3\)",
+        ),
+        (
+            lambda ids, codes: (ids, codes, None, torch.zeros(2, 2, 3, 3)),
+            r"`residuals` must have shape .*, got \(2, 2, 3, 3\)",
+        ),
+    ],
+)
+def test_inputs_of_other_shapes_are_refused(make_transformer, change, message):
+    model = make_transformer("text")
+    with pytest.raises(ValueError, match=message):
+        model(*change(*make_inputs(model)))
+
+
+@SHARED_AND_SEPARATE
+@pytest.mark.parametrize("code", [-1, SIZE, SIZE + 1])
+@pytest.mark.parametrize("depth", range(DEPTH))
+def test_codes_out_of_range_are_an_error_at_every_depth(make_transformer, shared, code, depth):
+    model = make_transformer("none", shared_codebook=shared)
+    input_ids, codes = make_inputs(model)
+    codes[1, 0, 2, depth] = code
+    with pytest.raises(IndexError):
+        model(input_ids, codes)

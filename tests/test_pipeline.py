@@ -435,3 +435,26 @@ def test_parts_that_do_not_belong_together_are_refused(tiny_pipeline, make_rqvae
     ):
         with pytest.raises(ValueError, match="`tokenizer` must have at most 80 ids and `model_max_length` 6"):
             RQImageGenerationPipeline(rqvae, transformer, tokenizer)
+
+
+def test_inputs_of_the_wrong_kind_are_named_as_they_came(tiny_pipeline, caplog):
+    with pytest.raises(ValueError, match=r"`image` must have height, width and channels, got shape \(16, 16\)"):
+        tiny_pipeline.reconstruct(torch.zeros(16, 16))
+    codes = torch.zeros(2, *tiny_pipeline.transformer.config.code_shape, dtype=torch.long)
+    for wrong in (codes[0], codes[0, 0, 0, 0], codes[:0]):
+        with pytest.raises(ValueError, match=r"`known_codes` must have shape \(batch_size, 4, 4, 3\), got"):
+            tiny_pipeline(PROMPT, known_codes=wrong)
+    with pytest.raises(ValueError, match="`prompt` must be text, got a half of a surrogate pair"):
+        tiny_pipeline("a red \ud800 heart")
+    unknown = "\u2603 " * tiny_pipeline.tokenizer.model_max_length
+    with caplog.at_level(logging.WARNING):
+        tiny_pipeline.encode_prompt(f"{unknown} a red heart")  # what the model knows comes too late
+    assert "says nothing to the model" in caplog.text
+
+
+def test_codes_without_pictures_are_refused(tiny_rqvae):
+    for shape in ((0, 4, 4, 3), (1, 0, 4, 3)):
+        with pytest.raises(ValueError, match=r"`codes` must have shape .*, got " + re.escape(str(shape))):
+            tiny_rqvae.decode(torch.zeros(shape, dtype=torch.long))
+        with pytest.raises(ValueError, match="`quantized` must have shape"):
+            tiny_rqvae.decode_quantized(torch.zeros(*shape[:3], tiny_rqvae.config.codebook_dim))

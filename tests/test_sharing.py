@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, create_branch, create_repo, list_repo_commits, upload_folder
+from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -401,3 +402,73 @@ def test_a_tokenizer_is_pushed_by_the_script_that_makes_it(hub, load_script, tmp
     )
     assert set(hub.files("me/words")) == {"README.md", "tokenizer.json", "tokenizer_config.json"}
     assert AutoTokenizer.from_pretrained("me/words").model_max_length == 8
+
+
+def test_saving_with_push_to_hub_shares_as_push_to_hub_does(hub, tiny_pipeline, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    for name in ("training_args.bin", "checkpoint-5/optimizer.pt"):
+        torch.save({"step": 1}, run / name)
+    tiny_pipeline.save_pretrained(run, push_to_hub=True, repo_id="me/saved", private=True, commit_message="A run")
+    files = set(hub.files("me/saved"))
+    assert {"model_index.json", "rqvae/model.safetensors", "README.md"} <= files
+    assert not [path for path in files if path.endswith((".bin", ".pt"))] and hub.repository("me/saved").private
+    assert list_repo_commits("me/saved")[0].title == "A run"
+    card = ModelCard.load("me/saved")
+    assert "## How to use" in card.text and "Provide a quick summary" not in card.text
+    tiny_pipeline.rqvae.save_pretrained(tmp_path / "rqvae", push_to_hub=True, revision="trial", variant="fp16")
+    assert "model.fp16.safetensors" in hub.files("tester/rqvae", "trial")
+    assert "# rqvae" in hub.files("tester/rqvae", "trial")["README.md"].read_text()
+    tiny_pipeline.rqvae.save_pretrained(tmp_path / "rqvae", is_main_process=False, push_to_hub=True, repo_id="me/none")
+    assert ("model", "me/none") not in hub.repositories
+
+
+def evaluation(split: str, psnr: float) -> dict:
+    return {"dataset": {"name": "emoji", "split": split}, "metrics": {"psnr": psnr}}
+
+
+def test_a_later_push_adds_evaluations_and_code_to_the_card_that_is_there(hub, tiny_pipeline):
+    tiny_pipeline.push_to_hub("me/tiny")
+    before = hub.files("me/tiny")["README.md"].read_text()
+    tiny_pipeline.push_to_hub("me/tiny")
+    assert hub.files("me/tiny")["README.md"].read_text() == before
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 27.0)], with_code=True)
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 28.5), evaluation("other", 26.0)])
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("other", 25.0)])
+    card = ModelCard.load("me/tiny")
+    assert {(result.dataset_split, result.metric_value) for result in card.data.eval_results} == {
+        ("test", 28.5), ("other", 25.0)
+    }  # fmt: skip
+    assert card.text.count("## Evaluation of me/tiny") == card.text.count("## Without rq_hf") == 1
+    rows = [line for line in card.text.splitlines() if line.startswith("| emoji |")]
+    assert rows == ["| emoji | test | PSNR (dB) | 28.5 |", "| emoji | other | PSNR (dB) | 25 |"]
+    assert card.text.index("## Evaluation of me/tiny") < card.text.index("## Citation")
+
+
+def test_a_pull_request_makes_no_branch(hub, tiny_rqvae):
+    tiny_rqvae.push_to_hub("me/tiny")
+    create_branch("me/tiny", branch="base")
+    tiny_rqvae.push_to_hub("me/tiny", create_pr=True, revision="base", with_code=True)
+    with pytest.raises(HfHubHTTPError):
+        tiny_rqvae.push_to_hub("me/tiny", create_pr=True, revision="another")
+    assert set(hub.repository("me/tiny").branches) == {"main", "base", "refs/pr/1"}
+
+
+@pytest.mark.parametrize(
+    "labels, null, example",
+    [
+        ({0: "nothing", 1: "goose", 2: "volcano", 3: "tabby"}, (0,), '"goose"'),
+        ({0: "crane", 1: "crane", 2: "volcano", 3: "tabby"}, None, "0"),
+        (None, (0,), "1"),
+        (None, None, "0"),
+    ],
+)
+def test_the_example_of_a_card_is_a_class_that_can_be_asked_for(hub, make_pipeline, labels, null, example):
+    pipe = make_pipeline("class")
+    config = pipe.transformer.config
+    config.id2label, config.null_condition_ids = labels, null
+    config.label2id = labels and {name: index for index, name in labels.items()}
+    pipe.push_to_hub("me/classes")
+    text = ModelCard.load("me/classes").text
+    assert f"class_labels={example}" in text
+    pipe(class_labels=json.loads(example))

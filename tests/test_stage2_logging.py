@@ -103,6 +103,22 @@ def test_evaluations_of_trainings_with_soft_and_hard_labels_can_be_compared(make
     assert "eval_image_loss_nearest_codes" not in hard
 
 
+def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(make_trainer):
+    metrics = []
+    for batch_size in (1, 3, 8):
+        torch.manual_seed(0)
+        trainer = make_trainer(per_device_eval_batch_size=batch_size, eval_pictures=0)
+        metrics.append(trainer.evaluate())
+    for name in ("eval_loss", "eval_text_loss", "eval_image_loss"):
+        assert [each[name] for each in metrics] == pytest.approx([metrics[0][name]] * 3, abs=2e-6)
+    model, data = trainer.model.eval(), trainer.eval_dataset
+    input_ids = torch.stack([data[index]["input_ids"] for index in range(8)])
+    assert len({(row != 0).sum().item() for row in input_ids}) > 1  # captions of several lengths
+    pixels = torch.stack([data[index]["pixel_values"] for index in range(8)])
+    whole = model(input_ids, codes := trainer.rqvae.encode(pixels), labels=codes)
+    assert metrics[0]["eval_text_loss"] == pytest.approx(whole.text_loss.item(), abs=2e-6)
+
+
 def test_pictures_a_second_count_training_alone(make_trainer):
     class Slow(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

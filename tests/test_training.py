@@ -140,6 +140,11 @@ def test_the_data_decide_the_condition(emoji, tiny_rqvae, tiny_tokenizer, tmp_pa
         load_tokenizer(CodeDataArguments(caption_column="text", label_column="style"))
     with pytest.raises(ValueError, match="`tokenizer_name_or_path`"):
         load_tokenizer(CodeDataArguments(caption_column="text"))
+    endless = copy.deepcopy(tiny_tokenizer)
+    endless.model_max_length = 10**30  # what transformers takes for none
+    endless.save_pretrained(tmp_path / "endless")
+    with pytest.raises(ValueError, match="`tokenizer_name_or_path` must have a `model_max_length`.*endless"):
+        load_tokenizer(CodeDataArguments(caption_column="text", tokenizer_name_or_path=str(tmp_path / "endless")))
 
 
 def test_whole_numbers_are_labels_in_their_order(tiny_rqvae, tmp_path):

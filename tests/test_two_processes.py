@@ -62,5 +62,5 @@ def test_two_processes_train_as_one_with_their_batches(tmp_path, rule):
 def test_processes_whose_data_differ_in_length_end_with_an_error(tmp_path):
     finished = launch(tmp_path, 2, 4, 0.0, "per_step", 4, 3)
     assert finished.returncode != 0
-    assert "ValueError: `train_dataset` must be the same in all processes, got [16, 13] rows." in finished.stdout
+    assert "ValueError: `train_dataset` must be the same in all processes, got [19, 16] rows." in finished.stdout
     assert not list(tmp_path.glob("checkpoint-*"))

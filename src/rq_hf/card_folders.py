@@ -74,16 +74,18 @@ def folder_card(
             raise ValueError(f"`folder` must hold a model of the types {MODELS}, got {template!r}.")
     card_data.model_name = card_data.model_name or title
     options = {"repo_id": repo_id, "architecture": architecture, "sampling": sampling, "with_code": with_code}
-    return render_card(template, card_data, example_input=_example(architecture), evaluations=evaluations, **options)
+    options["tokenizer"] = repo_id if (folder / "tokenizer.json").is_file() else None
+    return render_card(template, card_data, evaluations=evaluations, **options)
 
 
 def extended_card(
     text: str, kind: str, repo_id: str, with_code: bool, evaluations: Sequence[Mapping[str, Any] | str | Path]
 ) -> str:
-    """A card of the folder's own, with what a push adds to it: code that is brought along, and evaluations.
+    """A card that is there, with what a push adds to it: code that is brought along, and evaluations, whose values
+    take the place of earlier ones of the same metric.
 
     Args:
-        text: of its README.md.
+        text: of the README.md.
         kind: what the folder holds, see [`folder_kind`].
         repo_id: repository that the snippets load.
         with_code: the repository brings the code to be loaded without this library.
@@ -97,9 +99,17 @@ def extended_card(
     task = card.data.pipeline_tag or "text-to-image"
     results = [result for evaluation in evaluations for result in evaluation_results(evaluation, task_type=task)]
     card.data.model_name = card.data.model_name or repo_id.split("/")[-1]
-    card.data.eval_results = [*(card.data.eval_results or []), *results]
-    rows = table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"])
-    return _with_section(str(card), f"## Evaluation of {repo_id}\n\n{rows}\n")
+    kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
+    card.data.eval_results = [*kept, *results]
+    rows = table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"]).splitlines()
+    heading = f"## Evaluation of {repo_id}"
+    before, found, after = str(card).partition(f"{heading}\n\n")
+    if not found:
+        return _with_section(str(card), "\n".join([heading, "", *rows, ""]))
+    old_rows, gap, rest = after.partition("\n\n")  # of an earlier push, which stay where nothing new takes their place
+    new = {row.rpartition("|")[0].rpartition("|")[0] for row in rows}
+    old = [row for row in old_rows.splitlines() if row.rpartition("|")[0].rpartition("|")[0] not in new]
+    return f"{before}{found}" + "\n".join([*rows[:2], *old, *rows[2:]]) + (gap or "\n") + rest
 
 
 def _with_section(card: str, section: str) -> str:
@@ -125,13 +135,6 @@ def _adapter_card(folder: Path, card_data: ModelCardData, title: str, repo_id: s
         alpha=config.get("lora_alpha"),
         grown=bool(config.get("trainable_token_indices")),
     )
-
-
-def _example(architecture: dict[str, Any]) -> str | None:
-    """A class name, where the model knows some."""
-    config = architecture.get("transformer", architecture)
-    names = config.get("id2label") or {}
-    return next(iter(names.values()), None)
 
 
 def _sampling(folder: Path) -> dict[str, Any]:

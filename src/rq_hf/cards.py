@@ -59,6 +59,7 @@ def render_card(
     limitations: str | None = None,
     footprint: TrainingFootprint | None = None,
     with_code: bool = False,
+    tokenizer: str | None = None,
 ) -> ModelCard:
     r"""Renders a model card. What is not given has no section; texts are Markdown.
 
@@ -85,6 +86,7 @@ def render_card(
         limitations (`str`, *optional*): limits beside those of every model of its kind; list items (`- ...`).
         footprint ([`TrainingFootprint`], *optional*): hours, hardware and estimated emissions of the training.
         with_code (`bool`, defaults to `False`): the repository brings the code to be loaded without this library.
+        tokenizer (`str`, *optional*): repository or folder that the usage snippet of a transformer loads it from.
 
     Returns:
         [`~huggingface_hub.ModelCard`]
@@ -141,7 +143,8 @@ def render_card(
         transformer=transformer,
         rqvae_table=table(rqvae_rows(rqvae, num_parameters.get("rqvae"))),
         transformer_table=table(transformer_rows(transformer, num_parameters.get("transformer"))),
-        example=_example(condition, example_input),
+        example=_example(condition, example_input, transformer),
+        tokenizer=tokenizer,
         sample_images=sample_images,
         sampling_table=table((sampling or {}).items(), ["Argument", "Default"]),
         training_data=training_data,
@@ -254,10 +257,15 @@ def _configurations(template: str, architecture: Any) -> tuple[RQVAEConfig | Non
     return configurations[0], configurations[1]
 
 
-def _example(condition: str, example_input: str | int | None) -> str | None:
-    """The example as Python source."""
+def _example(condition: str, example_input: str | int | None, transformer: RQTransformerConfig | None) -> str | None:
+    """The example as Python source; by default the first class, by its name where no other has it."""
     if condition == "none":
         return None
-    if example_input is None:
-        example_input = "a red heart" if condition == "caption" else 0
+    if example_input is None and condition == "caption":
+        example_input = "a red heart"
+    elif example_input is None:
+        names = transformer.id2label or {}
+        index = transformer.class_ids[0]
+        name = names.get(index)
+        example_input = index if name is None or list(names.values()).count(name) > 1 else name
     return json.dumps(example_input, ensure_ascii=False)

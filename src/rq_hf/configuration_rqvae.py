@@ -4,6 +4,7 @@
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
+
+from .hub_cache import DOWNLOAD_OPTIONS, checked_downloads
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +32,9 @@ _PASSED_ON = {
     "torch_dtype",
     "use_cache",  # `Trainer` sets it on every model
 }
+
+# Of `from_pretrained`, which say how and from where to load.
+_LOADING = {*DOWNLOAD_OPTIONS, "code_revision", "gguf_file", "proxies", "subfolder", "trust_remote_code", "user_agent"}
 
 # Of generation_config.json. A saved config.json has them, too: of a pipeline's models diffusers downloads config.json
 # and weights alone, and transformers looks there for what it finds no generation_config.json to tell.
@@ -68,6 +74,9 @@ class RQConfig(PreTrainedConfig):
         for name in kwargs:
             if name not in _PASSED_ON and not name.startswith("_"):
                 raise ValueError(unknown_field_message(type(self).__name__, name, self.known_fields()))
+        if self.id2label is None and isinstance(self.label2id, Mapping):
+            self.id2label = {index: label for label, index in self.label2id.items()}
+        self._check_labels()
         has_labels = self.id2label is not None or kwargs.get("num_labels") is not None
         super().__post_init__(**kwargs)
         if not has_labels:  # the base class invents two labels
@@ -75,14 +84,28 @@ class RQConfig(PreTrainedConfig):
         elif self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
+    def _check_labels(self) -> None:
+        names = self.id2label
+        if names is None:
+            return
+        if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"`id2label` must map ids to texts, got {names!r:.200}.")
+        for name, index in (self.label2id or {}).items():
+            if names.get(index, names.get(str(index))) != name:
+                raise ValueError(
+                    f"`label2id` must name the classes as `id2label` does, got {name!r} for {index}, which is "
+                    f"{names.get(index, names.get(str(index)))!r} there."
+                )
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """As in the base class, to which a missing config.json is an empty one.
 
         Raises:
-            `OSError`: there is no config.json.
+            `OSError`: there is no config.json, or one that arrived corrupt from the Hub.
         """
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+            config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise OSError(f"`{pretrained_model_name_or_path}` must hold a file config.json; there is none.")
         return config_dict, kwargs
@@ -94,7 +117,11 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in the base class; a field that this version does not know is left out with a warning."""
+        """As in the base class; a field that this version does not know is left out with a warning.
+
+        Raises:
+            `ValueError`: such a field in `kwargs`, which come from a caller.
+        """
         known = {*cls.known_fields(), *_PASSED_ON}
         for name in config_dict:
             if name not in known and name not in SAMPLING_DEFAULTS and not name.startswith("_"):
@@ -103,6 +130,10 @@ class RQConfig(PreTrainedConfig):
         # Fields given beside the file are checked with it; `dtype` is the loader's too.
         given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
         config_dict |= {name: kwargs.pop(name) for name in given}
+        if not kwargs.get("return_unused_kwargs"):  # nobody else looks at them
+            for name in kwargs:
+                if name not in known | _LOADING and not name.startswith("_"):
+                    raise ValueError(unknown_field_message(cls.__name__, name, cls.known_fields()))
         return super().from_dict(config_dict, **kwargs)
 
     def _require(self, condition: bool, name: str, expected: str) -> None:

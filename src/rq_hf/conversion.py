@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from .caption_tokenizer import convert_char_bpe_tokenizer
-from .cards import render_card, save_card
+from .cards import NO_REPOSITORY, render_card, save_card
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig, write_sampling
 from .conversion_config import rqvae_config, sampling_settings, tokenizer_name, transformer_config
@@ -374,6 +374,7 @@ def _card(
         architecture=configs if kind == "pipeline" else next(iter(configs.values())),
         num_parameters={part: model.num_parameters() for part, model in models.items()},
         sampling=sampling,
+        tokenizer=(repo_id or NO_REPOSITORY) if tokenizer is not None else None,
         training_data=released.get("training_data"),
         attribution=attribution,
         evaluations=evaluations,

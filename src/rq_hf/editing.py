@@ -221,6 +221,8 @@ class EditingMixin:
         for each in images:
             if isinstance(each, (np.ndarray, torch.Tensor)):
                 values = torch.as_tensor(each)
+                if values.ndim < (2 if isinstance(each, np.ndarray) else 3):
+                    raise ValueError(f"`image` must have height, width and channels, got shape {tuple(values.shape)}.")
                 if values.numel() == 0 or not values.is_floating_point():
                     got = f"{values.dtype} of shape {tuple(values.shape)}"
                     raise ValueError(f"`image` must hold floats where it is an array or a tensor, got {got}.")

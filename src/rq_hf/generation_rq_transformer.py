@@ -113,6 +113,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         config = self.config
         height, width, depth = config.code_shape
         defaults = generation_config if generation_config is not None else self.generation_config
+        if not isinstance(defaults, GenerationConfig):
+            raise ValueError(f"`generation_config` must be a GenerationConfig, got {defaults!r:.200}.")
         sampling = self._sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)
         compile_config = _setting(defaults, "compile_config", compile_config, None)
         if compile_config is not None and not isinstance(compile_config, CompileConfig):
@@ -149,7 +151,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 if answer is False:
                     break
                 if answer is not None and answer is not True:
-                    self._check_codes("the callback's codes", answer, (batch_size,))
+                    self.check_codes("the callback's codes", answer, (batch_size,))
                     codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
                     quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
                     token = token_of(self, quantized, position, len(input_ids))
@@ -184,6 +186,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         depth = self.config.code_shape[2]
         setting = functools.partial(_setting, defaults)
         do_sample = setting("do_sample", do_sample, True)
+        if not isinstance(do_sample, bool):
+            raise ValueError(f"`do_sample` must be True or False, got {do_sample!r}.")
         temperature = one_per_depth(
             "temperature", setting("temperature", temperature, 1.0), depth, lambda v: v > 0, "greater than 0"
         )
@@ -219,7 +223,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             `ValueError`: conditions or codes of the wrong shape, dtype or range.
         """
         self._check_condition("input_ids", input_ids)
-        self._check_codes("`codes`", codes, (len(input_ids),))
+        self.check_codes("`codes`", codes, (len(input_ids),))
         sampling = self._sampling(self.generation_config, None, None, None, None, 1.0)
         input_ids, codes = input_ids.long(), codes.long()
         quantized = self.codebook(codes.flatten(1, 2)).sum(2)  # (B, T, n_z), z-hat_t
@@ -275,12 +279,15 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self._check_condition("negative_input_ids", negative_input_ids)
         return negative_input_ids.to(input_ids).expand_as(input_ids)
 
-    def _check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...]) -> None:
+    def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] | None = None) -> None:
+        """Refuses codes of another shape, type or range, by this name; `batch_sizes` are those that are taken."""
         shape, size = self.config.code_shape, self.config.codebook_size
         if not isinstance(codes, torch.Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(codes).__name__}.")
-        if tuple(codes.shape[1:]) != shape or codes.shape[0] not in batch_sizes:
-            raise ValueError(f"{name} must have shape {(batch_sizes[-1], *shape)}, got {tuple(codes.shape)}.")
+        fits = codes.ndim == 4 and tuple(codes.shape[1:]) == shape
+        if not fits or not (len(codes) in batch_sizes if batch_sizes else len(codes)):
+            expected = f"({batch_sizes[-1] if batch_sizes else 'batch_size'}, {', '.join(map(str, shape))})"
+            raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}.")
         whole = codes if codes.is_floating_point() else codes.long()  # uint8 knows no large K
         if whole.is_floating_point() or not (0 <= whole.min() and whole.max() < size):
             got = f"{codes.dtype} from {codes.min()} to {codes.max()}"
@@ -295,7 +302,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         shape = self.config.code_shape
         if mask is None:
             mask = torch.ones(shape, dtype=torch.bool)
-        self._check_codes("`known_codes`", codes, (1, batch_size))
+        self.check_codes("`known_codes`", codes, (1, batch_size))
         if not isinstance(mask, torch.Tensor):
             raise ValueError(f"`known_mask` must be a tensor, got {type(mask).__name__}.")
         if mask.dtype != torch.bool:

@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
+
+# Of a push, which `save_pretrained(..., push_to_hub=True)` takes too.
+PUSH_OPTIONS = (
+    "repo_id", "private", "revision", "token", "tags", "create_pr", "commit_message", "commit_description"
+)  # fmt: skip
+# Nanoseconds for which a file in the cache counts as just downloaded.
+NEW = 24 * 3600 * 10**9
+# Files that have their hash, by path, time of change and inode.
+_compared: set[tuple[Path, tuple[int, int]]] = set()
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
@@ -54,30 +64,37 @@ def load_whole(
 
 @contextmanager
 def checked_downloads(name_or_path: str | Path | None, cache_dir: str | Path | None = None) -> Iterator[None]:
-    """Compares what is downloaded while it lasts with its hash, and deletes from the cache what does not have it.
+    """Compares what is in the cache of a model with its hash, and deletes what does not have it, at its end.
 
-    The cache names each file's content by its hash: SHA-256 for large files, Git's for small ones.
+    The cache names each file's content by its hash: SHA-256 for large files, Git's for small ones. A file is read for
+    it once in a process, and where it is older than a day not at all. So what other classes have just downloaded,
+    such as diffusers' pipeline or transformers' configuration, is compared as well.
 
     Args:
-        name_or_path: Hub id of a model; nothing is done for a folder.
+        name_or_path: Hub id of a model, or a folder in the cache; nothing is done for other folders.
         cache_dir: as in `from_pretrained`.
 
     Raises:
         `OSError`: a file arrived corrupt. It is deleted, so that a second attempt downloads it anew.
     """
-    if not _may_be_on_the_hub(name_or_path):
+    blobs = _blobs(name_or_path, cache_dir)
+    if blobs is None:
         yield
         return
-    cache = Path(cache_dir if cache_dir is not None else constants.HF_HUB_CACHE)
-    blobs = cache / repo_folder_name(repo_id=str(name_or_path), repo_type="model") / "blobs"
     known = _versions(blobs)
     try:
         yield
     finally:
-        new = [path for path, version in _versions(blobs).items() if known.get(path) != version]
-        corrupt = [path for path in new if not _has_its_hash(path)]
+        corrupt = []
+        for path, version in _versions(blobs).items():
+            is_new = known.get(path) != version or time.time_ns() - version[0] < NEW
+            if is_new and (path, version) not in _compared:
+                if _has_its_hash(path):
+                    _compared.add((path, version))
+                else:
+                    corrupt.append(path)
         for path in corrupt:
-            path.unlink()
+            path.unlink(missing_ok=True)
         if corrupt:
             names = [path.name for path in corrupt]
             raise OSError(
@@ -86,15 +103,21 @@ def checked_downloads(name_or_path: str | Path | None, cache_dir: str | Path | N
             )
 
 
-def _may_be_on_the_hub(name_or_path: str | Path | None) -> bool:
-    """Whether it is no folder, and has the form of a Hub id."""
-    if name_or_path is None or Path(name_or_path).is_dir():
-        return False
+def _blobs(name_or_path: str | Path | None, cache_dir: str | Path | None) -> Path | None:
+    """Where the cache keeps the files of a Hub id, or of a folder of it; `None` for what is neither."""
+    if name_or_path is None:
+        return None
+    if Path(name_or_path).is_dir():
+        path = Path(name_or_path).absolute()
+        repositories = [parent.parent for parent in (path, *path.parents) if parent.name == "snapshots"]
+        blobs = [repository / "blobs" for repository in repositories if repository.name.startswith("models--")]
+        return blobs[0] if blobs else None
     try:
         validate_repo_id(str(name_or_path))
     except HFValidationError:
-        return False
-    return True
+        return None
+    cache = Path(cache_dir if cache_dir is not None else constants.HF_HUB_CACHE)
+    return cache / repo_folder_name(repo_id=str(name_or_path), repo_type="model") / "blobs"
 
 
 def _versions(blobs: Path) -> dict[Path, tuple[int, int]]:

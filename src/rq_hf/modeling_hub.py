@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_rqvae import write_sampling
-from .hub_cache import checked_downloads, download_options
+from .hub_cache import PUSH_OPTIONS, checked_downloads, download_options
 
 
 class HubModel(PreTrainedModel):
@@ -25,10 +25,21 @@ class HubModel(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes
-    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+    def save_pretrained(
+        self, save_directory, is_main_process: bool = True, state_dict=None, push_to_hub: bool = False, **kwargs
+    ):
+        pushes = push_to_hub and hasattr(self, "_push_saved")  # which code that a repository brings along lacks
+        options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs} if pushes else {}
+        super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub and not pushes, **kwargs)
         if is_main_process:
             write_sampling(save_directory)
+        if is_main_process and pushes:
+            self._push_saved(save_directory, options)
+
+    def _push_saved(self, folder, options) -> None:
+        from .sharing import push_saved
+
+        push_saved(self, folder, **options)
 
     def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
         """As in the base class, but for adapters that are pickled: they are an `OSError`."""

@@ -354,7 +354,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
 
         Returns:
             [`RQTransformerOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            `ValueError`: inputs or targets of other shapes.
         """
+        self._check_shapes(input_ids, codes, labels, residuals)
         batch_size, height, width, depth = codes.shape
         vectors = self.codebook(codes.flatten(1, 2))  # (B, T, D, n_z), e(k)
         partial_sums = vectors.cumsum(dim=2)  # (B, T, D, n_z), z-hat^(d)
@@ -390,6 +394,21 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             text_loss=text_loss,
             depth_losses=depth_losses,
         )
+
+    def _check_shapes(self, input_ids, codes, labels, residuals) -> None:
+        """Shapes alone, which cost no wait for a device; codes that are out of range are an error of the embedding."""
+        config, batch_size = self.config, len(codes)
+        shape = (batch_size, *config.code_shape)
+        wanted = [
+            ("input_ids", input_ids, [(batch_size, config.condition_length)]),
+            ("codes", codes, [shape]),
+            ("labels", labels, [shape, (*shape, config.codebook_size)]),
+            ("residuals", residuals, [(*shape, config.codebook_dim)]),
+        ]
+        for name, tensor, shapes in wanted:
+            if tensor is not None and tuple(tensor.shape) not in shapes:
+                texts = " or ".join(str(each) for each in shapes)
+                raise ValueError(f"`{name}` must have shape {texts}, got {tuple(tensor.shape)}.")
 
     def _image_losses(self, depth_states, logits, labels, residuals, temperature) -> tuple:
         """Mean cross-entropy of the codes (Eq. 14) and of those of each depth, or `None` twice without targets."""

@@ -229,13 +229,13 @@ class RQVAEModel(HubModel):
         size, depth = self.config.codebook_size, self.config.code_depth
         if not isinstance(codes, torch.Tensor):
             raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
-        if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth:
+        if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         codes = codes.long()  # uint8 knows no large K
-        if codes.numel() and not (0 <= codes.min() and codes.max() < size):
+        if not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
         return self._decode_in_slices(self.quantizer.embed(codes))
 
@@ -253,7 +253,7 @@ class RQVAEModel(HubModel):
         Raises:
             `ValueError`: another shape.
         """
-        if quantized.ndim != 4 or quantized.shape[-1] != self.config.codebook_dim:
+        if quantized.ndim != 4 or quantized.shape[-1] != self.config.codebook_dim or 0 in quantized.shape:
             expected = f"(batch_size, height, width, {self.config.codebook_dim})"
             raise ValueError(f"`quantized` must have shape {expected}, got {tuple(quantized.shape)}.")
         return self._decode_in_slices(quantized)

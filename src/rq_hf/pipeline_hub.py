@@ -6,7 +6,7 @@ import sys
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .hub_cache import checked_downloads
+from .hub_cache import PUSH_OPTIONS, checked_downloads
 
 
 class HubPipelineMixin:
@@ -36,8 +36,23 @@ class HubPipelineMixin:
                 index[component][0] = library
         return index
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in the base class.
+    @classmethod
+    def download(cls, pretrained_model_name, **kwargs):
+        """As in the base class, with the check of [`from_pretrained`]."""
+        with checked_downloads(pretrained_model_name, kwargs.get("cache_dir")):
+            return super().download(pretrained_model_name, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """As in the base class; `push_to_hub=True` shares the folder as [`~rq_hf.sharing.push_folder`] does, to
+        `repo_id` or a repository of the folder's name.
 
         Raises:
             `ValueError`: a component with an adapter, of which the adapter alone would be written.
@@ -54,7 +69,18 @@ class HubPipelineMixin:
                     f"merge the adapter, `pipe.{name} = PeftModel.from_pretrained(pipe.{name}, ...)"
                     ".merge_and_unload()`, or share the adapter alone."
                 )
-        super().save_pretrained(save_directory, *args, **kwargs)
+        pushes = push_to_hub and hasattr(self, "_push_saved")  # which code that a repository brings along lacks
+        options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs} if pushes else {}
+        super().save_pretrained(
+            save_directory, safe_serialization, variant, max_shard_size, push_to_hub and not pushes, **kwargs
+        )
+        if pushes:
+            self._push_saved(save_directory, options)
+
+    def _push_saved(self, folder, options) -> None:
+        from .sharing import push_saved
+
+        push_saved(self, folder, **options)
 
     def push_to_hub(
         self,

@@ -164,6 +164,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         )
         candidates = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
         input_ids = self._condition(prompt, class_labels)
+        if known_codes is not None:
+            self.transformer.check_codes("`known_codes`", known_codes)
         if known_codes is not None and len(input_ids) == 1:  # one prompt for several given pictures
             input_ids = input_ids.expand(len(known_codes), -1)
         count = len(input_ids)
@@ -201,7 +203,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                     replaced = (answer or {}).get("codes")
                 if self.interrupt:
                     if replaced is not None:
-                        self.transformer._check_codes("the callback's codes", replaced, (len(codes),))
+                        self.transformer.check_codes("the callback's codes", replaced, (len(codes),))
                         codes.copy_(replaced)
                     return False
                 return replaced
@@ -256,14 +258,18 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             raise ValueError(f"`{name}` must hold at least one caption, got an empty list.")
         if self.tokenizer is None:
             raise ValueError(f"`{name}` needs a pipeline with a `tokenizer`; this one has none.")
+        for text in prompts:
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"`{name}` must be text, got a half of a surrogate pair in {text!r}.")
         length, options = self.tokenizer.model_max_length, {"add_special_tokens": False, "verbose": False}
         with _tokenizer_lock:
             whole = self.tokenizer(list(prompts), padding=False, truncation=False, **options).input_ids
             fitted = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
         null = None if self.transformer is None else self.transformer.config.null_condition_ids
         for row, (text, ids) in enumerate(zip(prompts, whole, strict=True)):
-            known = [index for index in ids if index != self.tokenizer.unk_token_id]
-            if len(known) < len(ids) and not any(map(str.isalpha, self.tokenizer.decode(known))):
+            taken = ids[:length]
+            known = [index for index in taken if index != self.tokenizer.unk_token_id]
+            if len(known) < len(taken) and not any(map(str.isalpha, self.tokenizer.decode(known))):
                 logger.warning(f"The tokenizer knows no letter of the prompt {text!r}: it says nothing to the model.")
                 if null is not None:
                     fitted.input_ids[row] = torch.tensor(null)

@@ -20,7 +20,7 @@ COMPONENT_CODE = {
     "rq_transformer": ("modeling_rq_transformer", "RQTransformerConfig", "RQTransformerForImageGeneration"),
 }
 # What a class cannot do without the library; the base class's own takes its place.
-LEFT_OUT_METHODS = {"push_to_hub"}
+LEFT_OUT_METHODS = {"push_to_hub", "_push_saved"}
 
 
 def code_files(folder: str | Path) -> dict[str, str]:

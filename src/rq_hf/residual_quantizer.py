@@ -159,11 +159,13 @@ class Codebook(nn.Module):
         """
         if codes is None:
             return self.weight[first_depth if len(self.weight) > 1 else 0]
-        num_codebooks, codebook_size, codebook_dim = self.weight.shape
-        if num_codebooks > 1:
-            depths = torch.arange(first_depth, first_depth + codes.shape[-1], device=codes.device)
-            codes = codes + depths * codebook_size
-        return F.embedding(codes, self.weight.view(-1, codebook_dim))
+        num_codebooks, codebook_size, _ = self.weight.shape
+        if num_codebooks == 1:
+            return F.embedding(codes, self.weight[0])
+        depths = torch.arange(first_depth, first_depth + codes.shape[-1], device=codes.device)
+        return self.weight[
+            depths, torch.where(codes < 0, codebook_size, codes)
+        ]  # negative ones would count from behind
 
 
 class ResidualQuantizer(nn.Module):

@@ -99,7 +99,7 @@ def push_folder(
         files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/pr/"):  # a pull request is there already
+        if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=revision)
         if "README.md" in files:
@@ -110,7 +110,12 @@ def push_folder(
             ):  # what the card was written for, before there was a repository
                 own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
             added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
-        elif "README.md" not in present:
+        elif "README.md" in present:
+            if with_code or evaluations:
+                path = api.hf_hub_download(repo_id, "README.md", revision=revision)
+                own = Path(path).read_text(encoding="utf-8")
+                added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
+        else:
             metadata = ModelCardData(tags=list(tags or []) or None)
             added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
         uploads: dict[str, Path | bytes] = {path: file for path, file in files.items() if file is not None}
@@ -144,12 +149,27 @@ def save_and_push(
     """
     if not options.pop("safe_serialization", True):
         raise ValueError("`safe_serialization` must be True, got False: pickles are not shared.")
-    options["commit_message"] = options.get("commit_message") or f"Upload {type(item).__name__}"
-    options["tags"] = [*(options.get("tags") or ()), *(getattr(item, "model_tags", None) or ())]
     saving = {"variant": variant, "max_shard_size": max_shard_size}
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as folder:
         item.save_pretrained(folder, **{name: value for name, value in saving.items() if value is not None})
-        return push_folder(folder, repo_id, **options)
+        return push_saved(item, folder, repo_id, **options)
+
+
+def push_saved(item: Any, folder: str | Path, repo_id: str | None = None, **options) -> CommitInfo:
+    """Uploads the folder that a pipeline or a model was saved to.
+
+    Args:
+        item: what was saved.
+        folder (`str` or `Path`): where.
+        repo_id (`str`, *optional*): repository, made if it is missing; by default one of the folder's name.
+        options: of [`push_folder`].
+
+    Returns:
+        `huggingface_hub.CommitInfo`
+    """
+    options["commit_message"] = options.get("commit_message") or f"Upload {type(item).__name__}"
+    options["tags"] = [*(options.get("tags") or ()), *(getattr(item, "model_tags", None) or ())]
+    return push_folder(folder, repo_id or Path(folder).absolute().name, **options)
 
 
 def shared_files(folder: str | Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from .data import sorted_names
+from .data import plain_label, sorted_names
 from .pictures import PictureDataset
 from .trainer import RQTrainer
 
@@ -92,7 +92,7 @@ def labels_of(rows: datasets.Dataset, column: str, names: list[str] | None = Non
     Raises:
         `ValueError`: a label that is not among `names`, or none.
     """
-    values, feature = list(rows[column]), rows.features[column]
+    values, feature = [plain_label(value) for value in rows[column]], rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         values = [None if value is None else feature.int2str(value) for value in values]
         names = names or feature.names

@@ -11,7 +11,7 @@ from ..configuration_rq_transformer import code_fields
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..modeling_rqvae import RQVAEModel
 from ..residual_quantizer import nearest_codes
-from .trainer import with_kept_weights
+from .initial_model import with_kept_weights
 
 logger = logging.getLogger(__name__)
 

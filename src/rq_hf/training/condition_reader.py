@@ -11,7 +11,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration_rq_transformer import RQTransformerConfig
-from .data import DataArguments
+from .data import DataArguments, plain_label
 
 logger = logging.getLogger(__name__)
 
@@ -19,21 +19,22 @@ NUM_MEASURED = 10_000  # captions of which it is told how many are cut
 
 
 def are_ids(feature: Any, names: Iterable[str]) -> bool:
-    """Whether the labels of a column are ids that names were given for: class labels, or integers where no name is
-    one."""
+    """Whether the labels of a column are ids that names were given for: class labels, or numbers (integers with gaps
+    are read as floats) where no name is one."""
     if isinstance(feature, datasets.ClassLabel):
         return True
-    is_integer = isinstance(feature, datasets.Value) and feature.dtype.lstrip("u").startswith("int")
-    return is_integer and not any(name.strip().isdigit() for name in names)
+    is_number = isinstance(feature, datasets.Value) and feature.dtype.lstrip("u").startswith(("int", "float"))
+    return is_number and not any(name.strip().isdigit() for name in names)
 
 
 class ConditionReader:
     """Gives the condition of a row as [`ConditionEncoder`] takes it.
 
-    A missing caption (none, empty or blank) and a missing label (`None`, or -1 of class labels) are the null condition
-    of a model that has one; so is a list of missing captions, while from a longer list they are left out. A caption of
-    more tokens than the model's `condition_length` is cut to it. Both are counted in the log: of a data set once, of a
-    stream when the first one is met. All else that is neither text nor a class of the model is an error.
+    A missing caption (none, or nothing that the tokenizer sees) and a missing label (`None`, NaN or a blank, or -1 of
+    class labels) are the null condition of a model that has one; so is a list of missing captions, while from a longer
+    list they are left out. A caption of more tokens than the model's `condition_length` is cut to it. Both are counted
+    in the log: of a data set once, of a stream when the first one is met. All else that is neither text nor a class of
+    the model is an error.
 
     Args:
         data (`CodeDataArguments`): the column of captions or labels.
@@ -106,18 +107,25 @@ class ConditionReader:
                 f"`caption_column` must hold texts or lists of texts, got {_shown(value)} in {name} of "
                 f"{self.caption_column!r}."
             )
-        texts = [text for text in variants[: self.num_variants] if text and text.strip()]
+        texts = [text for text in variants[: self.num_variants] if text and self._says_something(text)]
         if not texts:
             self._note_missing("caption_column", self.caption_column, value, name)
             return ""
         self._measure(texts, name)
         return texts if isinstance(value, list) else value
 
+    def _says_something(self, text: str) -> bool:
+        """Whether there is more than blanks and characters of no width, of which a tokenizer makes nothing."""
+        if text.isascii() and text.isprintable():
+            return bool(text.strip())
+        return len(self.tokenizer(text, padding=False, truncation=True, verbose=False).input_ids) > 0
+
     def _label(self, value: Any, name: str) -> int:
-        if value is None or (self.is_class_label and value == -1):
+        label = plain_label(value)
+        if label is None or (self.is_class_label and value == -1):
             self._note_missing("label_column", self.label_column, value, name)
             return self.null_condition_ids[0]
-        label = value
+        value = label
         if self.names is not None and isinstance(value, int) and 0 <= value < len(self.names):
             label = self.names[value]
         if not isinstance(label, (str, int)) or str(label) not in self.label2id:

@@ -16,12 +16,16 @@ from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .condition_reader import ConditionReader, are_ids
 from .data import CodeDataset, DataArguments, sorted_names
+from .initial_model import initial_config
 from .pictures import PictureDataset, decodable_rows
 from .streaming import CodeStream, PictureStream, training_stream
-from .trainer import RQTrainingArguments, initial_config
+from .trainer import RQTrainingArguments
 from .trainer_rq_transformer import cache_latents
 from .transforms import PictureTransform
 from .vocabulary import REPLACE, caption_vocabulary, class_vocabulary
+
+# Tokens: a tokenizer without a limit has 1e30.
+LONGEST_CONDITION = 10**6
 
 
 @dataclass
@@ -74,7 +78,13 @@ def load_tokenizer(data: CodeDataArguments) -> PreTrainedTokenizerFast | None:
     if data.tokenizer_name_or_path is None:
         raise ValueError("`tokenizer_name_or_path` must be given with a `caption_column`, got None.")
     subfolder = component_subfolder(data.tokenizer_name_or_path, "tokenizer")
-    return AutoTokenizer.from_pretrained(data.tokenizer_name_or_path, subfolder=subfolder)
+    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer_name_or_path, subfolder=subfolder)
+    if tokenizer.model_max_length > LONGEST_CONDITION:  # transformers' number for none
+        raise ValueError(
+            "`tokenizer_name_or_path` must have a `model_max_length`, the tokens of every condition, got "
+            f"{data.tokenizer_name_or_path!r} without one."
+        )
+    return tokenizer
 
 
 def transformer_config(
@@ -248,6 +258,7 @@ def code_datasets(
     training, data = arguments.training, arguments.data
     if data.streaming and training.cache_latents:
         raise ValueError("`cache_latents` must be false with `streaming`: a stream is not encoded beforehand.")
+    training.check_code_depth(rqvae.config.code_depth)  # before all is encoded
     encoder = BPEDropoutEncoder(tokenizer) if tokenizer is not None else None
     prepared = {}
     for name, rows in splits.items():

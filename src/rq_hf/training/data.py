@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -129,11 +130,30 @@ def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
 
 
 def sorted_names(labels: Iterable[Any]) -> list[str]:
-    """Names of the different labels, whole numbers by value, anything else by text; `None` is no label."""
-    different = {label for label in labels if label is not None}
+    """Names of the different labels, whole numbers by value, anything else by text; what is missing is no label.
+
+    Raises:
+        `ValueError`: a label that is neither a number nor a text.
+    """
+    different = {label for label in map(plain_label, labels) if label is not None}
     if all(isinstance(label, int) for label in different):
         return [str(label) for label in sorted(different)]
     return sorted({str(label) for label in different})
+
+
+def plain_label(label: Any) -> Any:
+    """A label as it was meant: a column of integers with gaps is read as one of floats; `None` is none, or a blank.
+
+    Raises:
+        `ValueError`: a label that is neither a number nor a text.
+    """
+    if isinstance(label, str):
+        return label if label.strip() else None
+    if isinstance(label, float):
+        return None if math.isnan(label) else int(label) if label.is_integer() else label
+    if label is not None and not isinstance(label, int):
+        raise ValueError(f"`label_column` must hold numbers or texts, got {label!r:.100}.")
+    return label
 
 
 def check_column(rows: Rows, column: str, argument: str) -> None:

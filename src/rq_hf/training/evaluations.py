@@ -10,7 +10,7 @@ from torch import nn
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 # Of each part of a loss: the sum, and what it is to be divided by.
-Sums = dict[str, tuple[torch.Tensor, int]]
+Sums = dict[str, tuple[torch.Tensor, int | torch.Tensor]]
 
 
 @contextmanager
@@ -79,9 +79,12 @@ class Evaluations:
                 inputs = {name: values[: self._evaluated_rows] for name, values in inputs.items()}
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-    def record(self, model: nn.Module, **values: torch.Tensor) -> None:
-        """Adds scalars to the means that the next log will show, in evaluation weighted by rows; no device sync."""
-        sums, weight = (self._recorded, 1) if model.training else (self._evaluated, self._evaluated_rows)
+    def record(self, model: nn.Module, weight: torch.Tensor | None = None, **values: torch.Tensor) -> None:
+        """Adds scalars to the means that the next log will show, in evaluation weighted by rows, or by `weight`, a
+        number of something in these rows; no device sync."""
+        sums = self._recorded if model.training else self._evaluated
+        if weight is None or self._evaluated_rows == 0:
+            weight = 1 if model.training else self._evaluated_rows
         for name, value in values.items():
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + weight * value.detach().float(), count + weight)
@@ -96,7 +99,7 @@ class Evaluations:
         """Those of all processes; `sums` are empty afterwards."""
         means = {}
         for name, (total, count) in sums.items():
-            summed = self.accelerator.reduce(torch.stack([total, total.new_tensor(count)]), "sum")
-            means[name] = round((summed[0] / summed[1]).item(), 6)
+            summed = self.accelerator.reduce(torch.stack([total, torch.as_tensor(count).to(total)]), "sum")
+            means[name] = round((summed[0] / summed[1].clamp(min=1)).item(), 6)  # 0 of nothing
         sums.clear()
         return means

@@ -131,10 +131,19 @@ class MuonTrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` must be 0, got {self.label_smoothing_factor}: codes have soft labels of "
+                "their own."
+            )
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` must be False, got True: the data set gives what is used.")
         self.muon_learning_rate = self.muon_learning_rate or None  # a flag of 0 takes back what a recipe says
         if self.muon_learning_rate is not None:
             if not self.muon_learning_rate > 0:
                 raise ValueError(f"`muon_learning_rate` must be at least 0, got {self.muon_learning_rate}.")
+            if str(self.optim.value).startswith("schedule_free"):
+                raise ValueError(f"`optim` must have no mode of training beside Muon, got {self.optim.value!r}.")
             if not hasattr(torch.optim, "Muon"):
                 raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got torch {torch.__version__}.")
 

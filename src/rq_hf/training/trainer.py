@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,11 +18,11 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import TrainOutput
 
-from ..pipeline_rq_image_generation import component_subfolder
 from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
@@ -52,6 +53,13 @@ class RQTrainingArguments(TrainingArguments):
             "help": "Decay of a moving average of the weights, with which the model is evaluated and published."
         },
     )
+    dataloader_drop_last: bool = field(
+        default=True,
+        metadata={
+            "help": "Leave out an epoch's last batch where it is not whole, of all processes together: they would "
+            "fill it up with rows of the beginning, and train otherwise than one process. Evaluations see all rows."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
     ddp_broadcast_buffers: bool | None = field(
@@ -59,6 +67,9 @@ class RQTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        metric = self.metric_for_best_model
+        if self.greater_is_better is None and metric is not None and is_lower_better(metric):
+            self.greater_is_better = False  # the base class looks at the name's end alone
         super().__post_init__()
         for each in fields(self):  # the command line checks flags alone, no configuration
             choices, value = each.metadata.get("choices"), getattr(self, each.name)
@@ -68,12 +79,22 @@ class RQTrainingArguments(TrainingArguments):
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
 
 
+def is_lower_better(metric: str) -> bool:
+    """Whether a figure of an evaluation is the better the lower it is, by its name."""
+    return "loss" in metric or metric.endswith("mse")
+
+
 class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if not isinstance(self.args, RQTrainingArguments):
+            raise ValueError(f"`args` must be {RQTrainingArguments.__name__}, got {type(self.args).__name__}.")
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):  # only between steps is a checkpoint one that is resumed
+                callback.on_pre_optimizer_step = lambda args, state, control, **kwargs: control
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"A process must train on one GPU, got {self.args.n_gpu}: start by `accelerate launch`, which makes "
@@ -101,6 +122,8 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                     "`save_only_model` must be False with `ema_decay` and `load_best_model_at_end`, got True: the "
                     "average of the best checkpoint is needed at the end."
                 )
+            if self.model_init is not None:
+                raise ValueError("`model_init` must be None with `ema_decay`: the average is one of this model.")
             self.average = EMAModel(trained_parameters(self.model), decay=self.args.ema_decay, foreach=True)
             self.add_callback(UpdateAverage(self.average))
 
@@ -126,7 +149,14 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in the base class; a stream is this process's own part already, which must not be dealt out once more."""
         if not isinstance(self.train_dataset, IterableDataset):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            if len(loader) == 0 and len(self.train_dataset) > 0:
+                raise ValueError(
+                    f"`train_dataset` must hold a whole batch, {self._train_batch_size} rows for each of "
+                    f"{self.args.world_size} processes, got {len(self.train_dataset)} rows; with "
+                    "`--dataloader_drop_last false` fewer are trained on."
+                )
+            return loader
         loader = DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
@@ -139,6 +169,25 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As in the base class, of all rows."""
+        with self._all_rows():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As in the base class, of all rows."""
+        with self._all_rows():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _all_rows(self) -> Iterator[None]:
+        """`dataloader_drop_last` is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As in the base class; what may be resumed from is told by [`resume_checkpoint`].
 
@@ -146,7 +195,13 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             `ValueError`: nothing to resume from, or processes whose data differ in length.
         """
         if resume_from_checkpoint not in (None, False):
-            resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
+            asked, resume_from_checkpoint = (
+                resume_from_checkpoint, resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
+            )  # fmt: skip
+            if asked is True and resume_from_checkpoint is None:
+                raise ValueError(
+                    f"`output_dir` must have a checkpoint to resume from, got {self.args.output_dir!r} with none."
+                )
         self._check_common_data()
         if self.args.should_save:  # what a killed run left
             shutil.rmtree(Path(self.args.output_dir, INCOMPLETE_FOLDER), ignore_errors=True)
@@ -293,6 +348,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
     def _load_average(self, checkpoint: str) -> None:
         if self.average is not None:
             self.average.load_state_dict(torch.load(saved_state(checkpoint, EMA_FILE), "cpu", weights_only=True))
+            self.average.decay = self.args.ema_decay  # which may be another now
             self.average.to(self.args.device)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
@@ -321,82 +377,3 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone: the scripts render it from `model_cards/`."""
-
-
-def initial_config(
-    config_class: type[PreTrainedConfig], fields: dict[str, Any], name_or_path: str | None, component: str
-) -> PreTrainedConfig:
-    """The configuration that a training starts from.
-
-    Args:
-        config_class: its class.
-        fields: its fields; beside a pretrained model, those that replace its own.
-        name_or_path: Hub id or folder of a pretrained model, or of a pipeline that has it; `None` for a new one.
-        component: its name in a pipeline, "rqvae" or "transformer".
-    """
-    if name_or_path is None:
-        return config_class(**fields)
-    subfolder = component_subfolder(name_or_path, component)
-    return config_class.from_pretrained(name_or_path, subfolder=subfolder, **fields)
-
-
-def initial_model(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, name_or_path: str | None
-) -> PreTrainedModel:
-    """The model that a training starts from, in fp32.
-
-    Args:
-        model_class: its class.
-        config: its configuration, see [`initial_config`].
-        name_or_path: as there.
-
-    Raises:
-        `ValueError`: the pretrained weights are not those of a model with this configuration.
-    """
-    if name_or_path is None:
-        return model_class(config)
-    subfolder = component_subfolder(name_or_path, model_class.base_model_prefix)
-    try:
-        model, loading = model_class.from_pretrained(
-            name_or_path, subfolder=subfolder, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except RuntimeError as error:  # weights of other shapes
-        raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r}: {error}") from error
-    wrong = {name: sorted(loading[name]) for name in ("missing_keys", "unexpected_keys") if loading[name]}
-    if wrong:
-        raise ValueError(f"`model_name_or_path` must fit the model's fields, got {name_or_path!r} with {wrong}.")
-    return model
-
-
-def with_kept_weights(
-    model: PreTrainedModel,
-    config: PreTrainedConfig,
-    new_weights: tuple[str, ...] = (),
-    resized_weights: tuple[str, ...] = (),
-) -> PreTrainedModel:
-    """A model of another configuration with the weights of `model`, except those that are new; they are logged.
-
-    Args:
-        model: its weights, generation configuration and name are kept.
-        config: of the returned model.
-        new_weights: how the names of weights begin that are new.
-        resized_weights: how those begin that are new where `model` has none of their shape.
-
-    Raises:
-        `ValueError`: another weight is not in both models, or not of one shape.
-    """
-    renewed = type(model)(config)
-    before, after = ({name: w.shape for name, w in each.state_dict().items()} for each in (model, renewed))
-    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    wrong = sorted(name for name in differing if not name.startswith(new_weights + resized_weights))
-    if wrong:
-        raise ValueError(f"`model` must have the weights of its new configuration, got others for {', '.join(wrong)}.")
-    new = {name for name in after if name.startswith(new_weights)} | (differing & after.keys())
-    renewed.load_state_dict(
-        {name: weight for name, weight in model.state_dict().items() if name in after.keys() - new}, strict=False
-    )
-    if model.can_generate():
-        renewed.generation_config = model.generation_config
-    renewed.name_or_path = model.name_or_path
-    logger.warning("Weights that are not those of %s: %s.", model.name_or_path, ", ".join(sorted(new)))
-    return renewed

@@ -120,6 +120,9 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
         if not temperatures or not all(value > 0 for value in temperatures):
             raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
         self.code_temperature = temperatures[0] if len(temperatures) == 1 else temperatures
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
+            raise ValueError(f"`early_stopping_patience` must be at least 0, got {self.early_stopping_patience}.")
+        self.early_stopping_patience = self.early_stopping_patience or None  # 0 takes back what a recipe says
         if self.early_stopping_patience is not None:
             if self.eval_strategy == "no":
                 raise ValueError(
@@ -157,6 +160,10 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
                     raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
             if not 0 <= self.lora_dropout < 1:
                 raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
+
+    def check_code_depth(self, code_depth: int) -> None:
+        """Refuses as many temperatures as this RQ-VAE has no codes."""
+        one_per_depth("code_temperature", self.code_temperature, code_depth, lambda v: v > 0, "greater than 0")
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -202,8 +209,7 @@ class RQTransformerTrainer(MuonTrainer):
                 f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
                 "draws outside its forward pass, where it has shards."
             )
-        depth = rqvae.config.code_depth
-        one_per_depth("code_temperature", self.args.code_temperature, depth, lambda v: v > 0, "greater than 0")
+        self.args.check_code_depth(rqvae.config.code_depth)
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
@@ -240,6 +246,8 @@ class RQTransformerTrainer(MuonTrainer):
             parts["image_loss_nearest_codes"] = nearest.image_loss
         if outputs.text_loss is not None:
             parts["text_loss"] = outputs.text_loss
+            if not model.training:  # a batch of long captions counts for more
+                self.record(model, self._caption_tokens(inputs), text_loss=parts.pop("text_loss"))
             if num_items_in_batch is not None:  # this batch may have more or fewer caption tokens than the mean
                 parts["text_loss"] = outputs.text_loss * self._caption_tokens(inputs) / num_items_in_batch
                 weight = self._config.text_loss_weight
@@ -278,8 +286,13 @@ class RQTransformerTrainer(MuonTrainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """As in the base class, and with pictures of the data's first conditions."""
+        """As in the base class, and with pictures of the data's first conditions. The text loss is a mean over all
+        caption tokens, so that it, and the loss that it is a part of, does not depend on the batches."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        image_loss, text_loss = (output.metrics.get(f"{metric_key_prefix}_{name}_loss") for name in ("image", "text"))
+        if text_loss is not None:
+            weight = self._config.text_loss_weight
+            output.metrics[f"{metric_key_prefix}_loss"] = (1 - weight) * image_loss + weight * text_loss
         if self.args.eval_pictures > 0 and self.is_world_process_zero():
             try:
                 self._show_pictures(dataloader.dataset, metric_key_prefix)

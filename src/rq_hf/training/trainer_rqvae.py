@@ -21,8 +21,8 @@ from .arguments import ScriptArguments
 from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
+from .initial_model import initial_config, initial_model, with_kept_weights
 from .muon import MuonTrainer, MuonTrainingArguments, inner_kernels
-from .trainer import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,10 @@ class RQVAETrainingArguments(MuonTrainingArguments):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.adversarial_weight > 0:
+            if str(self.optim.value).startswith("schedule_free"):
+                raise ValueError(
+                    f"`optim` must have no mode of training beside a discriminator, got {self.optim.value!r}."
+                )
             if self.fp16:
                 raise ValueError(f"`fp16` must be False with a discriminator, got True: {NO_FP16}")
             if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
@@ -122,7 +126,7 @@ class RQVAETrainer(MuonTrainer):
     def __init__(
         self, model: RQVAEModel | None = None, args: RQVAETrainingArguments | None = None, *more_args, **kwargs
     ):
-        if args is not None and args.train_decoder_only:
+        if getattr(args, "train_decoder_only", False):
             if model is None:
                 raise ValueError("`model` must be given with `train_decoder_only`, got None.")
             for part in (model.encoder, model.quant_conv):
@@ -130,6 +134,11 @@ class RQVAETrainer(MuonTrainer):
         super().__init__(model, args, *more_args, **kwargs)
         if self.args.adversarial_weight > 0:
             self._check_launch_of_discriminator()
+            if self.model_init is not None:
+                raise ValueError(
+                    "`model_init` must be None with a discriminator, which belongs to this model; "
+                    "`adversarial_weight` 0 trains without."
+                )
         batches = self.args.gradient_accumulation_steps
         if batches > 1 and not self.args.train_decoder_only:
             logger.warning(
