@@ -163,7 +163,7 @@ def train_transformer(
         workers: of the data loader.
     """
     set_seed(0)
-    pictures = Pictures()
+    pictures = Pictures(missing=3)
     captions = [f"a {name}, {style} style" for style in ("noto", "3d") for name in "apple heart pizza rocket".split()]
     tokenizer = train_caption_tokenizer(captions, vocab_size=80, max_length=8)
     rqvae = RQVAEModel(RQVAE)

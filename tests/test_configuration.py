@@ -217,6 +217,18 @@ def test_names_of_classes_that_contradict_or_are_none_are_refused(labels, messag
         RQTransformerConfig(condition_length=1, vocab_size=4, **labels)
 
 
+def test_a_file_whose_names_were_changed_by_half_is_read_with_a_warning(tmp_path, caplog):
+    config = RQTransformerConfig(condition_length=1, vocab_size=4, id2label={0: "cat", 1: "dog"})
+    config.id2label = {0: "cat", 1: "bird"}
+    config.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        loaded = RQTransformerConfig.from_pretrained(tmp_path)
+    assert loaded.label2id == {"cat": 0, "bird": 1} and "got 'dog' for 1, which is 'bird' there" in caplog.text
+    caplog.clear()
+    loaded = RQTransformerConfig.from_pretrained(tmp_path, id2label={0: "cow"})
+    assert loaded.label2id == {"cow": 0} and "label2id" not in caplog.text
+
+
 def test_the_ids_of_classes_tell_their_names(tmp_path):
     config = RQTransformerConfig(condition_length=1, vocab_size=4, label2id={"cat": 0, "dog": 2})
     config.save_pretrained(tmp_path)

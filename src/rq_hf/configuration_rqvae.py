@@ -76,26 +76,14 @@ class RQConfig(PreTrainedConfig):
                 raise ValueError(unknown_field_message(type(self).__name__, name, self.known_fields()))
         if self.id2label is None and isinstance(self.label2id, Mapping):
             self.id2label = {index: label for label, index in self.label2id.items()}
-        self._check_labels()
+        if contradiction := _contradiction(self.id2label, self.label2id):
+            raise ValueError(contradiction)
         has_labels = self.id2label is not None or kwargs.get("num_labels") is not None
         super().__post_init__(**kwargs)
         if not has_labels:  # the base class invents two labels
             self.id2label = self.label2id = None
         elif self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
-
-    def _check_labels(self) -> None:
-        names = self.id2label
-        if names is None:
-            return
-        if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"`id2label` must map ids to texts, got {names!r:.200}.")
-        for name, index in (self.label2id or {}).items():
-            if names.get(index, names.get(str(index))) != name:
-                raise ValueError(
-                    f"`label2id` must name the classes as `id2label` does, got {name!r} for {index}, which is "
-                    f"{names.get(index, names.get(str(index)))!r} there."
-                )
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -130,6 +118,12 @@ class RQConfig(PreTrainedConfig):
         # Fields given beside the file are checked with it; `dtype` is the loader's too.
         given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
         config_dict |= {name: kwargs.pop(name) for name in given}
+        if "label2id" not in given and _contradiction(config_dict.get("id2label"), None) is None:
+            contradiction = _contradiction(config_dict.get("id2label"), config_dict.get("label2id"))
+            if contradiction and "id2label" not in given:  # a file that somebody changed half of
+                logger.warning(f"{contradiction} It is ignored.")
+            if contradiction:
+                config_dict["label2id"] = None
         if not kwargs.get("return_unused_kwargs"):  # nobody else looks at them
             for name in kwargs:
                 if name not in known | _LOADING and not name.startswith("_"):
@@ -139,6 +133,20 @@ class RQConfig(PreTrainedConfig):
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:
             raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)}.")
+
+
+def _contradiction(id2label: Any, label2id: Any) -> str | None:
+    """What is wrong with names of classes, if anything is."""
+    if id2label is None:
+        return None
+    if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
+        return f"`id2label` must map ids to texts, got {id2label!r:.200}."
+    names = {int(index): name for index, name in id2label.items()}  # texts in a file
+    for name, index in (label2id or {}).items():
+        if names.get(index) != name:
+            there = f"which is {names[index]!r}" if index in names else "which has none"
+            return f"`label2id` must name the classes as `id2label` does, got {name!r} for {index}, {there} there."
+    return None
 
 
 @strict
