@@ -2,12 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captions and labels as they come: missing, empty, too long, no text, of no class; and latents of another RQ-VAE."""
 
+import copy
 import logging
 
 import datasets
 import pytest
 import torch
 from picture_files import emoji_rows, jpeg
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from rq_hf import RQTransformerConfig
 from rq_hf.training import (
@@ -19,6 +23,7 @@ from rq_hf.training import (
     code_datasets,
     load_dataset_splits,
 )
+from rq_hf.training.condition_reader import ConditionReader
 from rq_hf.training.data import sorted_names
 
 CLASSES = ["goose", "volcano", "tabby"]
@@ -149,6 +154,22 @@ def test_a_missing_label_is_the_null_condition_or_an_error(read, feature, caplog
 def test_a_label_outside_the_classes_is_an_error_that_names_the_row(read, values, feature, model):
     with pytest.raises(ValueError, match="`label_column` must hold one of the 3 classes of the model, .* in row 0"):
         read(values, feature, kind="label", **model)
+
+
+@pytest.mark.parametrize("value", [" \n ", "\t", "\u00a0"])
+def test_blanks_are_missing_whatever_a_tokenizer_makes_of_them(read, tiny_tokenizer, value):
+    tiny_tokenizer = copy.deepcopy(tiny_tokenizer)
+    backend = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(single="[UNK] $A", special_tokens=[("[UNK]", 1)])  # a start token
+    started = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", model_max_length=6)
+    assert len(started(value).input_ids) >= 1
+    reader = ConditionReader(
+        CodeDataArguments(caption_column="words"),
+        RQTransformerConfig(vocab_size=80, condition_length=6, null_condition_ids=[0] * 6),
+        started,
+    )
+    assert reader({"words": value}) == "" and reader({"words": "a red heart"}) == "a red heart"
+    assert reader.num_missing == 1
 
 
 def test_labels_that_are_neither_numbers_nor_texts_are_refused(read):

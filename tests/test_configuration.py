@@ -197,6 +197,7 @@ def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_c
         tmp_path, codebook_size=64, trust_remote_code=True, token=None, local_files_only=True, subfolder=""
     )
     assert loaded.codebook_size == 64
+    assert config_class.from_pretrained(tmp_path, return_unused_kwargs=False).codebook_size == 16384
     loaded, unused = config_class.from_pretrained(tmp_path, something=1, return_unused_kwargs=True)
     assert unused["something"] == 1
 
@@ -205,6 +206,8 @@ def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_c
     "labels, message",
     [
         ({"id2label": {0: 10, 1: 11}}, "`id2label` must map ids to texts, got {0: 10, 1: 11}"),
+        ({"id2label": {"one": "cat"}}, "`id2label` must map ids to texts, got {'one': 'cat'}"),
+        ({"label2id": ["cat"]}, r"`label2id` must map texts to ids, got \['cat'\]"),
         ({"id2label": ["cat", "dog"]}, r"`id2label` must map ids to texts, got \['cat', 'dog'\]"),
         (
             {"id2label": {0: "cat", 1: "dog"}, "label2id": {"dog": 0}},
@@ -227,6 +230,17 @@ def test_a_file_whose_names_were_changed_by_half_is_read_with_a_warning(tmp_path
     caplog.clear()
     loaded = RQTransformerConfig.from_pretrained(tmp_path, id2label={0: "cow"})
     assert loaded.label2id == {"cow": 0} and "label2id" not in caplog.text
+
+
+def test_names_that_are_taken_away_do_not_come_back(tmp_path):
+    config = RQTransformerConfig(condition_length=1, vocab_size=4, id2label={0: "cat", 1: "dog"})
+    config.save_pretrained(tmp_path)
+    loaded = RQTransformerConfig.from_pretrained(tmp_path, id2label=None, condition_length=8, vocab_size=1)
+    assert loaded.id2label is None and loaded.label2id is None
+    config.id2label = None
+    config.save_pretrained(tmp_path)
+    loaded = RQTransformerConfig.from_pretrained(tmp_path)
+    assert loaded.id2label is None and loaded.label2id is None
 
 
 def test_the_ids_of_classes_tell_their_names(tmp_path):

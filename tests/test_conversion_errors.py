@@ -225,7 +225,9 @@ def test_a_configuration_that_these_models_cannot_have_is_refused(stage, change,
     assert_refused(broken, tmp_path / "out", f"(?s){stage}/config.yaml .*{message}")
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("1e-1", 0.1), ("2E-1", 0.2), ("0.25", 0.25)])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("1e-1", 0.1), ("2E-1", 0.2), ("0.25", 0.25), ("2.5e-1", 0.25), ("1.e-1", 0.1)]
+)
 def test_numbers_are_those_of_the_official_reader(text, wanted, tmp_path):
     stage = write_checkpoint(tmp_path / "cc3m", "cc3m") / "stage2"
     path = stage / "config.yaml"

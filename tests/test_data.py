@@ -460,3 +460,29 @@ def test_a_column_without_pictures_is_refused(tmp_path, values, streaming):
     datasets.Dataset.from_dict({"image": values}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="`image_column` must be one of pictures, got 'image' of"):
         load_dataset_splits(DataArguments(str(tmp_path), streaming=streaming))
+
+
+@pytest.mark.parametrize("kind", ["array", "lists", "table"])
+def test_pictures_may_be_arrays_or_tables_with_more_in_them(tmp_path, kind):
+    levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    if kind == "table":
+        values = []
+        for each in levels:
+            buffer = io.BytesIO()
+            Image.fromarray(each).save(buffer, "PNG")
+            values.append({"bytes": buffer.getvalue(), "path": None, "width": 16})
+        feature = {
+            "bytes": datasets.Value("binary"),
+            "path": datasets.Value("string"),
+            "width": datasets.Value("int32"),
+        }
+    else:
+        values = levels.tolist()
+        nested = datasets.List(datasets.List(datasets.List(datasets.Value("uint8"))))
+        feature = datasets.Array3D((16, 16, 3), "uint8") if kind == "array" else nested
+    rows = datasets.Dataset.from_dict({"image": values}, features=datasets.Features({"image": feature}))
+    rows.to_parquet(tmp_path / "train.parquet")
+    rows = load_dataset_splits(DataArguments(str(tmp_path)))["train"]
+    pictures = PictureDataset(rows, image_size=16, transform="center_crop", training=False)
+    expected = torch.from_numpy(levels[1]).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(pictures[1]["pixel_values"], expected, rtol=0, atol=1e-2)

@@ -389,12 +389,12 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         (
             "samples",
             ["--acceptance_rate", "0.9", "--classifier", "SELECTOR"],
-            "`--acceptance_rate` must be 1 / n, .* got 0.9, which is none of 1/1, 1/2",
+            "`--acceptance_rate` must be 1 / n, .* got 0.9; near it are 1 and 0.5",
         ),
         (
             "sweep",
             ["--acceptance_rate", "0.5", "0.3", "--classifier", "SELECTOR"],
-            "`--acceptance_rate` must be 1 / n, .* got 0.3, which is none of 1/3, 1/4",
+            "`--acceptance_rate` must be 1 / n, .* got 0.3; near it are 0.3333333 and 0.25",
         ),
         ("sweep", ["--acceptance_rate", "1", "1.5", "--classifier", "SELECTOR"], r"`acceptance_rate` .* got 1.5"),
         ("sweep", ["--acceptance_rate", "1", "0.5"], "`classifier` and `acceptance_rate` need each other"),

@@ -15,14 +15,15 @@ import httpx2
 import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants, create_repo, file_download, hf_hub_download, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http
+from scorers import tiny_clip
 from test_hub import PROMPT, draw
 from test_sharing import contents
 from transformers import AutoConfig, AutoModel
 
-from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, hub_cache
+from rq_hf import CLIPRanker, RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, hub_cache
 from rq_hf.sharing import push_folder
 
 WEIGHTS = r"model\.safetensors"
@@ -266,9 +267,40 @@ def test_files_are_read_for_their_hash_once(hub, tiny_rqvae, monkeypatch):
     RQVAEModel.from_pretrained("me/tiny")
     assert len(compared) == once
     monkeypatch.setattr(hub_cache, "_compared", set())
-    monkeypatch.setattr(hub_cache, "NEW", 0)  # in another process, another day
+    monkeypatch.setattr(hub_cache, "NEW", 0)
+    monkeypatch.setattr(hub_cache, "BEGUN", time.time_ns() + 1)  # in another process, another day
     RQVAEModel.from_pretrained("me/tiny")
     assert len(compared) == once
+
+
+def test_a_file_of_an_earlier_process_that_was_edited_stays_where_it_can_be_read(hub, tiny_rqvae, monkeypatch):
+    tiny_rqvae.push_to_hub("me/tiny")
+    RQVAEModel.from_pretrained("me/tiny")
+    path = Path(hf_hub_download("me/tiny", "config.json"))
+    edited = path.read_text().replace('"commitment_weight": 0.25', '"commitment_weight": 0.5')
+    path.write_text(edited)  # in the cache, through the link
+    monkeypatch.setattr(hub_cache, "BEGUN", time.time_ns() + 1)
+    with pytest.warns(UserWarning, match="has other bytes than the Hub had; delete it"):
+        assert RQVAEModel.from_pretrained("me/tiny").config.commitment_weight == 0.5
+    path.write_text("{")
+    with pytest.raises(OSError, match="not a valid JSON"):
+        RQVAEModel.from_pretrained("me/tiny", local_files_only=True)
+    assert path.read_text() == "{"
+    monkeypatch.setattr(hub_cache, "_compared", set())
+    with pytest.raises(OSError, match="other bytes than the Hub has"):
+        RQVAEModel.from_pretrained("me/tiny")
+    assert RQVAEModel.from_pretrained("me/tiny").config.commitment_weight == 0.25
+
+
+def test_a_corrupt_ranker_is_found_too(hub, tiny_tokenizer, tmp_path):
+    for part in tiny_clip(tiny_tokenizer):
+        part.save_pretrained(tmp_path)
+    create_repo("me/clip")
+    upload_folder(repo_id="me/clip", folder_path=tmp_path)
+    hub.fail("wrong hash", *ASKED["weights"])
+    with pytest.raises(OSError, match="other bytes than the Hub has"):
+        CLIPRanker("me/clip")
+    CLIPRanker("me/clip")
 
 
 def test_the_script_says_in_one_line_that_the_hub_does_not_answer(hub, folder, load_script, monkeypatch, capsys):

@@ -454,3 +454,13 @@ def test_codes_out_of_range_are_an_error_at_every_depth(make_transformer, shared
     codes[1, 0, 2, depth] = code
     with pytest.raises(IndexError):
         model(input_ids, codes)
+
+
+@SHARED_AND_SEPARATE
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_codes_of_fewer_bits_are_the_same_codes(make_transformer, shared, dtype):
+    model = make_transformer("none", shared_codebook=shared).eval()
+    input_ids, codes = make_inputs(model)
+    if shared:
+        dtype = torch.int32  # what an embedding takes
+    assert torch.equal(model(input_ids, codes.to(dtype)).logits, model(input_ids, codes).logits)

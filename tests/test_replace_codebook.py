@@ -11,7 +11,7 @@ from picture_files import FIXTURE
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
 from rq_hf.training import RQVAETrainingArguments
-from rq_hf.training.initial_model import with_kept_weights
+from rq_hf.training.starting_point import with_kept_weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import train_rqt  # noqa: E402

@@ -3,6 +3,7 @@
 """Sharing: what is uploaded and what never is, and loading by id, component, revision, variant, and from the cache."""
 
 import argparse
+import inspect
 import json
 import pickle
 import shutil
@@ -23,6 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from rq_hf import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQVAEModel, remote_code
 from rq_hf.evaluation.models import load_pipeline
+from rq_hf.hub_cache import PUSH_OPTIONS
 from rq_hf.sharing import push_folder, shared_files
 
 ROOT = Path(__file__).parents[1]
@@ -443,6 +445,23 @@ def test_a_later_push_adds_evaluations_and_code_to_the_card_that_is_there(hub, t
     rows = [line for line in card.text.splitlines() if line.startswith("| emoji |")]
     assert rows == ["| emoji | test | PSNR (dB) | 28.5 |", "| emoji | other | PSNR (dB) | 25 |"]
     assert card.text.index("## Evaluation of me/tiny") < card.text.index("## Citation")
+
+
+def test_a_later_push_replaces_values_in_the_tables_that_are_there(hub, tiny_pipeline):
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 27.0), evaluation("train", 30.0)])
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 28.5)])
+    card = ModelCard.load("me/tiny")
+    rows = [line for line in card.text.splitlines() if line.startswith("| emoji |")]
+    assert rows == ["| emoji | test | PSNR (dB) | 28.5 |", "| emoji | train | PSNR (dB) | 30 |"]
+    assert "## Evaluation of me/tiny" not in card.text
+    assert {(result.dataset_split, result.metric_value) for result in card.data.eval_results} == {
+        ("test", 28.5), ("train", 30.0)
+    }  # fmt: skip
+
+
+def test_saving_takes_every_option_of_a_push_that_is_not_one_of_saving():
+    options = set(inspect.signature(push_folder).parameters) - {"folder", "variants", "max_shard_size"}
+    assert set(PUSH_OPTIONS) == options
 
 
 def test_a_pull_request_makes_no_branch(hub, tiny_rqvae):

@@ -101,15 +101,27 @@ def extended_card(
     card.data.model_name = card.data.model_name or repo_id.split("/")[-1]
     kept = [old for old in card.data.eval_results or [] if not any(old.is_equal_except_value(new) for new in results)]
     card.data.eval_results = [*kept, *results]
-    rows = table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"]).splitlines()
+    header = ["Data set", "Split", "Metric", "Value"]
+    lines, added = str(card).splitlines(), []
+    rows = table(evaluation_rows(results), header).splitlines()
+    for row in rows[2:]:
+        beginning = row.rpartition(" | ")[0] + " | "  # all but the value
+        places = [place for place, line in enumerate(lines) if line.startswith(beginning)]
+        for place in places:
+            lines[place] = row
+        if not places:
+            added.append(row)
     heading = f"## Evaluation of {repo_id}"
-    before, found, after = str(card).partition(f"{heading}\n\n")
-    if not found:
-        return _with_section(str(card), "\n".join([heading, "", *rows, ""]))
-    old_rows, gap, rest = after.partition("\n\n")  # of an earlier push, which stay where nothing new takes their place
-    new = {row.rpartition("|")[0].rpartition("|")[0] for row in rows}
-    old = [row for row in old_rows.splitlines() if row.rpartition("|")[0].rpartition("|")[0] not in new]
-    return f"{before}{found}" + "\n".join([*rows[:2], *old, *rows[2:]]) + (gap or "\n") + rest
+    if added and heading in lines:  # of an earlier push
+        place = lines.index(heading) + 1
+        while place < len(lines) and (not lines[place] or lines[place].startswith("|")):
+            place += 1
+        last = max(index for index in range(place) if lines[index].startswith("|"))
+        lines[last + 1 : last + 1] = added
+    text = "\n".join([*lines, ""])
+    if not added or heading in lines:
+        return text
+    return _with_section(text, "\n".join([heading, "", *rows[:2], *added, ""]))
 
 
 def _with_section(card: str, section: str) -> str:

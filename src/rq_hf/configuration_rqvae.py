@@ -34,7 +34,10 @@ _PASSED_ON = {
 }
 
 # Of `from_pretrained`, which say how and from where to load.
-_LOADING = {*DOWNLOAD_OPTIONS, "code_revision", "gguf_file", "proxies", "subfolder", "trust_remote_code", "user_agent"}
+_LOADING = {
+    *DOWNLOAD_OPTIONS, "code_revision", "gguf_file", "proxies", "return_unused_kwargs", "subfolder",
+    "trust_remote_code", "user_agent",
+}  # fmt: skip
 
 # Of generation_config.json. A saved config.json has them, too: of a pipeline's models diffusers downloads config.json
 # and weights alone, and transformers looks there for what it finds no generation_config.json to tell.
@@ -74,7 +77,9 @@ class RQConfig(PreTrainedConfig):
         for name in kwargs:
             if name not in _PASSED_ON and not name.startswith("_"):
                 raise ValueError(unknown_field_message(type(self).__name__, name, self.known_fields()))
-        if self.id2label is None and isinstance(self.label2id, Mapping):
+        if self.id2label is None and self.label2id is not None:
+            if not isinstance(self.label2id, Mapping):
+                raise ValueError(f"`label2id` must map texts to ids, got {self.label2id!r:.200}.")
             self.id2label = {index: label for label, index in self.label2id.items()}
         if contradiction := _contradiction(self.id2label, self.label2id):
             raise ValueError(contradiction)
@@ -92,7 +97,7 @@ class RQConfig(PreTrainedConfig):
         Raises:
             `OSError`: there is no config.json, or one that arrived corrupt from the Hub.
         """
-        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+        with checked_downloads(pretrained_model_name_or_path, kwargs, weights=False):
             config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise OSError(f"`{pretrained_model_name_or_path}` must hold a file config.json; there is none.")
@@ -118,11 +123,12 @@ class RQConfig(PreTrainedConfig):
         # Fields given beside the file are checked with it; `dtype` is the loader's too.
         given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
         config_dict |= {name: kwargs.pop(name) for name in given}
-        if "label2id" not in given and _contradiction(config_dict.get("id2label"), None) is None:
-            contradiction = _contradiction(config_dict.get("id2label"), config_dict.get("label2id"))
+        if "label2id" not in given and config_dict.get("label2id") is not None:
+            names = config_dict.get("id2label")
+            contradiction = None if _contradiction(names, None) else _contradiction(names, config_dict["label2id"])
             if contradiction and "id2label" not in given:  # a file that somebody changed half of
                 logger.warning(f"{contradiction} It is ignored.")
-            if contradiction:
+            if contradiction or names is None:  # names that were taken away
                 config_dict["label2id"] = None
         if not kwargs.get("return_unused_kwargs"):  # nobody else looks at them
             for name in kwargs:
@@ -139,9 +145,15 @@ def _contradiction(id2label: Any, label2id: Any) -> str | None:
     """What is wrong with names of classes, if anything is."""
     if id2label is None:
         return None
+    wrong = f"`id2label` must map ids to texts, got {id2label!r:.200}."
     if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
-        return f"`id2label` must map ids to texts, got {id2label!r:.200}."
-    names = {int(index): name for index, name in id2label.items()}  # texts in a file
+        return wrong
+    try:
+        names = {int(index): name for index, name in id2label.items()}  # texts in a file
+    except (TypeError, ValueError):
+        return wrong
+    if label2id is not None and not isinstance(label2id, Mapping):
+        return f"`label2id` must map texts to ids, got {label2id!r:.200}."
     for name, index in (label2id or {}).items():
         if names.get(index) != name:
             there = f"which is {names[index]!r}" if index in names else "which has none"

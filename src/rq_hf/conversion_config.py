@@ -171,8 +171,10 @@ def sampling_settings(stage: OriginalStage) -> dict[str, Any]:
     """`temperature`, `top_k` and `top_p` of an official RQ-Transformer, as far as its configuration states them."""
     config, where = stage.read_config(), stage.config_name
     places = ("experiment.sample", "sampling")  # the latter is of released checkpoints, and what their scripts read
-    sections = [_get(where, config, place, {}, kind="a section") for place in places]
-    given = {key: value for section in sections for key, value in section.items()}
+    given = {}
+    for place in places:
+        if _get(where, config, place, None) is not None:
+            given |= _get(where, config, place, kind="a section")
     settings = {}
     for ours, theirs in (("temperature", "temp"), ("top_k", "top_k"), ("top_p", "top_p")):
         value = given.get(theirs)

@@ -26,11 +26,12 @@ STAGE_FILES = ("model.pt", "config.yaml")
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """Plain YAML in which `1e-1` is a number, as the official code reads it, and not a text, as YAML 1.1 has it."""
+    """Plain YAML in which `1e-1` and `1.5e3` are numbers, as the official code reads them, and no texts, as YAML 1.1
+    has them."""
 
 
 ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 

@@ -6,8 +6,9 @@
 import hashlib
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from transformers import PreTrainedModel
 
 # Of a push, which `save_pretrained(..., push_to_hub=True)` takes too.
 PUSH_OPTIONS = (
-    "repo_id", "private", "revision", "token", "tags", "create_pr", "commit_message", "commit_description"
+    "repo_id", "private", "revision", "token", "with_code", "evaluations", "tags", "create_pr", "commit_message",
+    "commit_description",
 )  # fmt: skip
-# Nanoseconds for which a file in the cache counts as just downloaded.
-NEW = 24 * 3600 * 10**9
-# Files that have their hash, by path, time of change and inode.
+# Nanoseconds for which a file in the cache counts as new, and when this process began, or nearly so.
+NEW, BEGUN = 24 * 3600 * 10**9, time.time_ns()
+# Files that were compared, by path, time of change and inode.
 _compared: set[tuple[Path, tuple[int, int]]] = set()
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -49,7 +51,8 @@ def load_whole(
         `ValueError`: weights are missing.
     """
     options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
-    model, loaded = model_class.from_pretrained(name_or_path, **options)
+    with checked_downloads(name_or_path, kwargs):
+        model, loaded = model_class.from_pretrained(name_or_path, **options)
     missing = [key for key in sorted(loaded["missing_keys"]) if not key.endswith(".num_batches_tracked")]
     if optional is not None and any(key.startswith(f"{optional}.") for key in missing):
         setattr(model, optional, None)
@@ -63,36 +66,48 @@ def load_whole(
 
 
 @contextmanager
-def checked_downloads(name_or_path: str | Path | None, cache_dir: str | Path | None = None) -> Iterator[None]:
-    """Compares what is in the cache of a model with its hash, and deletes what does not have it, at its end.
+def checked_downloads(
+    name_or_path: str | Path | None, options: Mapping[str, Any] | None = None, weights: bool = True
+) -> Iterator[None]:
+    """Compares what is in the cache of a model with its hash when it ends, and deletes what arrived corrupt.
 
-    The cache names each file's content by its hash: SHA-256 for large files, Git's for small ones. A file is read for
-    it once in a process, and where it is older than a day not at all. So what other classes have just downloaded,
-    such as diffusers' pipeline or transformers' configuration, is compared as well.
+    The cache names each file's content by its hash: SHA-256 for large files, Git's for small ones. Files are read for
+    it once in a process, and only those that are younger than a day. So what other classes have just downloaded, such
+    as diffusers' pipeline or transformers' configuration, is compared as well. Deleted is what was written since this
+    process began, or before where the load fails; somebody may have edited a file, of which there is a warning.
 
     Args:
         name_or_path: Hub id of a model, or a folder in the cache; nothing is done for other folders.
-        cache_dir: as in `from_pretrained`.
+        options: of `from_pretrained`; `cache_dir` and `local_files_only` are heeded.
+        weights: compare large files too.
 
     Raises:
         `OSError`: a file arrived corrupt. It is deleted, so that a second attempt downloads it anew.
     """
-    blobs = _blobs(name_or_path, cache_dir)
+    options = options or {}
+    blobs = _blobs(name_or_path, options.get("cache_dir"))
     if blobs is None:
         yield
         return
-    known = _versions(blobs)
+    known, failed = _versions(blobs), True
     try:
         yield
+        failed = False
     finally:
+        offline = constants.HF_HUB_OFFLINE or options.get("local_files_only")
         corrupt = []
         for path, version in _versions(blobs).items():
-            is_new = known.get(path) != version or time.time_ns() - version[0] < NEW
-            if is_new and (path, version) not in _compared:
-                if _has_its_hash(path):
-                    _compared.add((path, version))
-                else:
-                    corrupt.append(path)
+            arrived = known.get(path) != version or version[0] >= BEGUN
+            young = arrived or time.time_ns() - version[0] < NEW
+            if not young or (path, version) in _compared or not (weights or len(path.name) == 40):
+                continue
+            if _has_its_hash(path):
+                _compared.add((path, version))
+            elif (arrived or failed) and not offline:
+                corrupt.append(path)
+            else:
+                _compared.add((path, version))
+                warnings.warn(f"{path} has other bytes than the Hub had; delete it to download it anew.", stacklevel=3)
         for path in corrupt:
             path.unlink(missing_ok=True)
         if corrupt:
@@ -122,15 +137,23 @@ def _blobs(name_or_path: str | Path | None, cache_dir: str | Path | None) -> Pat
 
 def _versions(blobs: Path) -> dict[Path, tuple[int, int]]:
     """The complete files of a cache, with what changes when one is written anew."""
-    files = [path for path in blobs.glob("*") if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name)]
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+    versions = {}
+    for path in blobs.glob("*"):
+        if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name):
+            with suppress(FileNotFoundError):  # deleted by another process
+                stat = path.stat()
+                versions[path] = (stat.st_mtime_ns, stat.st_ino)
+    return versions
 
 
 def _has_its_hash(path: Path) -> bool:
-    with path.open("rb") as file:
-        if len(path.name) == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest() == path.name
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while block := file.read(2**20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            if len(path.name) == 64:
+                return hashlib.file_digest(file, "sha256").hexdigest() == path.name
+            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            while block := file.read(2**20):
+                digest.update(block)
+    except FileNotFoundError:  # deleted by another process
+        return True
     return digest.hexdigest() == path.name

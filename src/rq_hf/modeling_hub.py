@@ -21,7 +21,7 @@ class HubModel(PreTrainedModel):
         that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
         if kwargs.get("use_safetensors") is None:  # diffusers' base class hands a None on
             kwargs["use_safetensors"] = True
-        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+        with checked_downloads(pretrained_model_name_or_path, kwargs):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes
@@ -47,7 +47,7 @@ class HubModel(PreTrainedModel):
             return super().load_adapter(None, *args, **kwargs)
         nested = [kwargs.get(name) or {} for name in ("download_kwargs", "adapter_kwargs")]
         options = download_options(functools.reduce(operator.or_, nested, kwargs), "subfolder")
-        with checked_downloads(peft_model_id, options.get("cache_dir")):
+        with checked_downloads(peft_model_id, options):
             cached_file(peft_model_id, "adapter_model.safetensors", **options)
             return super().load_adapter(peft_model_id, *args, **kwargs)
 

@@ -18,7 +18,7 @@ class HubPipelineMixin:
         """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
         that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
         kwargs.setdefault("use_safetensors", True)
-        with checked_downloads(pretrained_model_name_or_path, kwargs.get("cache_dir")):
+        with checked_downloads(pretrained_model_name_or_path, kwargs):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -39,7 +39,7 @@ class HubPipelineMixin:
     @classmethod
     def download(cls, pretrained_model_name, **kwargs):
         """As in the base class, with the check of [`from_pretrained`]."""
-        with checked_downloads(pretrained_model_name, kwargs.get("cache_dir")):
+        with checked_downloads(pretrained_model_name, kwargs):
             return super().download(pretrained_model_name, **kwargs)
 
     def save_pretrained(

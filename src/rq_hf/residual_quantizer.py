@@ -163,9 +163,9 @@ class Codebook(nn.Module):
         if num_codebooks == 1:
             return F.embedding(codes, self.weight[0])
         depths = torch.arange(first_depth, first_depth + codes.shape[-1], device=codes.device)
-        return self.weight[
-            depths, torch.where(codes < 0, codebook_size, codes)
-        ]  # negative ones would count from behind
+        codes = codes.long()
+        # Negative ones would count from behind.
+        return self.weight[depths, codes.where(codes >= 0, codebook_size)]
 
 
 class ResidualQuantizer(nn.Module):

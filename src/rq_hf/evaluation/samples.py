@@ -128,7 +128,7 @@ class SampleStudy:
         if acceptance_rate is not None and not math.isclose(candidates * acceptance_rate, 1, rel_tol=1e-6):
             raise ValueError(
                 "`--acceptance_rate` must be 1 / n, as each picture here is the best of n candidates, got "
-                f"{acceptance_rate}, which is none of {', '.join(f'1/{n}' for n in (candidates - 1, candidates))}."
+                f"{acceptance_rate}; near it are {' and '.join(f'{1 / n:.7g}' for n in (candidates - 1, candidates))}."
             )
 
     def _draw(self, indices: range, options: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,12 +10,12 @@ from PIL import Image
 
 from .sheets import figure_picture
 
-LOWER_IS_BETTER = ("fid", "frechet_distance")
+LOWER_IS_BETTER = ("fid", "frechet_distance", "loss", "mse")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a smaller figure is a better one."""
-    return metric.startswith(LOWER_IS_BETTER)
+    """Whether a smaller figure is a better one, by its name, also in an evaluation of a training (`eval_loss`)."""
+    return any(part in metric for part in LOWER_IS_BETTER)
 
 
 def sweep_chart(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], metrics: Sequence[str]) -> Image.Image:

@@ -13,9 +13,9 @@ from .conditions import (
     transformer_config,
 )
 from .data import CodeDataset, DataArguments, load_dataset_splits
-from .initial_model import initial_config, initial_model
 from .pictures import PictureDataset
 from .publishing import push_run, save_pipeline, write_card
+from .starting_point import initial_config, initial_model
 from .streaming import CodeStream, PictureStream
 from .trainer import RQTrainer, RQTrainingArguments
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents

@@ -11,7 +11,7 @@ from ..configuration_rq_transformer import code_fields
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..modeling_rqvae import RQVAEModel
 from ..residual_quantizer import nearest_codes
-from .initial_model import with_kept_weights
+from .starting_point import with_kept_weights
 
 logger = logging.getLogger(__name__)
 

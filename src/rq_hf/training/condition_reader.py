@@ -115,10 +115,11 @@ class ConditionReader:
         return texts if isinstance(value, list) else value
 
     def _says_something(self, text: str) -> bool:
-        """Whether there is more than blanks and characters of no width, of which a tokenizer makes nothing."""
-        if text.isascii() and text.isprintable():
+        """Whether there is more than blanks and, such as characters of no width, what the tokenizer drops."""
+        if not text.strip() or text.isascii() and text.isprintable():
             return bool(text.strip())
-        return len(self.tokenizer(text, padding=False, truncation=True, verbose=False).input_ids) > 0
+        options = {"padding": False, "truncation": True, "verbose": False, "add_special_tokens": False}
+        return len(self.tokenizer(text, **options).input_ids) > 0
 
     def _label(self, value: Any, name: str) -> int:
         label = plain_label(value)

@@ -16,8 +16,8 @@ from ..pipeline_rq_image_generation import component_subfolder, load_component
 from .arguments import ScriptArguments
 from .condition_reader import ConditionReader, are_ids
 from .data import CodeDataset, DataArguments, sorted_names
-from .initial_model import initial_config
 from .pictures import PictureDataset, decodable_rows
+from .starting_point import initial_config
 from .streaming import CodeStream, PictureStream, training_stream
 from .trainer import RQTrainingArguments
 from .trainer_rq_transformer import cache_latents

@@ -25,12 +25,14 @@ def undecoded(rows: Rows, image_column: str) -> Rows:
     """The rows with pictures as files, `{"bytes": ..., "path": ...}`: one that cannot be decoded stops nothing yet.
 
     Raises:
-        `ValueError`: a column of something else than pictures, their files or paths.
+        `ValueError`: a column of something else than pictures, their files or paths, or arrays.
     """
     feature = rows.features[image_column]
     is_file = isinstance(feature, datasets.Value) and feature.dtype.removeprefix("large_") in ("string", "binary")
-    is_table = isinstance(feature, dict) and {"bytes", "path"} >= feature.keys()
-    if not (is_file or is_table or isinstance(feature, datasets.Image)):
+    is_table = isinstance(feature, dict) and {"bytes", "path"} & feature.keys()
+    is_array = isinstance(feature, (datasets.Image, datasets.Array2D, datasets.Array3D))
+    is_nested = isinstance(getattr(feature, "feature", None), datasets.List | datasets.LargeList)
+    if not (is_file or is_table or is_array or is_nested):
         raise ValueError(f"`image_column` must be one of pictures, got {image_column!r} of {feature}.")
     return rows.cast_column(image_column, datasets.Image(decode=False))
 

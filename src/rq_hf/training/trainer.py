@@ -23,6 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import TrainOutput
 
+from ..metrics.sweeps import lower_is_better
 from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
@@ -57,7 +58,8 @@ class RQTrainingArguments(TrainingArguments):
         default=True,
         metadata={
             "help": "Leave out an epoch's last batch where it is not whole, of all processes together: they would "
-            "fill it up with rows of the beginning, and train otherwise than one process. Evaluations see all rows."
+            "fill it up with rows of the beginning, and train otherwise than one process. Accumulated batches at an "
+            "epoch's end may be fewer. Evaluations see all rows."
         },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set gives only what is used."})
@@ -68,7 +70,7 @@ class RQTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         metric = self.metric_for_best_model
-        if self.greater_is_better is None and metric is not None and is_lower_better(metric):
+        if self.greater_is_better is None and metric is not None and lower_is_better(metric):
             self.greater_is_better = False  # the base class looks at the name's end alone
         super().__post_init__()
         for each in fields(self):  # the command line checks flags alone, no configuration
@@ -77,11 +79,6 @@ class RQTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether a figure of an evaluation is the better the lower it is, by its name."""
-    return "loss" in metric or metric.endswith("mse")
 
 
 class RQTrainer(HubPushes, Evaluations, Trainer):

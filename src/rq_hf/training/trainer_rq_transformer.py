@@ -162,7 +162,7 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
                 raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
     def check_code_depth(self, code_depth: int) -> None:
-        """Refuses as many temperatures as this RQ-VAE has no codes."""
+        """Refuses another number of temperatures than one, or one for each of so many codes."""
         one_per_depth("code_temperature", self.code_temperature, code_depth, lambda v: v > 0, "greater than 0")
 
 

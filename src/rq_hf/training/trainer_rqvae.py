@@ -21,8 +21,8 @@ from .arguments import ScriptArguments
 from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
-from .initial_model import initial_config, initial_model, with_kept_weights
 from .muon import MuonTrainer, MuonTrainingArguments, inner_kernels
+from .starting_point import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 

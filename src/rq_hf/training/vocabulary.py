@@ -15,7 +15,7 @@ from ..modeling_rqvae import RQVAEModel
 from ..pipeline_rq_image_generation import check_pair, component_subfolder
 from .arguments import ScriptArguments
 from .code_replacement import REPLACE_CODEBOOK, with_codes_of
-from .initial_model import initial_config, initial_model, with_kept_weights
+from .starting_point import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
 
