@@ -207,7 +207,8 @@ def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_c
     [
         ({"id2label": {0: 10, 1: 11}}, "`id2label` must map ids to texts, got {0: 10, 1: 11}"),
         ({"id2label": {"one": "cat"}}, "`id2label` must map ids to texts, got {'one': 'cat'}"),
-        ({"label2id": ["cat"]}, r"`label2id` must map texts to ids, got \['cat'\]"),
+        ({"label2id": ["cat"]}, r"`label2id` must map texts to integers, got \['cat'\]"),
+        ({"label2id": {"cat": "0"}}, "`label2id` must map texts to integers, got {'cat': '0'}"),
         ({"id2label": ["cat", "dog"]}, r"`id2label` must map ids to texts, got \['cat', 'dog'\]"),
         (
             {"id2label": {0: "cat", 1: "dog"}, "label2id": {"dog": 0}},

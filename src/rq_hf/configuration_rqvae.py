@@ -78,8 +78,8 @@ class RQConfig(PreTrainedConfig):
             if name not in _PASSED_ON and not name.startswith("_"):
                 raise ValueError(unknown_field_message(type(self).__name__, name, self.known_fields()))
         if self.id2label is None and self.label2id is not None:
-            if not isinstance(self.label2id, Mapping):
-                raise ValueError(f"`label2id` must map texts to ids, got {self.label2id!r:.200}.")
+            if wrong := _no_ids(self.label2id):
+                raise ValueError(wrong)
             self.id2label = {index: label for label, index in self.label2id.items()}
         if contradiction := _contradiction(self.id2label, self.label2id):
             raise ValueError(contradiction)
@@ -141,6 +141,13 @@ class RQConfig(PreTrainedConfig):
             raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)}.")
 
 
+def _no_ids(label2id: Any) -> str | None:
+    """That these are no ids of names, if so."""
+    if isinstance(label2id, Mapping) and all(isinstance(index, int) for index in label2id.values()):
+        return None
+    return f"`label2id` must map texts to integers, got {label2id!r:.200}."
+
+
 def _contradiction(id2label: Any, label2id: Any) -> str | None:
     """What is wrong with names of classes, if anything is."""
     if id2label is None:
@@ -152,8 +159,8 @@ def _contradiction(id2label: Any, label2id: Any) -> str | None:
         names = {int(index): name for index, name in id2label.items()}  # texts in a file
     except (TypeError, ValueError):
         return wrong
-    if label2id is not None and not isinstance(label2id, Mapping):
-        return f"`label2id` must map texts to ids, got {label2id!r:.200}."
+    if label2id is not None and (wrong := _no_ids(label2id)):
+        return wrong
     for name, index in (label2id or {}).items():
         if names.get(index) != name:
             there = f"which is {names[index]!r}" if index in names else "which has none"

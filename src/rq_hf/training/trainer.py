@@ -192,13 +192,12 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             `ValueError`: nothing to resume from, or processes whose data differ in length.
         """
         if resume_from_checkpoint not in (None, False):
-            asked, resume_from_checkpoint = (
-                resume_from_checkpoint, resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
-            )  # fmt: skip
-            if asked is True and resume_from_checkpoint is None:
+            checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
+            if resume_from_checkpoint is True and checkpoint is None:
                 raise ValueError(
                     f"`output_dir` must have a checkpoint to resume from, got {self.args.output_dir!r} with none."
                 )
+            resume_from_checkpoint = checkpoint
         self._check_common_data()
         if self.args.should_save:  # what a killed run left
             shutil.rmtree(Path(self.args.output_dir, INCOMPLETE_FOLDER), ignore_errors=True)
