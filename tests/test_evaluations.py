@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Evaluations: of several data sets, under any name, with averaged and with rounded weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from two_processes_evaluation import Pictures
@@ -143,7 +145,10 @@ def test_figures_by_which_the_best_model_is_chosen_have_a_direction(make_trainer
     assert chosen.args.greater_is_better is not greater
 
 
-def test_arguments_that_change_nothing_or_cannot_work_are_refused(make_rqvae, make_trainer, pictures, tmp_path):
+def test_arguments_that_change_nothing_or_cannot_work_are_refused(
+    make_rqvae, make_trainer, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     for options, message in (
         ({"label_smoothing_factor": 0.5}, "`label_smoothing_factor` must be 0, got 0.5"),
         ({"remove_unused_columns": True}, "`remove_unused_columns` must be False, got True"),
@@ -158,8 +163,9 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(make_rqvae, ma
     ):
         with pytest.raises(ValueError, match=message):
             make_trainer(**options)
-    with pytest.raises(ValueError, match="`args` must be RQTrainingArguments, got TrainingArguments"):
+    with pytest.raises(ValueError, match="`args` must be RQTrainingArguments, got NoneType"):
         RQVAETrainer(make_rqvae(), train_dataset=Pictures(pictures))
+    assert not Path("tmp_trainer").exists()  # the default of the base class
     arguments = make_trainer(ema_decay=0.5).args
     with pytest.raises(ValueError, match="`model_init` must be None with `ema_decay`"):
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))

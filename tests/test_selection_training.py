@@ -60,7 +60,7 @@ def test_a_classifier_is_trained_and_loads_as_any_other(load_script, architectur
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_accumulated_batches_count_as_one_large_batch(architecture):
+def test_accumulated_batches_count_as_one_large_batch(architecture, tmp_path):
     labels = torch.arange(4)
     pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     rows = [{"pixel_values": each, "labels": label} for each, label in zip(pixels, labels, strict=True)]
@@ -70,7 +70,7 @@ def test_accumulated_batches_count_as_one_large_batch(architecture):
         model = small_classifier(ClassifierArguments(architecture=architecture, width=8, image_size=16), list("abcd"))
         model.eval().train = lambda mode=True, model=model: model  # no statistics of batches
         arguments = RQTrainingArguments(
-            output_dir="unused", use_cpu=True, report_to="none", save_strategy="no", max_steps=1, logging_steps=1,
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", max_steps=1, logging_steps=1,
             per_device_train_batch_size=4 // accumulation, gradient_accumulation_steps=accumulation, disable_tqdm=True,
         )  # fmt: skip
         trainer = ClassifierTrainer(model=model, args=arguments, train_dataset=rows)

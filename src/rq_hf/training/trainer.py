@@ -85,10 +85,10 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if not isinstance(self.args, RQTrainingArguments):
-            raise ValueError(f"`args` must be {RQTrainingArguments.__name__}, got {type(self.args).__name__}.")
+    def __init__(self, model: Any = None, args: RQTrainingArguments | None = None, *more_args, **kwargs):
+        if not isinstance(args, RQTrainingArguments):  # without any, the base class would make a folder and go on
+            raise ValueError(f"`args` must be {RQTrainingArguments.__name__}, got {type(args).__name__}.")
+        super().__init__(model, args, *more_args, **kwargs)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, JITCheckpointCallback):  # only between steps is a checkpoint one that is resumed
                 callback.on_pre_optimizer_step = lambda args, state, control, **kwargs: control
