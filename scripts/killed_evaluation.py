@@ -59,16 +59,20 @@ def watch(command: list[str], log: Path, kill_at: int | None = None, parts: Path
     environment, started, peak = {**os.environ, "OMP_NUM_THREADS": "1"}, time.monotonic(), 0
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    while True:
-        peak = max(peak, resident_bytes(process.pid))
-        if kill_at is not None and len(list(parts.glob("[0-9]*.safetensors"))) >= kill_at:
-            process.send_signal(signal.SIGKILL)
-            kill_at = None
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        time.sleep(0.1)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    try:
+        while True:
+            peak = max(peak, resident_bytes(process.pid))
+            if kill_at is not None and len(list(parts.glob("[0-9]*.safetensors"))) >= kill_at:
+                process.send_signal(signal.SIGKILL)
+                kill_at = None
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                break
+            time.sleep(0.1)
+    finally:
+        if process.returncode is None:  # somebody interrupted this one
+            process.kill()
     peak = max(peak, usage.ru_maxrss * 1024)  # KiB on Linux
     return Ended(process.returncode, peak, time.monotonic() - started)
 

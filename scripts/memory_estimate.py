@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from benchmark import extra_memory
+from timing import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
@@ -365,7 +365,10 @@ def measure(recipe: Recipe) -> dict[str, float]:
 
     computed = recipe.state_bytes("DDP", 1) + recipe.activation_bytes(recipe.checkpointing)
     computed += 4 * config.codebook_size * config.codebook_dim
-    return {"computed": computed, "measured": 2**20 * extra_memory(train, device)}
+    measured = extra_memory(train, device)
+    if measured is None:
+        raise ValueError("`measure` needs a GPU, or the peak of memory in /proc, got neither.")
+    return {"computed": computed, "measured": 2**20 * measured}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -113,14 +113,13 @@ def official_decoder(path: Path, config: RQVAEConfig) -> nn.Module:
     """The official RQ-VAE of this architecture with random weights, to decode with."""
     module = import_official(path, "models.rqvae.rqvae")
     size = config.image_size
-    scale = 2 ** (len(config.channel_multiplier) - 1)
     towers = {
         "double_z": False, "z_channels": config.latent_channels, "resolution": size, "dropout": 0.0,
         "in_channels": config.num_channels, "out_ch": config.num_channels, "ch": config.base_channels,
         "ch_mult": list(config.channel_multiplier), "num_res_blocks": config.num_res_blocks,
         "attn_resolutions": [size // 2**level for level in config.attention_levels],
     }  # fmt: skip
-    code_shape = [size // scale, size // scale, config.code_depth]
+    code_shape = list(config.code_shape)
     return module.RQVAE(
         embed_dim=config.codebook_dim, n_embed=config.codebook_size, ddconfig=towers,
         latent_shape=[*code_shape[:2], config.codebook_dim], code_shape=code_shape, shared_codebook=True,

@@ -39,7 +39,7 @@ def read_array(path: Path) -> np.ndarray:
         raise ValueError(f"`--input_dir` must hold {sorted(HEADERS)}, '{path}' does not exist.")
     try:
         content = gzip.decompress(path.read_bytes())
-    except (EOFError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"'{path}' is damaged: {error}") from error
     start = 4 * len(header)
     if tuple(np.frombuffer(content[:start], ">u4")) != header or len(content) != start + math.prod(header[1:]):

@@ -37,7 +37,7 @@ from study import (
 )
 from torchvision.transforms.functional import to_pil_image
 
-from rq_hf import RQVAEModel
+from rq_hf import RQVAEConfig, RQVAEModel
 from rq_hf.metrics import markdown_table, stored_pictures
 from rq_hf.picture_grid import picture_grid
 from rq_hf.training import PictureDataset
@@ -115,18 +115,17 @@ def train(run: Run, output_dir: Path, dataset: str, more_flags: list[str]) -> di
         start("evaluate.py", ["rqvae", folder, *study.evaluation], {"dataset_name": dataset, "output": metrics}, log)
 
     evaluation = json.loads(metrics.read_text())
-    config = json.loads((folder / "config.json").read_text())
+    config = RQVAEConfig.from_pretrained(folder)
     errors = {
         entry["step"]: entry["eval_reconstruction_loss"] for entry in log_history(folder) if "eval_loss" in entry
     }
     last = max(errors)
     late = max(step for step in errors if step <= 0.8 * last)
-    height, width = (config["image_size"] // 2 ** (len(config["channel_multiplier"]) - 1),) * 2
     return {
         "changes": study.runs[run.name],
         "steps": last,
         "cpu_minutes": cpu_minutes(cpu_seconds),
-        "bits": height * width * config["code_depth"] * math.log2(config["codebook_size"]),
+        "bits": math.prod(config.code_shape) * math.log2(config.codebook_size),
         "validation_error": errors,
         "fall_over_last_fifth": 1 - errors[last] / errors[late],
         "metrics": evaluation["metrics"],

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rq_hf.metrics import write_text
+
 SCRIPTS = Path(__file__).resolve().parent
 
 
@@ -70,7 +72,7 @@ def perform(runs: Iterable[Run], records: Path, jobs: int, train_and_measure: Ca
             path = run.file(records, ".json")
             record = {"study": run.study, "name": run.name, "seed": run.seed, **train_and_measure(run)}
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(record, indent=1) + "\n")  # a stump would count as finished
         print(f"{run}: done", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -101,7 +103,7 @@ def start(
     process.returncode = os.waitstatus_to_exitcode(status)
     if cpu_seconds is not None:
         before = json.loads(cpu_seconds.read_text()) if cpu_seconds.exists() else 0.0
-        cpu_seconds.write_text(json.dumps(before + usage.ru_utime + usage.ru_stime))
+        write_text(cpu_seconds, json.dumps(before + usage.ru_utime + usage.ru_stime))
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}, see {log}.")
 

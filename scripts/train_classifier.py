@@ -17,7 +17,13 @@ from pathlib import Path
 from transformers import HfArgumentParser
 from transformers.trainer_utils import set_seed
 
-from rq_hf.training import DataArguments, PictureDataset, load_dataset_splits, resume_checkpoint
+from rq_hf.training import (
+    DataArguments,
+    load_dataset_splits,
+    resume_checkpoint,
+    start_logging,
+    training_pictures,
+)
 from rq_hf.training.classifier import (
     ClassifierArguments,
     ClassifierTrainer,
@@ -35,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     net, data, training = parser.parse_args_into_dataclasses(argv)
     if data.label_column is None:
         raise ValueError("`label_column` must be given, got None.")
+    if data.streaming:
+        raise ValueError("`streaming` must be false here, got true: all captions or labels are read first.")
+    start_logging(training)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     splits, names, prepared = load_dataset_splits(data), None, {}
@@ -42,10 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         is_training = name == "train"
         rows = half_of(rows, net.half) if is_training else rows
         labels, names = labels_of(rows, data.label_column, names)
-        pictures = PictureDataset(
-            rows, net.image_size, 3, data.image_column, data.transform, is_training, training.seed,
-            data.max_corrupt_fraction,
-        )  # fmt: skip
+        pictures = training_pictures(rows, data, training, net.image_size, 3, augment=is_training)
         prepared[name] = LabelledPictures(pictures, labels)
     trainer = ClassifierTrainer(
         model=small_classifier(net, names),
@@ -58,10 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         picture_processor(net.image_size).save_pretrained(Path(training.output_dir))
-    if "validation" in prepared:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+    trainer.evaluate_and_save()
     trainer.finish()
 
 

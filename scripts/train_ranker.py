@@ -19,9 +19,10 @@ from rq_hf import train_caption_tokenizer
 from rq_hf.training import (
     CodeDataset,
     DataArguments,
-    PictureDataset,
     load_dataset_splits,
     resume_checkpoint,
+    start_logging,
+    training_pictures,
 )
 from rq_hf.training.ranker import (
     CaptionEncoder,
@@ -39,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     net, data, training = parser.parse_args_into_dataclasses(argv)
     if data.caption_column is None:
         raise ValueError("`caption_column` must be given, got None.")
+    if data.streaming:
+        raise ValueError("`streaming` must be false here, got true: all captions or labels are read first.")
+    start_logging(training)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     splits, captions = load_dataset_splits(data), {}
@@ -49,10 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     prepared = {}
     for name, rows in splits.items():
         is_training = name == "train"
-        pictures = PictureDataset(
-            rows, net.image_size, 3, data.image_column, data.transform, is_training, training.seed,
-            data.max_corrupt_fraction,
-        )  # fmt: skip
+        pictures = training_pictures(rows, data, training, net.image_size, 3, augment=is_training)
         prepared[name] = CodeDataset(
             pictures, captions[name], training.seed, encoder=CaptionEncoder(tokenizer), training=is_training
         )
@@ -65,10 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         processor.save_pretrained(Path(training.output_dir))
-    if "validation" in prepared:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+    trainer.evaluate_and_save()
     trainer.finish()
 
 

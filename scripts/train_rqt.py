@@ -12,11 +12,9 @@ Captions (`--caption_column`), class labels (`--label_column`) or neither decide
 `--lora_rank` the adapter alone, at every save (`--hub_strategy`) and at the end.
 """
 
-import logging
 from pathlib import Path
 
 import torch
-import transformers
 from transformers.trainer_utils import set_seed
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig
@@ -25,17 +23,18 @@ from rq_hf.training import (
     RQTransformerTrainer,
     RQTransformerTrainingArguments,
     code_datasets,
+    initial_transformer,
     load_dataset_splits,
     load_rqvae,
     load_tokenizer,
     parse_arguments,
     resume_checkpoint,
     save_pipeline,
+    start_logging,
     transformer_config,
     write_card,
 )
 from rq_hf.training.lora import ADAPTER_FOLDER, add_lora, save_adapter
-from rq_hf.training.vocabulary import initial_transformer
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "emoji-rqt-fixture.json"
 
@@ -45,8 +44,7 @@ def main(argv=None):
         RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments, DEFAULT_CONFIG, __doc__, argv
     )
     training, data = arguments.training, arguments.data
-    logging.basicConfig(level=training.get_process_log_level(), format="%(asctime)s %(name)s: %(message)s")
-    transformers.logging.set_verbosity(training.get_process_log_level())
+    start_logging(training)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     rqvae = load_rqvae(data)
     tokenizer = load_tokenizer(data)
@@ -88,10 +86,7 @@ def main(argv=None):
     trainer.write_shared = write_shared
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
-    if "validation" in datasets:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+    trainer.evaluate_and_save()
     transformer = trainer.whole_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():

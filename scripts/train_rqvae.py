@@ -7,10 +7,8 @@
 Without a configuration it trains a small one on the emoji pictures of tests/fixtures.
 """
 
-import logging
 from pathlib import Path
 
-import transformers
 from transformers.trainer_utils import set_seed
 
 from rq_hf import RQVAEConfig
@@ -22,6 +20,7 @@ from rq_hf.training import (
     load_dataset_splits,
     parse_arguments,
     resume_checkpoint,
+    start_logging,
     training_pictures,
     write_card,
 )
@@ -32,8 +31,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "emoji-rqvae-fixture.json"
 def main(argv=None):
     arguments = parse_arguments(RQVAEConfig, RQVAETrainingArguments, DataArguments, DEFAULT_CONFIG, __doc__, argv)
     training, data = arguments.training, arguments.data
-    logging.basicConfig(level=training.get_process_log_level(), format="%(asctime)s %(name)s: %(message)s")
-    transformers.logging.set_verbosity(training.get_process_log_level())
+    start_logging(training)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     model = initial_rqvae(arguments)
@@ -51,10 +49,7 @@ def main(argv=None):
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    if "validation" in datasets:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+    trainer.evaluate_and_save()
     write_card(*card, history=trainer.state.log_history, seconds=trainer.stopwatch.seconds)
     trainer.finish()  # no process waits for the upload
     if trainer.is_world_process_zero() and training.push_to_hub:

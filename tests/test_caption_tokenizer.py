@@ -164,15 +164,15 @@ def test_decode_gives_the_lower_case_caption_back(tokenizer):
     [
         ({"captions": []}, ValueError, "`captions` must contain text, got no captions or only blank ones."),
         ({"captions": ["", " \n"]}, ValueError, "`captions` must contain text"),
-        ({"captions": "red heart"}, TypeError, "`captions` must be an iterable of strings, got str."),
-        ({"captions": None}, TypeError, "`captions` must be an iterable of strings, got NoneType."),
-        ({"captions": ["red", None]}, TypeError, "`captions[1]` must be a string, got None of type NoneType."),
-        ({"captions": [["red"]]}, TypeError, "`captions[0]` must be a string, got ['red'] of type list."),
+        ({"captions": "red heart"}, ValueError, "`captions` must be an iterable of strings, got str."),
+        ({"captions": None}, ValueError, "`captions` must be an iterable of strings, got NoneType."),
+        ({"captions": ["red", None]}, ValueError, "`captions[1]` must be a string, got None of type NoneType."),
+        ({"captions": [["red"]]}, ValueError, "`captions[0]` must be a string, got ['red'] of type list."),
         ({"vocab_size": 7}, ValueError, "`vocab_size` must be at least 8 for these captions"),
         ({"vocab_size": 0}, ValueError, "`vocab_size` must be at least 4, got 0."),
-        ({"vocab_size": 64.0}, TypeError, "`vocab_size` must be an integer, got 64.0 of type float."),
+        ({"vocab_size": 64.0}, ValueError, "`vocab_size` must be an integer, got 64.0 of type float."),
         ({"max_length": 0}, ValueError, "`max_length` must be at least 1, got 0."),
-        ({"max_length": True}, TypeError, "`max_length` must be an integer, got True of type bool."),
+        ({"max_length": True}, ValueError, "`max_length` must be an integer, got True of type bool."),
         ({"min_frequency": 0}, ValueError, "`min_frequency` must be at least 1, got 0."),
         ({"limit_alphabet": 0}, ValueError, "`limit_alphabet` must be at least 1, got 0."),
     ],
@@ -359,11 +359,11 @@ def test_data_loader_workers_change_nothing(tokenizer, start_method):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"caption": ["red"]}, TypeError, "`caption` must be a string, got ['red'] of type list."),
+        ({"caption": ["red"]}, ValueError, "`caption` must be a string, got ['red'] of type list."),
         ({"dropout": -0.1}, ValueError, "`dropout` must be in [0, 1], got -0.1."),
         ({"dropout": float("nan")}, ValueError, "`dropout` must be in [0, 1], got nan."),
         ({"generator": None}, ValueError, "`generator` must be given if `dropout` is above 0"),
-        ({"generator": 3}, TypeError, "`generator` must be a torch.Generator, got int."),
+        ({"generator": 3}, ValueError, "`generator` must be a torch.Generator, got int."),
     ],
 )
 def test_encoding_names_bad_input(tokenizer, arguments, error, message):
@@ -382,7 +382,7 @@ def test_an_unsuitable_tokenizer_is_refused(tokenizer):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             BPEDropoutEncoder(unsuitable)
-    with pytest.raises(TypeError, match="`tokenizer` must be a PreTrainedTokenizerFast, got Tokenizer."):
+    with pytest.raises(ValueError, match="`tokenizer` must be a PreTrainedTokenizerFast, got Tokenizer."):
         BPEDropoutEncoder(tokenizer.backend_tokenizer)
 
 

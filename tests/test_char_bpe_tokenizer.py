@@ -243,7 +243,7 @@ def test_missing_files_and_bad_lengths_are_refused(tmp_path):
         ),
         ((vocab, tmp_path, 4), ValueError, f"`merges_file` must be a file, but there is none at '{tmp_path}'."),
         ((vocab, merges, 0), ValueError, "`max_length` must be at least 1, got 0."),
-        ((vocab, merges, 4.0), TypeError, "`max_length` must be an integer, got 4.0 of type float."),
+        ((vocab, merges, 4.0), ValueError, "`max_length` must be an integer, got 4.0 of type float."),
     ]:
         with pytest.raises(error, match=re.escape(message)):
             convert_char_bpe_tokenizer(*arguments)

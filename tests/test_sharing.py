@@ -460,7 +460,7 @@ def test_a_later_push_replaces_values_in_the_tables_that_are_there(hub, tiny_pip
 
 
 def test_saving_takes_every_option_of_a_push_that_is_not_one_of_saving():
-    options = set(inspect.signature(push_folder).parameters) - {"folder", "variants", "max_shard_size"}
+    options = set(inspect.signature(push_folder).parameters) - {"folder", "max_shard_size"}
     assert set(PUSH_OPTIONS) == options
 
 

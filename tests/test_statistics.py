@@ -154,7 +154,7 @@ def test_other_files_are_refused(tmp_path):
         "no_sigma.npz": "with `mu` and `sigma`, 'no_sigma.npz' is none",
         "wide.npz": r"must have shapes \(F,\) and \(F, F\), got \(6,\) and \(7, 7\)",
         "pickled.npz": "'pickled.npz' is none",
-        "weights.safetensors": "holds something else",
+        "weights.safetensors": "must be of the format",
         "text.safetensors": "must be a file of statistics",
         "missing.npz": "does not exist",
         "missing.tar.gz:a.npz": "must be a file in a tar archive",

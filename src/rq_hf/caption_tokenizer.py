@@ -41,7 +41,7 @@ _SPACE_BESIDE_PUNCTUATION = "|".join(
 
 def _check_integer(name: str, value: int, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
+        raise ValueError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.")
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
@@ -119,10 +119,9 @@ def train_caption_tokenizer(
         gives `max_length` ids, padded and cut on the right.
 
     Raises:
-        `TypeError`: If `captions` is one string, is not iterable or contains anything but strings, or if a number is
-            not an integer.
-        `ValueError`: If the captions contain no text, a number is below its minimum, or `vocab_size` cannot hold the
-            special tokens and the characters.
+        `ValueError`: If `captions` is one string, is not iterable or contains anything but strings, if the captions
+            contain no text, a number is no integer or below its minimum, or `vocab_size` cannot hold the special
+            tokens and the characters.
 
     Example:
 
@@ -141,13 +140,15 @@ def train_caption_tokenizer(
     _check_integer("min_frequency", min_frequency, 1)
     _check_integer("limit_alphabet", limit_alphabet, 1)
     if isinstance(captions, str) or not isinstance(captions, Iterable):
-        raise TypeError(f"`captions` must be an iterable of strings, got {type(captions).__name__}.")
+        raise ValueError(f"`captions` must be an iterable of strings, got {type(captions).__name__}.")
 
     normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     word_counts = Counter()
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
-            raise TypeError(f"`captions[{index}]` must be a string, got {caption!r} of type {type(caption).__name__}.")
+            raise ValueError(
+                f"`captions[{index}]` must be a string, got {caption!r} of type {type(caption).__name__}."
+            )
         words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption))
         word_counts.update(word for word, _ in words)
     if not word_counts:
@@ -208,10 +209,9 @@ def convert_char_bpe_tokenizer(
         gives `max_length` ids, padded and cut on the right.
 
     Raises:
-        `TypeError`: If `max_length` is not an integer.
-        `ValueError`: If `max_length` is below 1, a file is missing or not of its format, [PAD] and [UNK] are not 0 and
-            1, or the two files do not belong together: a merge needs a token that has no id, or no merge makes a
-            token of several characters.
+        `ValueError`: If `max_length` is not an integer of at least 1, a file is missing or not of its format, [PAD]
+            and [UNK] are not 0 and 1, or the two files do not belong together: a merge needs a token that has no id,
+            or no merge makes a token of several characters.
     """
     _check_integer("max_length", max_length, 1)
     vocab = _read_vocab(vocab_file)
@@ -286,9 +286,8 @@ class BPEDropoutEncoder:
             `model_max_length`.
 
     Raises:
-        `TypeError`: If `tokenizer` is no `PreTrainedTokenizerFast`.
-        `ValueError`: If its model is not BPE, stores a dropout or skips merges (`ignore_merges`), or if it has no pad
-            token or no `model_max_length`.
+        `ValueError`: If `tokenizer` is no `PreTrainedTokenizerFast`, if its model is not BPE, stores a dropout or
+            skips merges (`ignore_merges`), or if it has no pad token or no `model_max_length`.
 
     Example:
 
@@ -306,7 +305,7 @@ class BPEDropoutEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise TypeError(f"`tokenizer` must be a PreTrainedTokenizerFast, got {type(tokenizer).__name__}.")
+            raise ValueError(f"`tokenizer` must be a PreTrainedTokenizerFast, got {type(tokenizer).__name__}.")
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         model = backend["model"]
         if model["type"] != "BPE":
@@ -357,11 +356,11 @@ class BPEDropoutEncoder:
             `list[int]`: `model_max_length` ids, padded and cut as the tokenizer does it.
 
         Raises:
-            `TypeError`: If `caption` is no string or `generator` no `torch.Generator`.
-            `ValueError`: If `dropout` is outside [0, 1], or above 0 without a generator.
+            `ValueError`: If `caption` is no string or `generator` no `torch.Generator`, or if `dropout` is outside
+                [0, 1], or above 0 without a generator.
         """
         if not isinstance(caption, str):
-            raise TypeError(f"`caption` must be a string, got {caption!r} of type {type(caption).__name__}.")
+            raise ValueError(f"`caption` must be a string, got {caption!r} of type {type(caption).__name__}.")
         if not 0 <= dropout <= 1:
             raise ValueError(f"`dropout` must be in [0, 1], got {dropout}.")
         uniforms = None
@@ -369,7 +368,7 @@ class BPEDropoutEncoder:
             if generator is None:
                 raise ValueError(f"`generator` must be given if `dropout` is above 0, got None at dropout {dropout}.")
             if not isinstance(generator, torch.Generator):
-                raise TypeError(f"`generator` must be a torch.Generator, got {type(generator).__name__}.")
+                raise ValueError(f"`generator` must be a torch.Generator, got {type(generator).__name__}.")
             seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item()
             uniforms = random.Random(seed)
 

@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from .card_metadata import evaluation_results
 from .card_tables import evaluation_rows, table
 from .cards import code_section, render_card, render_small_card
+from .configuration_common import SAMPLING
 
-SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
 WHAT_TELLS_THE_KIND = {
     "model_index.json": "pipeline",
     "config.json": "model",

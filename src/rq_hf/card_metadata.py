@@ -104,8 +104,17 @@ def evaluation_results(
 
 
 def read_evaluation(evaluation: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """An evaluation as it is, or of a JSON file.
+
+    Raises:
+        `ValueError`: a file of something else.
+    """
     if isinstance(evaluation, (str, Path)):
-        evaluation = json.loads(Path(evaluation).read_text(encoding="utf-8"))
+        path = evaluation
+        try:
+            evaluation = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # no JSON, or no text
+            raise ValueError(f"`evaluation` must be a file of JSON, got '{path}': {error}") from error
     if not isinstance(evaluation, Mapping):
         raise ValueError(f"`evaluation` must be a dictionary, got {type(evaluation).__name__}.")
     return evaluation
@@ -128,8 +137,9 @@ def _flatten(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, in
 
 
 def emissions_metadata(footprint: TrainingFootprint) -> dict[str, Any]:
+    """The emissions as the Hub wants them in a card's head, in grams of CO2eq."""
     metadata = {
-        "emissions": round(footprint.emissions * 1000, 3),  # the Hub wants grams
+        "emissions": round(footprint.emissions * 1000, 3),
         "source": "hours x power draw x carbon intensity",
         "training_type": "pre-training",
         "geographical_location": footprint.location,

@@ -13,6 +13,7 @@ from .configuration_rqvae import RQVAEConfig
 
 
 def rqvae_rows(config: RQVAEConfig | None, num_parameters: int | None) -> list[tuple[str, Any]]:
+    """What a card's table says of the architecture of an RQ-VAE."""
     rows = [("Parameters", f"{num_parameters:,}" if num_parameters else None)]
     if config is not None:
         sharing = "one codebook for all depths" if config.shared_codebook else "a codebook for each depth"
@@ -27,6 +28,7 @@ def rqvae_rows(config: RQVAEConfig | None, num_parameters: int | None) -> list[t
 
 
 def transformer_rows(config: RQTransformerConfig | None, num_parameters: int | None) -> list[tuple[str, Any]]:
+    """What a card's table says of the architecture of an RQ-Transformer."""
     rows = [("Parameters", f"{num_parameters:,}" if num_parameters else None)]
     if config is not None:
         condition = f"captions of up to {config.condition_length} tokens, vocabulary of {config.vocab_size:,}"
@@ -43,6 +45,7 @@ def transformer_rows(config: RQTransformerConfig | None, num_parameters: int | N
 
 
 def evaluation_rows(results: Iterable[EvalResult]) -> list[tuple[Any, ...]]:
+    """Data set, split, metric and value of each result."""
     rows = []
     for result in results:
         value = result.metric_value
@@ -53,6 +56,7 @@ def evaluation_rows(results: Iterable[EvalResult]) -> list[tuple[Any, ...]]:
 
 
 def footprint_rows(footprint: TrainingFootprint | None) -> list[tuple[str, Any]]:
+    """What a card's table says of the hours and emissions of a training."""
     if footprint is None:
         return []
     energy, emissions = footprint.energy, footprint.emissions
@@ -82,5 +86,6 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def lines(commands: str | Iterable[str] | None) -> str | None:
+def joined_commands(commands: str | Iterable[str] | None) -> str | None:
+    """Commands, one a line, or `None` where there are none."""
     return commands.strip() if isinstance(commands, str) else "\n".join(commands or []) or None

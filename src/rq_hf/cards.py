@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from huggingface_hub import ModelCard, ModelCardData
 
 from .card_metadata import TrainingFootprint, emissions_metadata, evaluation_results, read_evaluation
-from .card_tables import evaluation_rows, footprint_rows, lines, rqvae_rows, table, transformer_rows
+from .card_tables import evaluation_rows, footprint_rows, joined_commands, rqvae_rows, table, transformer_rows
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig
 
@@ -151,9 +151,9 @@ def render_card(
         attribution=attribution,
         training_procedure=training_procedure,
         training_table=table((training_arguments or {}).items(), ["Argument", "Value"]),
-        training_commands=lines(training_commands),
+        training_commands=joined_commands(training_commands),
         evaluation_table=table(evaluation_rows(results), ["Data set", "Split", "Metric", "Value"]),
-        evaluation_commands=lines(
+        evaluation_commands=joined_commands(
             dict.fromkeys(evaluation["command"] for evaluation in evaluations if evaluation.get("command"))
         ),
         intended_use=intended_use,

@@ -8,9 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from .configuration_common import SAMPLING
 from .selection import CLIPRanker, ImageClassifier
-
-SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
 
 
 def one_or_more(kind):

@@ -7,7 +7,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 
-from .configuration_rqvae import RQConfig, RQVAEConfig
+from .configuration_common import RQConfig
+from .configuration_rqvae import RQVAEConfig
 
 # Fields that a transformer has from the RQ-VAE whose codes it draws.
 CODE_FIELDS = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")

@@ -16,8 +16,9 @@ from transformers.utils import logging
 
 from .caption_tokenizer import convert_char_bpe_tokenizer
 from .cards import NO_REPOSITORY, render_card, save_card
+from .configuration_common import write_sampling
 from .configuration_rq_transformer import RQTransformerConfig
-from .configuration_rqvae import RQVAEConfig, write_sampling
+from .configuration_rqvae import RQVAEConfig
 from .conversion_config import rqvae_config, sampling_settings, tokenizer_name, transformer_config
 from .conversion_source import OriginalStage, find_stages, finished_folder
 from .modeling_rq_transformer import RQTransformerForImageGeneration

@@ -34,7 +34,10 @@ def read_dataset(
     """
     source, files = name, data_files
     if data_files is not None and data_files.lstrip().startswith("{"):
-        files = json.loads(data_files)
+        try:
+            files = json.loads(data_files)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`data_files` must be valid JSON, got {data_files!r}: {error}") from error
     elif data_files is not None and data_files.lstrip().startswith("["):
         with suppress(json.JSONDecodeError):  # a pattern, such as "[0-9]*.tar"
             files = json.loads(data_files)

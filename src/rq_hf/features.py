@@ -175,6 +175,7 @@ class SameConv2d(nn.Conv2d):
 def same_conv(
     in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
 ) -> SameConv2d:
+    """One of stride 1 or 2, which pads itself, or for stride 1 the base class does."""
     padding = kernel_size // 2 if stride == 1 else 0
     return SameConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
 

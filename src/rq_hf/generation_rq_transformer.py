@@ -280,7 +280,16 @@ class RQTransformerGenerationMixin(GenerationMixin):
         return negative_input_ids.to(input_ids).expand_as(input_ids)
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] | None = None) -> None:
-        """Refuses codes of another shape, type or range, by this name; `batch_sizes` are those that are taken."""
+        """Refuses codes of another shape, type or range.
+
+        Args:
+            name (`str`): how messages call them, such as "`known_codes`".
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): any integers in [0, K).
+            batch_sizes (`tuple[int, ...]`, *optional*): the B that are taken; every one by default.
+
+        Raises:
+            `ValueError`: naming what was expected and what came.
+        """
         shape, size = self.config.code_shape, self.config.codebook_size
         if not isinstance(codes, torch.Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(codes).__name__}.")
@@ -289,7 +298,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             expected = f"({batch_sizes[-1] if batch_sizes else 'batch_size'}, {', '.join(map(str, shape))})"
             raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}.")
         whole = codes if codes.is_floating_point() else codes.long()  # uint8 knows no large K
-        if whole.is_floating_point() or not (0 <= whole.min() and whole.max() < size):
+        if whole.is_floating_point() or codes.dtype == torch.bool or not (0 <= whole.min() and whole.max() < size):
             got = f"{codes.dtype} from {codes.min()} to {codes.max()}"
             raise ValueError(f"{name} must be integers in [0, {size}), got {got}.")
 

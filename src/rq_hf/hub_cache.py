@@ -1,7 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Options of downloads, and checks: the Hub's client compares the sizes of files, and not what is in them, and
-`from_pretrained` draws weights at random that no file has."""
+"""Options of downloads and pushes, and checks of what arrives: the Hub's client compares the sizes of files, and not
+what is in them, and `from_pretrained` draws weights at random that no file has."""
 
 import hashlib
 import re
@@ -20,14 +20,15 @@ from transformers import PreTrainedModel
 
 # Of a push, which `save_pretrained(..., push_to_hub=True)` takes too.
 PUSH_OPTIONS = (
-    "repo_id", "private", "revision", "token", "with_code", "evaluations", "tags", "create_pr", "commit_message",
-    "commit_description",
+    "repo_id", "private", "revision", "token", "with_code", "evaluations", "tags", "variants", "create_pr",
+    "commit_message", "commit_description",
 )  # fmt: skip
 # Nanoseconds for which a file in the cache counts as new, and when this process began, or nearly so.
 NEW, BEGUN = 24 * 3600 * 10**9, time.time_ns()
 # Files that were compared, by path, time of change and inode.
 _compared: set[tuple[Path, tuple[int, int]]] = set()
 
+# Of a download, under these names in transformers, diffusers and the Hub's client.
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 

@@ -23,6 +23,7 @@ class KeyValueCache:
 
     @classmethod
     def empty(cls, shape: tuple[int, int, int, int], like: torch.Tensor) -> "KeyValueCache":
+        """A cache of this shape `(B, heads, capacity, head_dim)`, of the dtype and on the device of `like`."""
         return cls(like.new_empty(shape), like.new_empty(shape))
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,6 +123,7 @@ class Place:
         self.reach = self.slots  # those that attention reads, of which it heeds what is not after `slot`
 
     def move_to(self, position: int) -> None:
+        """Makes it that of another position, in place."""
         slot = self.first_slot + position
         self.position.fill_(position)
         self.slot.fill_(slot)

@@ -8,7 +8,7 @@ import operator
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from .configuration_rqvae import write_sampling
+from .configuration_common import write_sampling
 from .hub_cache import PUSH_OPTIONS, checked_downloads, download_options
 
 

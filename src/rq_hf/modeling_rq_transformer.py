@@ -61,7 +61,7 @@ class RQTransformerOutput(ModelOutput):
 
 
 class LearnedPositions(nn.Module):
-    """Adds a learned vector to each token: `(B, length, n_e)`, the first token at `offset`."""
+    """Adds a learned vector to each token, the first one at `offset`: `(B, length, n_e)` to the same shape."""
 
     def __init__(self, num_positions: int, hidden_size: int):
         super().__init__()
@@ -74,7 +74,7 @@ class LearnedPositions(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Layer normalization and a linear map to logits."""
+    """Layer normalization and a linear map to logits: `(..., n_e)` to `(..., num_classes)`."""
 
     def __init__(self, config: RQTransformerConfig, num_classes: int):
         super().__init__()

@@ -192,7 +192,11 @@ class RQVAEModel(HubModel):
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encoder output z, before quantization: `(B, num_channels, height, width)` to `(B, H, W, n_z)`."""
+        """Encoder output z, before quantization: `(B, num_channels, height, width)` to `(B, H, W, n_z)`.
+
+        Raises:
+            `ValueError`: pixels of another shape.
+        """
         self._check_pixel_shape(pixel_values)
         pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
         if not torch.is_grad_enabled():  # an eighth faster on CPUs; training gains a fortieth and rounds otherwise

@@ -24,9 +24,18 @@ def picture_grid(
 
     Returns:
         An RGB picture on white.
+
+    Raises:
+        `ValueError`: no pictures, or captions that are not as many as the rows, or more than their pictures.
     """
     if not rows or not all(rows):
         raise ValueError("`rows` must hold at least one picture each, got an empty one.")
+    if captions is not None:
+        texts = [1 if isinstance(each, str) else len(each) for each in captions]
+        if len(texts) != len(rows) or any(count > len(row) for count, row in zip(texts, rows, strict=True)):
+            raise ValueError(
+                f"`captions` must have a text for each of {len(rows)} rows or of their pictures, got so many: {texts}."
+            )
     font = ImageFont.load_default(size=14)
     caption_height = 22 if captions is not None else 0
     columns = max(len(row) for row in rows)

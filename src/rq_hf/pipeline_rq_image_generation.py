@@ -192,9 +192,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 progress_bar.update()
                 replaced = None
                 if callback_on_step_end is not None:
-                    tensors = {
-                        name: {"codes": codes.clone()}[name] for name in callback_on_step_end_tensor_inputs or ()
-                    }
+                    tensors = {name: codes.clone() for name in callback_on_step_end_tensor_inputs or ()}
                     answer = callback_on_step_end(self, next(steps), position, tensors)
                     if answer is not None and not isinstance(answer, Mapping):
                         raise ValueError(
@@ -377,7 +375,9 @@ def check_pair(rqvae: PreTrainedModel, transformer: PreTrainedModel) -> None:
         return
     # The transformer's may have been rounded to bfloat16, its 8 bits, when it was saved or loaded.
     if not torch.allclose(first.to(second.device).float(), second.float(), rtol=2**-7, atol=1e-6):
-        raise ValueError("`transformer` and `rqvae` must have one codebook: they do not belong together.")
+        raise ValueError(
+            "`transformer` and `rqvae` must have one codebook, got two that differ: they do not belong together."
+        )
 
 
 def component_subfolder(name_or_path: str | Path, component: str, **options) -> str:

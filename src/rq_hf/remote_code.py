@@ -85,7 +85,10 @@ def _component_files(folder: Path, place: str) -> dict[str, str]:
     path = folder / f"{place}config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("model_type") not in COMPONENT_CODE:
-        raise ValueError(f"{str(path)!r} must have a `model_type` in {list(COMPONENT_CODE)} to get code, has not.")
+        raise ValueError(
+            f"{str(path)!r} must have a `model_type` in {list(COMPONENT_CODE)} to get code, got "
+            f"{config.get('model_type')!r}."
+        )
     module, config_class, model_class = COMPONENT_CODE[config["model_type"]]
     config["auto_map"] = {"AutoConfig": f"{module}.{config_class}", "AutoModel": f"{module}.{model_class}"}
     return {f"{place}{module}.py": single_file(module), f"{place}config.json": _json(config)}

@@ -30,7 +30,7 @@ CPU_MODES = {
     "max-autotune": CPU_AUTOTUNE_OPTIONS,
     "max-autotune-no-cudagraphs": CPU_AUTOTUNE_OPTIONS,
 }
-# Of the same size as a weight.
+# By the bytes of a weight: integers of its size, as which the bits of weights are added up.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Compiled programs kept for a model; each holds a copy of the weights that it uses.
 MAX_PROGRAMS = 8

@@ -201,10 +201,11 @@ class CLIPRanker:
         if isinstance(model, (str, Path)):
             name = model
             model = load_whole(AutoModel, name, **kwargs)
-            check_towers(model)
-            options = download_options(kwargs, *PROCESSOR_OPTIONS)
-            processor = processor or AutoProcessor.from_pretrained(name, **options)
+        else:
+            name = None
         check_towers(model)
+        if processor is None and name is not None:
+            processor = AutoProcessor.from_pretrained(name, **download_options(kwargs, *PROCESSOR_OPTIONS))
         if processor is None:
             processor = _processor_beside(model, "ranker", "CLIPRanker", AutoProcessor)
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):

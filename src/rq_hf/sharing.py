@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from .card_folders import extended_card, folder_card, folder_kind
 from .card_metadata import evaluation_results
 from .cards import NO_REPOSITORY
-from .configuration_rqvae import add_sampling
+from .configuration_common import add_sampling
 from .remote_code import code_files
 
 logger = logging.getLogger(__name__)
@@ -104,10 +104,8 @@ def push_folder(
         present = api.list_repo_files(repo_id, revision=revision)
         if "README.md" in files:
             own = files["README.md"].read_text(encoding="utf-8")
-            for place in (
-                NO_REPOSITORY,
-                folder.as_posix(),
-            ):  # what the card was written for, before there was a repository
+            # What the card was written for, before there was a repository.
+            for place in (NO_REPOSITORY, folder.as_posix()):
                 own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
             added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
         elif "README.md" in present:
@@ -120,7 +118,7 @@ def push_folder(
             added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
         uploads: dict[str, Path | bytes] = {path: file for path, file in files.items() if file is not None}
         uploads |= {path: text.encode() for path, text in added.items()}
-        operations = [CommitOperationAdd(path, source) for path, source in sorted(uploads.items(), key=str)]
+        operations = [CommitOperationAdd(path, uploads[path]) for path in sorted(uploads)]
         operations += [CommitOperationDelete(path) for path in _stale_weights(present, uploads)]
         return api.create_commit(
             repo_id,
@@ -262,7 +260,7 @@ def _rewritten_weights(
             _save_weights(weights, place.parent, None, max_shard_size)
             rewritten |= dict.fromkeys(own)
         for variant in variants:
-            _save_weights(_cast(weights, VARIANTS[variant]), place.parent, variant, max_shard_size or "5GB")
+            _save_weights(cast_weights(weights, VARIANTS[variant]), place.parent, variant, max_shard_size or "5GB")
     for file in workplace.rglob("*"):
         if file.is_file():
             rewritten[file.relative_to(workplace).as_posix()] = file
@@ -284,7 +282,8 @@ def _files_of_weights(files: dict[str, Path], path: str) -> list[str]:
     return [path, *sorted(parts)]
 
 
-def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Weights for a file in another dtype; moving averages of a codebook and integers keep theirs."""
     return {
         name: value.to(dtype) if value.is_floating_point() and not name.endswith(KEPT_PRECISE) else value
         for name, value in weights.items()

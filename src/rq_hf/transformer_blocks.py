@@ -28,7 +28,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token to itself and those before it."""
+    """Multi-head attention of each token to itself and those before it: `(B, length, n_e)` to the same shape."""
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__()
@@ -72,7 +72,7 @@ class MLP(nn.Sequential):
 
 
 class TransformerBlock(GradientCheckpointingLayer):
-    """Pre-norm attention and MLP, each with its residual."""
+    """Pre-norm attention and MLP, each with its residual: `(B, length, n_e)` to the same shape."""
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__()
@@ -90,7 +90,7 @@ class TransformerBlock(GradientCheckpointingLayer):
 
 
 class TransformerStack(nn.Module):
-    """Blocks in a row; there is no normalization after the last."""
+    """Blocks in a row, `(B, length, n_e)` to the same shape; there is no normalization after the last."""
 
     def __init__(self, config: RQTransformerConfig, num_layers: int):
         super().__init__()

@@ -20,8 +20,8 @@ from .rows import choose_rows, column_texts, filtered, load_splits, picture_batc
 
 STYLE_GROUPS = [["3d", "fluent", "flat"]]  # one artist's drawings in three materials
 SHIFT = 2  # pixels
-# Of what is what the RQ-VAE makes of a picture: rounded differently (an error of one level in one pixel of sixteen is
-# 60 dB), or a picture that the eye hardly tells from it.
+# From how many dB on a drawn picture is a copy, compared with what the RQ-VAE makes of a training picture: "exact" is
+# the same but for rounding (one level off in one pixel of sixteen is 60 dB), "near" hardly differs to the eye.
 COPY_PSNR = {"exact": 60, "near": 30}
 PIXELS = "pixels"  # the features that `metrics` and `floors` are of
 Features = Callable[[torch.Tensor], torch.Tensor]  # of uint8 pictures `(B, C, height, width)`

@@ -37,6 +37,7 @@ SHARED = {
     "samples": evaluate_samples,
     "sweep": evaluate_sweep,
 }
+TASKS = {"rqvae": "image-to-image", "reconstructions": "image-to-image"}  # others: text-to-image
 PATIENCE = datetime.timedelta(hours=12)  # of processes that wait for a slower one
 
 
@@ -82,9 +83,6 @@ def report(
         metrics.write_json(arguments.output, results)
         metrics.write_text(arguments.output.with_suffix(".md"), f"{text}\n\n```yaml\n{index}```\n")
     print(text)
-
-
-TASKS = {"rqvae": "image-to-image", "reconstructions": "image-to-image"}
 
 
 def dataset_of(arguments: argparse.Namespace, measured: dict[str, Any]) -> dict[str, Any]:

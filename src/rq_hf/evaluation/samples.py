@@ -16,7 +16,8 @@ from accelerate import PartialState
 from torchvision.transforms import functional as TF
 
 from .. import metrics
-from ..command_line import SAMPLING, sampling_settings
+from ..command_line import sampling_settings
+from ..configuration_common import SAMPLING
 from ..metrics.statistics import ReferenceStatistics
 from ..picture_grid import picture_grid
 from ..selection import CLIPRanker, ImageClassifier, candidates_per_prompt

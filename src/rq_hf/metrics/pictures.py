@@ -51,6 +51,9 @@ def picture_errors(pictures: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
     Returns:
         `torch.DoubleTensor` of shape `(B,)`, in [0, 1], on the CPU.
+
+    Raises:
+        `ValueError`: pictures of other types or of two shapes.
     """
     if pictures.shape != targets.shape or pictures.dtype != torch.uint8 or targets.dtype != torch.uint8:
         raise ValueError(
@@ -68,6 +71,9 @@ def psnr_from_mse(mse: float) -> float:
 
     Args:
         mse (`float`): mean squared error in [0, 1]; 0 gives infinity.
+
+    Raises:
+        `ValueError`: an error outside that range.
     """
     if not 0 <= mse <= 1:
         raise ValueError(f"`mse` must be in [0, 1], got {mse}.")
@@ -96,6 +102,9 @@ def pooled_pixels(pictures: torch.Tensor, side: int = 16) -> torch.Tensor:
 
     Returns:
         `torch.FloatTensor` of shape `(B, C * side * side)`, in [0, 1], on the CPU.
+
+    Raises:
+        `ValueError`: pictures of another type or shape, or smaller ones.
     """
     if pictures.ndim != 4 or pictures.dtype != torch.uint8 or min(pictures.shape[2:]) < side:
         raise ValueError(

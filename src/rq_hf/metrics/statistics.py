@@ -135,7 +135,7 @@ def _load_safetensors(path: Path) -> ReferenceStatistics:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"`reference` must be a file of statistics, got '{path}': {error}") from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"`reference` must be a file of reference statistics, '{path}' holds something else.")
+        raise ValueError(f"`reference` must be of the format {FORMAT!r}, got {metadata.get('format')!r} in '{path}'.")
     try:
         parts = {name: json.loads(metadata[name]) for name in ("count", "protocol", "details")}
         statistics = ReferenceStatistics(**tensors, **parts)

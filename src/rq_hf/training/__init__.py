@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training of both stages with transformers' `Trainer`."""
 
-from .arguments import ScriptArguments, parse_arguments
+from .arguments import ScriptArguments, parse_arguments, start_logging
 from .checkpoints import resume_checkpoint
 from .conditions import (
     CodeDataArguments,
@@ -21,3 +21,4 @@ from .trainer import RQTrainer, RQTrainingArguments
 from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
 from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments, initial_rqvae
 from .transforms import TRANSFORMS, PictureTransform
+from .vocabulary import initial_transformer

@@ -4,16 +4,19 @@
 
 import argparse
 import json
+import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 
 from ..card_metadata import TrainingFootprint
-from ..configuration_rqvae import SAMPLING_DEFAULTS, unknown_field_message
+from ..configuration_common import SAMPLING_DEFAULTS, unknown_field_message
 from .data import DataArguments
 
 SECTIONS = ("model", "training", "data", "card")
@@ -65,7 +68,8 @@ def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"The configuration {str(path)!r} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        raise ValueError(f"The configuration {str(path)!r} must be an object of the sections {SECTIONS}.")
+        got = f"one with {list(config)}" if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"The configuration {str(path)!r} must be an object of objects, {SECTIONS}, got {got}.")
     for name in config:
         if name not in SECTIONS:
             raise ValueError(unknown_field_message(f"The configuration {str(path)!r}", name, list(SECTIONS)))
@@ -91,6 +95,13 @@ def _check_card(path: Path, card: dict[str, Any]) -> None:
     TrainingFootprint(**{"hours": 0.0, "hardware": "", **card.get("footprint", {})})
 
 
+def start_logging(training: TrainingArguments) -> None:
+    """Shows what this package and transformers tell of a training, as `--log_level` asks for."""
+    level = training.get_process_log_level()
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    transformers.logging.set_verbosity(level)
+
+
 def parse_arguments(
     config_class: type[PreTrainedConfig],
     training_class: type[TrainingArguments],
@@ -114,7 +125,7 @@ def parse_arguments(
         `ValueError`: an unknown key or flag, named with the closest known one.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = " ".join([sys.argv[0], *argv])
+    command = shlex.join([sys.argv[0], *argv])
     named = bool(argv) and not argv[0].startswith("-")
     path = argv.pop(0) if named else default_config
     sections = read_config(path)

@@ -63,14 +63,22 @@ class CodeDataArguments(DataArguments):
 
 
 def load_rqvae(data: CodeDataArguments) -> RQVAEModel:
-    """The trained RQ-VAE, in evaluation mode and fp32."""
+    """The trained RQ-VAE, in evaluation mode and fp32.
+
+    Raises:
+        `ValueError`: none named, nothing there, or weights that are missing.
+    """
     if data.rqvae_name_or_path is None:
         raise ValueError("`rqvae_name_or_path` must be a Hub id or a folder, got None.")
     return load_component(RQVAEModel, data.rqvae_name_or_path, "rqvae").float()
 
 
 def load_tokenizer(data: CodeDataArguments) -> PreTrainedTokenizerFast | None:
-    """The caption tokenizer, or `None` where no captions are used."""
+    """The caption tokenizer, or `None` where no captions are used.
+
+    Raises:
+        `ValueError`: captions and labels at once, captions without a tokenizer, or one without a length.
+    """
     if data.caption_column is not None and data.label_column is not None:
         raise ValueError("`caption_column` and `label_column` exclude each other, got both.")
     if data.caption_column is None:

@@ -163,7 +163,11 @@ def check_column(rows: Rows, column: str, argument: str) -> None:
 
 
 def parse_filter(text: str) -> dict[str, str]:
-    """ "a=b,c=d" as a dictionary."""
+    """ "a=b,c=d" as a dictionary.
+
+    Raises:
+        `ValueError`: a part without "=".
+    """
     pairs = [part.split("=", 1) for part in text.split(",")]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"`filter` must be COLUMN=VALUE, several separated by commas, got {text!r}.")

@@ -39,6 +39,13 @@ class Evaluations:
         self._evaluated: Sums = {}  # of the evaluation that lasts
         self._evaluated_rows = 0  # of the batch that is evaluated: how many are not there to fill it up
 
+    def evaluate_and_save(self) -> None:
+        """Evaluates, where there are data for it, logs what comes out and writes it to eval_results.json."""
+        if self.eval_dataset is not None:
+            metrics = self.evaluate()
+            self.log_metrics("eval", metrics)
+            self.save_metrics("eval", metrics)
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """As in the base class, with the averaged weights; what `bf16_full_eval` and `fp16_full_eval` round is as it
         was afterwards."""

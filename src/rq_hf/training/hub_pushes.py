@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from .checkpoints import STATE_FILE
 from .publishing import push_run
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Of a checkpoint: what is no pickle. Without the state of its optimizer it cannot be resumed from, so the file that
 # tells `--resume_from_checkpoint` a whole checkpoint is not pushed either.
 CHECKPOINT_FILES = ["*.json", "*.safetensors"]
-NOT_OF_A_CHECKPOINT = ["trainer_state.json"]
+NOT_OF_A_CHECKPOINT = [STATE_FILE]
 
 
 class HubPushes:

@@ -2,10 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Low-rank adapters (LoRA, Hu et al., 2021, https://arxiv.org/abs/2106.09685) of an RQ-Transformer, by PEFT."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from ..cards import render_small_card
 from ..modeling_rq_transformer import RQTransformerForImageGeneration
@@ -57,12 +60,11 @@ def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArgument
     training, card = arguments.training, arguments.card
     base = training.model_name_or_path
     model.peft_config["default"].base_model_name_or_path = base
-    readme = Path(folder, "README.md")
-    own = readme.read_bytes() if readme.is_file() else None
-    model.save_pretrained(folder, save_embedding_layers=False)
-    readme.unlink(missing_ok=True)  # into which PEFT has written
-    if own is not None:
-        readme.write_bytes(own)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:  # where PEFT leaves a README.md of its own
+        model.save_pretrained(place, save_embedding_layers=False)
+        for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+            os.replace(Path(place, name), Path(folder, name))
     is_local = Path(base).exists()
     metadata = ModelCardData(
         base_model=None if is_local else base,

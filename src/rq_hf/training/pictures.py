@@ -124,9 +124,9 @@ class PictureDataset(SeededDataset):
     def sample(self, index: int) -> tuple[dict[str, torch.Tensor], int]:
         """A sample, and the row that its picture is of: `index`, or the next one that can be decoded."""
         for row in (index, *range(index + 1, len(self)), *range(index)):
-            value = self.rows[row][self.image_column]
             if self._state[row] == self.CORRUPT:
                 continue
+            value = self.rows[row][self.image_column]
             try:
                 picture = self.transform.decode(value)
             except ValueError as error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from huggingface_hub import CommitInfo, ModelCard, ModelCardData
 
 from ..card_metadata import TrainingFootprint
 from ..cards import render_card, save_card
+from ..metrics import replacing, write_text
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline
-from ..sharing import KEPT_PRECISE, push_folder
+from ..sharing import cast_weights, push_folder
 from .arguments import ScriptArguments
 
 # kg CO2eq per kWh, the mean of the world in 2023 (Ember, Global Electricity Review 2024: 480 g).
@@ -36,7 +37,8 @@ _NOT_IN_CARD = (
     "resume_from_checkpoint",
     "use_cpu",
 )
-# Of the README.md that was written last, in a hidden file, which is not shared: whoever changes the text owns it.
+# Of the README.md that was written last and before, in a hidden file, which is not shared: whoever changes the text
+# owns it.
 _DIGEST_FILE = ".README.sha256"
 
 
@@ -103,13 +105,17 @@ def write_card(
 
 def save_own_card(card: ModelCard, folder: Path) -> None:
     """Writes README.md; one that somebody else wrote, or changed since it was written here, is left alone."""
-    path, digest = folder / "README.md", folder / _DIGEST_FILE
-    if path.is_file() and digest.is_file() and _digest(path) == digest.read_text(encoding="utf-8"):
-        path.unlink()
-    is_kept = path.exists()
-    save_card(card, folder)
-    if not is_kept:
-        digest.write_text(_digest(path), encoding="utf-8")
+    path, digests = folder / "README.md", folder / _DIGEST_FILE
+    known = digests.read_text(encoding="utf-8").split() if digests.is_file() else []
+    before = _digest(path) if path.is_file() else None
+    if before is not None and before not in known:
+        save_card(card, folder)  # says that it is kept
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        card.save(temporary)
+        texts = [_digest(temporary), *filter(None, [before])]  # whichever is there if it ends here
+        write_text(digests, "\n".join(texts))
 
 
 def _digest(path: Path) -> str:
@@ -118,7 +124,14 @@ def _digest(path: Path) -> str:
 
 def fresh_command(command: str) -> str:
     """The command that starts the run, whether or not it was resumed."""
-    return re.sub(r" --resume_from_checkpoint[= ]\S+", "", command)
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word == "--resume_from_checkpoint":
+            next(words, None)  # its value
+        elif not word.startswith("--resume_from_checkpoint="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _results(arguments: ScriptArguments, history: list[dict], seconds: float) -> dict[str, Any]:
@@ -179,11 +192,7 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
         return
     for name in ("rqvae", "transformer"):
         component = getattr(pipeline, name)
-        narrow = {
-            key: value if key.endswith(KEPT_PRECISE) else value.to(dtype)
-            for key, value in component.state_dict().items()
-        }
-        component.save_pretrained(Path(folder) / name, state_dict=narrow)
+        component.save_pretrained(Path(folder) / name, state_dict=cast_weights(component.state_dict(), dtype))
 
 
 def push_run(

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainerState, TrainingArguments
 
 from ..seeds import seeded_generator
-from .checkpoints import resume_checkpoint
+from .checkpoints import STATE_FILE, resume_checkpoint
 from .data import ConditionEncoder, DataArguments
 from .pictures import NUM_JUDGED, NUM_NAMED, check_corrupt_fraction
 from .transforms import PictureTransform
@@ -203,7 +203,7 @@ def training_stream(
     for name in ("eval_strategy", "save_strategy", "logging_strategy"):
         if getattr(training, name) == "epoch":
             raise ValueError(
-                f"`{name}` must be 'steps' or 'no' with `streaming`: no process knows where an epoch ends."
+                f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch': no process knows where one ends."
             )
     shards = rows.num_shards // training.world_size or rows.num_shards
     if training.dataloader_num_workers > shards:
@@ -232,5 +232,5 @@ def _trained_batches(training: TrainingArguments) -> int | None:
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     if checkpoint is None or training.ignore_data_skip:
         return 0
-    step = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json"))).global_step
+    step = TrainerState.load_from_json(str(Path(checkpoint, STATE_FILE))).global_step
     return step * training.gradient_accumulation_steps if step < training.max_steps else None
