@@ -7,6 +7,7 @@ https://huggingface.co/docs/hub/model-cards and .../repositories-licenses).
 """
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from rq_hf.card_metadata import METRIC_NAMES
 from rq_hf.cards import render_card, render_small_card
 from rq_hf.sharing import push_folder
 from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
+from rq_hf.training.publishing import fresh_command, save_own_card
 
 ROOT = Path(__file__).parents[1]
 KEYS = set(
@@ -200,6 +202,19 @@ def test_the_card_of_a_training_before_it_and_after_it(tmp_path):
     assert "accelerate launch scripts/train_rqvae.py" in card.text
 
 
+class Interrupted:
+    """A function that is interrupted at its n-th call."""
+
+    def __init__(self, function, number):
+        self.function, self.number, self.calls = function, number, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        if self.calls == self.number:
+            raise KeyboardInterrupt
+        return self.function(*args)
+
+
 def test_the_card_of_a_resumed_run_is_the_one_of_its_end(tmp_path):
     arguments = ScriptArguments(
         training=RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True),
@@ -218,6 +233,24 @@ def test_the_card_of_a_resumed_run_is_the_one_of_its_end(tmp_path):
         file.write("My own words.\n")
     write_card("rqvae", arguments, None, None, **end)
     assert (tmp_path / "README.md").read_text().endswith("My own words.\n")
+
+
+@pytest.mark.parametrize("resumed", ["--resume_from_checkpoint '/runs/a b'", "--resume_from_checkpoint=last"])
+def test_the_command_of_a_resumed_run_stays_one_that_a_shell_reads(resumed):
+    assert fresh_command(f'train.py {resumed} --id2label \'{{"0": "a b"}}\'') == (
+        'train.py --id2label \'{"0": "a b"}\''
+    )
+
+
+def test_a_card_whose_replacement_was_interrupted_is_still_the_runs_own(tmp_path, monkeypatch):
+    save_own_card(ModelCard("---\nlicense: mit\n---\nfirst\n"), tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", interrupted := Interrupted(os.replace, 2))
+        save_own_card(ModelCard("---\nlicense: mit\n---\nsecond\n"), tmp_path)
+    assert interrupted.calls == 2 and "first" in (tmp_path / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".README.sha256", "README.md"]
+    save_own_card(ModelCard("---\nlicense: mit\n---\nthird\n"), tmp_path)
+    assert "third" in (tmp_path / "README.md").read_text()
 
 
 # Cards that a push writes, and their snippets.

@@ -210,6 +210,9 @@ def test_evaluation_results_come_from_a_file_too(tmp_path):
         metric_name="CLIP score",
         metric_value=0.25,
     )
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"`evaluation` must be a file of JSON, got '{path}'"):
+        evaluation_results(path)
 
 
 def test_numpy_metrics_become_plain_numbers():

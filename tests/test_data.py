@@ -321,6 +321,8 @@ def test_data_files_choose_among_the_files_of_a_folder(tmp_path):
     for data_files, expected in keys.items():
         arguments = DataArguments(str(tmp_path), data_files=data_files, image_column="jpg")
         assert load_dataset_splits(arguments)["train"]["__key__"][:] == expected
+    with pytest.raises(ValueError, match="`data_files` must be valid JSON, got '{\"train\": '"):
+        read_dataset(str(tmp_path), data_files='{"train": ')
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

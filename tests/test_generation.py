@@ -75,7 +75,12 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
 
 def test_codes_that_cannot_be_redrawn_are_refused(tiny_transformer):
     input_ids, codes = conditions(tiny_transformer), torch.zeros(2, *SHAPE, dtype=torch.long)
-    for bad, message in ((codes[:1], "must have shape"), (codes + SIZE, "must be integers"), (codes * 1.0, "must be")):
+    for bad, message in (
+        (codes[:1], "must have shape"),
+        (codes + SIZE, "must be integers"),
+        (codes * 1.0, "must be"),
+        (codes.bool(), "must be integers in .* got torch.bool"),
+    ):
         with pytest.raises(ValueError, match=f"`codes` {message}"):
             tiny_transformer.redraw_codes(input_ids, bad)
     with pytest.raises(ValueError, match="`input_ids` must be"):

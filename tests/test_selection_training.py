@@ -79,6 +79,15 @@ def test_accumulated_batches_count_as_one_large_batch(architecture, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "script, column", [("train_classifier", "--label_column"), ("train_ranker", "--caption_column")]
+)
+def test_streams_are_refused(load_script, script, column, tmp_path):
+    arguments = ["--dataset_name", FIXTURE, column, "style", "--streaming", "true", "--output_dir", tmp_path / "out"]
+    with pytest.raises(ValueError, match="`streaming` must be false here, got true"):
+        train(load_script(script), *arguments, "--use_cpu", "true", "--max_steps", 1)
+
+
 def test_the_saved_processor_gives_the_pixels_of_the_training():
     row = datasets.load_dataset(str(FIXTURE))["train"].select([0])
     pixels = PictureDataset(row, 16, transform="emoji", training=False)[0]["pixel_values"]
