@@ -3,7 +3,9 @@
 """Sampling of code maps: equal to teacher forcing, filters, randomness, guidance, known codes, callbacks, errors."""
 
 import json
+import logging
 
+import numpy as np
 import pytest
 import torch
 from transformers import CompileConfig, GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
@@ -282,6 +284,90 @@ def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
         assert torch.equal(tiny_transformer.generate(input_ids, generator=seeded(4), callback=answer), plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codes_of_a_callback_are_followed_as_known_ones_are_also_in_half_precision(make_transformer, dtype):
+    model = make_transformer("text").to(dtype)
+    input_ids = conditions(model)
+    plain = model.generate(input_ids, generator=seeded(4))
+    other, mask = (plain + 1) % SIZE, torch.zeros(SHAPE[:2], dtype=torch.bool)
+    mask[0, 1] = True
+
+    def replace(position, codes):
+        if position != 1:
+            return codes
+        return torch.where(mask[..., None], other, codes)
+
+    replaced = model.generate(input_ids, generator=seeded(4), callback=replace)
+    known = model.generate(input_ids, generator=seeded(4), known_codes=other, known_mask=mask)
+    assert torch.equal(replaced, known) and not torch.equal(replaced[:, 1], plain[:, 1])
+    assert torch.equal(model.generate(input_ids, generator=seeded(4), callback=lambda _, codes: codes), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_seeds_mean_the_same_under_another_default_dtype(make_transformer, tiny_rqvae, pictures, dtype):
+    model = make_transformer("text")
+    input_ids, latents = conditions(model), tiny_rqvae.encode_latents(pictures)
+
+    def draw():
+        drawn = model.generate(input_ids, generator=seeded(4))
+        return drawn, tiny_rqvae.quantize(latents, 1.0, stochastic=True, generator=seeded(4))[0]
+
+    plain = draw()
+    torch.set_default_dtype(dtype)
+    try:
+        assert all(map(torch.equal, draw(), plain))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_that_trains_samples_without_dropout_and_goes_on_training(make_transformer):
+    model = make_transformer("text", dropout=0.5)
+    input_ids = conditions(model)
+    plain = model.generate(input_ids, generator=seeded(4))
+    redrawn = model.redraw_codes(input_ids, plain, seeded(1))
+    model.train()
+    model.code_head.eval()
+    assert torch.equal(model.generate(input_ids, generator=seeded(4)), plain)
+    assert torch.equal(model.redraw_codes(input_ids, plain, seeded(1)), redrawn)
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert not any(value for name, value in modes.items() if name.startswith("code_head"))
+    assert all(value for name, value in modes.items() if not name.startswith("code_head"))
+
+
+def test_a_loop_that_stops_keeps_known_codes(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    known, mask = torch.full((1, *SHAPE), 3), torch.zeros(SHAPE[:2], dtype=torch.bool)
+    mask[1] = True
+    seen = []
+    codes = tiny_transformer.generate(
+        input_ids, known_codes=known, known_mask=mask, callback=lambda _, codes: seen.append(codes.clone()) or False
+    )
+    assert len(seen) == 1 and torch.equal(seen[0], codes)
+    assert (codes[:, 1] == 3).all() and not codes[:, 0, 1:].any()
+
+
+def test_negative_conditions_of_another_number_are_refused(make_transformer):
+    model = make_transformer("text")
+    input_ids = conditions(model)
+    with pytest.raises(ValueError, match="`negative_input_ids` must be one row or 2, as `input_ids`, got 3"):
+        model.generate(input_ids, negative_input_ids=input_ids[[0, 0, 1]], guidance_scale=2.0)
+
+
+def test_settings_that_nothing_reads_are_told(make_transformer, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tiny_transformer = make_transformer("text")
+    settings = GenerationConfig(do_sample=True, temperature=[1.0, 0.5, 0.5], num_return_sequences=4, min_p=0.1)
+    tiny_transformer.generate(conditions(tiny_transformer), generation_config=settings)
+    assert "not used: min_p, num_return_sequences" in caplog.text
+
+
+def test_settings_may_be_arrays_and_tensors(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    plain = tiny_transformer.generate(input_ids, temperature=0.5, top_k=[3, 4, 5], generator=seeded(4))
+    other = dict(temperature=torch.tensor(0.5), top_k=np.array([3, 4, 5]))
+    assert torch.equal(tiny_transformer.generate(input_ids, **other, generator=seeded(4)), plain)
+
+
 @pytest.mark.parametrize("answer", [[1, 2], {"codes": 1}, 0.5])
 def test_a_callback_that_returns_something_else_is_refused(tiny_transformer, answer):
     with pytest.raises(ValueError, match=f"the callback's codes must be a tensor, got {type(answer).__name__}"):
@@ -292,9 +378,12 @@ def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transforme
     input_ids = conditions(tiny_transformer)
     expected = tiny_transformer.generate(input_ids, generator=seeded(0))
     redrawn = tiny_transformer.redraw_codes(input_ids, expected, seeded(1))
-    for dtype in (torch.uint8, torch.int16):
+    for dtype in (torch.uint8, torch.int16, torch.uint16):
+        assert torch.equal(tiny_transformer.generate(input_ids, known_codes=expected.to(dtype)), expected)
         assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
         assert torch.equal(tiny_transformer.redraw_codes(input_ids.to(dtype), expected.to(dtype), seeded(1)), redrawn)
+    with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got torch.uint16 from 3[2-9]"):
+        tiny_transformer.generate(input_ids, known_codes=(expected + SIZE).to(torch.uint16))
     with pytest.raises(ValueError, match=r"`input_ids` must be integers .*torch\.bool"):
         tiny_transformer.generate(torch.zeros_like(input_ids, dtype=torch.bool))
 

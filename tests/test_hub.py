@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.pipelines import pipeline_loading_utils
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 import rq_hf
@@ -104,6 +105,31 @@ def test_a_component_can_be_passed_or_left_out(tiny_pipeline, pictures, tmp_path
     assert len(without_transformer.reconstruct(pictures / 2 + 0.5).images) == 8
     with pytest.raises(ValueError, match="`transformer`"):
         without_transformer(PROMPT)
+
+
+@pytest.mark.parametrize(
+    "component, name", [("rqvae", "decoder.conv_out.bias"), ("transformer", "code_head.norm.bias")]
+)
+def test_a_pipeline_whose_files_lack_a_weight_is_refused(tiny_pipeline, tmp_path, component, name):
+    tiny_pipeline.save_pretrained(tmp_path)
+    path = tmp_path / component / "model.safetensors"
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"must hold a whole .*, but lacks weights such as `{name}` .1 are missing"):
+        RQImageGenerationPipeline.from_pretrained(tmp_path)
+    model = type(getattr(tiny_pipeline, component)).from_pretrained(tmp_path, subfolder=component)  # as transformers
+    assert name in model.state_dict()
+
+
+def test_a_model_with_a_compiled_part_is_saved_under_its_own_names(tiny_pipeline, tmp_path):
+    expected = {name: value.clone() for name, value in tiny_pipeline.rqvae.state_dict().items()}
+    tiny_pipeline.rqvae.decoder = torch.compile(tiny_pipeline.rqvae.decoder)
+    tiny_pipeline.transformer.code_head.linear = torch.compile(tiny_pipeline.transformer.code_head.linear)
+    tiny_pipeline.save_pretrained(tmp_path)
+    again = RQImageGenerationPipeline.from_pretrained(tmp_path)
+    assert expected.keys() == again.rqvae.state_dict().keys()
+    assert all(torch.equal(again.rqvae.state_dict()[name], value) for name, value in expected.items())
 
 
 def test_missing_and_truncated_files_are_errors(tiny_pipeline, tmp_path):

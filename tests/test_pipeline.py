@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import ImagePipelineOutput
+from tokenizers.processors import TemplateProcessing
 
 from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
 
@@ -360,6 +361,22 @@ def test_what_does_not_fit_the_condition_is_cut_with_a_warning_that_shows_it(tin
         input_ids = tiny_pipeline.encode_prompt(long)
     assert input_ids.tolist() == [tiny_pipeline.tokenizer(long, truncation=False, padding=False).input_ids[:6]]
     assert re.search("cut to 6 tokens; .*'.*style of cheese'", caplog.text)
+
+
+def test_special_tokens_take_a_part_of_the_condition(tiny_pipeline, caplog):
+    tokenizer = tiny_pipeline.tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[UNK] $A [UNK]", special_tokens=[("[UNK]", tokenizer.unk_token_id)]
+    )
+    with caplog.at_level(logging.WARNING):
+        ids = tokenizer("red red red", add_special_tokens=False).input_ids
+        tiny_pipeline.encode_prompt(tokenizer.decode(ids[:4]))
+        assert caplog.text == ""
+        long = "a red heart, twemoji style of cheese"
+        (row,) = tiny_pipeline.encode_prompt(long).tolist()
+        whole = tokenizer(long, add_special_tokens=False, truncation=False, padding=False).input_ids
+    assert row[1:-1] == whole[:4]
+    assert f"cut to 4 tokens; this part is not used: {tokenizer.decode(whole[4:])!r}" in caplog.text
 
 
 def test_threads_may_encode_prompts_at_the_same_time(tiny_pipeline, monkeypatch):

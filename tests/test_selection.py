@@ -263,6 +263,33 @@ def test_guidance_and_selection_work_together_and_a_callback_sees_every_batch(ti
     assert steps == [(step, step % 16) for step in range(32)]
 
 
+def test_a_folder_is_as_good_as_a_ranker(tiny_pipeline, ranker, tmp_path):
+    ranker.model.save_pretrained(tmp_path)
+    ranker.processor.save_pretrained(tmp_path)
+    first, second = (
+        tiny_pipeline("rocket", num_candidates=np.int64(3), ranker=each, generator=seeded(0), output_type="latent")
+        for each in (ranker, tmp_path)
+    )
+    assert torch.equal(first.images, second.images)
+    torch.testing.assert_close(first.scores, second.scores, rtol=0, atol=1e-6)
+
+
+def test_image_processors_need_take_nothing_but_pictures(classifier):
+    """As that of timm's models."""
+    pixels = torch.rand(3, 3, 20, 20, generator=seeded(0)) * 2 - 1
+    expected, inner = classifier.probabilities(pixels), classifier.image_processor
+    classifier.image_processor = lambda images, return_tensors: inner(images, return_tensors=return_tensors)
+    torch.testing.assert_close(classifier.probabilities(pixels), expected, rtol=0, atol=0)
+
+
+def test_chosen_pictures_are_decoded_as_many_at_once_as_candidates_are_drawn(tiny_pipeline, ranker, monkeypatch):
+    sizes, decode = [], tiny_pipeline.rqvae.decode
+    monkeypatch.setattr(tiny_pipeline.rqvae, "decode", lambda codes: sizes.append(len(codes)) or decode(codes))
+    options = dict(num_candidates=3, num_images_per_prompt=3, ranker=ranker, candidate_batch_size=2)
+    images = tiny_pipeline("rocket", **options).images
+    assert len(images) == 3 and max(sizes) == 2
+
+
 def test_an_interrupted_selection_returns_the_best_so_far(tiny_pipeline, ranker):
     def stop(pipe, step, position, tensors):
         pipe._interrupt = step == 17  # in the second batch
@@ -272,7 +299,12 @@ def test_an_interrupted_selection_returns_the_best_so_far(tiny_pipeline, ranker)
         "rocket", num_images_per_prompt=3, num_candidates=8, ranker=ranker, candidate_batch_size=1,
         callback_on_step_end=stop,
     )  # fmt: skip
-    assert len(output.images) == len(output.scores) == 2
+    assert len(output.images) == len(output.scores) == 1  # the whole one
+    output = tiny_pipeline(
+        "rocket", num_candidates=2, ranker=ranker, candidate_batch_size=2, output_type="latent",
+        callback_on_step_end=lambda pipe, step, position, tensors: setattr(pipe, "_interrupt", step == 5),
+    )  # fmt: skip
+    assert len(output.images) == 1 and not output.images.flatten(1, 2)[:, 6:].any()  # there is nothing else
 
 
 @pytest.mark.parametrize(
@@ -306,13 +338,17 @@ def test_models_whose_files_lack_weights_are_refused(classifier, ranker, tmp_pat
     "arguments, match",
     [
         (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` need each other"),
+        (
+            dict(acceptance_rate=5e-324, classifier="here"),
+            "`acceptance_rate` must leave a finite number of candidates",
+        ),
         (dict(acceptance_rate=0.0, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got 0.0"),
         (dict(acceptance_rate=-0.1, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got -0.1"),
         (dict(acceptance_rate=1.5, classifier="here"), r"`acceptance_rate` must be a number in \(0, 1\], got 1.5"),
         (dict(acceptance_rate=float("nan"), classifier="here"), r"`acceptance_rate` must be .* got nan"),
         (dict(acceptance_rate=True, classifier="here"), "`acceptance_rate` must be .* got True"),
         (dict(num_candidates=4), "`ranker` and `num_candidates` need each other"),
-        (dict(num_candidates=4, ranker="here"), "`ranker` must be a CLIPRanker, got 'here'"),
+        (dict(num_candidates=4, ranker=3), "`ranker` must be a CLIPRanker, a model, a Hub id or a folder, got 3"),
         (dict(num_candidates=4, ranker="a", acceptance_rate=0.5, classifier="b"), "exclude each other"),
     ],
 )

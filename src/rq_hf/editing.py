@@ -9,7 +9,7 @@ Symbols: B pictures, H x W positions, D code depth. z-hat^(d) sum of the first d
 """
 
 from collections.abc import Iterable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,7 @@ class EditingMixin:
 
     def _checked_depth(self, name: str, depth: int) -> int:
         code_depth = self.rqvae.config.code_depth
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= code_depth:
+        if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= code_depth:
             raise ValueError(f"`{name}` must be an integer from 1 to {code_depth}, got {depth!r}.")
         return depth
 

@@ -14,19 +14,27 @@ from numbers import Real
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
+from transformers.utils import logging
 
 from .key_value_caches import KeyValueCache
 from .residual_quantizer import one_per_depth, row_blocks
-from .sampling_steps import CompiledSteps, Sampling, advance, predict_codes, token_of
+from .sampling_steps import CompiledSteps, Sampling, advance, predict_codes, quantized_vectors, token_of
+
+logger = logging.get_logger(__name__)
 
 # Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
 MIN_TEMPERATURE = 1e-30
+# Of a `GenerationConfig`: what sampling reads, and what says nothing of sampling.
+USED_SETTINGS = {
+    "do_sample", "temperature", "top_k", "top_p", "guidance_scale", "compile_config", "bos_token_id", "eos_token_id",
+    "pad_token_id", "transformers_version", "_from_model_config", "use_cache",
+}  # fmt: skip
 
 
 def draw_uniforms(
     generator: torch.Generator | list[torch.Generator] | None, batch_size: int, code_shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """One uniform in [0, 1) per code, `(B, H, W, D)`, picture after picture, on the generator's device."""
+    """One fp32 uniform in [0, 1) per code, `(B, H, W, D)`, picture after picture, on the first generator's device."""
     generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
     if len(generators) != batch_size:
         raise ValueError(
@@ -35,8 +43,29 @@ def draw_uniforms(
     for each in generators:
         if each is not None and not isinstance(each, torch.Generator):
             raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {each!r}.")
-    device = "cpu" if generators[0] is None else generators[0].device
-    return torch.stack([torch.rand(code_shape, generator=each, device=device) for each in generators])
+    devices = ["cpu" if each is None else each.device for each in generators]
+    uniforms = [
+        torch.rand(code_shape, generator=each, device=device, dtype=torch.float32).to(devices[0])
+        for each, device in zip(generators, devices, strict=True)
+    ]
+    return torch.stack(uniforms)
+
+
+def in_evaluation_mode(method: Callable) -> Callable:
+    """A method of a model without dropout, whatever the mode of the model, which it keeps."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        training = [module for module in self.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            return method(self, *args, **kwargs)
+        finally:
+            for module in training:
+                module.training = True
+
+    return wrapped
 
 
 def _setting(defaults: GenerationConfig, name: str, value, fallback):
@@ -50,6 +79,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
 
     @apply_forward_hook
     @torch.no_grad()
+    @in_evaluation_mode
     def generate(
         self,
         input_ids: torch.LongTensor,
@@ -94,9 +124,10 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 Gives one uniform per code, drawn before the loop, picture after picture. A batch with one generator
                 per picture equals its singles.
             callback (*optional*):
-                `callback(position, codes)` after each of the T positions, with the codes so far `(B, H, W, D)`. If it
-                returns codes, the loop goes on with them, as far as positions after this one are concerned; if it
-                returns `False`, the loop stops and the remaining codes are 0.
+                `callback(position, codes)` after each of the T positions, with the codes so far `(B, H, W, D)`: those
+                that are known, those that were drawn, and 0. It must not change them, but may return others: what
+                follows is drawn after its codes of this position, and its codes of earlier ones are returned, though
+                nothing follows them. If it returns `False`, the loop stops and the codes are as they are.
             generation_config (`GenerationConfig`, *optional*):
                 Instead of the model's own.
             compile_config (`transformers.CompileConfig`, *optional*):
@@ -115,6 +146,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         defaults = generation_config if generation_config is not None else self.generation_config
         if not isinstance(defaults, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {defaults!r:.200}.")
+        if unused := defaults.to_diff_dict().keys() - USED_SETTINGS:
+            logger.warning_once(f"Of `generation_config` these settings are not used: {', '.join(sorted(unused))}.")
         sampling = self._sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)
         compile_config = _setting(defaults, "compile_config", compile_config, None)
         if compile_config is not None and not isinstance(compile_config, CompileConfig):
@@ -134,6 +167,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         uniforms = draw_uniforms(generator, batch_size, (height, width, depth)) if sampling.do_sample else None
         uniforms = uniforms.to(device).flatten(1, 2) if sampling.do_sample else None  # (B, T, D)
         codes = torch.zeros(batch_size, height * width, depth, dtype=torch.long, device=device)
+        if known_codes is not None:
+            codes = torch.where(known_mask, known_codes, codes)
         all_finite = torch.ones((), dtype=torch.bool, device=device)
 
         token, caches = self._read_conditions(input_ids)
@@ -152,9 +187,11 @@ class RQTransformerGenerationMixin(GenerationMixin):
                     break
                 if answer is not None and answer is not True:
                     self.check_codes("the callback's codes", answer, (batch_size,))
+                    drawn = codes[:, position]
                     codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
-                    quantized = self.codebook(codes[:, position]).sum(-2)[:, None]
-                    token = token_of(self, quantized, position, len(input_ids))
+                    if not torch.equal(codes[:, position], drawn):
+                        quantized = quantized_vectors(self, codes[:, position])
+                        token = token_of(self, quantized, position, len(input_ids))
         if not all_finite:
             raise ValueError(
                 "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or "
@@ -191,19 +228,23 @@ class RQTransformerGenerationMixin(GenerationMixin):
         temperature = one_per_depth(
             "temperature", setting("temperature", temperature, 1.0), depth, lambda v: v > 0, "greater than 0"
         )
-        temperature = [1.0 if value is None else max(value, MIN_TEMPERATURE) for value in temperature]
+        temperature = [1.0 if value is None else float(max(value, MIN_TEMPERATURE)) for value in temperature]
         top_k = one_per_depth(
             "top_k", setting("top_k", top_k, None), depth, lambda v: v >= 1 and v % 1 == 0, "an integer of at least 1"
         )
         top_k = [value if value is None else int(value) for value in top_k]
         top_p = one_per_depth("top_p", setting("top_p", top_p, None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
+        top_p = [value if value is None else float(value) for value in top_p]
         guidance_scale = setting("guidance_scale", guidance_scale, 1.0)
         is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
         if not is_number or not 0 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
-        return Sampling(do_sample, temperature, top_k, top_p, guidance_scale)
+        if not do_sample:  # numbers of one type and none without use: each other setting is compiled anew
+            temperature, top_k, top_p = [1.0] * depth, [None] * depth, [None] * depth
+        return Sampling(do_sample, temperature, top_k, top_p, float(guidance_scale))
 
     @torch.no_grad()
+    @in_evaluation_mode
     def redraw_codes(
         self, input_ids: torch.LongTensor, codes: torch.LongTensor, generator: torch.Generator | None = None
     ) -> torch.LongTensor:
@@ -254,10 +295,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.shape[1] != length or len(ids) == 0:
             got = tuple(ids.shape) if isinstance(ids, torch.Tensor) else type(ids).__name__
             raise ValueError(f"`{name}` must be a tensor of shape (batch_size, {length}), got {got}.")
-        if ids.is_floating_point() or ids.dtype == torch.bool or not (0 <= ids.min() and ids.max() < size):
-            raise ValueError(
-                f"`{name}` must be integers in [0, {size}), got {ids.dtype} from {ids.min()} to {ids.max()}."
-            )
+        self._check_range(f"`{name}`", ids, size)
 
     def _check_devices(self) -> None:
         """Keys and values of all blocks lie together, so that a model may be offloaded, but not cut in pieces."""
@@ -277,6 +315,11 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 )
             negative_input_ids = torch.tensor([self.config.null_condition_ids], device=input_ids.device)
         self._check_condition("negative_input_ids", negative_input_ids)
+        if len(negative_input_ids) not in (1, len(input_ids)):
+            raise ValueError(
+                f"`negative_input_ids` must be one row or {len(input_ids)}, as `input_ids`, got "
+                f"{len(negative_input_ids)}."
+            )
         return negative_input_ids.to(input_ids).expand_as(input_ids)
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] | None = None) -> None:
@@ -297,9 +340,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if not fits or not (len(codes) in batch_sizes if batch_sizes else len(codes)):
             expected = f"({batch_sizes[-1] if batch_sizes else 'batch_size'}, {', '.join(map(str, shape))})"
             raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}.")
-        whole = codes if codes.is_floating_point() else codes.long()  # uint8 knows no large K
-        if whole.is_floating_point() or codes.dtype == torch.bool or not (0 <= whole.min() and whole.max() < size):
-            got = f"{codes.dtype} from {codes.min()} to {codes.max()}"
+        self._check_range(name, codes, size)
+
+    def _check_range(self, name: str, values: torch.Tensor, size: int) -> None:
+        whole = values if values.is_floating_point() else values.long()  # uint8 knows no large K, uint16 no minimum
+        if whole.is_floating_point() or values.dtype == torch.bool or not (0 <= whole.min() and whole.max() < size):
+            got = f"{values.dtype} from {whole.min()} to {whole.max()}"
             raise ValueError(f"{name} must be integers in [0, {size}), got {got}.")
 
     def _check_known_codes(self, codes: torch.Tensor | None, mask: torch.Tensor | None, batch_size: int, device):
@@ -324,4 +370,4 @@ class RQTransformerGenerationMixin(GenerationMixin):
             expected = f"{shape[:2]}, {shape} or {(batch_size, *shape)}"
             raise ValueError(f"`known_mask` must have shape {expected}, got {tuple(mask.shape)}.")
         full = (batch_size, *shape)
-        return codes.to(device).expand(full).flatten(1, 2), mask.to(device).expand(full).flatten(1, 2)
+        return codes.long().to(device).expand(full).flatten(1, 2), mask.to(device).expand(full).flatten(1, 2)

@@ -7,8 +7,9 @@ import hashlib
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ PUSH_OPTIONS = (
 )  # fmt: skip
 # Nanoseconds for which a file in the cache counts as new, and when this process began, or nearly so.
 NEW, BEGUN = 24 * 3600 * 10**9, time.time_ns()
+_wholes = ContextVar("whole_components", default=False)
 # Files that were compared, by path, time of change and inode.
 _compared: set[tuple[Path, tuple[int, int]]] = set()
 
@@ -54,16 +56,37 @@ def load_whole(
     options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
     with checked_downloads(name_or_path, kwargs):
         model, loaded = model_class.from_pretrained(name_or_path, **options)
-    missing = [key for key in sorted(loaded["missing_keys"]) if not key.endswith(".num_batches_tracked")]
+    missing = loaded["missing_keys"]
     if optional is not None and any(key.startswith(f"{optional}.") for key in missing):
         setattr(model, optional, None)
         missing = [key for key in missing if not key.startswith(f"{optional}.")]
+    check_whole(model, missing, name_or_path)
+    return model
+
+
+def check_whole(model: PreTrainedModel, missing: Iterable[str], name_or_path: str | Path) -> None:
+    """Raises a `ValueError` where weights of a model are missing, but for counts of batches."""
+    missing = sorted(key for key in missing if not key.endswith(".num_batches_tracked"))
     if missing:
         raise ValueError(
             f"{str(name_or_path)!r} must hold a whole {type(model).__name__}, but lacks weights such as "
             f"`{missing[0]}` ({len(missing)} are missing)."
         )
-    return model
+
+
+@contextmanager
+def whole_components() -> Iterator[None]:
+    """While it lasts, our models are refused, as by [`load_whole`], where their files lack weights."""
+    before = _wholes.set(True)
+    try:
+        yield
+    finally:
+        _wholes.reset(before)
+
+
+def wants_whole() -> bool:
+    """Whether [`whole_components`] lasts."""
+    return _wholes.get()
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_common import write_sampling
-from .hub_cache import PUSH_OPTIONS, checked_downloads, download_options
+from .hub_cache import PUSH_OPTIONS, check_whole, checked_downloads, download_options, wants_whole
+
+# In the names of weights of a module that `torch.compile` has wrapped.
+COMPILED = "_orig_mod"
 
 
 class HubModel(PreTrainedModel):
@@ -18,11 +21,18 @@ class HubModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
-        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
+        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache. Weights that are missing are
+        drawn at random with a warning, or as a pipeline's component a `ValueError`."""
         if kwargs.get("use_safetensors") is None:  # diffusers' base class hands a None on
             kwargs["use_safetensors"] = True
+        told = kwargs.pop("output_loading_info", False)
         with checked_downloads(pretrained_model_name_or_path, kwargs):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            model, loaded = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        if wants_whole():
+            check_whole(model, loaded["missing_keys"], pretrained_model_name_or_path)
+        return (model, loaded) if told else model
 
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes
     def save_pretrained(
@@ -30,6 +40,10 @@ class HubModel(PreTrainedModel):
     ):
         pushes = push_to_hub and hasattr(self, "_push_saved")  # which code that a repository brings along lacks
         options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs} if pushes else {}
+        if state_dict is None and any(name.endswith(COMPILED) for name, _ in self.named_modules()):
+            state_dict = self.state_dict()
+        if state_dict is not None:
+            state_dict = {name.replace(f"{COMPILED}.", ""): value for name, value in state_dict.items()}
         super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub and not pushes, **kwargs)
         if is_main_process:
             write_sampling(save_directory)

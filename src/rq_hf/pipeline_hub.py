@@ -6,7 +6,7 @@ import sys
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .hub_cache import PUSH_OPTIONS, checked_downloads
+from .hub_cache import PUSH_OPTIONS, checked_downloads, whole_components
 
 
 class HubPipelineMixin:
@@ -16,9 +16,13 @@ class HubPipelineMixin:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
-        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
+        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache.
+
+        Raises:
+            `ValueError`: files of a model that lack weights, which would be drawn at random.
+        """
         kwargs.setdefault("use_safetensors", True)
-        with checked_downloads(pretrained_model_name_or_path, kwargs):
+        with checked_downloads(pretrained_model_name_or_path, kwargs), whole_components():
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod

@@ -5,6 +5,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         top_p: float | list[float] | None = None,
         guidance_scale: float | None = None,
         num_candidates: int | None = None,
-        ranker: CLIPRanker | None = None,
+        ranker: str | Path | PreTrainedModel | CLIPRanker | None = None,
         classifier: str | Path | PreTrainedModel | ImageClassifier | None = None,
         acceptance_rate: float | None = None,
         candidate_batch_size: int = 16,
@@ -121,7 +122,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             temperature, top_k, top_p, guidance_scale:
                 See [`RQTransformerForImageGeneration.generate`]. Guidance is off unless a checkpoint's own settings
                 or `guidance_scale` turn it on, and needs a `negative_prompt` or training with condition dropout.
-            num_candidates, ranker (`int` and [`CLIPRanker`], *optional*):
+            num_candidates, ranker (`int` and [`CLIPRanker`] or what it takes, *optional*):
                 Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned.
             classifier, acceptance_rate ([`ImageClassifier`] or what it takes, and `float`, *optional*):
                 Rejection sampling: `num_images_per_prompt / acceptance_rate` pictures are drawn per label, rounded up,
@@ -141,9 +142,11 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 [`RQImagePipelineOutput`] or a tuple.
             callback_on_step_end (*optional*):
                 `callback(pipe, step, position, {"codes": codes})` after each of the H*W positions, of each batch of
-                candidates, with codes `(B, H, W, D)` that are 0 where nothing was drawn yet. A dictionary with other
-                `codes` that it returns is what the loop goes on with; `pipe._interrupt = True` ends it: of
-                candidates the best so far are returned, if need be fewer.
+                candidates, with codes `(B, H, W, D)` that are 0 where nothing is known or was drawn yet. It may return
+                a dictionary with other `codes`: what follows is drawn after those of this position; changes of
+                earlier positions are in the result, though nothing follows them, and those of later ones are drawn
+                over. `pipe._interrupt = True` ends it: of candidates the best that are whole are returned, if need be
+                fewer, and an unfinished one where a prompt has no other.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
                 What the callback is given.
 
@@ -184,11 +187,13 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         self._interrupt = False
         height, width, _ = self.transformer.config.code_shape
         steps = itertools.count()
+        is_whole = True  # whether all positions of a batch are drawn, as they are but for an interruption
         batches = 1 if candidates is None else -(-count * candidates // candidate_batch_size)
 
         with self.progress_bar(total=batches * height * width) as progress_bar:
 
             def on_position(position: int, codes: torch.LongTensor) -> torch.LongTensor | bool | None:
+                nonlocal is_whole
                 progress_bar.update()
                 replaced = None
                 if callback_on_step_end is not None:
@@ -200,17 +205,20 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                         )
                     replaced = (answer or {}).get("codes")
                 if self.interrupt:
+                    is_whole = position == height * width - 1
                     if replaced is not None:
                         self.transformer.check_codes("the callback's codes", replaced, (len(codes),))
                         codes.copy_(replaced)
                     return False
                 return replaced
 
-            def draw(rows: list[int], generators: torch.Generator | list[torch.Generator] | None) -> torch.LongTensor:
+            def draw(
+                rows: list[int], generators: torch.Generator | list[torch.Generator] | None
+            ) -> tuple[torch.LongTensor, bool]:
                 def of_rows(values: torch.Tensor | None) -> torch.Tensor | None:
                     return values if values is None or len(values) == 1 else values[rows]
 
-                return self.transformer.generate(
+                codes = self.transformer.generate(
                     input_ids[rows].to(self._execution_device),
                     negative_input_ids=of_rows(negative_input_ids),
                     known_codes=of_rows(known_codes),
@@ -219,10 +227,11 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                     callback=on_position,
                     **settings,
                 )
+                return codes, is_whole
 
             scores = None
             if candidates is None:
-                codes = draw([row for row in range(count) for _ in range(num_images_per_prompt)], generator)
+                codes, _ = draw([row for row in range(count) for _ in range(num_images_per_prompt)], generator)
             else:
                 codes, scores = select_codes(
                     draw,
@@ -234,7 +243,11 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                     generator,
                     lambda: self.interrupt,
                 )
-        images = codes if output_type == "latent" else self._postprocess(self.rqvae.decode(codes), output_type)
+        images = codes
+        if output_type != "latent":
+            at_once = len(codes) if candidates is None else candidate_batch_size
+            pixel_values = torch.cat([self.rqvae.decode(each) for each in codes.split(at_once)])
+            images = self._postprocess(pixel_values, output_type)
         self.maybe_free_model_hooks()
         if return_dict:
             return RQImagePipelineOutput(images=images, scores=scores)
@@ -260,6 +273,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise ValueError(f"`{name}` must be text, got a half of a surrogate pair in {text!r}.")
         length, options = self.tokenizer.model_max_length, {"add_special_tokens": False, "verbose": False}
+        length -= self.tokenizer.num_special_tokens_to_add()  # what is left for text
         with _tokenizer_lock:
             whole = self.tokenizer(list(prompts), padding=False, truncation=False, **options).input_ids
             fitted = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
@@ -273,7 +287,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                     fitted.input_ids[row] = torch.tensor(null)
             elif len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
-                logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r}")
+                logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
         return fitted.input_ids
 
     def get_label_ids(self, labels: int | str | list[int | str]) -> list[int]:
@@ -283,6 +297,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         Raises:
             `ValueError`: a name or id that the model does not have.
         """
+        if self.transformer is None:
+            raise ValueError("`transformer` must be loaded, which knows the labels, got None.")
         config = self.transformer.config
         return ids_of_labels(labels, config.id2label or {}, config.class_ids)
 
@@ -299,7 +315,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         if ranker is not None:
             if prompt is None:
                 raise ValueError("`ranker` needs a `prompt`: it compares pictures with captions.")
-            scorer, targets = ranker, [prompt] if isinstance(prompt, str) else list(prompt)
+            scorer = ranker if isinstance(ranker, CLIPRanker) else CLIPRanker(ranker)
+            targets = [prompt] if isinstance(prompt, str) else list(prompt)
         else:
             config = self.transformer.config
             if class_labels is None:
@@ -339,7 +356,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 raise ValueError(f"`class_labels` must be None: this model is unconditional, got {class_labels!r}.")
         counts = {"num_images_per_prompt": num_images_per_prompt, "candidate_batch_size": candidate_batch_size}
         for name, number in counts.items():
-            if isinstance(number, bool) or not isinstance(number, int):
+            if isinstance(number, bool) or not isinstance(number, Integral):
                 raise ValueError(f"`{name}` must be an integer, got {number!r}.")
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")

@@ -28,7 +28,9 @@ RELATIVE_RESTART_THRESHOLD = 0.1
 
 
 def one_per_depth(name: str, value: Any, code_depth: int, valid: Callable[[float], bool], expected: str) -> list:
-    """`value`, a number or one per depth or `None`, as a checked list of `code_depth` entries."""
+    """`value`, a number or one per depth (also in an array or tensor) or `None`, as a checked list of `code_depth`
+    entries."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
         raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
@@ -261,7 +263,8 @@ class ResidualQuantizer(nn.Module):
                 residuals.append(residual)
                 if stochastic and depth_temperature:
                     device = generator.device if generator is not None else latents.device
-                    uniforms = torch.rand(len(residual), generator=generator, device=device).to(latents.device)
+                    uniforms = torch.rand(len(residual), generator=generator, device=device, dtype=torch.float32)
+                    uniforms = uniforms.to(latents.device)
                     code = self._sample(residual, depth, depth_temperature, uniforms)
                 else:
                     code = nearest_codes(residual, self.codebook.at_depth(depth))

@@ -120,6 +120,14 @@ def predict_codes(
     return torch.stack(codes, -1), quantized, all_finite
 
 
+def quantized_vectors(model: PreTrainedModel, codes: torch.Tensor) -> torch.Tensor:
+    """z-hat_t `(B, 1, n_z)` of codes `(B, D)`, added depth by depth as in [`predict_codes`], which rounds the same."""
+    quantized = 0.0
+    for depth in range(codes.shape[-1]):
+        quantized = quantized + model.codebook(codes[:, None, depth, None], first_depth=depth)[:, :, 0]
+    return quantized
+
+
 def token_of(
     model: PreTrainedModel, quantized: torch.Tensor, position: int | torch.Tensor, batch_size: int
 ) -> torch.Tensor:

@@ -8,7 +8,7 @@ Symbols: B pictures, N prompts or labels, n pictures kept and M candidates drawn
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -272,9 +272,9 @@ def _processor_beside(model: PreTrainedModel, argument: str, wrapper: str, auto_
 
 
 def _processed(image_processor: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What an image processor makes of pictures."""
-    levels = to_levels(pixel_values)
-    return image_processor(list(levels), return_tensors="pt", input_data_format="channels_first").pixel_values
+    """What an image processor makes of pictures; every one takes those of PIL."""
+    levels = to_levels(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
+    return image_processor([PIL.Image.fromarray(each) for each in levels], return_tensors="pt").pixel_values
 
 
 def _unit(features: Any) -> torch.Tensor:
@@ -286,7 +286,7 @@ def _unit(features: Any) -> torch.Tensor:
 def candidates_per_prompt(
     num_images: int,
     num_candidates: int | None,
-    ranker: CLIPRanker | None,
+    ranker: CLIPRanker | str | Path | PreTrainedModel | None,
     classifier: Any,
     acceptance_rate: float | None,
 ) -> int | None:
@@ -307,9 +307,9 @@ def candidates_per_prompt(
         return _candidates_at_rate(num_images, classifier, acceptance_rate)
     if ranker is None or num_candidates is None:
         raise ValueError(f"`ranker` and `num_candidates` need each other, got {ranker!r:.80} and {num_candidates!r}.")
-    if not isinstance(ranker, CLIPRanker):
-        raise ValueError(f"`ranker` must be a CLIPRanker, got {ranker!r:.80}.")
-    if isinstance(num_candidates, bool) or not isinstance(num_candidates, int) or num_candidates < num_images:
+    if not isinstance(ranker, (CLIPRanker, str, Path, PreTrainedModel)):
+        raise ValueError(f"`ranker` must be a CLIPRanker, a model, a Hub id or a folder, got {ranker!r:.80}.")
+    if isinstance(num_candidates, bool) or not isinstance(num_candidates, Integral) or num_candidates < num_images:
         raise ValueError(
             f"`num_candidates` must be an integer of at least `num_images_per_prompt` ({num_images}), got "
             f"{num_candidates!r}."
@@ -326,6 +326,8 @@ def _candidates_at_rate(num_images: int, classifier: Any, acceptance_rate: float
     if not is_number or not 0 < acceptance_rate <= 1:
         raise ValueError(f"`acceptance_rate` must be a number in (0, 1], got {acceptance_rate!r}.")
     candidates = num_images / float(acceptance_rate)
+    if math.isinf(candidates):
+        raise ValueError(f"`acceptance_rate` must leave a finite number of candidates, got {acceptance_rate!r}.")
     whole = round(candidates)  # 3 of 0.1 are 30 and of 1 / 3 are 9, whatever binary numbers make of them
     return whole if math.isclose(candidates, whole, rel_tol=1e-6) else math.ceil(candidates)
 
@@ -364,6 +366,10 @@ class BestCandidates:
                 self._codes[prompt].insert(place, own_codes.clone())  # a copy: not a part of the batch's memory
                 del kept[self.num_kept :], self._codes[prompt][self.num_kept :]
 
+    def has_any(self, prompt: int) -> bool:
+        """Whether there is a candidate of this prompt."""
+        return len(self._scores[prompt]) > 0
+
     def result(self) -> tuple[torch.LongTensor, torch.Tensor]:
         """Codes `(B, H, W, D)` and scores `(B,)`, prompt after prompt, the best first."""
         codes = [each for of_prompt in self._codes for each in of_prompt]
@@ -372,7 +378,7 @@ class BestCandidates:
 
 
 def select_codes(
-    draw: Callable[[list[int], Any], torch.LongTensor],
+    draw: Callable[[list[int], Any], tuple[torch.LongTensor, bool]],
     score: Callable[[torch.LongTensor, list[int]], torch.Tensor],
     num_prompts: int,
     num_kept: int,
@@ -386,7 +392,8 @@ def select_codes(
     The seeds alone decide the pictures, not the size of the batches: candidates draw from their generators in order.
 
     Args:
-        draw: `draw(prompts, generator)` gives codes `(B, H, W, D)`, one candidate for each entry of `prompts`.
+        draw: `draw(prompts, generator)` gives codes `(B, H, W, D)`, one candidate for each entry of `prompts`, and
+            whether they are whole: after an interruption they may not be, and then count where a prompt has no other.
         score: `score(codes, prompts)` gives their scores `(B,)`.
         num_prompts, num_kept, num_candidates (`int`): N, n and M.
         batch_size (`int`): candidates drawn at once.
@@ -412,8 +419,12 @@ def select_codes(
         generators = generator
         if isinstance(generator, (list, tuple)):
             generators = [generator[prompt * num_kept + index % num_kept] for prompt, index in places]
-        codes = draw(prompts, generators)
-        best.update(prompts, codes, score(codes, prompts))
+        codes, is_whole = draw(prompts, generators)
+        if not is_whole:  # counts where there is nothing else
+            rows = [row for row, prompt in enumerate(prompts) if not best.has_any(prompt)]
+            prompts, codes = [prompts[row] for row in rows], codes[rows]
+        if prompts:
+            best.update(prompts, codes, score(codes, prompts))
         if interrupted():
             break
     return best.result()

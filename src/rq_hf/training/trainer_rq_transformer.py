@@ -338,14 +338,11 @@ class RQTransformerTrainer(MuonTrainer):
         passes = torch.randint(
             1, self.args.scheduled_sampling_passes + 1, rows.shape, generator=generator, device=generator.device
         )
-        was_training = transformer.training
-        transformer.eval()  # it samples without dropout
         for number in range(1, self.args.scheduled_sampling_passes + 1):
             again = (passes >= number).nonzero()[:, 0].to(codes.device)
             if len(again) > 0:
                 with self.accelerator.autocast():
                     own[again] = transformer.redraw_codes(input_ids[rows[again]], own[again], generator)
-        transformer.train(was_training)
         vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
         left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
         return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)
