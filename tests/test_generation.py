@@ -346,6 +346,41 @@ def test_a_loop_that_stops_keeps_known_codes(tiny_transformer):
     assert (codes[:, 1] == 3).all() and not codes[:, 0, 1:].any()
 
 
+@pytest.mark.parametrize("compiled", [None, CompileConfig(backend="eager", mode=None)], ids=["plain", "compiled"])
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_known_beginnings_are_read_at_once_and_change_nothing(make_transformer, kind, compiled):
+    model = make_transformer(kind)
+    input_ids = conditions(model)
+    whole = model.generate(input_ids, generator=seeded(4))
+    calls = []
+    model.code_head.register_forward_hook(lambda *_: calls.append(1))
+    for rows, guidance in (([0, 1], 1.0), ([0, 0], 2.0)):
+        free = model.generate(input_ids[rows], generator=seeded(4), guidance_scale=guidance)
+        for known in (1, 3, 5, 6):
+            mask = torch.arange(6).view(SHAPE[:2]) < known
+            calls.clear()
+            codes = model.generate(
+                input_ids[rows], known_codes=free, known_mask=mask, generator=seeded(4), guidance_scale=guidance,
+                compile_config=compiled,
+            )  # fmt: skip
+            assert torch.equal(codes, free)
+            assert compiled or len(calls) == (6 - known) * SHAPE[2]
+    seen, mask = [], torch.tensor([[True, True, False], [False] * 3])
+
+    def change(position, codes):
+        seen.append(position)
+        codes = codes.clone()
+        codes[:, 0, min(position, 1)] = 5  # of the second position when it is its turn, then also after it
+        return codes
+
+    changed = model.generate(input_ids, known_codes=whole, known_mask=mask, generator=seeded(4), callback=change)
+    other = whole.clone()
+    other[:, 0, :2] = 5
+    assert seen == list(range(6)) and torch.equal(
+        changed, model.generate(input_ids, known_codes=other, known_mask=mask, generator=seeded(4))
+    )
+
+
 def test_negative_conditions_of_another_number_are_refused(make_transformer):
     model = make_transformer("text")
     input_ids = conditions(model)

@@ -171,27 +171,38 @@ class RQTransformerGenerationMixin(GenerationMixin):
             codes = torch.where(known_mask, known_codes, codes)
         all_finite = torch.ones((), dtype=torch.bool, device=device)
 
-        token, caches = self._read_conditions(input_ids)
+        def goes_on(position: int) -> bool:
+            """Asks the callback, whose codes take the place of those so far."""
+            nonlocal codes
+            answer = True if callback is None else callback(position, codes.view(batch_size, height, width, depth))
+            if answer is not None and not isinstance(answer, bool):
+                self.check_codes("the callback's codes", answer, (batch_size,))
+                codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
+            return answer is not False
+
+        num_known = 0 if known_mask is None else int(known_mask.all(-1).all(0).long().cumprod(0).sum())
+        first = codes[:, :num_known].clone()  # known and at the beginning: they are read at once, with the conditions
+        for position in range(num_known):
+            codes[:, position] = known_codes[:, position]
+            if not goes_on(position) or position == height * width - 1:
+                return codes.view(batch_size, height, width, depth)
+            first[:, position] = codes[:, position]
+        token, caches = self._read_conditions(input_ids, first)
         step = functools.partial(advance, self, caches)
         if compile_config is not None:
             step = CompiledSteps(self, caches, compile_config)
-        for position in range(height * width):
+        for position in range(num_known, height * width):
             at_position = (
                 each[:, position] if each is not None else None for each in (uniforms, known_codes, known_mask)
             )
             codes[:, position], token, finite = step(token, position, *at_position, sampling)
             all_finite &= finite
-            if callback is not None:
-                answer = callback(position, codes.view(batch_size, height, width, depth))
-                if answer is False:
-                    break
-                if answer is not None and answer is not True:
-                    self.check_codes("the callback's codes", answer, (batch_size,))
-                    drawn = codes[:, position]
-                    codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
-                    if not torch.equal(codes[:, position], drawn):
-                        quantized = quantized_vectors(self, codes[:, position])
-                        token = token_of(self, quantized, position, len(input_ids))
+            drawn = codes
+            if not goes_on(position):
+                break
+            if drawn is not codes and not torch.equal(codes[:, position], drawn[:, position]):
+                quantized = quantized_vectors(self, codes[:, position, None])
+                token = token_of(self, quantized, position, len(input_ids))
         if not all_finite:
             raise ValueError(
                 "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or "
@@ -276,16 +287,27 @@ class RQTransformerGenerationMixin(GenerationMixin):
         ]
         return torch.cat(drawn).view_as(codes)
 
-    def _read_conditions(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, list[KeyValueCache]]:
-        """The last token, `(B, 1, n_e)`, which position 0 has to read, and caches of those before it, with room for
-        all others. Equal conditions are read once."""
-        rows, row_of = torch.unique(input_ids, dim=0, return_inverse=True)
-        inputs = self.condition_inputs(rows)  # (U, S, n_e)
-        length = input_ids.shape[1] - 1
+    def _read_conditions(
+        self, input_ids: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, list[KeyValueCache]]:
+        """Reads conditions `(B, S)` and codes `(B, P, D)` of the first positions, or with guidance half as many.
+
+        Returns:
+            The last token, `(B, 1, n_e)`, which the next position has to read, and caches of those before it, with
+            room for all others. Equal rows are read once.
+        """
+        codes = codes.repeat(len(input_ids) // len(codes), 1, 1)
+        rows, row_of = torch.unique(torch.cat([input_ids, codes.flatten(1)], 1), dim=0, return_inverse=True)
+        ids, codes = rows[:, : input_ids.shape[1]], rows[:, input_ids.shape[1] :].view(len(rows), *codes.shape[1:])
+        inputs = self.condition_inputs(ids)  # (U, S, n_e)
+        if codes.shape[1] > 0:
+            tokens = self.spatial_positions(self.spatial_projection(quantized_vectors(self, codes)))
+            inputs = torch.cat([inputs, tokens], 1)  # (U, S + P, n_e)
+        length = inputs.shape[1] - 1
         caches = self.spatial_transformer.new_caches(inputs, length)
         if length > 0:
             self.spatial_transformer(inputs[:, :-1], caches)
-        capacity = length + self.config.num_positions + 2  # as `Place` wants it
+        capacity = input_ids.shape[1] - 1 + self.config.num_positions + 2  # as `Place` wants it
         for index, cache in enumerate(caches):  # one after the other, so that few are held twice
             caches[index] = cache.selected(row_of, capacity)
         return inputs[:, -1:][row_of], caches

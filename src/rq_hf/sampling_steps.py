@@ -121,10 +121,10 @@ def predict_codes(
 
 
 def quantized_vectors(model: PreTrainedModel, codes: torch.Tensor) -> torch.Tensor:
-    """z-hat_t `(B, 1, n_z)` of codes `(B, D)`, added depth by depth as in [`predict_codes`], which rounds the same."""
+    """z-hat_t `(B, P, n_z)` of codes `(B, P, D)`, added depth by depth and so rounded as in [`predict_codes`]."""
     quantized = 0.0
     for depth in range(codes.shape[-1]):
-        quantized = quantized + model.codebook(codes[:, None, depth, None], first_depth=depth)[:, :, 0]
+        quantized = quantized + model.codebook(codes[..., depth, None], first_depth=depth)[..., 0, :]
     return quantized
 
 
@@ -178,7 +178,7 @@ class CompiledSteps:
 
     Args:
         model: an RQ-Transformer.
-        caches: of the spatial transformer, with all tokens of the conditions but the last, and room for two more than
+        caches: of the spatial transformer, with all tokens before the first that is given, and room for two more than
             there will be.
         config: arguments of `torch.compile`.
     """
@@ -187,7 +187,7 @@ class CompiledSteps:
         self.model = model
         keys = caches[0].keys
         self.on_cpu = keys.device.type == "cpu"
-        self.place = Place(caches[0].length, keys.shape[2], keys.device)
+        self.place = Place(model.config.condition_length - 1, keys.shape[2], keys.device)
         self.caches = [StaticKeyValueCache(cache.keys, cache.values, self.place) for cache in caches]
         options = config.to_dict() | {"dynamic": False}  # each program is for inputs of one signature
         if self.on_cpu and options["mode"] in CPU_MODES:
