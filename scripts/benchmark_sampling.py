@@ -95,7 +95,10 @@ def in_precision(model: RQTransformerForImageGeneration, precision: str) -> RQTr
         return model
     changed = copy.deepcopy(model).to(PRECISIONS[precision])
     if precision == "int8":
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        try:
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        except ImportError as error:
+            raise ImportError('int8 needs `pip install "rq_hf[quantization]"`.') from error
 
         quantize_(changed, Int8DynamicActivationInt8WeightConfig())
     return changed

@@ -25,6 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
 from rq_hf.metrics import markdown_table
 from rq_hf.modeling_rq_transformer import LOSS_BLOCK_ELEMENTS
+from rq_hf.pipeline_rq_image_generation import component_subfolder
+from rq_hf.training.arguments import read_config
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 GPU_COUNTS = (1, 4, 8, 64)
@@ -84,12 +86,14 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        sections = json.loads(path.read_text(encoding="utf-8"))
+        sections = read_config(path)
         training, card = sections["training"], sections["card"]
+        if "per_device_train_batch_size" not in training:
+            raise ValueError(f"The configuration {str(path)!r} must state `per_device_train_batch_size`, got none.")
         rqvae = None
         if "rqvae" in card:
             rqvae_path = path.with_name(f"{card['rqvae']}.json")
-            rqvae = RQVAEConfig(**json.loads(rqvae_path.read_text(encoding="utf-8"))["model"])
+            rqvae = RQVAEConfig(**read_config(rqvae_path)["model"])
         missing = [name for name in ("code_shape", "codebook_size", "vocab_size") if name not in sections["model"]]
         if missing:
             raise ValueError(
@@ -391,7 +395,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def measured_recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe, or a saved model's architecture, with what the command line changes of it."""
     if arguments.config.is_dir():
-        config = RQTransformerConfig.from_pretrained(arguments.config)
+        subfolder = component_subfolder(arguments.config, "transformer")
+        config = RQTransformerConfig.from_pretrained(arguments.config, subfolder=subfolder)
         recipe = Recipe(arguments.config.name, config, None, batch_size=16, checkpointing=False)
     else:
         recipe = replace(Recipe.load(arguments.config), rqvae=None)

@@ -63,7 +63,8 @@ configs:
 
 A split without pictures is left out. `twin` marks pictures with a near twin in another style or the look of another
 concept: none is in `test_combos`, while the twin of one in `validation` may be in `train`. `text` is the main caption;
-`captions` lists 5 to 7, the last two with loose keywords. `weight` is 1 / the tones that a pair has in the split.
+`captions` lists 5 to 7, up to two with loose keywords at the end. `weight` is 1 / the tones that a pair has in the
+split.
 
 ## Licences and credits
 Images are rendered from: {credits}. Changes: rasterised on white, padded, resized.

@@ -217,7 +217,9 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     add_arguments(common)
-    trains = commands.add_parser("train", parents=[common], help="train and measure what is missing")
+    trains = commands.add_parser(
+        "train", parents=[common], help="train and measure what is missing", allow_abbrev=False
+    )
     trains.add_argument("study", choices=sorted(STUDIES))
     trains.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     trains.add_argument("--dataset_name", help="folder of the pictures (data/STUDY)")

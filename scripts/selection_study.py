@@ -356,7 +356,9 @@ def main(argv: list[str] | None = None) -> None:
     common.add_argument(
         "--fashion_model", type=Path, metavar="DIR", help=f"class-conditional pipeline (OUTPUT_DIR/{FASHION_MODEL})"
     )
-    trains = commands.add_parser("train", parents=[common], help="train and measure what is missing")
+    trains = commands.add_parser(
+        "train", parents=[common], help="train and measure what is missing", allow_abbrev=False
+    )
     trains.add_argument("part", choices=sorted(DATASETS))
     trains.add_argument("--dataset_name", help="folder of the pictures (data/fashion-mnist, data/emoji-64)")
     trains.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the pictures that are measured")

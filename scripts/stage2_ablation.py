@@ -36,7 +36,7 @@ from study import (
 )
 
 from rq_hf import RQVAEModel
-from rq_hf.metrics import distance_between_real_pictures, load_statistics, markdown_table
+from rq_hf.metrics import distance_between_real_pictures, load_statistics, markdown_table, write_text
 from rq_hf.pipeline_rq_image_generation import load_component
 
 STUDY = "stage2-ablation"
@@ -139,7 +139,7 @@ def measure_real_pictures(output_dir: Path, docs: Path) -> None:
     distance = distance_between_real_pictures(load_statistics(reference).features, NUM_PICTURES)
     path = docs / RECORDS / STUDY / "real.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({DISTANCE: distance, "num_pictures": NUM_PICTURES}, indent=1) + "\n")
+    write_text(path, json.dumps({DISTANCE: distance, "num_pictures": NUM_PICTURES}, indent=1) + "\n")
 
 
 def report(docs: Path) -> None:
@@ -147,8 +147,11 @@ def report(docs: Path) -> None:
     records = [record for run in runs if (record := read_record(run, docs / RECORDS)) is not None]
     if not records:
         raise ValueError(f"`--docs` must hold records of finished runs, got none in '{docs / RECORDS / STUDY}'.")
+    path = docs / RECORDS / STUDY / "real.json"
+    if not path.exists():
+        raise ValueError(f"`--docs` must hold the distance of real pictures, got no '{path}'.")
     print(table(records))
-    real = json.loads((docs / RECORDS / STUDY / "real.json").read_text(encoding="utf-8"))
+    real = json.loads(path.read_text(encoding="utf-8"))
     print(f"\nDistance of {real['num_pictures']} real pictures from the others: {real[DISTANCE]:.1f}")
     (docs / "images").mkdir(parents=True, exist_ok=True)
     plot(records, docs / "images" / "stage2-ablation.png")
@@ -201,7 +204,9 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     add_arguments(common)
-    trains = commands.add_parser("train", parents=[common], help="train and measure what is missing")
+    trains = commands.add_parser(
+        "train", parents=[common], help="train and measure what is missing", allow_abbrev=False
+    )
     trains.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     trains.epilog = "Further flags are handed to scripts/train_rqt.py."
     commands.add_parser("report", parents=[common], help="table and picture of what is there")

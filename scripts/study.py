@@ -68,11 +68,13 @@ def perform(runs: Iterable[Run], records: Path, jobs: int, train_and_measure: Ca
     """Trains and measures the runs that have no record, so many at a time, and writes their records."""
 
     def once(run: Run) -> None:
-        if read_record(run, records) is None:
-            path = run.file(records, ".json")
-            record = {"study": run.study, "name": run.name, "seed": run.seed, **train_and_measure(run)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(record, indent=1) + "\n")  # a stump would count as finished
+        path = run.file(records, ".json")
+        if path.exists():
+            print(f"{run}: has the record {path}, not run again", flush=True)
+            return
+        record = {"study": run.study, "name": run.name, "seed": run.seed, **train_and_measure(run)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=1) + "\n")  # a stump would count as finished
         print(f"{run}: done", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:

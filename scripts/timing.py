@@ -80,7 +80,7 @@ def table(times: dict[str, list[float]], baseline: str) -> list[dict[str, Any]]:
     """Median and quartiles of the seconds, and the median as a multiple of the baseline's."""
     rows = []
     for name, seconds in times.items():
-        low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
         ratio = median / statistics.median(times[baseline])
         rows.append({"name": name, "seconds": median, "quartiles": [low, high], "ratio": ratio})
     return rows

@@ -7,6 +7,7 @@ python scripts/train_caption_tokenizer.py --dataset_name emoji64 --caption_colum
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -47,10 +48,12 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
 
 
 def iterate_captions(dataset: Dataset | IterableDataset, caption_column: str) -> Iterator[str]:
-    """Yield the captions of each row: the column holds a string or a list of strings."""
+    """Yield the captions of each row: the column holds a string or a list of strings; missing ones are passed over."""
     for index, row in enumerate(dataset):
         captions = row[caption_column] if isinstance(row[caption_column], list) else [row[caption_column]]
         for caption in captions:
+            if caption is None:
+                continue
             if not isinstance(caption, str):
                 raise ValueError(
                     f"`--caption_column` {caption_column!r} must hold strings or lists of strings, "
@@ -90,4 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from feature_weights import write_inception, write_vgg16
@@ -286,6 +287,9 @@ def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipelin
         ("prompts", ["--batch_size", "0"], "`--batch_size` must be at least 1"),
         ("prompts", ["--save_pictures", str(FIXTURE)], "`--save_pictures` must be a new or empty folder"),
         ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
+        ("prompts", ["--num_candidates", "4"], "`ranker` and `num_candidates` need each other"),
+        ("prompts", ["--classifier", "some"], "`--classifier` needs a model of classes, got one of captions"),
+        ("likelihood", ["--label_column", "tone"], "`--label_column` must not be given for a model of captions"),
         ("prompts", ["--copies_of", "tset"], r"`--copies_of` must be one of \['train'.*got 'tset'"),
         ("prompts", ["--feature_extractor", "none", "inception"], "`--feature_extractor` must be none or the names"),
         ("prompts", ["--copies_of", "train", "--gallery_filter", "style=none"], "`filter` must leave some rows"),
@@ -385,6 +389,21 @@ def test_rows_without_a_text_are_named():
         column_texts(rows, "text")
 
 
+def test_drawn_pictures_are_saved_beside_real_ones_of_any_kind_of_column(run, pipeline_folder, tmp_path):
+    rows = default_tone("test_combos").select(range(4))
+    columns = {name: rows[name] for name in ("text", "concept", "style", "tone")}
+    arrays = [np.asarray(picture.convert("RGB").resize((16, 16))) for picture in rows["image"]]
+    features = datasets.Features({
+        **{name: datasets.Value("string") for name in columns}, "image": datasets.Array3D((16, 16, 3), "uint8")
+    })  # fmt: skip
+    (tmp_path / "data").mkdir()
+    table = datasets.Dataset.from_dict({**columns, "image": arrays}, features=features)
+    table.to_parquet(tmp_path / "data" / "test.parquet")
+    arguments = ["--dataset_name", tmp_path / "data", "--split", "test", "--save_pictures", tmp_path / "drawn"]
+    run("prompts", pipeline_folder, *arguments)
+    assert (tmp_path / "drawn" / "sheet.png").is_file()
+
+
 @pytest.mark.parametrize("condition", ["class", "none"])
 def test_likelihood_of_models_without_captions(run, make_pipeline, tmp_path, condition):
     pipeline = make_pipeline(condition)
@@ -399,6 +418,13 @@ def test_likelihood_of_models_without_captions(run, make_pipeline, tmp_path, con
         with pytest.raises(ValueError, match="`--label_column` must be given for a model of classes, got none"):
             evaluate.main([str(each) for each in arguments])
         arguments += ["--label_column", "label"]
+        gap = rows.cast_column("label", datasets.ClassLabel(num_classes=4)).map(
+            lambda row, index: row if index else {"label": None}, with_indices=True
+        )
+        (tmp_path / "gap").mkdir()
+        gap.to_parquet(tmp_path / "gap" / "test.parquet")
+        with pytest.raises(ValueError, match="Column 'label' must hold a text in every row, got None in row 0"):
+            run(*[tmp_path / "gap" if each == tmp_path / "data" else each for each in arguments])
     measured = run(*arguments)["rows"][0]["loss"]
     size = pipeline.rqvae.config.image_size
     prepared = PictureDataset(rows, size, transform="center_crop", training=False)

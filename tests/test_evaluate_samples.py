@@ -5,6 +5,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,8 +188,37 @@ def test_parts_that_another_selector_has_chosen_are_refused(run, class_samples, 
         if seed == 2:
             first = run("samples", *class_samples, *options)
             assert run("samples", *class_samples, *options)["metrics"] == first["metrics"]
-    with pytest.raises(ValueError, match=r"has parts of a run with classifier \['\w+'\] and not \['\w+'\]\."):
+    with pytest.raises(ValueError, match=r"has parts of a run with classifier \['\w+ \w+'\] and not \['\w+ \w+'\]\."):
         run("samples", *class_samples, *options)
+
+
+def test_parts_of_another_tokenizer_or_image_processor_are_refused(run, folders, reference, tmp_path):
+    model, net = (shutil.copytree(folders[name], tmp_path / name) for name in ("text", "judge"))
+    captions = ["a red heart", "green apple", "rocket", "pizza"]
+    data = ["--dataset_name", caption_folder(tmp_path, captions), "--split", "validation", "--protocol", "captions"]
+    arguments = [model, *data, "--feature_extractor", net, "--reference", reference, "--batch_size", 2]
+    first = run("samples", *arguments)
+    path = model / "tokenizer" / "tokenizer.json"
+    own = path.read_text()
+    path.write_text(json.dumps(json.loads(own) | {"normalizer": None}))
+    with pytest.raises(ValueError, match="has parts of a run with tokenizer "):
+        run("samples", *arguments)
+    path.write_text(own)
+    assert run("samples", *arguments)["metrics"] == first["metrics"]
+    path = net / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1] * 3}))
+    with pytest.raises(ValueError, match="same protocol.*`weights` "):
+        run("samples", *arguments)
+
+
+def test_the_sheet_of_neighbours_has_its_rows_whatever_the_batch_size(run, class_samples, tmp_path):
+    heights = []
+    for size in (3, 20):
+        run("samples", *class_samples, "--neighbours", 1, "--batch_size", size, name=f"{size}.json")
+        with Image.open(tmp_path / "out" / f"{size}-neighbours.png") as sheet:
+            heights.append(np.array(sheet.convert("RGB")))
+    assert heights[0].shape == heights[1].shape and heights[0].shape[0] > 8 * 192
+    assert np.abs(heights[0].astype(int) - heights[1]).mean() < 1
 
 
 def launch(processes: int, *arguments: object, folder: Path) -> None:
@@ -404,6 +434,13 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
             "`classifier` must know the model's classes",
         ),
         ("samples", ["--judge", "OTHER"], "`classifier` must know the model's classes"),
+        ("samples", ["--dataset_name", "other"], "`--dataset_name` must not be given where no captions are drawn"),
+        ("sweep", ["--top_k", "2", "3", "--filter", "a=b"], "`--filter` must not be given where no captions are"),
+        (
+            "samples",
+            ["--acceptance_rate", "0.5", "--classifier", "JUDGE"],
+            "`--judge` must not be the classifier that selects, got .*, which are the same",
+        ),
         ("sweep", ["--top_p", "0.9", "1.5"], r"`top_p` must be in \(0, 1\], got 1.5"),
         ("sweep", ["--top_k", "3"], "must be given several values to sweep over"),
         ("sweep", ["--top_k", "3", "4", "--neighbours", "1"], "`--neighbours` must not be given for a sweep"),

@@ -263,6 +263,17 @@ def test_measured_peak_of_a_saved_architecture_holds_its_states(tmp_path, capsys
     count, measured = re.search(r"([\d,]+) parameters, .*measured ([\d.]+) GB", capsys.readouterr().out, re.S).groups()
     count = int(count.replace(",", ""))
     assert count > 7 * 12 * 256**2
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").write_text("{}")
+    RQTransformerConfig(**SMALL).save_pretrained(tmp_path / "pipeline" / "transformer")
+    assert (
+        memory_estimate.measured_recipe(
+            memory_estimate.parse_arguments(["measure", str(tmp_path / "pipeline")])
+        ).config.hidden_size
+        == SMALL["hidden_size"]
+    )
+    with pytest.raises(ValueError, match="must be a JSON file, got 'none.json'"):
+        memory_estimate.main(["tables", "none.json"])
     assert float(measured) > 16 * count / 1e9 - 0.005  # fp32 weights, gradients and Adam's states; printed to 10 MB
 
 

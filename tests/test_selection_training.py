@@ -146,7 +146,7 @@ def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):
             train(script, *SHORT, f"--{column}", "style", "--model_name_or_path", "x", "--output_dir", tmp_path)
         with pytest.raises(ValueError, match="`push_to_hub` must be False, got True"):
             train(script, *SHORT, f"--{column}", "style", "--push_to_hub", "true", "--output_dir", tmp_path)
-    assert caption_variants(["a", ["b", "c", "d"]], 2, "train") == [["a"], ["b", "c"]]
+    assert caption_variants(["a", ["b", None, "c", "d"]], 2, "train") == [["a"], ["b", "c"]]
     for values, row in ((["a", None], 1), (["a", []], 1), ([[None]], 0), ([3], 0)):
         with pytest.raises(ValueError, match=f"`caption_column` must hold text in every row, got .* in row {row} of"):
             caption_variants(values, 2, "train")

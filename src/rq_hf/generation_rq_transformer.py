@@ -146,7 +146,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         defaults = generation_config if generation_config is not None else self.generation_config
         if not isinstance(defaults, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {defaults!r:.200}.")
-        if unused := defaults.to_diff_dict().keys() - USED_SETTINGS:
+        given = {name for name, value in defaults.to_diff_dict().items() if value is not None and value is not False}
+        if unused := given - USED_SETTINGS:
             logger.warning_once(f"Of `generation_config` these settings are not used: {', '.join(sorted(unused))}.")
         sampling = self._sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)
         compile_config = _setting(defaults, "compile_config", compile_config, None)

@@ -152,7 +152,7 @@ class ImageClassifier:
     @torch.no_grad()
     def probabilities(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Probabilities `(B, C)` of the classes, for pixels `(B, 1 or 3, height, width)` in [-1, 1]."""
-        inputs = _processed(self.image_processor, pixel_values)
+        inputs = processed(self.image_processor, to_levels(pixel_values))
         channels = getattr(self.model.config, "num_channels", 3)
         if channels == 1:
             inputs = inputs[:, :1]
@@ -222,7 +222,7 @@ class CLIPRanker:
     @torch.no_grad()
     def embed_pictures(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vectors of length 1 of pictures, pixels `(B, 1 or 3, height, width)` in [-1, 1]."""
-        inputs = _processed(self.processor.image_processor, pixel_values)
+        inputs = processed(self.processor.image_processor, to_levels(pixel_values))
         return _unit(self.model.get_image_features(inputs.to(self.model.device, self.model.dtype)))
 
     @torch.no_grad()
@@ -271,10 +271,10 @@ def _processor_beside(model: PreTrainedModel, argument: str, wrapper: str, auto_
     return auto_class.from_pretrained(model.name_or_path)
 
 
-def _processed(image_processor: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What an image processor makes of pictures; every one takes those of PIL."""
-    levels = to_levels(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
-    return image_processor([PIL.Image.fromarray(each) for each in levels], return_tensors="pt").pixel_values
+def processed(image_processor: Any, levels: torch.Tensor) -> torch.Tensor:
+    """What an image processor makes of uint8 pictures `(B, 3, height, width)`; every one takes those of PIL."""
+    pictures = [PIL.Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    return image_processor(pictures, return_tensors="pt").pixel_values
 
 
 def _unit(features: Any) -> torch.Tensor:

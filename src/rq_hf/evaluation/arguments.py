@@ -61,7 +61,8 @@ def _data(required: bool = True, filter_default: str = "") -> argparse.ArgumentP
     parent.add_argument("--dataset_name", required=required, help="Hub id or folder of a data set")
     parent.add_argument("--dataset_config_name", help="its configuration")
     parent.add_argument("--split", required=required, help="split to measure")
-    parent.add_argument("--image_column", default="image")
+    if required:
+        parent.add_argument("--image_column", default="image")
     default = f"{filter_default} by default, '' for all" if filter_default else "all by default"
     parent.add_argument("--filter", default=filter_default, help=FILTER + default)
     transform = "center_crop" if required else None

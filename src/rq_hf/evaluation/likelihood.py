@@ -22,6 +22,10 @@ def evaluate_likelihood(arguments: argparse.Namespace) -> dict[str, Any]:
     """Of each dtype the nats that a code costs where the true codes come before it, as a mean and by depth; how much
     more that is than in the first dtype, and the part of the likeliest codes that are the same."""
     pipe = load_pipeline(arguments, "float32")
+    if arguments.label_column is not None and pipe.tokenizer is not None:
+        raise ValueError(
+            f"`--label_column` must not be given for a model of captions, got {arguments.label_column!r}."
+        )
     columns = ["image_column"]
     columns += ["caption_column"] if pipe.tokenizer is not None else []
     columns += ["label_column"] if arguments.label_column is not None else []
@@ -63,8 +67,9 @@ def condition_ids(
     if pipe.tokenizer is not None:
         return pipe.encode_prompt(column_texts(rows, arguments.caption_column))
     if arguments.label_column is not None:
-        feature, values = rows.features[arguments.label_column], list(rows[arguments.label_column])
-        labels = feature.int2str(values) if isinstance(feature, datasets.ClassLabel) else values
+        column = arguments.label_column
+        is_named = isinstance(rows.features[column], datasets.ClassLabel)
+        labels = column_texts(rows, column) if is_named else list(rows[column])
         names = (pipe.transformer.config.id2label or {}).values()
         labels = [str(label) if str(label) in names else label for label in labels]  # names may be whole numbers
         return torch.tensor(pipe.get_label_ids(labels))[:, None]

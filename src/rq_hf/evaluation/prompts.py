@@ -15,6 +15,7 @@ from .. import metrics
 from ..command_line import sampling_settings, selection_settings
 from ..metrics.drawing import SHEET_PICTURES
 from ..modeling_rqvae import RQVAEModel
+from ..selection import candidates_per_prompt
 from .models import load_pipeline, used_sampling
 from .rows import choose_rows, column_texts, filtered, load_splits, picture_batches, picture_dataset
 
@@ -32,6 +33,12 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     pipe = load_pipeline(arguments)
     if pipe.tokenizer is None:
         raise ValueError(f"`MODEL` must draw captions, got {arguments.model!r}, a pipeline without a tokenizer.")
+    sampling = sampling_settings(arguments)
+    pipe.transformer.check_sampling(**sampling)
+    if arguments.classifier is not None:
+        raise ValueError("`--classifier` needs a model of classes, got one of captions.")
+    settings = {**sampling, **selection_settings(arguments)}
+    candidates_per_prompt(1, settings.get("num_candidates"), settings.get("ranker"), None, arguments.acceptance_rate)
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
     originals = None
     if arguments.copies_of is not None:
@@ -60,8 +67,6 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         floors[name] = {key: {"num_pictures": len(floor), **floor.summary()} for key, floor in found.items()}
         floors[name]["chance"] = {"num_pictures": len(rows), **judges[name].chance(*asked)}
 
-    sampling = sampling_settings(arguments)
-    settings = {**sampling, **selection_settings(arguments)}
     drawn = []
     with tqdm(total=len(prompts), desc="Drawing prompts", unit="picture") as progress:
         for batch in metrics.drawn_batches(pipe, prompts, indices, arguments.batch_size, arguments.seed, **settings):
@@ -71,12 +76,13 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     drawn = torch.cat(drawn)
     if arguments.save_pictures is not None:
         nearest = gallery.select(scores[PIXELS].nearest.tolist())
+        shown = real_pictures(nearest.select(range(min(len(nearest), SHEET_PICTURES))), pipe.rqvae, arguments)
         metrics.save_drawn_pictures(
             arguments.save_pictures,
             [TF.to_pil_image(picture) for picture in drawn],
             prompts,
             scores[PIXELS],
-            nearest.select(range(min(len(nearest), SHEET_PICTURES)))[arguments.image_column],
+            [TF.to_pil_image(picture) for batch in shown for picture in batch],
             column_texts(nearest, arguments.concept_column),
         )
     judged = {name: {"metrics": scores[name].summary(), "floors": floors[name]} for name in kinds}

@@ -40,12 +40,12 @@ def column_texts(rows: datasets.Dataset, column: str) -> list[str]:
         `ValueError`: a row without any.
     """
     values, feature = list(rows[column]), rows.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return feature.int2str(values)
     firsts = [(value or [None])[0] if isinstance(value, list) else value for value in values]
     if None in firsts:
         row = firsts.index(None)
         raise ValueError(f"Column {column!r} must hold a text in every row, got {values[row]} in row {row}.")
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.int2str(firsts)
     return [str(value) for value in firsts]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torchvision.transforms import functional as TF
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import metrics
 from ..command_line import sampling_settings
@@ -58,6 +59,11 @@ class SampleStudy:
         self._check()
         self.ranker = CLIPRanker(arguments.ranker) if arguments.ranker is not None else None
         self.classifier = ImageClassifier(arguments.classifier) if arguments.classifier is not None else None
+        if self.judge is not None and self.classifier is not None and _digest(self.judge) == _digest(self.classifier):
+            raise ValueError(
+                f"`--judge` must not be the classifier that selects, got {arguments.judge!r} and "
+                f"{arguments.classifier!r}, which are the same."
+            )
 
     @property
     def is_inception(self) -> bool:
@@ -150,6 +156,9 @@ class SampleStudy:
             return captions, len(captions)
         if self.pipe.tokenizer is not None:
             raise ValueError(f"`MODEL` must draw classes, or nothing, for `--protocol {self.arguments.protocol}`.")
+        for name in ("dataset_name", "dataset_config_name", "split", "filter"):
+            if value := getattr(self.arguments, name):
+                raise ValueError(f"`--{name}` must not be given where no captions are drawn, got {value!r}.")
         count = self.protocol.num_pictures if wanted is None else wanted
         if config.vocab_size == 1:
             return None, count
@@ -224,13 +233,16 @@ class SampleStudy:
     def _settings(self, used: Mapping[str, Any]) -> dict[str, Any]:
         """What the parts depend on."""
         conditions = json.dumps(self.conditions)
+        transformer, rqvae = self.pipe.transformer, self.pipe.rqvae
         scorers = {
             "clip_model": self.clip, "judge": self.judge, "ranker": self.ranker, "classifier": self.classifier
         }  # fmt: skip
         return {
-            "transformer": metrics.weights_digest(self.pipe.transformer),
-            "rqvae": metrics.weights_digest(self.pipe.rqvae),
-            "conditions": hashlib.sha256(conditions.encode()).hexdigest()[:16],
+            "transformer": metrics.weights_digest(transformer),
+            "rqvae": metrics.weights_digest(rqvae),
+            "configurations": _short_hash(_config_text(transformer), _config_text(rqvae)),
+            "tokenizer": _short_hash(_tokenizer_text(self.pipe.tokenizer)),
+            "conditions": _short_hash(conditions),
             "sampling": dict(used),
             "seed": self.arguments.seed,
             "dtype": self.arguments.dtype,
@@ -264,15 +276,17 @@ class SampleStudy:
 
     def _neighbour_sheet(self, shards: Shards, options: Mapping[str, Any]) -> None:
         """The first pictures, drawn once more, beside the nearest of the reference (Figure 11)."""
-        features = next(shards.batches("features"))[:NEIGHBOUR_ROWS]
-        distances, places = metrics.nearest_pictures(features, self.reference.features, self.arguments.neighbours)
-        drawn, _ = self._draw(shards.indices(0), options)
-        rows, captions = [], []
-        for index, (picture, own_places, own) in enumerate(
-            zip(drawn, places.tolist(), distances.tolist(), strict=False)
-        ):
-            if index == len(features):
+        features, drawn = [], []
+        for part, batch in enumerate(shards.batches("features")):
+            features.append(batch)
+            drawn += self._draw(shards.indices(part), options)[0]
+            if len(drawn) >= NEIGHBOUR_ROWS:
                 break
+        features = torch.cat(features)[:NEIGHBOUR_ROWS]
+        distances, places = metrics.nearest_pictures(features, self.reference.features, self.arguments.neighbours)
+        rows, captions = [], []
+        for index, (own_places, own) in enumerate(zip(places.tolist(), distances.tolist(), strict=True)):
+            picture = drawn[index]
             tiles = [metrics.to_rgb(picture[None])[0], *(self.real[place] for place in own_places)]
             rows.append([TF.to_pil_image(tile) for tile in tiles])
             name = "unconditional" if self.conditions is None else self._condition_name(index)
@@ -286,7 +300,34 @@ class SampleStudy:
 
 
 def _digest(scorer: CLIPRanker | ImageClassifier | None) -> str | None:
-    return None if scorer is None else metrics.weights_digest(scorer.model)
+    """Tells a scorer from others, by weights, configuration and what it makes of its inputs."""
+    if scorer is None:
+        return None
+    processor = scorer.processor if isinstance(scorer, CLIPRanker) else scorer
+    texts = [_config_text(scorer.model), metrics.processor_digest(processor.image_processor)]
+    if isinstance(scorer, CLIPRanker):
+        texts.append(_tokenizer_text(processor.tokenizer))
+    return f"{metrics.weights_digest(scorer.model)} {_short_hash(*texts)}"
+
+
+def _short_hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _config_text(model: PreTrainedModel) -> str:
+    fields = model.config.to_diff_dict()
+    left_out = ("_name_or_path", "transformers_version", "dtype")
+    return json.dumps({name: value for name, value in fields.items() if name not in left_out}, default=str)
+
+
+def _tokenizer_text(tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """Vocabulary and rules of a tokenizer, and how long its rows are."""
+    if tokenizer is None:
+        return ""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}  # of the last call
+    return json.dumps([rules, tokenizer.model_max_length])
 
 
 def evaluate_samples(arguments: argparse.Namespace, state: PartialState) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from .extractors import (
     distance_name,
     feature_extractor,
     feature_extractors,
+    processor_digest,
     weights_digest,
 )
 from .frechet import (

@@ -10,12 +10,14 @@ import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from ..features import EfficientNetLite0, FrozenModule, read_state_dict
 from ..hub_cache import load_whole
+from ..selection import processed
 
 FEATURE_EXTRACTORS = ("efficientnet_lite0", "inception")
 
@@ -30,13 +32,21 @@ def weights_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def processor_digest(image_processor: Any) -> str:
+    """A short text that tells one image processor from another, by what it makes of a picture."""
+    picture = (torch.arange(3 * 48 * 64) % 251).to(torch.uint8).view(1, 3, 48, 64)
+    values = processed(image_processor, picture).float()
+    return f"{'x'.join(map(str, values.shape[1:]))} {values.mean():.3g} {values.std():.3g}"
+
+
 class FeatureExtractor(FrozenModule):
     """
     A frozen net from pictures to features.
 
     Attributes:
         name (`str`): what distances in its features are named after.
-        digest (`str`): tells its weights from others, see [`weights_digest`].
+        digest (`str`): tells its weights from others, see [`weights_digest`], and where it has an image processor
+            that.
     """
 
     name: str
@@ -151,12 +161,12 @@ class VisionModelFeatures(FeatureExtractor):
         self.net = load_whole(AutoModel, name, optional="pooler")
         self.name = own_name(str(name).rstrip("/").split("/")[-1])
         self.requires_grad_(False).eval()
-        self.digest = weights_digest(self.net)
+        self.digest = f"{weights_digest(self.net)} {processor_digest(self.image_processor)}"
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""
-        inputs = self.image_processor(list(pictures), return_tensors="pt", input_data_format="channels_first")
-        pixel_values = inputs.pixel_values[:, : getattr(self.net.config, "num_channels", 3)]
+        pixel_values = processed(self.image_processor, pictures)
+        pixel_values = pixel_values[:, : getattr(self.net.config, "num_channels", 3)]
         pixel_values = pixel_values.to(self.net.device, self.net.dtype)
         if hasattr(self.net, "get_image_features"):
             outputs = self.net.get_image_features(pixel_values)

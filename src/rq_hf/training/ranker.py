@@ -40,7 +40,7 @@ class RankerArguments:
 
 
 def caption_variants(values: Iterable[Any], count: int | None, split: str) -> list[list[str]]:
-    """The first `count` captions of each row.
+    """The first `count` captions of each row; missing ones of a list are passed over.
 
     Args:
         values (`Iterable`): of a column of captions or of lists of them.
@@ -52,7 +52,7 @@ def caption_variants(values: Iterable[Any], count: int | None, split: str) -> li
     """
     variants = []
     for row, value in enumerate(values):
-        captions = value if isinstance(value, list) else [value]
+        captions = [text for text in (value if isinstance(value, list) else [value]) if text is not None]
         if not captions or not all(isinstance(text, str) for text in captions[:count]):
             raise ValueError(f"`caption_column` must hold text in every row, got {value!r} in row {row} of {split!r}.")
         variants.append(captions[:count])
