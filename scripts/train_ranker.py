@@ -32,16 +32,13 @@ from rq_hf.training.ranker import (
     caption_variants,
     small_ranker,
 )
-from rq_hf.training.selector_arguments import SelectorTrainingArguments
+from rq_hf.training.selector_arguments import SelectorTrainingArguments, check_data
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser((RankerArguments, DataArguments, SelectorTrainingArguments), description=__doc__)
     net, data, training = parser.parse_args_into_dataclasses(argv)
-    if data.caption_column is None:
-        raise ValueError("`caption_column` must be given, got None.")
-    if data.streaming:
-        raise ValueError("`streaming` must be false here, got true: all captions or labels are read first.")
+    check_data(data, "caption_column")
     start_logging(training)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)

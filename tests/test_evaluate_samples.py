@@ -207,7 +207,7 @@ def test_parts_of_another_tokenizer_or_image_processor_are_refused(run, folders,
     assert run("samples", *arguments)["metrics"] == first["metrics"]
     path = net / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1] * 3}))
-    with pytest.raises(ValueError, match="same protocol.*`weights` "):
+    with pytest.raises(ValueError, match="same protocol.*`image_processor` "):
         run("samples", *arguments)
 
 

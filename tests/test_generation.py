@@ -285,7 +285,7 @@ def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codes_of_a_callback_are_followed_as_known_ones_are_also_in_half_precision(make_transformer, dtype):
+def test_codes_of_a_callback_are_followed_as_known_ones_behind_drawn_ones_are(make_transformer, dtype):
     model = make_transformer("text").to(dtype)
     input_ids = conditions(model)
     plain = model.generate(input_ids, generator=seeded(4))
@@ -297,7 +297,11 @@ def test_codes_of_a_callback_are_followed_as_known_ones_are_also_in_half_precisi
             return codes
         return torch.where(mask[..., None], other, codes)
 
+    def replace_in_place(position, codes):
+        codes[:, 0, 1] = torch.where(torch.tensor(position == 1), other[:, 0, 1], codes[:, 0, 1])
+
     replaced = model.generate(input_ids, generator=seeded(4), callback=replace)
+    assert torch.equal(model.generate(input_ids, generator=seeded(4), callback=replace_in_place), replaced)
     known = model.generate(input_ids, generator=seeded(4), known_codes=other, known_mask=mask)
     assert torch.equal(replaced, known) and not torch.equal(replaced[:, 1], plain[:, 1])
     assert torch.equal(model.generate(input_ids, generator=seeded(4), callback=lambda _, codes: codes), plain)
@@ -348,7 +352,7 @@ def test_a_loop_that_stops_keeps_known_codes(tiny_transformer):
 
 @pytest.mark.parametrize("compiled", [None, CompileConfig(backend="eager", mode=None)], ids=["plain", "compiled"])
 @pytest.mark.parametrize("kind", ["text", "class"])
-def test_known_beginnings_are_read_at_once_and_change_nothing(make_transformer, kind, compiled):
+def test_known_beginnings_are_read_at_once_and_change_nothing_in_fp32(make_transformer, kind, compiled):
     model = make_transformer(kind)
     input_ids = conditions(model)
     whole = model.generate(input_ids, generator=seeded(4))
@@ -373,7 +377,9 @@ def test_known_beginnings_are_read_at_once_and_change_nothing(make_transformer, 
         codes[:, 0, min(position, 1)] = 5  # of the second position when it is its turn, then also after it
         return codes
 
-    changed = model.generate(input_ids, known_codes=whole, known_mask=mask, generator=seeded(4), callback=change)
+    changed = model.generate(
+        input_ids, known_codes=whole, known_mask=mask, generator=seeded(4), callback=change, compile_config=compiled
+    )
     other = whole.clone()
     other[:, 0, :2] = 5
     assert seen == list(range(6)) and torch.equal(

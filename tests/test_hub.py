@@ -118,8 +118,11 @@ def test_a_pipeline_whose_files_lack_a_weight_is_refused(tiny_pipeline, tmp_path
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match=f"must hold a whole .*, but lacks weights such as `{name}` .1 are missing"):
         RQImageGenerationPipeline.from_pretrained(tmp_path)
-    model = type(getattr(tiny_pipeline, component)).from_pretrained(tmp_path, subfolder=component)  # as transformers
-    assert name in model.state_dict()
+    model_class = type(getattr(tiny_pipeline, component))  # loads as transformers' do
+    model, loaded = model_class.from_pretrained(tmp_path, subfolder=component, output_loading_info=True)
+    assert loaded["missing_keys"] == {name} and model.missing_weights == [name]
+    parts = {component: model}
+    assert getattr(RQImageGenerationPipeline.from_pretrained(tmp_path, **parts), component) is model
 
 
 def test_a_model_with_a_compiled_part_is_saved_under_its_own_names(tiny_pipeline, tmp_path):

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The pipeline: pictures from captions, labels or nothing, randomness, callbacks, offloading, bad input."""
 
+import copy
 import logging
 import re
 import time
@@ -364,7 +365,7 @@ def test_what_does_not_fit_the_condition_is_cut_with_a_warning_that_shows_it(tin
 
 
 def test_special_tokens_take_a_part_of_the_condition(tiny_pipeline, caplog):
-    tokenizer = tiny_pipeline.tokenizer
+    tokenizer = tiny_pipeline.tokenizer = copy.deepcopy(tiny_pipeline.tokenizer)  # which other tests have, too
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="[UNK] $A [UNK]", special_tokens=[("[UNK]", tokenizer.unk_token_id)]
     )

@@ -5,6 +5,7 @@
 import weakref
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from scorers import CLASSES, tiny_classifier, tiny_clip
@@ -266,19 +267,25 @@ def test_guidance_and_selection_work_together_and_a_callback_sees_every_batch(ti
 def test_a_folder_is_as_good_as_a_ranker(tiny_pipeline, ranker, tmp_path):
     ranker.model.save_pretrained(tmp_path)
     ranker.processor.save_pretrained(tmp_path)
+    options = dict(candidate_batch_size=np.int64(2), num_images_per_prompt=np.int64(1))
     first, second = (
-        tiny_pipeline("rocket", num_candidates=np.int64(3), ranker=each, generator=seeded(0), output_type="latent")
+        tiny_pipeline("rocket", num_candidates=np.int64(3), ranker=each, generator=seeded(0), **options)
         for each in (ranker, tmp_path)
     )
-    assert torch.equal(first.images, second.images)
+    assert np.array_equal(np.array(first.images[0]), np.array(second.images[0]))
     torch.testing.assert_close(first.scores, second.scores, rtol=0, atol=1e-6)
 
 
 def test_image_processors_need_take_nothing_but_pictures(classifier):
-    """As that of timm's models."""
+    """As that of timm's models, which wants pictures of PIL."""
     pixels = torch.rand(3, 3, 20, 20, generator=seeded(0)) * 2 - 1
     expected, inner = classifier.probabilities(pixels), classifier.image_processor
-    classifier.image_processor = lambda images, return_tensors: inner(images, return_tensors=return_tensors)
+
+    def process(images, return_tensors):
+        assert all(isinstance(image, PIL.Image.Image) for image in images)
+        return inner(images, return_tensors=return_tensors)
+
+    classifier.image_processor = process
     torch.testing.assert_close(classifier.probabilities(pixels), expected, rtol=0, atol=0)
 
 

@@ -539,7 +539,7 @@ def test_resuming_with_another_rqvae_of_the_same_shape_is_refused(emoji, tiny_rq
     stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, **settings).train()
     other = copy.deepcopy(tiny_rqvae)
     other.quantizer.codebook.weight.data.neg_()
-    with pytest.raises(ValueError, match="must have one codebook: they do not belong together"):
+    with pytest.raises(ValueError, match="must have one codebook, got two that differ: they do not"):
         stage2_trainer(emoji, other, tiny_tokenizer, tmp_path, **settings).train(resume_from_checkpoint=True)
 
 

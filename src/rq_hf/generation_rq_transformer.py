@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 # Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
 MIN_TEMPERATURE = 1e-30
 # Of a `GenerationConfig`: what sampling reads, and what says nothing of sampling.
-USED_SETTINGS = {
+KNOWN_SETTINGS = {
     "do_sample", "temperature", "top_k", "top_p", "guidance_scale", "compile_config", "bos_token_id", "eos_token_id",
     "pad_token_id", "transformers_version", "_from_model_config", "use_cache",
 }  # fmt: skip
@@ -119,15 +119,16 @@ class RQTransformerGenerationMixin(GenerationMixin):
             known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
                 Codes to keep where `known_mask` is `True`.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
-                Which codes are known; all, if only `known_codes` is given.
+                Which codes are known; all, if only `known_codes` is given. First positions that are known in all
+                pictures are read at once, which half precision rounds otherwise than one after the other.
             generator (`torch.Generator` or a list of one per picture, *optional*):
                 Gives one uniform per code, drawn before the loop, picture after picture. A batch with one generator
                 per picture equals its singles.
             callback (*optional*):
                 `callback(position, codes)` after each of the T positions, with the codes so far `(B, H, W, D)`: those
-                that are known, those that were drawn, and 0. It must not change them, but may return others: what
-                follows is drawn after its codes of this position, and its codes of earlier ones are returned, though
-                nothing follows them. If it returns `False`, the loop stops and the codes are as they are.
+                that are known, those that were drawn, and 0. It may change them or return others: what follows is
+                drawn after its codes of this position, and its codes of earlier ones are returned, though nothing
+                follows them. If it returns `False`, the loop stops and the codes are as they are.
             generation_config (`GenerationConfig`, *optional*):
                 Instead of the model's own.
             compile_config (`transformers.CompileConfig`, *optional*):
@@ -147,7 +148,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if not isinstance(defaults, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {defaults!r:.200}.")
         given = {name for name, value in defaults.to_diff_dict().items() if value is not None and value is not False}
-        if unused := given - USED_SETTINGS:
+        if unused := given - KNOWN_SETTINGS:
             logger.warning_once(f"Of `generation_config` these settings are not used: {', '.join(sorted(unused))}.")
         sampling = self._sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)
         compile_config = _setting(defaults, "compile_config", compile_config, None)
@@ -198,10 +199,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
             )
             codes[:, position], token, finite = step(token, position, *at_position, sampling)
             all_finite &= finite
-            drawn = codes
+            if callback is None:
+                continue
+            drawn = codes[:, position].clone()
             if not goes_on(position):
                 break
-            if drawn is not codes and not torch.equal(codes[:, position], drawn[:, position]):
+            if not torch.equal(codes[:, position], drawn):
                 quantized = quantized_vectors(self, codes[:, position, None])
                 token = token_of(self, quantized, position, len(input_ids))
         if not all_finite:

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ PUSH_OPTIONS = (
 )  # fmt: skip
 # Nanoseconds for which a file in the cache counts as new, and when this process began, or nearly so.
 NEW, BEGUN = 24 * 3600 * 10**9, time.time_ns()
-_wholes = ContextVar("whole_components", default=False)
 # Files that were compared, by path, time of change and inode.
 _compared: set[tuple[Path, tuple[int, int]]] = set()
 
@@ -72,21 +70,6 @@ def check_whole(model: PreTrainedModel, missing: Iterable[str], name_or_path: st
             f"{str(name_or_path)!r} must hold a whole {type(model).__name__}, but lacks weights such as "
             f"`{missing[0]}` ({len(missing)} are missing)."
         )
-
-
-@contextmanager
-def whole_components() -> Iterator[None]:
-    """While it lasts, our models are refused, as by [`load_whole`], where their files lack weights."""
-    before = _wholes.set(True)
-    try:
-        yield
-    finally:
-        _wholes.reset(before)
-
-
-def wants_whole() -> bool:
-    """Whether [`whole_components`] lasts."""
-    return _wholes.get()
 
 
 @contextmanager

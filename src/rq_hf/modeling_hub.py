@@ -9,20 +9,25 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_common import write_sampling
-from .hub_cache import PUSH_OPTIONS, check_whole, checked_downloads, download_options, wants_whole
+from .hub_cache import PUSH_OPTIONS, checked_downloads, download_options
 
 # In the names of weights of a module that `torch.compile` has wrapped.
 COMPILED = "_orig_mod"
 
 
 class HubModel(PreTrainedModel):
-    """A model that is loaded from safetensors alone, after a check of what was downloaded, and shared with a card."""
+    """A model that is loaded from safetensors alone, after a check of what was downloaded, and shared with a card.
+
+    Attributes:
+        missing_weights (`list[str]`): those that its files did not have when it was loaded.
+    """
+
+    missing_weights: list[str] = []
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in the base class; pickled weights are not loaded unless `use_safetensors=False` is given, and a file
-        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache. Weights that are missing are
-        drawn at random with a warning, or as a pipeline's component a `ValueError`."""
+        that arrives corrupt from the Hub is an `OSError` and does not stay in the cache."""
         if kwargs.get("use_safetensors") is None:  # diffusers' base class hands a None on
             kwargs["use_safetensors"] = True
         told = kwargs.pop("output_loading_info", False)
@@ -30,8 +35,7 @@ class HubModel(PreTrainedModel):
             model, loaded = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        if wants_whole():
-            check_whole(model, loaded["missing_keys"], pretrained_model_name_or_path)
+        model.missing_weights = sorted(loaded["missing_keys"])  # drawn at random, which a pipeline does not take
         return (model, loaded) if told else model
 
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks up which arguments it takes

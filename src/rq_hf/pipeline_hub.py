@@ -6,7 +6,7 @@ import sys
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .hub_cache import PUSH_OPTIONS, checked_downloads, whole_components
+from .hub_cache import PUSH_OPTIONS, check_whole, checked_downloads
 
 
 class HubPipelineMixin:
@@ -19,11 +19,15 @@ class HubPipelineMixin:
         that arrives corrupt from the Hub is an `OSError` and does not stay in the cache.
 
         Raises:
-            `ValueError`: files of a model that lack weights, which would be drawn at random.
+            `ValueError`: files of a model that lack weights, which were drawn at random.
         """
         kwargs.setdefault("use_safetensors", True)
-        with checked_downloads(pretrained_model_name_or_path, kwargs), whole_components():
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        with checked_downloads(pretrained_model_name_or_path, kwargs):
+            pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in ("rqvae", "transformer"):
+            if name not in kwargs and (component := getattr(pipe, name)) is not None:
+                check_whole(component, getattr(component, "missing_weights", ()), pretrained_model_name_or_path)
+        return pipe
 
     @classmethod
     def _dict_from_json_file(cls, json_file):

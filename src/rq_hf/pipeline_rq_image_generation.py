@@ -146,7 +146,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 a dictionary with other `codes`: what follows is drawn after those of this position; changes of
                 earlier positions are in the result, though nothing follows them, and those of later ones are drawn
                 over. `pipe._interrupt = True` ends it: of candidates the best that are whole are returned, if need be
-                fewer, and an unfinished one where a prompt has no other.
+                fewer, and unfinished ones where a prompt has no other.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
                 What the callback is given.
 
@@ -165,6 +165,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             output_type,
             callback_on_step_end_tensor_inputs,
         )
+        num_images_per_prompt, candidate_batch_size = int(num_images_per_prompt), int(candidate_batch_size)
         candidates = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
         input_ids = self._condition(prompt, class_labels)
         if known_codes is not None:

@@ -5,6 +5,7 @@
 Symbols: B pictures, N prompts or labels, n pictures kept and M candidates drawn of each. C classes.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,11 +199,9 @@ class CLIPRanker:
     """
 
     def __init__(self, model: str | Path | PreTrainedModel, processor: Any = None, **kwargs: Any):
-        if isinstance(model, (str, Path)):
-            name = model
+        name = model if isinstance(model, (str, Path)) else None
+        if name is not None:
             model = load_whole(AutoModel, name, **kwargs)
-        else:
-            name = None
         check_towers(model)
         if processor is None and name is not None:
             processor = AutoProcessor.from_pretrained(name, **download_options(kwargs, *PROCESSOR_OPTIONS))
@@ -272,8 +271,12 @@ def _processor_beside(model: PreTrainedModel, argument: str, wrapper: str, auto_
 
 
 def processed(image_processor: Any, levels: torch.Tensor) -> torch.Tensor:
-    """What an image processor makes of uint8 pictures `(B, 3, height, width)`; every one takes those of PIL."""
-    pictures = [PIL.Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    """What an image processor makes of uint8 pictures `(B, 3, height, width)`."""
+    parameters = inspect.signature(getattr(image_processor, "preprocess", image_processor)).parameters
+    if "input_data_format" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        options = {"return_tensors": "pt", "input_data_format": "channels_first"}
+        return image_processor(list(levels), **options).pixel_values
+    pictures = [PIL.Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()]  # as timm's want them
     return image_processor(pictures, return_tensors="pt").pixel_values
 
 
@@ -393,7 +396,7 @@ def select_codes(
 
     Args:
         draw: `draw(prompts, generator)` gives codes `(B, H, W, D)`, one candidate for each entry of `prompts`, and
-            whether they are whole: after an interruption they may not be, and then count where a prompt has no other.
+            whether they are whole: after an interruption they may not be, and then count where a prompt has no others.
         score: `score(codes, prompts)` gives their scores `(B,)`.
         num_prompts, num_kept, num_candidates (`int`): N, n and M.
         batch_size (`int`): candidates drawn at once.

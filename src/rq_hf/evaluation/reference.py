@@ -25,9 +25,11 @@ def picture_protocol(
     extractor: FeatureExtractor, image_size: int, num_channels: int, transform: str
 ) -> dict[str, Any]:
     """What has to agree between pictures that are compared."""
+    processor = extractor.image_processor_digest
     return {
         "feature_extractor": extractor.name,
         "weights": extractor.digest,
+        **({} if processor is None else {"image_processor": processor}),
         "image_size": image_size,
         "num_channels": num_channels,
         "transform": transform,

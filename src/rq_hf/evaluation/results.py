@@ -80,7 +80,7 @@ def report(
     text = tables(results)
     if arguments.output is not None and arguments.command != "statistics":
         index = metrics.model_index(
-            results, Path(arguments.model).resolve().name, TASKS.get(arguments.command, "text-to-image")
+            results, Path(os.path.abspath(arguments.model)).name, TASKS.get(arguments.command, "text-to-image")
         )
         metrics.write_json(arguments.output, results)
         metrics.write_text(arguments.output.with_suffix(".md"), f"{text}\n\n```yaml\n{index}```\n")

@@ -247,7 +247,7 @@ class SampleStudy:
             "seed": self.arguments.seed,
             "dtype": self.arguments.dtype,
             "device": self.device.type,
-            "feature_extractor": [self.extractor.name, self.extractor.digest],
+            "feature_extractor": [self.extractor.name, self.extractor.digest, self.extractor.image_processor_digest],
             "protocol": self.arguments.protocol,
             **{name: [getattr(self.arguments, name), _digest(scorer)] for name, scorer in scorers.items()},
         }

@@ -36,7 +36,7 @@ def processor_digest(image_processor: Any) -> str:
     """A short text that tells one image processor from another, by what it makes of a picture."""
     picture = (torch.arange(3 * 48 * 64) % 251).to(torch.uint8).view(1, 3, 48, 64)
     values = processed(image_processor, picture).float()
-    return f"{'x'.join(map(str, values.shape[1:]))} {values.mean():.3g} {values.std():.3g}"
+    return f"{'x'.join(map(str, values.shape[1:]))} {values.mean():.3f} {values.std():.3f}"
 
 
 class FeatureExtractor(FrozenModule):
@@ -45,12 +45,13 @@ class FeatureExtractor(FrozenModule):
 
     Attributes:
         name (`str`): what distances in its features are named after.
-        digest (`str`): tells its weights from others, see [`weights_digest`], and where it has an image processor
-            that.
+        digest (`str`): tells its weights from others, see [`weights_digest`].
+        image_processor_digest (`str`, *optional*): where it has an image processor, see [`processor_digest`].
     """
 
     name: str
     digest: str
+    image_processor_digest: str | None = None
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""
@@ -161,7 +162,8 @@ class VisionModelFeatures(FeatureExtractor):
         self.net = load_whole(AutoModel, name, optional="pooler")
         self.name = own_name(str(name).rstrip("/").split("/")[-1])
         self.requires_grad_(False).eval()
-        self.digest = f"{weights_digest(self.net)} {processor_digest(self.image_processor)}"
+        self.digest = weights_digest(self.net)
+        self.image_processor_digest = processor_digest(self.image_processor)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Features `(B, F)` of uint8 pictures `(B, 3, height, width)`."""

@@ -68,8 +68,10 @@ def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"The configuration {str(path)!r} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        got = f"one with {list(config)}" if isinstance(config, dict) else type(config).__name__
-        raise ValueError(f"The configuration {str(path)!r} must be an object of objects, {SECTIONS}, got {got}.")
+        raise ValueError(
+            f"The configuration {str(path)!r} must be an object of the sections {SECTIONS}, objects themselves, got "
+            f"{config!r:.200}."
+        )
     for name in config:
         if name not in SECTIONS:
             raise ValueError(unknown_field_message(f"The configuration {str(path)!r}", name, list(SECTIONS)))

@@ -61,7 +61,7 @@ def save_adapter(model: PeftModel, folder: str | Path, arguments: ScriptArgument
     base = training.model_name_or_path
     model.peft_config["default"].base_model_name_or_path = base
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:  # where PEFT leaves a README.md of its own
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:  # where PEFT leaves a README.md of its own
         model.save_pretrained(place, save_embedding_layers=False)
         for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
             os.replace(Path(place, name), Path(folder, name))

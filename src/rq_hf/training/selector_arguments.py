@@ -4,7 +4,24 @@
 
 from dataclasses import dataclass, field
 
+from .data import DataArguments
 from .trainer import RQTrainingArguments
+
+
+def check_data(data: DataArguments, column: str) -> None:
+    """Refuses data of which not all captions or labels can be read first.
+
+    Args:
+        data ([`DataArguments`]): of the command line.
+        column (`str`): the argument that names their column.
+
+    Raises:
+        `ValueError`: no column, or a stream.
+    """
+    if getattr(data, column) is None:
+        raise ValueError(f"`{column}` must be given, got None.")
+    if data.streaming:
+        raise ValueError(f"`streaming` must be false here, got true: all of `{column}` is read first.")
 
 
 @dataclass
