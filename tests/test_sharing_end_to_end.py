@@ -170,6 +170,8 @@ def test_an_environment_without_the_library_draws_the_same(other_python, trained
             "trust_remote_code=True)"
         ),
     }
+    again = f"\npipe = type(pipe).from_pretrained({WITH_CODE!r}, trust_remote_code=True)"
+    loads["its class"] = loads["custom pipeline"] + again
     for name, load in loads.items():
         program = WITHOUT_THE_LIBRARY + load + DRAW + PARTS
         picture, modules = loaded_and_drawn(other_python, program, tmp_path / name)
