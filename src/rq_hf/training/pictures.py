@@ -44,8 +44,8 @@ def check_corrupt_fraction(corrupt: int, read: int, total: int, maximum: float, 
     """
     if corrupt > maximum * max(read, min(total, NUM_JUDGED)):
         raise ValueError(
-            f"At most a part of {maximum} of the pictures may be corrupt (`max_corrupt_fraction` of a training, "
-            f"evaluations need all), got {corrupt} of {read} that cannot be decoded, among them: {'; '.join(names)}."
+            f"`max_corrupt_fraction` must be at least the part of the pictures that cannot be decoded, got {maximum} "
+            f"while {corrupt} of {read} could not be, among them: {'; '.join(names)}. Evaluations allow none."
         )
 
 
