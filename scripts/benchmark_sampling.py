@@ -26,6 +26,7 @@ from transformers import CompileConfig
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
 from rq_hf.conversion import rqvae_rule, transformer_rule
+from rq_hf.evaluation.models import int8_config
 from rq_hf.sampling_steps import CPU_MODES, filter_logits
 from rq_hf.training.arguments import read_config
 
@@ -95,12 +96,10 @@ def in_precision(model: RQTransformerForImageGeneration, precision: str) -> RQTr
         return model
     changed = copy.deepcopy(model).to(PRECISIONS[precision])
     if precision == "int8":
-        try:
-            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-        except ImportError as error:
-            raise ImportError('int8 needs `pip install "rq_hf[quantization]"`.') from error
+        quantization = int8_config()  # says what is missing
+        from torchao.quantization import quantize_
 
-        quantize_(changed, Int8DynamicActivationInt8WeightConfig())
+        quantize_(changed, quantization)
     return changed
 
 

@@ -34,15 +34,24 @@ def load_transformer(arguments: argparse.Namespace, dtype: str) -> RQTransformer
     row by row, by torchao."""
     options: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if dtype == INT8:
-        try:
-            from torchao.quantization import Int8DynamicActivationInt8WeightConfig
-        except ImportError as error:
-            raise ImportError('int8 needs `pip install "rq_hf[quantization]"`.') from error
-        options["quantization_config"] = TorchAoConfig(Int8DynamicActivationInt8WeightConfig())
+        options["quantization_config"] = TorchAoConfig(int8_config())
     transformer = load_component(
         RQTransformerForImageGeneration, arguments.model, "transformer", revision=arguments.revision, **options
     )
     return transformer.to(arguments.device).eval()
+
+
+def int8_config() -> Any:
+    """torchao's configuration of weights in 8 bits and activations rounded to as many, row by row.
+
+    Raises:
+        `ImportError`: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+    except ImportError as error:
+        raise ImportError('int8 needs `pip install "rq_hf[quantization]"`.') from error
+    return Int8DynamicActivationInt8WeightConfig()
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
