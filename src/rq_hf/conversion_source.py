@@ -179,6 +179,8 @@ def _extract(archive: Path, workspace: Path) -> dict[str, str]:
                 target.parent.mkdir(exist_ok=True)
                 with target.open("wb") as file:
                     shutil.copyfileobj(members.extractfile(member), file, 2**20)
+            while members.fileobj.read(2**20):
+                pass  # up to the checksum of a compressed archive, which is at its end
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk, and not of what the archive holds
