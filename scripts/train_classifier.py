@@ -46,8 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     splits, names, prepared = load_dataset_splits(data), None, {}
     for name, rows in splits.items():
         is_training = name == "train"
-        rows = half_of(rows, net.half) if is_training else rows
-        labels, names = labels_of(rows, data.label_column, names)
+        labels, names = labels_of(rows, data.label_column, names)  # a half may lack a class
+        if is_training:
+            rows = half_of(rows, net.half)
+            labels, _ = labels_of(rows, data.label_column, names)
         pictures = training_pictures(rows, data, training, net.image_size, 3, augment=is_training)
         prepared[name] = LabelledPictures(pictures, labels)
     trainer = ClassifierTrainer(

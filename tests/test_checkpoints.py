@@ -376,6 +376,22 @@ def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(make_trainer, tmp_pat
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.model.state_dict().items())
 
 
+def test_the_best_checkpoint_is_kept_where_the_run_has_moved(make_trainer, tmp_path):
+    settings = {
+        "save_total_limit": 2, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2,
+        "metric_for_best_model": "loss", "greater_is_better": True,
+    }  # fmt: skip
+    make_trainer(max_steps=4, **settings).train()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    trainer = make_trainer(output_dir=str(tmp_path / "moved"), **settings)
+    trainer.train(resume_from_checkpoint=True)
+    best = tmp_path / "moved" / "checkpoint-2"  # the worst, and so the first
+    assert trainer.state.best_model_checkpoint == str(best)
+    assert {name for name in names(tmp_path / "moved") if "checkpoint" in name} == {"checkpoint-2", "checkpoint-6"}
+    loaded = RQVAEModel.from_pretrained(best).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in trainer.model.state_dict().items())
+
+
 def test_the_end_of_training_deletes_nothing_that_a_limit_of_one_keeps(make_trainer, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoint-99").mkdir(parents=True)

@@ -45,6 +45,8 @@ def test_a_resumed_run_goes_on_counting_and_a_stopped_one_takes_no_step(make_tra
     first.train()
     assert first.state.global_step == 4  # after the first evaluation, the best, three that are no better
     assert steps_taken(make_trainer(), str(tmp_path / "run" / "checkpoint-3")) == [4]
+    resumed = make_trainer(eval_on_start=True)  # an evaluation more, of what has been evaluated
+    assert steps_taken(resumed, str(tmp_path / "run" / "checkpoint-3")) == [4]
     resumed = make_trainer(load_best_model_at_end=True)
     assert steps_taken(resumed, "last") == [] and resumed.state.global_step == 4
     assert steps_taken(make_trainer(patience=5), "last") == [5, 6]

@@ -180,8 +180,9 @@ def test_mixtures_run_from_one_reconstruction_to_the_other(tiny_pipeline, pictur
         assert distances[0] < distances[1] < distances[2] < distances[3]
     codes = [tiny_pipeline.rqvae.encode(pictures[[index]])[..., :2] for index in (0, 1)]
     middle = sum(tiny_pipeline.rqvae.quantizer.embed(each) for each in codes) / 2
-    found = tiny_pipeline.interpolate(first, second, [0.5], 2, "latent").images
-    assert torch.equal(found, tiny_pipeline.rqvae.quantize(middle)[0][..., :2])
+    found = tiny_pipeline.interpolate(first, second, torch.tensor([0, 0.5, 1]), 2, "latent").images
+    assert torch.equal(found[1:2], tiny_pipeline.rqvae.quantize(middle)[0][..., :2])
+    assert torch.equal(found[::2], torch.cat(codes))
     picture = tiny_pipeline.interpolate(first, second, [0.5], 2, "pt").images
     torch.testing.assert_close(picture, (tiny_pipeline.rqvae.decode_quantized(middle) / 2 + 0.5).clamp(0, 1))
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.integrations import WandbCallback
-from two_processes_evaluation import Pictures
+from two_processes_evaluation import Pictures, classifier_trainer
 
 from rq_hf.metrics import coarse_to_fine_sheet, measure_reconstruction
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
@@ -182,7 +182,17 @@ def test_two_processes_give_the_figures_of_all_pictures_and_one_sheet(tiny_rqvae
         assert metrics["eval_first_batch_psnr_depth_1"] == pytest.approx(heads.depths[0]["psnr"], abs=1e-4)
         assert metrics["eval_loss"] == pytest.approx(loss, abs=1e-5)
         assert metrics["eval_reconstruction_loss"] == pytest.approx(outputs.reconstruction_loss.item(), abs=1e-5)
+        assert metrics["test_loss"] == pytest.approx(loss, abs=1e-5)
+    assert (first["rows"], second["rows"]) == ([0, 1], [2, 3])
+    trainer = classifier_trainer(str(tmp_path), Pictures(pictures))
+    alone = trainer.predict(trainer.eval_dataset)
+    for process in (0, 1):
+        judged = json.loads((tmp_path / f"classifier-{process}.json").read_text())
+        assert judged["test_loss"] == pytest.approx(alone.metrics["test_loss"], abs=1e-6)
+        assert judged["test_accuracy"] == alone.metrics["test_accuracy"]
+        assert judged["logits"] == pytest.approx(alone.predictions, abs=1e-5)
+        assert judged["labels"] == alone.label_ids.tolist()
     expected = coarse_to_fine_sheet(tiny_rqvae, pictures[:2])
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["step-0.png"]
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"step-0.png", "step-0-test.png"}
     with Image.open(tmp_path / "pictures" / "step-0.png") as sheet:
         assert np.array_equal(np.asarray(sheet), np.asarray(expected))

@@ -160,12 +160,15 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(
             {"optim": "schedule_free_sgd", "adversarial_weight": 1.0},
             "`optim` must have no mode of training beside a d",
         ),
+        ({"optim": "schedule_free_sgd", "ema_decay": 0.5}, "`optim` must have no mode of training beside `ema_decay`"),
     ):
         with pytest.raises(ValueError, match=message):
             make_trainer(**options)
     with pytest.raises(ValueError, match="`args` must be RQTrainingArguments, got NoneType"):
         RQVAETrainer(make_rqvae(), train_dataset=Pictures(pictures))
     assert not Path("tmp_trainer").exists()  # the default of the base class
+    with pytest.raises(ValueError, match="`compute_loss_func` must be None, got .*: RQVAETrainer has a loss of its o"):
+        RQVAETrainer(make_rqvae(), make_trainer().args, compute_loss_func=lambda *_: None)
     arguments = make_trainer(ema_decay=0.5).args
     with pytest.raises(ValueError, match="`model_init` must be None with `ema_decay`"):
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))

@@ -154,6 +154,15 @@ def test_bad_lora_arguments_are_refused(tmp_path, changes, expected):
         lora_arguments(tmp_path, **changes)
 
 
+@pytest.mark.parametrize("name", [".", "transformer"])
+def test_an_adapter_does_not_replace_its_base(tmp_path, name):
+    base = tmp_path / name
+    base.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="`output_dir` must be another folder than that of `model_name_or_path`"):
+        lora_arguments(tmp_path, model_name_or_path=str(base))
+    lora_arguments(tmp_path / "other", model_name_or_path=str(base))
+
+
 def test_lora_learns_a_new_class_that_the_base_does_not_draw(base, concept, tmp_path):
     pipeline, start = base("class")
     lora = {"label_column": "name", "lora_rank": 8, "lora_alpha": 16}
@@ -313,6 +322,8 @@ def test_classes_that_cannot_be_added_are_refused_and_nothing_changes(make_trans
     for names in (["goose"], ["a", "a"], [3]):
         with pytest.raises(ValueError, match="`names` must be texts that no other class has, got"):
             model.add_classes(names)
+    with pytest.raises(ValueError, match="`names` must be a list of texts, got 'dog'"):
+        model.add_classes("dog")
     assert model.config.vocab_size == 5 and model.config.id2label == dict(enumerate(OLD))
     for kind in ("text", "none"):
         with pytest.raises(ValueError, match="`names` of classes need a model whose classes have names"):

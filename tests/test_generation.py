@@ -4,6 +4,8 @@
 
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -336,6 +338,28 @@ def test_a_model_that_trains_samples_without_dropout_and_goes_on_training(make_t
     modes = {name: module.training for name, module in model.named_modules()}
     assert not any(value for name, value in modes.items() if name.startswith("code_head"))
     assert all(value for name, value in modes.items() if not name.startswith("code_head"))
+
+
+def test_threads_that_share_a_model_in_training_mode_draw_without_dropout(make_transformer):
+    model = make_transformer("text", dropout=0.5)
+    input_ids = conditions(model)
+    plain = model.generate(input_ids, generator=seeded(4))
+    model.train()
+    waits, ended = threading.Event(), threading.Event()
+
+    def wait_at_the_second_position(position: int, codes: torch.Tensor) -> None:
+        if position == 1:
+            waits.set()
+            assert ended.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(model.generate, input_ids, generator=seeded(4), callback=wait_at_the_second_position)
+        assert waits.wait(60)
+        assert torch.equal(model.generate(input_ids, generator=seeded(4)), plain)
+        assert not model.training  # the other still draws
+        ended.set()
+        assert torch.equal(other.result(), plain)
+    assert all(module.training for module in model.modules())
 
 
 def test_a_loop_that_stops_keeps_known_codes(tiny_transformer):

@@ -135,6 +135,43 @@ def test_a_model_with_a_compiled_part_is_saved_under_its_own_names(tiny_pipeline
     assert all(torch.equal(again.rqvae.state_dict()[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_later_save_leaves_nothing_of_an_earlier_one_that_would_be_loaded(tiny_pipeline, tmp_path, variant):
+    def names() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "transformer").glob("model*"))
+
+    bias = tiny_pipeline.transformer.code_head.linear.bias
+    for size in (None, "60KB", None, "80KB"):
+        with torch.no_grad():
+            bias.add_(1.0)
+        tiny_pipeline.save_pretrained(tmp_path, variant=variant, max_shard_size=size)
+        loaded = RQImageGenerationPipeline.from_pretrained(tmp_path, variant=variant)
+        assert torch.equal(loaded.transformer.code_head.linear.bias, bias)
+        assert len(names()) == 1 if size is None else "index" in "".join(names()) and len(names()) > 2
+        assert all(variant is None or variant in name for name in names())
+
+
+@pytest.mark.parametrize(
+    "settings, message", [({"do_sample": False}, "temperature"), ({"temperature": np.float32(0.5)}, "plain numbers")]
+)
+def test_sampling_settings_that_cannot_be_saved_leave_an_earlier_save_as_it_was(
+    tiny_pipeline, tmp_path, settings, message
+):
+    tiny_pipeline.transformer.generation_config.update(do_sample=True, temperature=0.5)
+    tiny_pipeline.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with torch.no_grad():
+        tiny_pipeline.rqvae.decoder.conv_out.bias.add_(1.0)
+    tiny_pipeline.transformer.generation_config.update(**settings)
+    for save in (
+        tiny_pipeline.save_pretrained,
+        lambda _: tiny_pipeline.transformer.save_pretrained(tmp_path / "transformer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save(tmp_path)
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_missing_and_truncated_files_are_errors(tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path)
     for component in ("rqvae", "transformer"):

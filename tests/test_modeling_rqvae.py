@@ -53,6 +53,12 @@ def test_forward_equals_decoding_the_encoded_pictures(make_rqvae, pictures, shar
     torch.testing.assert_close(model.decode(codes), output.reconstruction, rtol=0, atol=1e-5)
 
 
+def test_a_model_without_memory_runs_forward(make_rqvae):
+    model = make_rqvae().to("meta")
+    outputs = model(torch.empty(2, 3, 16, 16, device="meta"))
+    assert outputs.reconstruction.shape == (2, 3, 16, 16) and outputs.loss.device.type == "meta"
+
+
 def test_the_loss_is_the_squared_error_and_the_weighted_commitment(make_rqvae, pictures):
     model = make_rqvae(commitment_weight=0.7)
     output = model(pictures)

@@ -178,6 +178,12 @@ def test_a_callback_that_only_looks_changes_nothing(tiny_pipeline, answer):
     assert seen == [{}] * 16
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_callback_that_gives_no_codes_is_refused(tiny_pipeline, answer):
+    with pytest.raises(ValueError, match=f"the callback's codes must be a tensor or None, got {answer}"):
+        draw(tiny_pipeline, PROMPT, callback_on_step_end=lambda *_: {"codes": answer})
+
+
 def test_a_callback_may_interrupt(tiny_pipeline):
     steps = []
 

@@ -106,6 +106,18 @@ def test_halves_share_no_picture_and_are_alike_for_every_seed():
     assert half_of(rows, None) is rows
 
 
+def test_both_halves_know_the_classes_of_all_rows(load_script, tmp_path):
+    start = SHORT.index("--validation_split")
+    train(
+        load_script("train_classifier"), *SHORT[:start], *SHORT[start + 2 :], "--label_column", "concept", "--half", 0,
+        "--architecture", "resnet", "--width", 8, "--image_size", 16, "--max_steps", 1, "--output_dir", tmp_path,
+    )  # fmt: skip
+    names = AutoModelForImageClassification.from_pretrained(tmp_path).config.id2label.values()
+    rows = datasets.load_dataset(str(FIXTURE))["train"]
+    rows = rows.select([index for index, tone in enumerate(rows["tone"]) if tone == "default"][:64])
+    assert set(names) == set(rows["concept"]) > set(half_of(rows, 0)["concept"])
+
+
 def test_a_ranker_learns_to_find_pictures_by_their_captions(load_script, tmp_path):
     output = tmp_path / "ranker"
     train(
@@ -150,6 +162,11 @@ def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):
     for values, row in ((["a", None], 1), (["a", []], 1), ([[None]], 0), ([3], 0)):
         with pytest.raises(ValueError, match=f"`caption_column` must hold text in every row, got .* in row {row} of"):
             caption_variants(values, 2, "train")
+    with pytest.raises(ValueError, match="`num_caption_variants` must be at least 1, got 0"):
+        train(ranker, *SHORT, "--caption_column", "text", "--num_caption_variants", 0, "--output_dir", tmp_path)
+    smoothed = [*SHORT, "--label_smoothing_factor", 0.5, "--vocab_size", 300]
+    with pytest.raises(ValueError, match="`label_smoothing_factor` must be 0, got 0.5: captions are the labels"):
+        train(ranker, *smoothed, "--caption_column", "text", "--output_dir", tmp_path)
     rows = datasets.Dataset.from_dict({"label": ["a", "b"]})
     with pytest.raises(ValueError, match=r"`label_column` must hold labels of \['a'\], got also \['b'\]"):
         labels_of(rows, "label", ["a"])

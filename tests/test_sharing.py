@@ -339,8 +339,11 @@ def coded(hub, folder) -> str:
 def test_code_is_one_file_for_each_part(hub, coded):
     files = hub.files(coded)
     assert [path for path in files if path.endswith(".py")] == [
-        *("pipeline.py", "rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py")
+        *("modeling_rq_transformer.py", "modeling_rqvae.py", "pipeline.py"),
+        *("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"),
     ]
+    for path in ("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"):  # of diffusers, of transformers
+        assert files[path].read_text() == files[path.rpartition("/")[2]].read_text()
     for path in files:
         if path.endswith(".py"):
             text = files[path].read_text()
@@ -360,6 +363,9 @@ def test_a_repository_with_code_needs_no_trust_where_the_library_is_installed(hu
     assert json.loads((tmp_path / "again" / "model_index.json").read_text())["rqvae"] == ["rq_hf", "RQVAEModel"]
     rqvae = AutoModel.from_pretrained(coded, subfolder="rqvae")
     assert type(rqvae) is RQVAEModel
+    loaded.push_to_hub("me/plain")
+    for path, file in hub.files("me/plain").items():  # names no code that it does not have
+        assert not path.endswith(".py") and "auto_map" not in (file.read_text() if path.endswith(".json") else "")
 
 
 def test_the_single_files_define_what_the_modules_do(coded, hub, tiny_pipeline):

@@ -37,8 +37,11 @@ print(type(pipe).__module__, type(pipe.rqvae).__module__, type(pipe.transformer)
 # A model is the pipeline's own, too: the pictures have to agree.
 PARTS = f"""
 from transformers import AutoModel
-for repo_id, name in (({RQVAE!r}, "rqvae"), ({TRANSFORMER!r}, "transformer")):
-    model = AutoModel.from_pretrained(repo_id, trust_remote_code=trust)
+for repo_id, folder, name in (
+    ({RQVAE!r}, "", "rqvae"), ({TRANSFORMER!r}, "", "transformer"), ({WITH_CODE!r}, "rqvae", "rqvae"),
+    ({WITH_CODE!r}, "transformer", "transformer"),
+):
+    model = AutoModel.from_pretrained(repo_id, subfolder=folder, trust_remote_code=trust)
     own = getattr(pipe, name).state_dict()
     assert model.state_dict().keys() == own.keys()
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items()), name

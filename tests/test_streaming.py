@@ -27,6 +27,7 @@ from rq_hf.training import (
     PictureStream,
     PictureTransform,
     RQTransformerTrainingArguments,
+    RQVAETrainer,
     RQVAETrainingArguments,
     ScriptArguments,
     code_datasets,
@@ -294,6 +295,32 @@ def test_stage2_trains_on_streamed_captions(shards, tmp_path, tiny_pipeline):
     found = losses(tmp_path / "run")
     assert len(found) == 30 and found[-1] < 0.9 * found[0]  # one picture, learnt by heart
     RQImageGenerationPipeline.from_pretrained(tmp_path / "run")
+
+
+def test_a_stream_is_resumed_with_the_batch_size_that_was_found(shards, tmp_path, make_rqvae):
+    data = DataArguments(str(shards), image_column="jpg", streaming=True, shuffle_buffer_size=5)
+
+    class Small(RQVAETrainer):
+        def training_step(self, model, inputs, *args):
+            if len(inputs["pixel_values"]) == 4:
+                raise RuntimeError("CUDA out of memory.")  # as accelerate knows it
+            return super().training_step(model, inputs, *args)
+
+    def losses_of(resume: str | None) -> list[float]:
+        training = stream_arguments(
+            tmp_path, max_steps=6, save_steps=2, per_device_train_batch_size=4, auto_find_batch_size=True, seed=0,
+            logging_steps=1, perceptual_weight=0.0, adversarial_weight=0.0, disable_tqdm=True, learning_rate=1e-3,
+            resume_from_checkpoint=resume,
+        )  # fmt: skip
+        stream = training_pictures(stream_rows(shards), data, training, 16, 3)
+        torch.manual_seed(0)
+        trainer = Small(model=make_rqvae(), args=training, train_dataset=stream)
+        trainer.train(resume_from_checkpoint=resume)
+        assert trainer._train_batch_size == 3
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    whole = losses_of(None)
+    assert losses_of(str(tmp_path / "checkpoint-2")) == whole
 
 
 @pytest.mark.slow

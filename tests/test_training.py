@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerState
 
 from rq_hf import (
     RQImageGenerationPipeline,
@@ -38,6 +39,7 @@ from rq_hf.training import (
     transformer_config,
 )
 from rq_hf.training.arguments import ScriptArguments, own_fields
+from rq_hf.training.callbacks import SetEpoch
 
 FIXTURE = Path(__file__).parent / "fixtures" / "emoji"
 CONFIGS = Path(__file__).resolve().parents[1] / "scripts" / "configs"
@@ -68,6 +70,8 @@ def test_flags_win_over_the_configuration_file(tmp_path):
     assert arguments.training.learning_rate == 0.2 and arguments.training.max_steps == 7
     assert arguments.model == {"code_depth": 2, "channel_multiplier": [1, 2]}
     assert arguments.card == {"notes": "1"}
+    assert parse(path, "--num_train_epochs", "2").training.max_steps == -1  # steps would win over epochs
+    assert parse(path, "--num_train_epochs=2", "--max_steps", "9").training.max_steps == 9
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,23 @@ def test_paths_that_start_with_a_dot_are_relative_to_the_file(tmp_path):
     (tmp_path / "configs").mkdir()
     path = write_config(tmp_path / "configs", data={"dataset_name": "../pictures"})
     assert parse(path).data.dataset_name == str(tmp_path / "pictures")
+
+
+def test_an_epoch_reaches_the_parts_of_a_data_set():
+    class Rows(torch.utils.data.Dataset):
+        epoch = None
+
+        def __len__(self) -> int:
+            return 3
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    parts = [Rows(), Rows()]
+    data = torch.utils.data.Subset(torch.utils.data.ConcatDataset(parts), [0, 4])
+    loader = torch.utils.data.DataLoader(data)
+    SetEpoch().on_epoch_begin(None, TrainerState(epoch=2.0), None, train_dataloader=loader)
+    assert [part.epoch for part in parts] == [2, 2]
 
 
 def stage2_arguments(data, tmp_path, **training) -> ScriptArguments:

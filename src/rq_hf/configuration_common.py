@@ -121,6 +121,8 @@ class RQConfig(PreTrainedConfig):
             if name not in known and name not in SAMPLING_DEFAULTS and not name.startswith("_"):
                 logger.warning(unknown_field_message(cls.__name__, name, cls.known_fields()) + " It is ignored.")
         config_dict = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
+        if cls.__module__.startswith("rq_hf."):  # it is of code that a repository brings along, which is not saved
+            config_dict.pop("auto_map", None)
         # Fields given beside the file are checked with it; `dtype` is the loader's too.
         given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
         config_dict |= {name: kwargs.pop(name) for name in given}

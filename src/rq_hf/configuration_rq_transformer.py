@@ -188,6 +188,8 @@ class RQTransformerConfig(RQConfig):
         """
         if self.condition_length != 1 or self.id2label is None:
             raise ValueError("`names` of classes need a model whose classes have names, got one without `id2label`.")
+        if isinstance(names, str):
+            raise ValueError(f"`names` must be a list of texts, got {names!r}.")
         labels = dict(self.id2label)
         size = first_new = max(labels, default=-1) + 1
         for name in names:

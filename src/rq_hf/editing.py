@@ -154,7 +154,8 @@ class EditingMixin:
             weights (`Sequence[float]`): the weights w of `other`, in [0, 1], one picture each.
             depth (`int`, *optional*): d, from 1 to D; D by default. The fewer, the coarser what is mixed.
             output_type (`str`, defaults to `"pil"`):
-                As in `__call__`; `"latent"` gives the codes nearest to each mixture.
+                As in `__call__`; `"latent"` gives the codes of each mixture, found depth by depth as those of a
+                picture are, and at weights 0 and 1 the pictures' own.
             return_dict (`bool`, defaults to `True`): [`RQImagePipelineOutput`] or a tuple.
 
         Returns:
@@ -166,6 +167,7 @@ class EditingMixin:
         self._require("rqvae")
         depth = self.rqvae.config.code_depth if depth is None else self._checked_depth("depth", depth)
         self._check_output_type(output_type)
+        weights = weights.tolist() if hasattr(weights, "tolist") else weights
         weights = list(weights) if isinstance(weights, Iterable) else [weights]
         if not weights or not all(isinstance(weight, Real) and 0 <= weight <= 1 for weight in weights):
             raise ValueError(f"`weights` must be one or more numbers in [0, 1], got {weights!r}.")
@@ -180,6 +182,9 @@ class EditingMixin:
         mixtures = (1 - part) * vectors[0] + part * vectors[1]
         if output_type == "latent":
             images = self.rqvae.quantize(mixtures)[0][..., :depth]
+            for index, weight in enumerate(weights):
+                if weight in (0, 1):  # of what a sum of code vectors is, the search may find other codes
+                    images[index] = (first, second)[int(weight)][0]
         else:
             images = self._postprocess(self.rqvae.decode_quantized(mixtures), output_type)
         self.maybe_free_model_hooks()

@@ -8,11 +8,13 @@ z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its fi
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 from transformers.utils import logging
 
@@ -29,6 +31,11 @@ KNOWN_SETTINGS = {
     "do_sample", "temperature", "top_k", "top_p", "guidance_scale", "compile_config", "bos_token_id", "eos_token_id",
     "pad_token_id", "transformers_version", "_from_model_config", "use_cache",
 }  # fmt: skip
+
+
+# Models that are without dropout for a while: calls that last, and the modules that are in training mode otherwise.
+_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
+_mode_lock = threading.Lock()
 
 
 def draw_uniforms(
@@ -56,14 +63,23 @@ def in_evaluation_mode(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapped(self, *args, **kwargs):
-        training = [module for module in self.modules() if module.training]
+        with _mode_lock:
+            calls, training = _evaluated.get(self, (0, None))
+            if calls == 0:  # the first of threads that use the model at once
+                training = [module for module in self.modules() if module.training]
+                for module in training:
+                    module.training = False
+            _evaluated[self] = calls + 1, training
         try:
-            for module in training:
-                module.training = False
             return method(self, *args, **kwargs)
         finally:
-            for module in training:
-                module.training = True
+            with _mode_lock:
+                calls, training = _evaluated.pop(self)
+                if calls > 1:
+                    _evaluated[self] = calls - 1, training
+                else:
+                    for module in training:
+                        module.training = True
 
     return wrapped
 

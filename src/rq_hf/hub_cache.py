@@ -72,6 +72,19 @@ def check_whole(model: PreTrainedModel, missing: Iterable[str], name_or_path: st
         )
 
 
+def check_generation_config(model: PreTrainedModel) -> None:
+    """Raises a `ValueError` where a model's sampling settings cannot be saved, before anything else of it is."""
+    config = getattr(model, "generation_config", None)
+    if config is not None:
+        config.validate(strict=True)
+        try:
+            config.to_json_string()
+        except TypeError as error:
+            raise ValueError(
+                f"`generation_config` must have plain numbers to be saved, got {vars(config)}."
+            ) from error
+
+
 @contextmanager
 def checked_downloads(
     name_or_path: str | Path | None, options: Mapping[str, Any] | None = None, weights: bool = True

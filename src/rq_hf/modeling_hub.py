@@ -4,15 +4,25 @@
 
 import functools
 import operator
+from pathlib import Path
 
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .configuration_common import write_sampling
-from .hub_cache import PUSH_OPTIONS, checked_downloads, download_options
+from .hub_cache import PUSH_OPTIONS, check_generation_config, checked_downloads, download_options
 
 # In the names of weights of a module that `torch.compile` has wrapped.
 COMPILED = "_orig_mod"
+
+
+def _delete_older_weights(folder: Path, variant: str | None) -> None:
+    """Weights of an earlier save in one file would be loaded instead of new ones in several; the base class deletes
+    what it can take for parts of the new ones alone."""
+    stem, index = ("model", "json") if variant is None else (f"model.{variant}", f"{variant}.json")
+    has_parts = any(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.safetensors"))
+    older = f"{stem}.safetensors" if has_parts else f"model.safetensors.index.{index}"
+    (folder / older).unlink(missing_ok=True)
 
 
 class HubModel(PreTrainedModel):
@@ -42,6 +52,7 @@ class HubModel(PreTrainedModel):
     def save_pretrained(
         self, save_directory, is_main_process: bool = True, state_dict=None, push_to_hub: bool = False, **kwargs
     ):
+        check_generation_config(self)
         pushes = push_to_hub and hasattr(self, "_push_saved")  # which code that a repository brings along lacks
         options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs} if pushes else {}
         if state_dict is None and any(name.endswith(COMPILED) for name, _ in self.named_modules()):
@@ -50,6 +61,7 @@ class HubModel(PreTrainedModel):
             state_dict = {name.replace(f"{COMPILED}.", ""): value for name, value in state_dict.items()}
         super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub and not pushes, **kwargs)
         if is_main_process:
+            _delete_older_weights(Path(save_directory), kwargs.get("variant"))
             write_sampling(save_directory)
         if is_main_process and pushes:
             self._push_saved(save_directory, options)

@@ -6,7 +6,7 @@ import sys
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .hub_cache import PUSH_OPTIONS, check_whole, checked_downloads
+from .hub_cache import PUSH_OPTIONS, check_generation_config, check_whole, checked_downloads
 
 
 class HubPipelineMixin:
@@ -63,7 +63,8 @@ class HubPipelineMixin:
         `repo_id` or a repository of the folder's name.
 
         Raises:
-            `ValueError`: a component with an adapter, of which the adapter alone would be written.
+            `ValueError`: a component with an adapter, of which the adapter alone would be written, or with sampling
+                settings that cannot be saved.
         """
         for name in ("rqvae", "transformer"):
             component = getattr(self, name)
@@ -77,6 +78,7 @@ class HubPipelineMixin:
                     f"merge the adapter, `pipe.{name} = PeftModel.from_pretrained(pipe.{name}, ...)"
                     ".merge_and_unload()`, or share the adapter alone."
                 )
+            check_generation_config(component)
         pushes = push_to_hub and hasattr(self, "_push_saved")  # which code that a repository brings along lacks
         options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs} if pushes else {}
         super().save_pretrained(

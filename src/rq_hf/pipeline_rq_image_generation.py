@@ -205,6 +205,8 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                             f"`callback_on_step_end` must return a dictionary or None, got {type(answer).__name__}."
                         )
                     replaced = (answer or {}).get("codes")
+                    if isinstance(replaced, bool):  # which `generate` would take for whether to go on
+                        raise ValueError(f"the callback's codes must be a tensor or None, got {replaced}.")
                 if self.interrupt:
                     is_whole = position == height * width - 1
                     if replaced is not None:

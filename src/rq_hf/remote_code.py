@@ -63,7 +63,8 @@ def single_file(module: str) -> str:
     header = [
         "# Copyright 2026 The rq_hf authors.",
         "# Licensed under the Apache License, Version 2.0, http://www.apache.org/licenses/LICENSE-2.0.",
-        f"# Made of the library rq_hf's {module}.py and what that imports; with rq_hf installed it is not used.",
+        f"# Made of the library rq_hf's {module}.py and what that imports; where rq_hf is imported, its own",
+        "# classes are taken by `AutoModel` and `RQImageGenerationPipeline`.",
     ]
     return "\n".join([*header, "", *lines, "", "", *bodies]).rstrip() + "\n"
 
@@ -76,7 +77,10 @@ def _pipeline_files(folder: Path, index: dict[str, Any]) -> dict[str, str]:
         if component in ("rqvae", "transformer") and entry[0] is not None:
             added = _component_files(folder, f"{component}/")
             files |= added
-            entry[0] = next(path for path in added if path.endswith(".py")).removeprefix(f"{component}/")[:-3]
+            path = next(path for path in added if path.endswith(".py"))
+            file = path.removeprefix(f"{component}/")
+            files[file] = added[path]  # where transformers looks for it with `subfolder`
+            entry[0] = file.removesuffix(".py")
     files["model_index.json"] = _json(index)
     return files
 

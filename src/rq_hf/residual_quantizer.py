@@ -7,6 +7,7 @@ z latents, r_d residual before depth d+1, e(k) code vector, z-hat^(d) partial su
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import Any, Literal
 
@@ -98,6 +99,13 @@ def first_argmin(values: torch.Tensor) -> torch.Tensor:
     return group * ARGMIN_COLUMNS + within
 
 
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """What turns autocast off on a kind of device, where it has one: the meta device has none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, temperature: float) -> torch.Tensor:
     r"""Q_tau(k | r) of Eq. 15: softmax over k of -||r - e(k)||^2 / tau.
 
@@ -111,7 +119,7 @@ def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, tem
     """
     if not temperature > 0:
         raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
-    with torch.autocast(residuals.device.type, enabled=False):
+    with without_autocast(residuals.device.type):
         flat = residuals.float().reshape(-1, residuals.shape[-1])
         probabilities = torch.softmax(relative_distances(flat, codebook.float()) / -temperature, dim=-1)
     return probabilities.reshape(*residuals.shape[:-1], -1)
@@ -257,7 +265,7 @@ class ResidualQuantizer(nn.Module):
         temperatures = one_per_depth("temperature", temperature, self.code_depth, lambda v: v >= 0, "at least 0")
         shape = latents.shape[:-1]
         codes, residuals = [], []
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device.type):
             residual = latents.float().reshape(-1, latents.shape[-1])  # r_0 = z
             for depth, depth_temperature in enumerate(temperatures):
                 residuals.append(residual)
@@ -292,7 +300,7 @@ class ResidualQuantizer(nn.Module):
         """
         if codebook_update not in (None, "per_depth", "per_step"):
             raise ValueError(f"`codebook_update` must be None, 'per_depth' or 'per_step', got {codebook_update!r}.")
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device.type):
             latents = latents.float()
             flat = latents.reshape(-1, latents.shape[-1])  # (N, n_z)
             residual = flat.detach()  # r_0 = z

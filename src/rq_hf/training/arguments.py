@@ -131,8 +131,10 @@ def parse_arguments(
     named = bool(argv) and not argv[0].startswith("-")
     path = argv.pop(0) if named else default_config
     sections = read_config(path)
+    flags = {word.partition("=")[0] for word in argv}
+    if "--num_train_epochs" in flags and "--max_steps" not in flags:  # which would win, also over a flag
+        sections["training"].pop("max_steps", None)
     if not named:
-        flags = {word.partition("=")[0] for word in argv}
         if "--model_name_or_path" in flags:
             sections |= {"model": {}, "card": {}}
         if "--dataset_name" in flags:

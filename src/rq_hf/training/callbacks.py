@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers.training_utils import EMAModel
 from torch import nn
+from torch.utils.data import ConcatDataset, Subset
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -15,8 +16,17 @@ class SetEpoch(TrainerCallback):
     """Tells the training data set which epoch begins: the data loader does so on some set-ups only."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if hasattr(train_dataloader.dataset, "set_epoch"):
-            train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
+        self._set_epoch(train_dataloader.dataset, int(state.epoch + 1e-6))
+
+    def _set_epoch(self, data: Any, epoch: int) -> None:
+        """Of a data set, or of those that `Subset` and `ConcatDataset` are made of."""
+        if hasattr(data, "set_epoch"):
+            data.set_epoch(epoch)
+        elif isinstance(data, Subset):
+            self._set_epoch(data.dataset, epoch)
+        elif isinstance(data, ConcatDataset):
+            for part in data.datasets:
+                self._set_epoch(part, epoch)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from accelerate.utils.operations import recursively_apply
 from torch import nn
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
@@ -27,6 +28,11 @@ def weights_as_they_are(model: nn.Module) -> Iterator[None]:
         for module, name, tensor, data in kept:
             tensor.data = data
             setattr(module, name, tensor)
+
+
+def _fill_up(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """`values` with their first one again up to `rows`."""
+    return torch.cat([values, values[:1].expand(rows - len(values), *values.shape[1:])])
 
 
 class Evaluations:
@@ -76,15 +82,18 @@ class Evaluations:
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As in the base class, but losses are of the rows alone that are not there to fill up the last batch.
 
-        Predictions are gathered from all processes, which then must have equally many.
+        Predictions are gathered from all processes, which then must have equally many: they are filled up themselves.
         """
         state, rows = self.accelerator.gradient_state, len(next(iter(inputs.values())))
         self._evaluated_rows = rows
-        if prediction_loss_only and state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
+        if state.in_dataloader and state.end_of_dataloader and state.remainder > 0:
             self._evaluated_rows = min(rows, max(0, state.remainder - rows * self.args.process_index))
             if self._evaluated_rows > 0:
                 inputs = {name: values[: self._evaluated_rows] for name, values in inputs.items()}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        loss, *predictions = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if 0 < self._evaluated_rows < rows:
+            predictions = recursively_apply(_fill_up, predictions, rows)
+        return loss, *predictions
 
     def record(self, model: nn.Module, weight: torch.Tensor | None = None, **values: torch.Tensor) -> None:
         """Adds scalars to the means that the next log will show, in evaluation weighted by rows, or by `weight`, a

@@ -10,7 +10,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..modeling_rqvae import RQVAEModel
 from ..transformer_blocks import TransformerBlock
-from .trainer import RQTrainer, RQTrainingArguments
+from .trainer import RQTrainer, RQTrainingArguments, refuse_label_smoothing
 
 
 class JoinedOptimizer(torch.optim.Optimizer):
@@ -131,11 +131,7 @@ class MuonTrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_smoothing_factor != 0:
-            raise ValueError(
-                f"`label_smoothing_factor` must be 0, got {self.label_smoothing_factor}: codes have soft labels of "
-                "their own."
-            )
+        refuse_label_smoothing(self, "codes have soft labels of their own.")
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns` must be False, got True: the data set gives what is used.")
         self.muon_learning_rate = self.muon_learning_rate or None  # a flag of 0 takes back what a recipe says

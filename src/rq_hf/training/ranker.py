@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tokenizers.processors import TemplateProcessing
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
-from .trainer import RQTrainer
+from .trainer import RQTrainer, refuse_label_smoothing
 
 EOS_TOKEN = "[EOS]"
 
@@ -37,6 +37,10 @@ class RankerArguments:
     num_caption_variants: int | None = field(
         default=None, metadata={"help": "Draw among the first so many of a list of captions; all by default."}
     )
+
+    def __post_init__(self):
+        if self.num_caption_variants is not None and self.num_caption_variants < 1:
+            raise ValueError(f"`num_caption_variants` must be at least 1, got {self.num_caption_variants}.")
 
 
 def caption_variants(values: Iterable[Any], count: int | None, split: str) -> list[list[str]]:
@@ -131,6 +135,10 @@ class CaptionEncoder:
 
 class RankerTrainer(RQTrainer):
     """[`RQTrainer`] of CLIP's symmetric contrastive loss; logs how often a caption finds its picture in a batch."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        refuse_label_smoothing(self.args, "captions are the labels of a contrastive loss.")
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

@@ -168,6 +168,15 @@ class CodeStream(ConditionEncoder, IterableDataset):
         self.pictures = pictures
         self.read_condition = read_condition
 
+    @property
+    def batch_size(self) -> int:
+        """Of this process's data loader."""
+        return self.pictures.batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        self.pictures.batch_size = batch_size
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for sample, row, words in self.pictures.samples():
             if row is None:

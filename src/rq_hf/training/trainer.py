@@ -17,11 +17,11 @@ from accelerate.data_loader import prepare_data_loader
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, has_length
 
 from ..metrics.sweeps import lower_is_better
 from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
@@ -29,12 +29,19 @@ from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume
 from .evaluations import Evaluations
 from .hub_pushes import HubPushes
 from .sharding import gather_model, is_sharded, round_weights_alone
+from .streaming import CodeStream, PictureStream
 
 logger = logging.getLogger(__name__)
 
 EMA_FILE = "ema.pt"
 # Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
 INCOMPLETE_FOLDER = "_incomplete"
+
+
+def refuse_label_smoothing(args: TrainingArguments, reason: str) -> None:
+    """For trainers with a loss of their own, which the base class would not smooth."""
+    if args.label_smoothing_factor != 0:
+        raise ValueError(f"`label_smoothing_factor` must be 0, got {args.label_smoothing_factor}: {reason}")
 
 
 @dataclass
@@ -79,6 +86,11 @@ class RQTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
+        if self.ema_decay is not None and str(self.optim.value).startswith("schedule_free"):
+            raise ValueError(
+                f"`optim` must have no mode of training beside `ema_decay`, got {self.optim.value!r}, which has an "
+                "average of its own."
+            )
 
 
 class RQTrainer(HubPushes, Evaluations, Trainer):
@@ -89,6 +101,11 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         if not isinstance(args, RQTrainingArguments):  # without any, the base class would make a folder and go on
             raise ValueError(f"`args` must be {RQTrainingArguments.__name__}, got {type(args).__name__}.")
         super().__init__(model, args, *more_args, **kwargs)
+        if self.compute_loss_func is not None and type(self).compute_loss is not Trainer.compute_loss:
+            raise ValueError(  # the base class would not divide the loss by the accumulated batches
+                f"`compute_loss_func` must be None, got {self.compute_loss_func!r}: {type(self).__name__} has a loss "
+                "of its own; override `compute_loss`."
+            )
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, JITCheckpointCallback):  # only between steps is a checkpoint one that is resumed
                 callback.on_pre_optimizer_step = lambda args, state, control, **kwargs: control
@@ -144,9 +161,12 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             round_weights_alone(plugin)
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in the base class; a stream is this process's own part already, which must not be dealt out once more."""
-        if not isinstance(self.train_dataset, IterableDataset):
+        """As in the base class; a stream of pictures is this process's own part already, which must not be dealt out
+        once more."""
+        if not isinstance(self.train_dataset, PictureStream | CodeStream):
             loader = super().get_train_dataloader()
+            if not has_length(self.train_dataset):
+                return loader
             if len(loader) == 0 and len(self.train_dataset) > 0:
                 raise ValueError(
                     f"`train_dataset` must hold a whole batch, {self._train_batch_size} rows for each of "
@@ -154,6 +174,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                     "`--dataloader_drop_last false` fewer are trained on."
                 )
             return loader
+        self.train_dataset.batch_size = self._train_batch_size  # another one after `auto_find_batch_size`
         loader = DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
@@ -207,7 +228,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         """Processes deal one set out among themselves; where theirs differ they would wait for each other for ever."""
         for name in ("train_dataset", "eval_dataset"):
             data = getattr(self, name)
-            if self.args.world_size == 1 or data is None or isinstance(data, IterableDataset):
+            if self.args.world_size == 1 or data is None or not has_length(data):
                 continue
             rows = self.accelerator.gather(torch.tensor([len(data)], device=self.args.device)).tolist()
             if len(set(rows)) > 1:
@@ -245,12 +266,11 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            is_best = self.state.best_model_checkpoint == str(written)
-            if is_best:
-                self.state.best_model_checkpoint = str(checkpoint)
+            best = run_folder / f"checkpoint-{self.state.best_global_step}"  # the base class saw `incomplete`
+            if best == checkpoint or best.exists():
+                self.state.best_model_checkpoint = str(best)
             if self.args.should_save:
-                if is_best:
-                    self.state.save_to_json(str(written / STATE_FILE))
+                self.state.save_to_json(str(written / STATE_FILE))
                 flush_to_disk(written)
                 if checkpoint.exists():  # of an earlier run that went on from before it
                     checkpoint.rename(incomplete / f"old-{checkpoint.name}")

@@ -5,6 +5,7 @@
 import logging
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -155,6 +156,12 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
         if self.lora_rank is not None:
             if self.model_name_or_path is None:
                 raise ValueError("`model_name_or_path` must be given with `lora_rank`, got None.")
+            base = Path(self.model_name_or_path)
+            if base.exists() and Path(self.output_dir).resolve() in (base.resolve(), base.resolve().parent):
+                raise ValueError(
+                    f"`output_dir` must be another folder than that of `model_name_or_path` with `lora_rank`, got "
+                    f"{self.output_dir!r}: the adapter is nothing without its base."
+                )
             for name in ("lora_rank", "lora_alpha"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -169,8 +176,17 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
 class EarlyStopping(EarlyStoppingCallback):
     """As in the base class; a run that is resumed goes on counting, and one that had been stopped takes no step."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._resumed_step: int | None = None  # whose evaluation has been counted; `eval_on_start` repeats it
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if state.global_step != self._resumed_step:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
+        self._resumed_step = state.global_step or None
         saved = resumed_attributes(self, state)
         # Of the checkpoint's state the counter alone: the patience may be another now.
         name = "early_stopping_patience_counter"
