@@ -10,6 +10,8 @@ Needs `pip install -e ".[demo]"`. Each visitor has pictures of their own; the mo
 import argparse
 import logging
 import os
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,9 +20,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.command_line import add_device_argument
 from rq_hf.picture_decoding import decode_picture
 
 SHOWN_SIZE = 256  # pixels of a picture on the page
@@ -42,7 +45,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default=demo, help="Hub id or folder of a pipeline; or MODEL_ID")
     parser.add_argument("--host", default=host, help="0.0.0.0: for other machines, too")
     parser.add_argument("--port", type=int, default=port)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -86,7 +89,7 @@ class Studio:
         self.pipe = pipe
         pipe.set_progress_bar_config(disable=True)
 
-    def condition(self, text: str | None) -> dict[str, Any]:
+    def condition(self, text: str | int | None) -> dict[str, Any]:
         """What the visitor typed or chose, as an argument of the pipeline."""
         config = self.pipe.transformer.config
         if config.condition_length > 1:
@@ -95,6 +98,8 @@ class Studio:
 
     def settings(self, count, seed, temperature, top_k, top_p, guidance) -> dict[str, Any]:
         """Sampling as arguments of the pipeline; one generator for each picture, so that each has a seed."""
+        if seed is None:
+            raise gr.Error("Enter a seed, a whole number.")
         own = self.pipe.transformer.generation_config
         chosen = {"temperature": temperature, "top_k": int(top_k), "top_p": top_p, "guidance_scale": guidance}
         for name in ("temperature", "top_k", "top_p"):
@@ -117,7 +122,7 @@ class Studio:
             raise gr.Error("Upload a picture first.")
         size = self.pipe.rqvae.config.image_size
         mask = side_mask(self.pipe.transformer.config.code_shape, side, part / 100)
-        picture = decode_picture(image).resize((size, size), Image.Resampling.LANCZOS)
+        picture = ImageOps.fit(decode_picture(image), (size, size), Image.Resampling.LANCZOS)
         return self.shown(self.pipe.complete, {"image": picture, "mask": mask}, text, depth, sampling, progress)
 
     def shown(self, call: Callable, options: dict[str, Any], text, depth, sampling, progress):
@@ -165,14 +170,18 @@ def sampling_controls(pipe: RQImageGenerationPipeline) -> list[gr.components.Com
         count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
         seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", elem_id="seed")
     with gr.Accordion("Sampling", open=False):
-        temperature = gr.Slider(0.05, 2.0, value=own("temperature", 1.0), step=0.05, label="Temperature")
+        value = own("temperature", 1.0)
+        temperature = gr.Slider(min(0.05, value), max(2.0, value), value=value, step=0.05, label="Temperature")
         top_k = gr.Slider(
             1, config.codebook_size, value=min(own("top_k", config.codebook_size), config.codebook_size), step=1,
             label="Top-k: draw from so many codes",
         )  # fmt: skip
-        top_p = gr.Slider(0.05, 1.0, value=own("top_p", 1.0), step=0.05, label="Top-p: draw from so much probability")
+        value = own("top_p", 1.0)
+        label = "Top-p: draw from so much probability"
+        top_p = gr.Slider(min(0.05, value), 1.0, value=value, step=0.05, label=label)
+        value = own("guidance_scale", 1.0)
         guidance = gr.Slider(
-            0.0, 8.0, value=own("guidance_scale", 1.0), step=0.1, label="Guidance (1: none)",
+            0.0, max(8.0, value), value=value, step=0.1, label="Guidance (1: none)",
             interactive=config.null_condition_ids is not None,
         )  # fmt: skip
     return [count, seed, temperature, top_k, top_p, guidance]
@@ -182,8 +191,10 @@ def condition_control(pipe: RQImageGenerationPipeline, name: str) -> gr.componen
     """A text box for captions, a menu of classes, or nothing that is seen."""
     config = pipe.transformer.config
     if config.condition_length == 1:
-        labels = [(config.id2label or {}).get(index, index) for index in config.class_ids]
-        return gr.Dropdown(labels, value=labels[0], label="Class", elem_id=name, visible=config.vocab_size > 1)
+        names = {index: (config.id2label or {}).get(index, index) for index in config.class_ids}
+        counts = Counter(names.values())  # classes of one name are told apart by their ids
+        labels = [(str(name), name) if counts[name] == 1 else (f"{name} ({i})", i) for i, name in names.items()]
+        return gr.Dropdown(labels, value=labels[0][1], label="Class", elem_id=name, visible=config.vocab_size > 1)
     return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=name, max_lines=1)
 
 
@@ -206,7 +217,7 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                     prompt = condition_control(pipe, "prompt")
                     draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
                 with gr.Tab("Complete a picture", elem_id="completion"):
-                    upload = gr.Image(type="pil", image_mode="RGBA", label="Picture", height=220, elem_id="upload")
+                    upload = gr.Image(type="pil", image_mode=None, label="Picture", height=220, elem_id="upload")
                     completion_prompt = condition_control(pipe, "completion-prompt")
                     side = gr.Radio(SIDES, value="top", label="Side that is kept", elem_id="side")
                     part = gr.Slider(5, 95, value=50, step=5, label="Part that is kept (%)")
@@ -245,4 +256,7 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -39,6 +39,7 @@ from official_code import import_official, official_step
 from timing import Call, difference, extra_memory, markdown, measure, table
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, __version__
+from rq_hf.command_line import add_device_argument
 from rq_hf.pipeline_rq_image_generation import load_component
 from rq_hf.residual_quantizer import ResidualQuantizer, soft_code_probabilities
 from rq_hf.training.arguments import read_config
@@ -49,7 +50,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(common)
     common.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU (%(default)s)")
     common.add_argument("--rounds", type=int, default=9, help="turns of all candidates after one to warm up")
     common.add_argument("--output", type=Path, metavar="FILE.json", help="where to write the results")
@@ -74,7 +75,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     benchmark_sampling.add_arguments(commands, common)
     arguments = parser.parse_args(argv)
     for name, value in vars(arguments).items():
-        if type(value) is int and value < 1:
+        values = value if isinstance(value, list) else [value]
+        if any(type(each) is int and each < 1 for each in values):
             parser.error(f"`--{name}` must be at least 1, got {value}.")
     return arguments
 
@@ -206,14 +208,12 @@ def benchmark_rqvae(arguments: argparse.Namespace) -> dict[str, Any]:
 def benchmark_train(arguments: argparse.Namespace) -> dict[str, Any]:
     device, batch_size = arguments.device, arguments.batch_size
     recipe = read_config(arguments.config)
-    if "rqvae" not in recipe["card"]:
-        raise ValueError(f"`--config` must name its RQ-VAE in `card`, got '{arguments.config}', which does not.")
     temperature = recipe["training"].get("code_temperature", 0.5)
     if isinstance(temperature, list):
         raise ValueError(f"`--config` must have one `code_temperature`, as the official loss has, got {temperature}.")
-    fields = read_config(arguments.config.with_name(f"{recipe['card']['rqvae']}.json"))["model"]
+    rqvae_config = benchmark_sampling.named_rqvae(arguments.config, recipe)
     torch.manual_seed(0)
-    rqvae = RQVAEModel(RQVAEConfig(**fields)).to(device).eval().requires_grad_(False)
+    rqvae = RQVAEModel(rqvae_config).to(device).eval().requires_grad_(False)
     config = RQTransformerConfig.from_rqvae_config(rqvae.config, **recipe["model"])
     if not config.shared_codebook:
         raise ValueError("`--config` must have `shared_codebook` true: the naive loss is written for one, got false.")
@@ -331,5 +331,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

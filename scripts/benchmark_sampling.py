@@ -71,14 +71,19 @@ def add_arguments(commands: Any, common: argparse.ArgumentParser) -> None:
     decode.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the transformer")
 
 
+def named_rqvae(path: Path, recipe: dict[str, Any]) -> RQVAEConfig:
+    """The configuration of the RQ-VAE that the recipe at `path` names."""
+    if "rqvae" not in recipe["card"]:
+        raise ValueError(f"'{path}' must name its RQ-VAE in `card`, or have a `code_shape`, got neither.")
+    return RQVAEConfig(**read_config(path.with_name(f"{recipe['card']['rqvae']}.json"))["model"])
+
+
 def new_transformer(path: Path, official: Path | None, device: str) -> tuple[RQTransformerForImageGeneration, Any]:
     """Our model of a recipe and, where there is a checkout, the official one with the same random weights."""
     recipe = read_config(path)
     fields = recipe["model"]
     if "code_shape" not in fields:
-        name = recipe["card"]["rqvae"]
-        rqvae = RQVAEConfig(**read_config(path.with_name(f"{name}.json"))["model"])
-        config = RQTransformerConfig.from_rqvae_config(rqvae, **fields)
+        config = RQTransformerConfig.from_rqvae_config(named_rqvae(path, recipe), **fields)
     else:
         config = RQTransformerConfig(**fields)
     torch.manual_seed(0)

@@ -14,9 +14,11 @@ import torch
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.command_line import (
+    add_device_argument,
     add_sampling_arguments,
     add_selection_arguments,
     picture_file,
+    positive,
     sampling_settings,
     selection_settings,
 )
@@ -34,9 +36,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add_selection_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; each next one has the next seed")
     parser.add_argument("--revision", help="revision on the Hub")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--tile_size", type=int, default=256, help="pixels per picture on the sheet")
+    parser.add_argument("--tile_size", type=positive, default=256, help="pixels per picture on the sheet")
     parser.add_argument("--output", type=picture_file, help="PNG to write; by default a new file in out/")
     return parser.parse_args(argv)
 
@@ -50,10 +52,12 @@ def main(argv=None) -> None:
     pipe.to(arguments.device)
     names = (pipe.transformer.config.id2label or {}).values()
     labels = arguments.class_labels and [
-        int(label) if label.isdigit() and label not in names else label for label in arguments.class_labels
+        int(label) if label.isdecimal() and label not in names else label for label in arguments.class_labels
     ]
     captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
     count = len(captions) * arguments.num_images
+    if not -(2**63) <= arguments.seed <= 2**64 - count:
+        raise ValueError(f"`--seed` must be from -2^63 to 2^64 - {count} for {count} pictures, got {arguments.seed}.")
     result = pipe(
         prompt=arguments.prompts or None,
         class_labels=labels,

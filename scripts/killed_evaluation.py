@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 from study import SCRIPTS
 
+from rq_hf.command_line import positive
 from rq_hf.metrics import write_json
 
 GIB = 2**30
@@ -138,8 +139,8 @@ def compare(options: argparse.Namespace, more_flags: list[str]) -> dict[str, Any
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a pipeline")
-    parser.add_argument("--num_pictures", type=int, default=20_000)
-    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--num_pictures", type=positive, default=20_000)
+    parser.add_argument("--batch_size", type=positive, default=50)
     parser.add_argument("--kill_after", type=float, default=0.4, help="part of the pictures, in (0, 1) (%(default)s)")
     parser.add_argument("--limit_gib", type=float, default=4.0, help="memory that a run may take (%(default)s)")
     parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from timing import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -424,5 +425,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
-        sys.exit(f"ValueError: {error}")
+    except (ValueError, OSError, StrictDataclassError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -289,16 +289,29 @@ def main(arguments: list[str] | None = None) -> None:
     output_dir = options.output_dir.expanduser().resolve()
     try:
         check_output_dir(output_dir, options.overwrite)
-        npm_dir = options.npm_dir or install_packages(options.cache_dir.expanduser(), options.sharealike)
-        parent = next(folder for folder in output_dir.parents if folder.exists())
+        if options.npm_dir is not None:
+            npm_dir = options.npm_dir.expanduser()
+        else:
+            npm_dir = install_packages(options.cache_dir.expanduser(), options.sharealike)
+        # A folder that something is mounted at cannot be renamed: what is in it gets its place, one by one.
+        in_place = output_dir.is_mount()
+        folders = [output_dir] if in_place else output_dir.parents
+        parent = next(folder for folder in folders if folder.exists())
         with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=parent) as workspace:
-            built = Path(workspace) / "built"
+            built, replaced = Path(workspace) / "built", Path(workspace) / "replaced"  # removed with the workspace
             built.mkdir()
             build(built, npm_dir, options)
-            output_dir.parent.mkdir(parents=True, exist_ok=True)
-            if output_dir.exists():
-                output_dir.rename(Path(workspace) / "replaced")  # removed with the workspace
-            built.rename(output_dir)
+            if in_place:
+                replaced.mkdir()
+                for path in set(output_dir.iterdir()) - {Path(workspace)}:
+                    path.rename(replaced / path.name)
+                for path in list(built.iterdir()):
+                    path.rename(output_dir / path.name)
+            else:
+                output_dir.parent.mkdir(parents=True, exist_ok=True)
+                if output_dir.exists():
+                    output_dir.rename(replaced)
+                built.rename(output_dir)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     print(f"written to {output_dir}")

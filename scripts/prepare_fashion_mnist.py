@@ -42,7 +42,8 @@ def read_array(path: Path) -> np.ndarray:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"'{path}' is damaged: {error}") from error
     start = 4 * len(header)
-    if tuple(np.frombuffer(content[:start], ">u4")) != header or len(content) != start + math.prod(header[1:]):
+    begins = len(content) >= start and tuple(np.frombuffer(content[:start], ">u4")) == header
+    if not begins or len(content) != start + math.prod(header[1:]):
         raise ValueError(f"'{path}' must begin with the numbers {header} and hold an array of that shape.")
     return np.frombuffer(content[start:], np.uint8).reshape(header[1:])
 

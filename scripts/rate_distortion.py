@@ -29,6 +29,7 @@ from study import (
     add_arguments,
     by_name,
     cpu_minutes,
+    end_with_children,
     log_history,
     perform,
     read_record,
@@ -105,11 +106,11 @@ def train(run: Run, output_dir: Path, dataset: str, more_flags: list[str]) -> di
     """Trains and measures one run; returns its record."""
     study, folder = STUDIES[run.study], output_dir / run.path
     cpu_seconds, metrics = run.file(output_dir, ".cpu.json"), folder / "evaluation.json"
-    if not (folder / "model.safetensors").exists():
+    if not (folder / "eval_results.json").exists():  # what a training writes last
         config = SCRIPTS / "configs" / f"{study.config}.json"
         flags = {"dataset_name": dataset, "output_dir": folder, "seed": run.seed, "resume_from_checkpoint": "last"}
         flags |= study.runs[run.name]
-        start("train_rqvae.py", [config, *more_flags], flags, run.file(output_dir, ".log"), cpu_seconds)
+        start("train_rqvae.py", [config], flags, run.file(output_dir, ".log"), cpu_seconds, more_flags)
     if not metrics.exists():
         log = run.file(output_dir, ".evaluation.log")
         start("evaluate.py", ["rqvae", folder, *study.evaluation], {"dataset_name": dataset, "output": metrics}, log)
@@ -120,7 +121,7 @@ def train(run: Run, output_dir: Path, dataset: str, more_flags: list[str]) -> di
         entry["step"]: entry["eval_reconstruction_loss"] for entry in log_history(folder) if "eval_loss" in entry
     }
     last = max(errors)
-    late = max(step for step in errors if step <= 0.8 * last)
+    late = max((step for step in errors if step <= 0.8 * last), default=last)  # of one evaluation alone
     return {
         "changes": study.runs[run.name],
         "steps": last,
@@ -245,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_children()
     try:
         main()
     except (ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
 from rq_hf import RQVAEModel
-from rq_hf.command_line import picture_file
+from rq_hf.command_line import picture_file, positive
 from rq_hf.picture_decoding import decode_picture
 from rq_hf.picture_grid import picture_grid, unused_path
 from rq_hf.pipeline_rq_image_generation import load_component
@@ -24,14 +24,18 @@ from rq_hf.pipeline_rq_image_generation import load_component
 
 def read_picture(path: Path, size: int, mode: str) -> Image.Image:
     """A square picture of `size` pixels, "RGB" or grey ("L"), transparent parts white."""
-    return ImageOps.fit(decode_picture(str(path), mode), (size, size), Image.Resampling.BICUBIC)
+    try:
+        picture = decode_picture(str(path), mode)
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}") from error
+    return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", type=Path, help="picture files")
     parser.add_argument("--model", default="checkpoints/emoji-64", help="Hub id or folder of an RQ-VAE or a pipeline")
-    parser.add_argument("--tile_size", type=int, default=160, help="pixels per picture on the sheet")
+    parser.add_argument("--tile_size", type=positive, default=160, help="pixels per picture on the sheet")
     parser.add_argument("--output", type=picture_file, help="PNG to write; by default a new file in out/")
     arguments = parser.parse_args(argv)
 

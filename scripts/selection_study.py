@@ -31,6 +31,7 @@ from study import (
     add_arguments,
     by_name,
     cpu_minutes,
+    end_with_children,
     log_history,
     perform,
     read_record,
@@ -187,7 +188,8 @@ def measured(
     """What scripts/evaluate.py says, as a record."""
     output = run.file(output_dir, ".json")
     if not output.exists():
-        start("evaluate.py", [*arguments, *more_flags], {**flags, "output": output}, run.file(output_dir, ".log"))
+        log = run.file(output_dir, ".log")
+        start("evaluate.py", arguments, {**flags, "output": output}, log, more_flags=more_flags)
     results = json.loads(output.read_text(encoding="utf-8"))
     return {
         "model": Path(results["model"]).name,
@@ -279,7 +281,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     lines(panels[1], rates, {DISTANCE: "Fréchet distance to real pictures"})
     hits = {"concept_top1": "concept top-1", "concept_top5": "concept top-5", "style_accuracy": "style"}
     lines(panels[2], of_kind(records, "candidates"), hits)
-    single = [{**record, "name": "guidance-1"} for record in of_kind(records, "candidates")[:1]]
+    single = [{**record, "name": "guidance-1"} for record in records if record["name"] == "candidates-1"]
     lines(panels[3], [*single, *of_kind(records, "guidance")], hits)
     names = ("acceptance rate", "acceptance rate", "candidates", "guidance scale")
     for axes, name in zip(panels, names, strict=True):
@@ -381,6 +383,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_children()
     try:
         main()
     except (ValueError, RuntimeError) as error:

@@ -28,6 +28,7 @@ from study import (
     add_arguments,
     by_name,
     cpu_minutes,
+    end_with_children,
     log_history,
     perform,
     read_record,
@@ -76,7 +77,7 @@ def train(run: Run, output_dir: Path, more_flags: list[str]) -> dict[str, Any]:
     if not (folder / "model_index.json").exists():
         flags = {"output_dir": folder, "seed": run.seed, "resume_from_checkpoint": "last", "use_cpu": True}
         flags |= KINDS[run.name]
-        start("train_rqt.py", [CONFIG, *more_flags], flags, log, cpu_seconds)
+        start("train_rqt.py", [CONFIG], flags, log, cpu_seconds, more_flags)
     data = data_settings()
     accuracy = folder / "prompts.json"
     if not accuracy.exists():
@@ -221,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_children()
     try:
         main()
     except (ValueError, RuntimeError) as error:

@@ -9,10 +9,11 @@ either, so that a study of many hours can be made piece by piece; records are wh
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from rq_hf.metrics import write_text
 
 SCRIPTS = Path(__file__).resolve().parent
+_running: set[subprocess.Popen] = set()
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,24 @@ def perform(runs: Iterable[Run], records: Path, jobs: int, train_and_measure: Ca
         list(pool.map(once, runs))
 
 
+def end_with_children() -> None:
+    """From here on SIGTERM ends what [`start`] has started, too: it would go on, and meet the next one that does."""
+
+    def end(signum, frame):
+        for process in list(_running):
+            process.terminate()
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def start(
-    script: str, arguments: Iterable[Any], flags: dict[str, Any], log: Path, cpu_seconds: Path | None = None
+    script: str,
+    arguments: Iterable[Any],
+    flags: dict[str, Any],
+    log: Path,
+    cpu_seconds: Path | None = None,
+    more_flags: Sequence[str] = (),
 ) -> None:
     """Runs a script of this folder to its end, one thread.
 
@@ -92,16 +110,22 @@ def start(
         flags: names without dashes, and values.
         log: file to which its output is appended.
         cpu_seconds: file of the seconds that all attempts took that came to an end; these are added.
+        more_flags: words of a user's command line, which win over `flags`.
 
     Raises:
+        `ValueError`: these name the place of the output.
         `RuntimeError`: it failed.
     """
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments), *as_flags(flags)]
+    if taken := {"--output", "--output_dir"} & {word.partition("=")[0] for word in more_flags}:
+        raise ValueError(f"{sorted(taken)[0]} must be left to the study, got {' '.join(more_flags)}.")
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments), *as_flags(flags), *more_flags]
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    _running.add(process)
     _, status, usage = os.wait4(process.pid, 0)
+    _running.discard(process)
     process.returncode = os.waitstatus_to_exitcode(status)
     if cpu_seconds is not None:
         before = json.loads(cpu_seconds.read_text()) if cpu_seconds.exists() else 0.0
@@ -116,7 +140,7 @@ def as_flags(flags: dict[str, Any]) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
 
 
 def cpu_minutes(cpu_seconds: Path) -> float | None:
@@ -131,14 +155,18 @@ def trainer_state(folder: Path) -> dict[str, Any]:
         folder: of a finished training, or of a checkpoint.
 
     Raises:
-        `ValueError`: there is no `trainer_state.json`.
+        `ValueError`: there is no `trainer_state.json`, or another content.
     """
     path = folder / "trainer_state.json"
     if not path.exists():
         raise ValueError(
             f"A finished training or a checkpoint must have a trainer_state.json, got none in '{folder}'."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    state = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {"global_step": int, "epoch": (int, float), "log_history": list}
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"A trainer_state.json must have {', '.join(kinds)} of a training, got '{path}' without.")
+    return state
 
 
 def log_history(folder: Path) -> list[dict[str, Any]]:

@@ -95,5 +95,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
-        sys.exit(f"ValueError: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -17,13 +17,14 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.picture_decoding import decode_picture
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "checkpoints" / "emoji-64"
@@ -68,11 +69,38 @@ def test_the_page_draws_what_the_pipeline_draws(app, make_pipeline, kind, condit
     assert coarse == app.enlarged(pipe.image_processor.postprocess(expected)[0])
 
 
+def test_classes_of_one_name_are_told_apart(app, make_pipeline):
+    pipe = make_pipeline("class")
+    pipe.transformer.config.id2label = {0: "crane", 1: "goose", 2: "crane", 3: "volcano"}
+    menu = app.condition_control(pipe, "x")
+    assert menu.choices == [("crane (0)", 0), ("goose", "goose"), ("crane (2)", 2), ("volcano", "volcano")]
+    assert menu.value == 0
+    app.Studio(pipe).draw(2, 3, *SAMPLING, progress=ignore)
+
+
+def test_sliders_reach_the_checkpoints_own_settings(app, tiny_pipeline):
+    tiny_pipeline.transformer.generation_config.update(temperature=2.5, top_p=0.01, guidance_scale=10.0)
+    with gr.Blocks():
+        _, _, temperature, _, top_p, guidance = app.sampling_controls(tiny_pipeline)
+    for slider, value in ((temperature, 2.5), (top_p, 0.01), (guidance, 10.0)):
+        assert slider.minimum <= slider.value == value <= slider.maximum
+
+
+def test_an_uploaded_picture_of_16_bits_is_seen_as_it_is(app, tiny_pipeline, tmp_path):
+    grey = np.linspace(0, 65535, 64 * 64, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    blocks = app.build_page(tiny_pipeline, "tiny").blocks.values()
+    (upload,) = [block for block in blocks if getattr(block, "elem_id", None) == "upload"]
+    picture = decode_picture(upload.preprocess(gr.data_classes.ImageData(path=str(tmp_path / "grey.png"))))
+    assert abs(np.asarray(picture).mean() - 127.5) < 1
+
+
 def test_a_completion_keeps_the_codes_of_the_side_that_is_kept(app, tiny_pipeline):
     picture = Image.effect_noise((40, 30), 90).convert("RGB")
     studio = app.Studio(tiny_pipeline)
     codes, _ = studio.complete(picture, "a red heart", "bottom", 50, 3, *SAMPLING, progress=ignore)
-    known = tiny_pipeline.reconstruct(picture.resize((16, 16), Image.Resampling.LANCZOS), output_type="latent").images
+    square = ImageOps.fit(picture, (16, 16), Image.Resampling.LANCZOS)  # its middle, not squeezed
+    known = tiny_pipeline.reconstruct(square, output_type="latent").images
     assert torch.equal(codes[:, 2:], known[:, 2:].expand_as(codes[:, 2:]))
     assert not torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
     transparent = picture.copy()
@@ -94,6 +122,8 @@ def test_a_side_is_some_rows_or_columns_and_never_all(app):
 def test_what_the_model_cannot_take_is_an_error_on_the_page(app, tiny_pipeline):
     with pytest.raises(gr.Error, match="`temperature` must be greater than 0"):
         app.Studio(tiny_pipeline).draw("a heart", 3, 1, 0, 0.0, 8, 1.0, 1.0, progress=ignore)
+    with pytest.raises(gr.Error, match="Enter a seed"):
+        app.Studio(tiny_pipeline).draw("a heart", 3, 1, None, *SAMPLING[2:], progress=ignore)
     assert app.Studio(tiny_pipeline).decode(None, 2) == []
 
 

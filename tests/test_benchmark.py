@@ -136,8 +136,11 @@ def test_pictures_are_decoded_alike_and_made_from_conditions(benchmark, recipe, 
 
 
 def test_a_recipe_without_its_rqvae_is_refused(benchmark, recipe):
-    with pytest.raises(ValueError, match="`--config` must name its RQ-VAE in `card`, got"):
+    with pytest.raises(ValueError, match="must name its RQ-VAE in `card`, or have"):
         benchmark.main(["train", "--config", str(recipe.with_name("rqvae.json"))])
+    emoji = Path(__file__).resolve().parents[1] / "scripts" / "configs" / "emoji-rqt-8x8x3-8M.json"
+    with pytest.raises(ValueError, match="must name its RQ-VAE in `card`, or have a `code_shape`, got neither"):
+        benchmark.main(["generate", "--config", str(emoji), "--rounds", "1"])
 
 
 def test_memory_is_that_of_the_call_alone(benchmark):
@@ -152,6 +155,9 @@ def test_bad_arguments_are_refused(benchmark, tmp_path, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["quantizer", "--rounds", "0"])
     assert "`--rounds` must be at least 1, got 0." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main(["generate", "--batch_sizes", "4", "0"])
+    assert "`--batch_sizes` must be at least 1, got [4, 0]." in capsys.readouterr().err
     with pytest.raises(ValueError, match="must be a checkout of the official code"):
         sizes = ["--num_vectors", "4", "--codebook_dim", "4", "--codebook_size", "4"]
         benchmark.main(["quantizer", *sizes, "--device", "cpu", "--official", str(tmp_path)])

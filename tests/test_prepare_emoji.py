@@ -194,6 +194,25 @@ def test_overwrite_replaces_a_set_whole(npm_dir, tmp_path):
     assert os.listdir(tmp_path) == ["emoji"]
 
 
+def test_a_folder_that_something_is_mounted_at_is_filled_in_place(npm_dir, tmp_path, monkeypatch):
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == folder)
+    rename = Path.rename
+
+    def rename_but_no_mount(path, target):
+        assert folder not in (path, Path(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_but_no_mount)
+    inode = folder.stat().st_ino
+    run(npm_dir, folder, "--limit=20")
+    run(npm_dir, folder, "--concepts=thing ap", "--overwrite")
+    assert {row["concept"] for split in SPLITS for row in read_rows(folder, split)} == {"thing-ap"}
+    assert folder.stat().st_ino == inode and os.listdir(tmp_path) == ["mounted"]
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
 def assert_fails(capsys, message, npm_dir, output_dir, *arguments):
     with pytest.raises(SystemExit) as caught:
         run(npm_dir, output_dir, *arguments)

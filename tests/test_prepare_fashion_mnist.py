@@ -64,6 +64,10 @@ def test_other_files_are_refused(script, tmp_path, header, length, match):
     write(tmp_path / LABELS, header, bytes(length))
     with pytest.raises(ValueError, match=match):
         script.read_array(tmp_path / LABELS)
+    (tmp_path / LABELS).write_bytes(gzip.compress(b"abc"))
+    with pytest.raises(ValueError, match=f"{LABELS}' must begin with the numbers"):
+        script.read_array(tmp_path / LABELS)
+    write(tmp_path / LABELS, header, bytes(length))
     packed = (tmp_path / LABELS).read_bytes()
     (tmp_path / LABELS).write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match="is damaged"):

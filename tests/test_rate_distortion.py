@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,59 @@ def test_the_page_shows_the_tables_of_the_records(script):
         table = script.table([record for record in records if record is not None])
         assert table in page
         assert ("Fréchet distance" in table) == (study == "emoji-32")
+
+
+def test_a_training_that_has_not_ended_is_gone_on_with(script, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(name, *args):
+        raise Started(name)
+
+    run = script.Run("emoji-32", "4x4x2", 0)
+    (tmp_path / run.path).mkdir(parents=True)
+    (tmp_path / run.path / "model.safetensors").touch()  # killed just after it
+    monkeypatch.setattr(script, "start", start)
+    with pytest.raises(Started, match="train_rqvae.py"):
+        script.train(run, tmp_path, "data", [])
+    (tmp_path / run.path / "eval_results.json").touch()
+    with pytest.raises(Started, match="evaluate.py"):
+        script.train(run, tmp_path, "data", [])
+
+
+def test_words_for_a_script_are_those_that_were_given(load_script, tmp_path):
+    study = load_script("study")
+    show = tmp_path / "show.py"
+    show.write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    log = tmp_path / "log"
+    flags = {"output": tmp_path / 'für "x"', "sizes": [1, 2], "name": "ä", "number": 0.5, "flag": False}
+    study.start(str(show), ["first"], flags, log, more_flags=["--number", "7"])
+    assert json.loads(log.read_text()) == [
+        *("first", "--output", str(tmp_path / 'für "x"'), "--sizes", "[1, 2]", "--name", "ä"),
+        *("--number", "0.5", "--flag", "false", "--number", "7"),
+    ]
+    with pytest.raises(ValueError, match="--output_dir must be left to the study"):
+        study.start(str(show), [], {}, log, more_flags=["--output_dir=x"])
+
+
+def test_a_study_that_is_ended_ends_what_it_has_started(tmp_path):
+    sleeper, started = tmp_path / "sleeper.py", tmp_path / "started"
+    sleeper.write_text(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    program = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import study; from pathlib import Path\n"
+        f"study.end_with_children()\n"
+        f"run = lambda run: study.start({str(sleeper)!r}, [], {{}}, Path({str(tmp_path / 'log')!r}))\n"
+        f"study.perform([study.Run('a', 'b', seed) for seed in range(3)], Path({str(tmp_path)!r}), 1, run)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while not (started.exists() and started.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    child = int(started.read_text())
+    process.terminate()
+    assert process.wait(60) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.slow

@@ -161,6 +161,9 @@ def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
         ([pipeline_folder], "`prompt` must be given"),
         ([tmp_path / "nothing", "a heart"], "nothing"),
         ([pipeline_folder, "a heart", "--output", "pictures"], "must be a file of a picture, such as pictures.png"),
+        ([pipeline_folder, "a heart", "--tile_size", 0], "must be at least 1, got 0"),
+        ([pipeline_folder, "a heart", "--device", "foo"], "must be a device of this machine, got 'foo'"),
+        ([pipeline_folder, "a heart", "--seed", 2**64 - 1], "`--seed` must be from -2^63 to 2^64 - 4 for 4 pictures"),
     ):
         finished = subprocess.run(
             command("generate.py", *arguments), cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True
@@ -193,6 +196,13 @@ def test_reconstruct_shows_grey_pictures_of_a_grey_model(tmp_path):
         assert sheet.width >= 4 * 160
         pixels = np.asarray(sheet.convert("RGB"))
     assert (pixels == pixels[..., :1]).all() and len(np.unique(pixels)) > 20
+
+
+def test_a_picture_that_cannot_be_read_is_named(rqvae_folder, load_script, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    pictures = [str(next(FIXTURE.rglob("*.png"))), str(tmp_path / "bad.png")]
+    with pytest.raises(ValueError, match="bad.png': "):
+        load_script("reconstruct").main([*pictures, "--model", str(rqvae_folder)])
 
 
 def test_another_data_set_is_trained_on_without_a_configuration(load_script, tmp_path):

@@ -72,6 +72,14 @@ def test_a_report_shows_the_figures_of_the_records_and_what_is_missing(study, tm
         assert picture.width > 1000 and len(picture.convert("RGB").getcolors(10**6)) > 100
 
 
+def test_one_candidate_is_no_guidance_in_the_plot(study, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(study, "lines", lambda axes, records, labels: seen.append(records))
+    names = ("candidates-16", "candidates-1", "guidance-2")
+    study.plot([{"name": name, "seed": seed} for name in names for seed in (0, 1)], tmp_path / "plot.png")
+    assert seen[-1] == [{"name": name, "seed": seed} for name in ("guidance-1", "guidance-2") for seed in (0, 1)]
+
+
 def test_a_report_without_records_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match="must hold records of finished runs"):
         study.main(["report", "--output_dir", str(tmp_path), "--docs", str(tmp_path)])

@@ -92,6 +92,10 @@ def test_folders_without_logs_are_refused_and_leave_nothing(script, tmp_path):
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(ValueError, match="must have a trainer_state.json, got none in .*unfinished"):
         script.main([str(tmp_path / "unfinished"), "--output", str(tmp_path / "out" / "curves")])
+    for content in ("[]", "{}", '{"global_step": 1, "epoch": null, "log_history": []}'):
+        (tmp_path / "unfinished" / "trainer_state.json").write_text(content)
+        with pytest.raises(ValueError, match="trainer_state.json must have global_step, epoch, log_history"):
+            script.main([str(tmp_path / "unfinished"), "--output", str(tmp_path / "out" / "curves")])
     with pytest.raises(ValueError, match="RUN must have logged something"):
         script.main([str(write_run(tmp_path / "mute", [])), "--output", str(tmp_path / "out" / "curves")])
     assert not (tmp_path / "out").exists()

@@ -64,9 +64,8 @@ def main(folder: str) -> None:
     trainer.train_dataset, trainer._train_batch_size = Numbers(), 2
     metrics["rows"] = [int(row) for row in next(iter(trainer.get_train_dataloader()))["pixel_values"]]
     Path(folder, f"metrics-{arguments.process_index}.json").write_text(json.dumps(metrics))
-    trainer.finish()
-    trainer = classifier_trainer(folder, pictures)
-    judged = trainer.predict(trainer.eval_dataset)
+    classifies = classifier_trainer(folder, pictures)
+    judged = classifies.predict(classifies.eval_dataset)
     Path(folder, f"classifier-{arguments.process_index}.json").write_text(
         json.dumps(judged.metrics | {"logits": judged.predictions.tolist(), "labels": judged.label_ids.tolist()})
     )

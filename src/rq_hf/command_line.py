@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from .configuration_common import SAMPLING
@@ -29,6 +30,27 @@ def picture_file(text: str) -> Path:
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise argparse.ArgumentTypeError(f"must be a file of a picture, such as pictures.png, got '{text}'")
     return path
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def device(text: str) -> str:
+    """An argparse type: a device that there is."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f"must be a device of this machine, got '{text}': {error}") from error
+    return text
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the device, by default the first GPU where there is one."""
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

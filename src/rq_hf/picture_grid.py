@@ -59,7 +59,8 @@ def picture_grid(
 
 
 def shortened(text: str, width: int, font: ImageFont.ImageFont) -> str:
-    """`text`, cut with "..." where it is wider than `width` pixels."""
+    """`text` in one line, cut with "..." where it is wider than `width` pixels."""
+    text = " ".join(text.splitlines())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -6,9 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ..command_line import add_sampling_arguments, add_selection_arguments, one_or_more
+from ..command_line import add_device_argument, add_sampling_arguments, add_selection_arguments, one_or_more
 from ..metrics import FEATURE_EXTRACTORS
 from ..training.transforms import TRANSFORMS
 from .models import INT8
@@ -73,7 +71,7 @@ def _data(required: bool = True, filter_default: str = "") -> argparse.ArgumentP
 def _common(output: str = "FILE.json", required: bool = False) -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument("--batch_size", type=int, default=32)
-    parent.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parent)
     parent.add_argument("--output", type=Path, metavar=output, required=required, help="where to write the results")
     return parent
 
