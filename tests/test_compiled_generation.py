@@ -10,11 +10,14 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._inductor.codecache import CppCodeCache
 from torch._inductor.fx_passes import mkldnn_fusion
 from torch._inductor.utils import run_and_get_code
 from transformers import CompileConfig, GenerationConfig
 
-from rq_hf import sampling_steps
+from rq_hf import cpu_draws, sampling_steps
+from rq_hf.residual_quantizer import inverse_cdf_sample
 
 pytestmark = [
     pytest.mark.slow,
@@ -144,6 +147,100 @@ def test_threads_that_compile_at_once_leave_torch_as_it_was():
     for thread in threads:
         thread.join()
     assert mkldnn_fusion._get_mkldnn_device_op is chosen
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 100, None])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.9999, None])
+def test_compiled_draws_are_those_of_pytorchs_operators(top_k, top_p):
+    cpu_draws.compile_draws()
+    assert cpu_draws.has_compiled_draws()
+    generator = seeded(0)
+    for size, spread, temperature in [(5, 1, 1.0), (100, 3, 0.7), (1023, 0.01, 1.0), (1024, 5, 0.1), (9000, 30, 2.0)]:
+        logits = torch.randn(32, size, generator=generator) * spread
+        logits[:8] = logits[:8].round(decimals=2)  # many ties
+        logits[8:10] = logits[8:10, :1]  # nothing but ties
+        logits[10:12, size // 2] = 1e30  # all others in one bin
+        uniforms = torch.rand(32, generator=generator)
+        uniforms[::7], uniforms[1::7] = 0.0, 1 - 2**-24
+        filtered = sampling_steps.filter_logits(logits / temperature, top_k, top_p)
+        expected = inverse_cdf_sample(filtered.softmax(-1), uniforms)
+        kept = size if top_k is None else min(top_k, size)
+        drawn = torch.ops.rq_hf.draw_codes(logits, uniforms, temperature, kept, 1.0 if top_p is None else top_p)
+        differs = drawn != expected
+        # Sums in another order: a draw that falls on the border of two codes, or a nucleus that ends there.
+        assert differs.float().mean() <= 1 / 32, (size, spread)
+        assert torch.equal(drawn[:4], expected[:4])
+
+
+def test_compiled_draws_of_logits_that_are_not_finite_are_codes():
+    cpu_draws.compile_draws()
+    logits = torch.randn(6, 300, generator=seeded(0))
+    logits[0, 7] = torch.nan
+    logits[1, 7] = -torch.nan
+    logits[2, 7], logits[3, 7], logits[4] = torch.inf, -torch.inf, torch.nan
+    drawn = torch.ops.rq_hf.draw_codes(logits, torch.full((6,), 0.5), 1.0, 20, 0.9)
+    assert 0 <= drawn.min() and drawn.max() < 300
+    assert drawn[2] == 7
+
+
+def test_draws_without_a_compiled_operator_are_pytorchs(make_transformer, monkeypatch):
+    def fail(source: str):
+        raise RuntimeError("no compiler for this")
+
+    monkeypatch.setattr(CppCodeCache, "load", fail)
+    monkeypatch.setattr(cpu_draws, "has_compiled_draws", lambda: False)
+    monkeypatch.setattr(sampling_steps, "has_compiled_draws", lambda: False)
+    monkeypatch.setattr(cpu_draws, "_draws_failed", False)
+    model = make_transformer("class")
+    expected = model.generate(conditions(model), generator=seeded(0), top_k=20)
+    with pytest.warns(UserWarning, match="no compiler for this"):
+        codes = model.generate(conditions(model), generator=seeded(0), top_k=20, compile_config=COMPILED)
+    assert torch.equal(codes, expected)
+
+
+def test_conditions_of_compiled_sampling_are_read_by_onednn():
+    inputs, weight, bias = torch.randn(2, 40, 16), torch.randn(24, 16), torch.randn(24)
+
+    def operators(*arguments: torch.Tensor) -> tuple[torch.Tensor, set[str]]:
+        with torch.no_grad(), torch.profiler.profile() as profile, sampling_steps.ProductsByOneDNN():
+            output = F.linear(*arguments)
+        return output, {event.key for event in profile.key_averages()}
+
+    for arguments in [(inputs, weight, bias), (inputs, weight)]:
+        output, names = operators(*arguments)
+        torch.testing.assert_close(output, F.linear(*arguments), rtol=0, atol=1e-5)
+        assert "mkldnn::_linear_pointwise" in names
+    output, names = operators(inputs.double(), weight.double())
+    assert "mkldnn::_linear_pointwise" not in names and output.dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert operators(inputs, weight)[0].dtype == torch.bfloat16
+
+
+def test_guards_are_evaluated_once_a_call(make_transformer, monkeypatch):
+    made = []
+
+    def recorded(program):
+        made.append(left_out(program))
+        assert made[-1] is not program
+        return made[-1]
+
+    left_out = sampling_steps.without_guards
+    monkeypatch.setattr(sampling_steps, "without_guards", recorded)
+    model = make_transformer("class")
+    expected = model.generate(conditions(model), do_sample=False)
+    for count in (1, 2):
+        codes = model.generate(conditions(model), do_sample=False, compile_config=COMPILED)
+        assert torch.equal(codes, expected) and len(made) == count
+
+
+def test_a_function_of_several_programs_keeps_its_guards():
+    program = torch.compile(lambda x: x + 1, backend="eager", dynamic=False)
+    assert sampling_steps.without_guards(program) is program  # none yet
+    program(torch.zeros(2))
+    assert sampling_steps.without_guards(program)(torch.zeros(2)).tolist() == [1.0, 1.0]
+    program(torch.zeros(3))
+    assert sampling_steps.without_guards(program) is program
+    assert sampling_steps.without_guards(len) is len
 
 
 def test_batch_sizes_and_settings_beyond_the_limit_replace_older_programs(make_transformer, monkeypatch):

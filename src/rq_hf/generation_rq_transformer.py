@@ -10,6 +10,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from numbers import Real
 
 import torch
@@ -20,7 +21,15 @@ from transformers.utils import logging
 
 from .key_value_caches import KeyValueCache
 from .residual_quantizer import one_per_depth, row_blocks
-from .sampling_steps import CompiledSteps, Sampling, advance, predict_codes, quantized_vectors, token_of
+from .sampling_steps import (
+    CompiledSteps,
+    ProductsByOneDNN,
+    Sampling,
+    advance,
+    predict_codes,
+    quantized_vectors,
+    token_of,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -205,7 +214,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
             if not goes_on(position) or position == height * width - 1:
                 return codes.view(batch_size, height, width, depth)
             first[:, position] = codes[:, position]
-        token, caches = self._read_conditions(input_ids, first)
+        with ProductsByOneDNN() if compile_config is not None else nullcontext():
+            token, caches = self._read_conditions(input_ids, first)
         step = functools.partial(advance, self, caches)
         if compile_config is not None:
             step = CompiledSteps(self, caches, compile_config)

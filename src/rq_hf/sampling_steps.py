@@ -15,8 +15,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import CompileConfig, PreTrainedModel
 
+from .cpu_draws import compile_draws, has_compiled_draws
 from .key_value_caches import GrowingKeyValueCache, KeyValueCache, Place, StaticKeyValueCache
 from .residual_quantizer import inverse_cdf_sample
 
@@ -57,6 +60,17 @@ def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float |
         before = probabilities.cumsum(-1) - probabilities  # mass of the larger ones
         smallest_kept = largest.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
     return logits.masked_fill(logits < smallest_kept, float("-inf"))
+
+
+def draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None
+) -> torch.Tensor:
+    """Codes `(B,)` of logits `(B, K)`, divided by the temperature and filtered, by uniforms `(B,)` in [0, 1)."""
+    if torch.compiler.is_compiling() and logits.device.type == "cpu" and has_compiled_draws():
+        size = logits.shape[-1]
+        top_k, top_p = size if top_k is None else min(top_k, size), 1.0 if top_p is None else top_p
+        return torch.ops.rq_hf.draw_codes(logits, uniforms.float(), temperature, top_k, top_p)
+    return inverse_cdf_sample(filter_logits(logits / temperature, top_k, top_p).softmax(-1), uniforms)
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,7 @@ def predict_codes(
             logits = null + sampling.guidance_scale * (conditional - null)
         all_finite = all_finite & logits.isfinite().all()
         if sampling.do_sample:
-            filtered = filter_logits(logits / sampling.temperature[d], sampling.top_k[d], sampling.top_p[d])
-            code = inverse_cdf_sample(filtered.softmax(-1), uniforms[:, d])  # (B,)
+            code = draw(logits, uniforms[:, d], sampling.temperature[d], sampling.top_k[d], sampling.top_p[d])
         else:
             code = logits.argmax(-1)
         if known_mask is not None:
@@ -202,17 +215,40 @@ class CompiledSteps:
     def __call__(self, token: torch.Tensor, position: int, *inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.place.move_to(position)
         inputs = (self.caches, token, self.place.position, *inputs)
+        first = self.program is None
         with ExitStack() as compiling:
-            if self.program is None:
+            if first:
                 from torch._inductor import config as inductor_config  # here, as it takes a second
 
                 self.program = kept_program(self.model, self.options, signature(inputs))
                 # As an option alone it comes too late: when a step is traced, weights have become inputs already.
                 compiling.enter_context(inductor_config.patch(freezing=are_frozen(self.options)))
                 if self.on_cpu:
+                    compile_draws()
                     compiling.enter_context(packed_by_onednn())
             codes, token, finite = self.program(self.model, *inputs)
+        if first and self.on_cpu and self.options["fullgraph"]:
+            self.program = without_guards(self.program)
         return codes, token if self.on_cpu else token.clone(), finite  # a CUDA graph writes it anew at each replay
+
+
+class ProductsByOneDNN(TorchFunctionMode):
+    """While it is entered, fp32 products of linear maps on a CPU are oneDNN's, as in compiled programs, instead of
+    MKL's, which take 2.3 times as long on AMD for all but single rows. Without gradients."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and not kwargs and all(map(is_plain_fp32, args)) and not torch.is_autocast_enabled("cpu"):
+            inputs, weight, bias = (*args, None)[:3]
+            return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], None)
+        return func(*args, **(kwargs or {}))
+
+
+def is_plain_fp32(tensor: torch.Tensor | None) -> bool:
+    """Whether oneDNN takes it: on a CPU, and not quantized, as a class of its own. `None`, for no bias, is taken."""
+    if tensor is None:
+        return True
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and torch.backends.mkldnn.is_available()
+    return plain and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 _packing_lock = threading.Lock()
@@ -298,6 +334,20 @@ def kept_program(model: PreTrainedModel, options: dict[str, Any], inputs: str) -
         programs[key] = program
         while len(programs) > MAX_PROGRAMS:
             programs.pop(next(iter(programs)))
+        return program
+
+
+def without_guards(program: Callable) -> Callable:
+    """A function of `torch.compile` that has just run, without the guards that it evaluates before each run, a
+    twentieth of a small model's time; the function itself where it holds several programs, or none, or torch hides
+    them. For further positions of one call, whose inputs have one signature."""
+    try:
+        from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+
+        function = program._torchdynamo_orig_callable
+        (entry,) = _debug_get_cache_entry_list(function.__code__)
+        return FunctionType(entry.code, function.__globals__, function.__name__)
+    except (ImportError, AttributeError, ValueError):
         return program
 
 
