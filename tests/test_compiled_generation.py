@@ -233,6 +233,31 @@ def test_guards_are_evaluated_once_a_call(make_transformer, monkeypatch):
         assert torch.equal(codes, expected) and len(made) == count
 
 
+def test_caches_are_used_again_and_change_nothing(make_transformer):
+    model = make_transformer("text")
+
+    def address() -> int:
+        return sampling_steps._caches[model][0].keys.data_ptr()
+
+    options = {"do_sample": False, "compile_config": COMPILED}
+    expected = [model.generate(each, do_sample=False) for each in (conditions(model), conditions(model).flip(1))]
+    assert torch.equal(model.generate(conditions(model), **options), expected[0])
+    first = address()
+    with torch.no_grad():
+        assert torch.equal(model.generate(conditions(model).flip(1), **options), expected[1])
+    assert address() == first
+    with torch.inference_mode():  # its tensors cannot be written to outside, nor those of outside kept in it
+        assert torch.equal(model.generate(conditions(model), **options), expected[0])
+    assert torch.equal(model.generate(conditions(model), **options), expected[0])
+    assert torch.equal(model.generate(conditions(model, 2), **options), expected[0][:2])
+    assert sampling_steps._caches[model][0].keys.shape[0] == 2
+    with torch.no_grad():
+        model.code_head.linear.bias[0] = torch.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        model.generate(conditions(model, 2), **options)
+    assert model not in sampling_steps._caches
+
+
 def test_a_function_of_several_programs_keeps_its_guards():
     program = torch.compile(lambda x: x + 1, backend="eager", dynamic=False)
     assert sampling_steps.without_guards(program) is program  # none yet

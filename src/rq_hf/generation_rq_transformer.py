@@ -26,8 +26,10 @@ from .sampling_steps import (
     ProductsByOneDNN,
     Sampling,
     advance,
+    keep_caches,
     predict_codes,
     quantized_vectors,
+    take_caches,
     token_of,
 )
 
@@ -215,7 +217,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 return codes.view(batch_size, height, width, depth)
             first[:, position] = codes[:, position]
         with ProductsByOneDNN() if compile_config is not None else nullcontext():
-            token, caches = self._read_conditions(input_ids, first)
+            kept = take_caches(self) if compile_config is not None else None
+            token, caches = self._read_conditions(input_ids, first, kept)
         step = functools.partial(advance, self, caches)
         if compile_config is not None:
             step = CompiledSteps(self, caches, compile_config)
@@ -238,6 +241,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 "The logits must be finite, got NaN or infinity: the weights, the codebook (see `set_codebook`) or "
                 "the dtype are at fault."
             )
+        if compile_config is not None:
+            keep_caches(self, caches)
         return codes.view(batch_size, height, width, depth)
 
     def check_sampling(
@@ -318,9 +323,10 @@ class RQTransformerGenerationMixin(GenerationMixin):
         return torch.cat(drawn).view_as(codes)
 
     def _read_conditions(
-        self, input_ids: torch.Tensor, codes: torch.Tensor
+        self, input_ids: torch.Tensor, codes: torch.Tensor, kept: list[KeyValueCache] | None = None
     ) -> tuple[torch.Tensor, list[KeyValueCache]]:
-        """Reads conditions `(B, S)` and codes `(B, P, D)` of the first positions, or with guidance half as many.
+        """Reads conditions `(B, S)` and codes `(B, P, D)` of the first positions, or with guidance half as many. The
+        tensors of `kept` are used again where they fit.
 
         Returns:
             The last token, `(B, 1, n_e)`, which the next position has to read, and caches of those before it, with
@@ -339,7 +345,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             self.spatial_transformer(inputs[:, :-1], caches)
         capacity = input_ids.shape[1] - 1 + self.config.num_positions + 2  # as `Place` wants it
         for index, cache in enumerate(caches):  # one after the other, so that few are held twice
-            caches[index] = cache.selected(row_of, capacity)
+            caches[index] = cache.selected(row_of, capacity, kept[index] if kept is not None else None)
         return inputs[:, -1:][row_of], caches
 
     def _check_condition(self, name: str, ids: torch.Tensor) -> None:

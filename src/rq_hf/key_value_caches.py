@@ -34,15 +34,24 @@ class KeyValueCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def selected(self, rows: torch.Tensor, capacity: int) -> "KeyValueCache":
-        """A cache with room for `capacity` tokens that holds the rows `(B,)` of this one."""
+    def selected(self, rows: torch.Tensor, capacity: int, into: "KeyValueCache | None" = None) -> "KeyValueCache":
+        """A cache with room for `capacity` tokens that holds the rows `(B,)` of this one, in the tensors of `into`,
+        whose cache is of no use any more, where they fit."""
         tensors = []
-        for stored in (self.keys, self.values):
-            _, heads, _, head_dim = stored.shape
-            larger = stored.new_zeros(len(rows), heads, capacity, head_dim)
+        for name in ("keys", "values"):
+            stored, larger = getattr(self, name), getattr(into, name, None)
+            shape = (len(rows), stored.shape[1], capacity, stored.shape[3])
+            if larger is None or not is_alike(larger, shape, stored):
+                larger = stored.new_zeros(shape)
             larger[:, :, : self.length] = stored[rows, :, : self.length]
             tensors.append(larger)
         return KeyValueCache(*tensors, self.length)
+
+
+def is_alike(tensor: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor) -> bool:
+    """Whether a tensor has that shape and else could be of `like.new_zeros`."""
+    own = tensor.shape, tensor.dtype, tensor.device, tensor.is_inference()
+    return own == (shape, like.dtype, like.device, torch.is_inference_mode_enabled())
 
 
 def summed_attention(

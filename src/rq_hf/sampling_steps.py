@@ -289,6 +289,23 @@ def packed_by_onednn() -> Iterator[None]:
             mkldnn_fusion._get_mkldnn_device_op = chosen
 
 
+_caches_lock = threading.Lock()
+# Of each model: those of its last compiled sampling. Memory that is new to a process is slow at first.
+_caches: MutableMapping[PreTrainedModel, list[KeyValueCache]] = WeakKeyDictionary()
+
+
+def take_caches(model: PreTrainedModel) -> list[KeyValueCache] | None:
+    """Caches of earlier sampling whose tensors may be used again, by the caller alone."""
+    with _caches_lock:
+        return _caches.pop(model, None)
+
+
+def keep_caches(model: PreTrainedModel, caches: list[KeyValueCache]) -> None:
+    """Gives caches to the next [`take_caches`]; there may be no NaN in them."""
+    with _caches_lock:
+        _caches[model] = caches
+
+
 _programs_lock = threading.Lock()
 # Of each model: the state of its weights, and its programs for that state, the last used ones last.
 _programs: MutableMapping[PreTrainedModel, tuple[int, dict[str, Callable]]] = WeakKeyDictionary()
