@@ -21,6 +21,8 @@ DRAWS_SOURCE = r"""
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #ifdef __GNUC__
