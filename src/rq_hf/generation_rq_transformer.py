@@ -340,12 +340,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
             tokens = self.spatial_positions(self.spatial_projection(quantized_vectors(self, codes)))
             inputs = torch.cat([inputs, tokens], 1)  # (U, S + P, n_e)
         length = inputs.shape[1] - 1
-        caches = self.spatial_transformer.new_caches(inputs, length)
-        if length > 0:
-            self.spatial_transformer(inputs[:, :-1], caches)
         capacity = input_ids.shape[1] - 1 + self.config.num_positions + 2  # as `Place` wants it
-        for index, cache in enumerate(caches):  # one after the other, so that few are held twice
-            caches[index] = cache.selected(row_of, capacity, kept[index] if kept is not None else None)
+        caches = self.spatial_transformer.new_caches(inputs, len(input_ids), capacity, kept)
+        if length > 0:
+            self.spatial_transformer(inputs[:, :-1], [cache.of_first(len(rows)) for cache in caches])
+        for cache in caches:
+            cache.spread(row_of, length)
         return inputs[:, -1:][row_of], caches
 
     def _check_condition(self, name: str, ids: torch.Tensor) -> None:

@@ -22,9 +22,17 @@ class KeyValueCache:
         self.length = length
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int], like: torch.Tensor) -> "KeyValueCache":
-        """A cache of this shape `(B, heads, capacity, head_dim)`, of the dtype and on the device of `like`."""
-        return cls(like.new_empty(shape), like.new_empty(shape))
+    def empty(
+        cls, shape: tuple[int, int, int, int], like: torch.Tensor, kept: "KeyValueCache | None" = None
+    ) -> "KeyValueCache":
+        """A cache of this shape `(B, heads, capacity, head_dim)`, of the dtype and on the device of `like`, without
+        NaN where no token is yet.
+
+        Args:
+            kept: a cache of no more use, also without NaN, whose tensors are taken where they are such.
+        """
+        tensors = (kept.keys, kept.values) if kept is not None else (None, None)
+        return cls(*(each if is_alike(each, shape, like) else like.new_zeros(shape) for each in tensors))
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores keys and values of the next tokens; returns those of all tokens so far."""
@@ -34,22 +42,21 @@ class KeyValueCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def selected(self, rows: torch.Tensor, capacity: int, into: "KeyValueCache | None" = None) -> "KeyValueCache":
-        """A cache with room for `capacity` tokens that holds the rows `(B,)` of this one, in the tensors of `into`,
-        whose cache is of no use any more, where they fit."""
-        tensors = []
-        for name in ("keys", "values"):
-            stored, larger = getattr(self, name), getattr(into, name, None)
-            shape = (len(rows), stored.shape[1], capacity, stored.shape[3])
-            if larger is None or not is_alike(larger, shape, stored):
-                larger = stored.new_zeros(shape)
-            larger[:, :, : self.length] = stored[rows, :, : self.length]
-            tensors.append(larger)
-        return KeyValueCache(*tensors, self.length)
+    def of_first(self, count: int) -> "KeyValueCache":
+        """A cache of the first `count` rows, in the tensors of this one."""
+        return KeyValueCache(self.keys[:count], self.values[:count], self.length)
+
+    def spread(self, rows: torch.Tensor, length: int) -> None:
+        """Gives each row the first `length` tokens of one of the rows, `(B,)`, in place."""
+        for tensor in (self.keys, self.values):
+            tensor[:, :, :length] = tensor[rows, :, :length]
+        self.length = length
 
 
-def is_alike(tensor: torch.Tensor, shape: tuple[int, ...], like: torch.Tensor) -> bool:
-    """Whether a tensor has that shape and else could be of `like.new_zeros`."""
+def is_alike(tensor: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor) -> bool:
+    """Whether there is a tensor, which has that shape and else could be of `like.new_zeros`."""
+    if tensor is None:
+        return False
     own = tensor.shape, tensor.dtype, tensor.device, tensor.is_inference()
     return own == (shape, like.dtype, like.device, torch.is_inference_mode_enabled())
 

@@ -108,7 +108,7 @@ def predict_codes(
     if torch.compiler.is_compiling():
         caches = [GrowingKeyValueCache() for _ in model.depth_transformer.blocks]
     else:
-        caches = model.depth_transformer.new_caches(context, depth)
+        caches = model.depth_transformer.new_caches(context, len(context), depth)
     codes, quantized = [], 0.0  # z-hat_t^(0)
     all_finite = torch.ones((), dtype=torch.bool, device=context.device)
     for d in range(depth):

@@ -97,11 +97,14 @@ class TransformerStack(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(num_layers)])
 
-    def new_caches(self, hidden_states: torch.Tensor, length: int) -> list[KeyValueCache]:
-        """Empty caches, one per block, for up to `length` tokens of the batch, dtype and device of `hidden_states`."""
+    def new_caches(
+        self, like: torch.Tensor, batch_size: int, length: int, kept: list[KeyValueCache] | None = None
+    ) -> list[KeyValueCache]:
+        """Empty caches, one per block, for up to `length` tokens, of the dtype and on the device of `like`; in the
+        tensors of `kept`, one per block too, where these fit."""
         heads = self.config.num_attention_heads
-        shape = (len(hidden_states), heads, length, self.config.hidden_size // heads)
-        return [KeyValueCache.empty(shape, like=hidden_states) for _ in self.blocks]
+        shape = (batch_size, heads, length, self.config.hidden_size // heads)
+        return [KeyValueCache.empty(shape, like, each) for each in kept or [None] * len(self.blocks)]
 
     def forward(self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None) -> torch.Tensor:
         for index, block in enumerate(self.blocks):
