@@ -121,6 +121,14 @@ def train_both(folder: Path | None = None) -> dict[str, dict]:
     return {"rqvae": train_rqvae(), "transformer": train_transformer(folder)}
 
 
+def end_process() -> None:
+    """Ends this one of several processes, when all of them are here, at once: a device mesh keeps gloo's threads, and
+    one that Python's shutdown meets could abort the process."""
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
 def main(folder: str, process: str, processes: str) -> None:
     torch.set_num_threads(1)
     # As launchers do; the address is not used, as the processes have met already.
@@ -128,9 +136,7 @@ def main(folder: str, process: str, processes: str) -> None:
     store = Path(folder, "store").absolute().as_uri()
     dist.init_process_group("gloo", init_method=store, rank=int(process), world_size=int(processes))
     torch.save(train_both(Path(folder, "transformer")), Path(folder, f"{process}.pt"))
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # a device mesh keeps gloo's threads, and one that Python's shutdown meets could abort the process
+    end_process()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from fully_sharded import end_process
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -137,7 +138,7 @@ def sharded_process(rank: int, folder: Path) -> None:
     result["state_dict"] = get_model_state_dict(model, options=options)
     result |= {f"bf16, {name}": losses for name, losses in rounded_losses(accelerator, rank).items()}
     torch.save(result, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    end_process()
 
 
 def rounded_losses(accelerator: SimpleNamespace, rank: int) -> dict[str, torch.Tensor]:
