@@ -11,7 +11,7 @@ import argparse
 import copy
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ from transformers import CompileConfig
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
 from rq_hf.conversion import rqvae_rule, transformer_rule
 from rq_hf.evaluation.models import int8_config
-from rq_hf.sampling_steps import CPU_MODES, filter_logits
+from rq_hf.sampling_steps import CPU_MODES, filter_logits, take_caches
 from rq_hf.training.arguments import read_config
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -158,7 +158,7 @@ def benchmark_generate(arguments: argparse.Namespace) -> dict[str, Any]:
                 candidates[f"{name}, compiled"] = generation(each, ids, options, arguments.compile)
         if arguments.without_cache:
             candidates["without cache"] = lambda ids=input_ids: codes_without_cache(model, ids, options)
-        rows = rows_of(candidates, arguments, batch_size)
+        rows = rows_of(candidates, arguments, batch_size, [*models.values(), *others.values()])
         limit = bare_linears(model, batch_size, device)
         expected = greedy_codes(theirs, vectors, model, input_ids)
         for row in rows:
@@ -333,17 +333,25 @@ def from_conditions(arguments: argparse.Namespace, rqvae: RQVAEModel, decoder: n
         candidates[f"rq_hf {precision}"] = functools.partial(ours, input_ids, None)
         if arguments.compile:
             candidates[f"rq_hf {precision}, compiled"] = functools.partial(ours, input_ids, arguments.compile)
-        results[f"conditions to pictures {batch_size}"] = rows_of(candidates, arguments, batch_size)
+        results[f"conditions to pictures {batch_size}"] = rows_of(candidates, arguments, batch_size, [changed])
         torch._dynamo.reset()
     return results
 
 
-def rows_of(candidates: dict[str, Call], arguments: argparse.Namespace, batch_size: int) -> list[dict[str, Any]]:
-    """Times, ratios to the first candidate and memory of calls that make `batch_size` pictures."""
+def rows_of(
+    candidates: dict[str, Call], arguments: argparse.Namespace, batch_size: int, transformers: Sequence[nn.Module] = ()
+) -> list[dict[str, Any]]:
+    """Times, ratios to the first candidate and memory of calls that make `batch_size` pictures; the caches that these
+    transformers keep for the next call are counted."""
+
+    def drop_caches() -> None:
+        for transformer in transformers:
+            take_caches(transformer)
+
     rows = table(measure(candidates, arguments.rounds, arguments.device), next(iter(candidates)))
     for row in rows:
         row["faster"] = 1 / row.pop("ratio")
         row["pictures/s"] = batch_size / row["seconds"]
         row["s/picture"] = row["seconds"] / batch_size
-        row["extra_mib"] = extra_memory(candidates[row["name"]], arguments.device)
+        row["extra_mib"] = extra_memory(candidates[row["name"]], arguments.device, drop_caches)
     return rows

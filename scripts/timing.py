@@ -36,9 +36,11 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def extra_memory(call: Call, device: str) -> float | None:
-    """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read."""
+def extra_memory(call: Call, device: str, release: Call = lambda: None) -> float | None:
+    """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read. `release` gives back
+    what earlier calls left for the next one, so that this counts too."""
     if device.startswith("cuda"):
+        release()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
@@ -47,6 +49,7 @@ def extra_memory(call: Call, device: str) -> float | None:
     if not clear_refs.exists():
         return None
     call()  # buffers that the libraries keep are there from now on
+    release()
     set_malloc(2**20, 0)  # what is freed goes back at once, and so does not blur the peak
     clear_refs.write_text("5")  # the peak starts anew
     before = resident_memory("VmRSS")
