@@ -198,6 +198,20 @@ def test_draws_without_a_compiled_operator_are_pytorchs(make_transformer, monkey
     assert torch.equal(codes, expected)
 
 
+def test_redrawn_codes_may_be_drawn_by_the_compiled_operator(make_transformer):
+    model = make_transformer("text")
+    model.generation_config.update(temperature=0.8, top_k=12, top_p=0.9)
+    input_ids = conditions(model)
+    codes = model.generate(input_ids, generator=seeded(0))
+    expected = model.redraw_codes(input_ids, codes, seeded(1))
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        assert torch.equal(model.redraw_codes(input_ids, codes, seeded(1), compiled_draws=True), expected)
+    assert "rq_hf::draw_codes" in {event.key for event in profile.key_averages()}
+    with torch.no_grad(), torch.profiler.profile() as profile:  # though the operator is there now
+        assert torch.equal(model.redraw_codes(input_ids, codes, seeded(1)), expected)
+    assert "rq_hf::draw_codes" not in {event.key for event in profile.key_averages()}
+
+
 def test_conditions_of_compiled_sampling_are_read_by_onednn():
     inputs, weight, bias = torch.randn(2, 40, 16), torch.randn(24, 16), torch.randn(24)
 

@@ -530,7 +530,8 @@ def test_scheduled_sampling_draws_without_dropout(emoji, tiny_rqvae, tiny_tokeni
     model.generation_config.do_sample = False
     redrawn, modes = model.redraw_codes, []
 
-    def redraw(input_ids, codes, generator):
+    def redraw(input_ids, codes, generator, compiled_draws):
+        assert compiled_draws is compiled
         drawn = redrawn(input_ids, codes, generator)
         assert torch.equal(drawn, redrawn(input_ids, codes, generator))
         return drawn

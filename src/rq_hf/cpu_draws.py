@@ -46,6 +46,13 @@ inline int32_t ordered(float value) {
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
+inline float from_ordered(int32_t key) {
+  const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // The bin of each value, 0 for the largest ones; a smaller value is never in an earlier bin.
 void into_bins(const float* values, int64_t count, float largest, float smallest, int32_t* bins) {
   const float scale = (BINS - 1) / std::max(largest - smallest, FLT_MIN);
@@ -125,14 +132,13 @@ int64_t draw(const float* logits, int64_t size, float temperature, int64_t top_k
     highest = std::max(highest, ordered(scaled));
     lowest = std::min(lowest, ordered(scaled));
   }
-  const auto index_of = [&](int32_t key) {
+  if (highest > ordered(FLT_MAX) || lowest < ordered(-FLT_MAX)) {  // the caller refuses it
     int64_t i = 0;
-    while (ordered(row.scaled[i]) != key) ++i;
+    while (ordered(row.scaled[i]) != highest) ++i;
     return i;
-  };
-  if (highest > ordered(FLT_MAX) || lowest < ordered(-FLT_MAX)) return index_of(highest);  // the caller refuses it
-  const float largest = row.scaled[index_of(highest)];
-  float smallest = row.scaled[index_of(lowest)];
+  }
+  const float largest = from_ordered(highest);
+  float smallest = from_ordered(lowest);
   if (top_k < size) {
     smallest = keep_largest(row, size, top_k, largest, smallest);
   } else {

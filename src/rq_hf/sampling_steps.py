@@ -62,26 +62,28 @@ def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float |
     return logits.masked_fill(logits < smallest_kept, float("-inf"))
 
 
-def draw(
-    logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None
-) -> torch.Tensor:
-    """Codes `(B,)` of logits `(B, K)`, divided by the temperature and filtered, by uniforms `(B,)` in [0, 1)."""
-    if torch.compiler.is_compiling() and logits.device.type == "cpu" and has_compiled_draws():
-        size = logits.shape[-1]
-        top_k, top_p = size if top_k is None else min(top_k, size), 1.0 if top_p is None else top_p
-        return torch.ops.rq_hf.draw_codes(logits, uniforms.float(), temperature, top_k, top_p)
-    return inverse_cdf_sample(filter_logits(logits / temperature, top_k, top_p).softmax(-1), uniforms)
-
-
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn, the lists of one entry per depth."""
+    """How codes are drawn, the lists of one entry per depth; `compiled`: by [`compile_draws`]'s operator, where there
+    is one."""
 
     do_sample: bool
     temperature: list[float]
     top_k: list[int | None]
     top_p: list[float | None]
     guidance_scale: float
+    compiled: bool
+
+
+def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, depth: int) -> torch.Tensor:
+    """Codes `(B,)` of logits `(B, K)` of a depth, divided by the temperature and filtered, by uniforms `(B,)` in
+    [0, 1)."""
+    temperature, top_k, top_p = sampling.temperature[depth], sampling.top_k[depth], sampling.top_p[depth]
+    if sampling.compiled and logits.device.type == "cpu" and has_compiled_draws():
+        size = logits.shape[-1]
+        top_k, top_p = size if top_k is None else min(top_k, size), 1.0 if top_p is None else top_p
+        return torch.ops.rq_hf.draw_codes(logits, uniforms.float(), temperature, top_k, top_p)
+    return inverse_cdf_sample(filter_logits(logits / temperature, top_k, top_p).softmax(-1), uniforms)
 
 
 def predict_codes(
@@ -123,7 +125,7 @@ def predict_codes(
             logits = null + sampling.guidance_scale * (conditional - null)
         all_finite = all_finite & logits.isfinite().all()
         if sampling.do_sample:
-            code = draw(logits, uniforms[:, d], sampling.temperature[d], sampling.top_k[d], sampling.top_p[d])
+            code = draw(logits, uniforms[:, d], sampling, d)
         else:
             code = logits.argmax(-1)
         if known_mask is not None:

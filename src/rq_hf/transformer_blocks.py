@@ -40,7 +40,9 @@ class CausalSelfAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None, fill_only: bool = False
+    ) -> torch.Tensor:
         batch_size, length, _ = hidden_states.shape
         projected = self.query_key_value(hidden_states).view(batch_size, length, 3, -1, self.head_dim)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
@@ -48,6 +50,8 @@ class CausalSelfAttention(nn.Module):
             attended = cache.attend(query, key, value, self.scaling)
         else:
             key, value = cache.append(key, value) if cache is not None else (key, value)
+            if fill_only:
+                return hidden_states
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
             dropout = self.config.attention_dropout if self.training else 0.0
             attended, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout)
@@ -82,9 +86,14 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.mlp = MLP(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
-        attend = functools.partial(self.attention, cache=cache)
-        hidden_states = hidden_states + self.dropout(keeping_source(self.attention_norm, attend, hidden_states))
+    def forward(
+        self, hidden_states: torch.Tensor, cache: KeyValueCache | None = None, fill_only: bool = False
+    ) -> torch.Tensor:
+        attend = functools.partial(self.attention, cache=cache, fill_only=fill_only)
+        attended = keeping_source(self.attention_norm, attend, hidden_states)
+        if fill_only:
+            return hidden_states
+        hidden_states = hidden_states + self.dropout(attended)
         norm = functools.partial(self.mlp_norm)  # offloading hooks would move a module among the arguments
         return hidden_states + self.dropout(self.mlp(hidden_states, norm))
 
@@ -106,7 +115,12 @@ class TransformerStack(nn.Module):
         shape = (batch_size, heads, length, self.config.hidden_size // heads)
         return [KeyValueCache.empty(shape, like, each) for each in kept or [None] * len(self.blocks)]
 
-    def forward(self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None, fill_only: bool = False
+    ) -> torch.Tensor:
+        """With `fill_only` the last block stores keys and values, too, and computes nothing else: what is returned is
+        of no use then."""
         for index, block in enumerate(self.blocks):
-            hidden_states = block(hidden_states, caches[index] if caches is not None else None)
+            is_last = index == len(self.blocks) - 1
+            hidden_states = block(hidden_states, caches[index] if caches is not None else None, fill_only and is_last)
         return hidden_states

@@ -358,7 +358,9 @@ class RQTransformerTrainer(MuonTrainer):
             again = (passes >= number).nonzero()[:, 0].to(codes.device)
             if len(again) > 0:
                 with self.accelerator.autocast():
-                    own[again] = transformer.redraw_codes(input_ids[rows[again]], own[again], generator)
+                    own[again] = transformer.redraw_codes(
+                        input_ids[rows[again]], own[again], generator, self.args.torch_compile
+                    )
         vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
         left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
         return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)
