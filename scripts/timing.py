@@ -38,9 +38,9 @@ def synchronize(device: str) -> None:
 
 def extra_memory(call: Call, device: str, release: Call = lambda: None) -> float | None:
     """MiB by which memory rises at most while `call` runs, or `None` where that cannot be read. `release` gives back
-    what earlier calls left for the next one, so that this counts too."""
+    what earlier calls left for the next one, so that this counts too; not on a GPU, whose graphs of these calls would
+    be recorded anew."""
     if device.startswith("cuda"):
-        release()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()

@@ -149,6 +149,10 @@ def test_memory_is_that_of_the_call_alone(benchmark):
     taken = benchmark.extra_memory(lambda: torch.ones(24 * 2**20 // 4).sum(), "cpu")
     assert 23 < taken < 30
     assert benchmark.extra_memory(lambda: torch.ones(1), "cpu") < 4
+    kept = {}
+    fill = lambda: kept or kept.update(ones=torch.ones(24 * 2**20 // 4))  # noqa: E731
+    assert benchmark.extra_memory(fill, "cpu") < 4
+    assert 23 < benchmark.extra_memory(fill, "cpu", release=kept.clear) < 30
 
 
 def test_bad_arguments_are_refused(benchmark, tmp_path, capsys):

@@ -210,6 +210,9 @@ def test_redrawn_codes_may_be_drawn_by_the_compiled_operator(make_transformer):
     with torch.no_grad(), torch.profiler.profile() as profile:  # though the operator is there now
         assert torch.equal(model.redraw_codes(input_ids, codes, seeded(1)), expected)
     assert "rq_hf::draw_codes" not in {event.key for event in profile.key_averages()}
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        rounded = model.redraw_codes(input_ids, codes, seeded(1), compiled_draws=True)
+        assert torch.equal(rounded, model.redraw_codes(input_ids, codes, seeded(1)))
 
 
 def test_conditions_of_compiled_sampling_are_read_by_onednn():
@@ -265,6 +268,8 @@ def test_caches_are_used_again_and_change_nothing(make_transformer):
     assert torch.equal(model.generate(conditions(model), **options), expected[0])
     assert torch.equal(model.generate(conditions(model, 2), **options), expected[0][:2])
     assert sampling_steps._caches[model][0].keys.shape[0] == 2
+    for rows in ([0, 1], [1, 1], [1, 0]):  # equal conditions are read once, into caches of other ones
+        assert torch.equal(model.generate(conditions(model)[rows], **options), expected[0][rows])
     with torch.no_grad():
         model.code_head.linear.bias[0] = torch.nan
     with pytest.raises(ValueError, match="must be finite"):

@@ -1,8 +1,9 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Drawing of codes by top-k and nucleus, for programs compiled for a CPU: one call instead of a dozen.
+"""Drawing of codes by top-k and nucleus on a CPU, for compiled sampling and compiled training: one call instead of a
+dozen.
 
-Written with PyTorch's operators, as `sampling_steps.filter_logits` is, a sixth of such a program's time goes into the
+Written with PyTorch's operators, as `sampling_steps.filter_logits` is, a sixth of the time of both goes into the
 search of the k largest logits, sorted. Here bins find the two thresholds, so that nothing is sorted but one bin.
 """
 
@@ -39,15 +40,17 @@ struct Row {  // of one thread, used again for each of its rows
   std::vector<int32_t> bins, indices;
 };
 
-// Integers in the order of the floats.
+// The bits of negative floats the other way round, and back: those of larger floats are then larger integers.
+inline int32_t flipped(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+
 inline int32_t ordered(float value) {
   int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
+  return flipped(bits);
 }
 
 inline float from_ordered(int32_t key) {
-  const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
+  const int32_t bits = flipped(key);
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
@@ -132,7 +135,7 @@ int64_t draw(const float* logits, int64_t size, float temperature, int64_t top_k
     highest = std::max(highest, ordered(scaled));
     lowest = std::min(lowest, ordered(scaled));
   }
-  if (highest > ordered(FLT_MAX) || lowest < ordered(-FLT_MAX)) {  // the caller refuses it
+  if (highest > ordered(FLT_MAX) || lowest < ordered(-FLT_MAX)) {  // sampling refuses these logits
     int64_t i = 0;
     while (ordered(row.scaled[i]) != highest) ++i;
     return i;

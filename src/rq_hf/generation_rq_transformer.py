@@ -219,8 +219,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 return codes.view(batch_size, height, width, depth)
             first[:, position] = codes[:, position]
         with ProductsByOneDNN() if compiled else nullcontext():
-            kept = take_caches(self) if compiled else None
-            token, caches = self._read_conditions(input_ids, first, kept)
+            token, caches = self._read_conditions(input_ids, first, take_caches(self) if compiled else None)
         step = functools.partial(advance, self, caches)
         if compiled:
             step = CompiledSteps(self, caches, compile_config)
@@ -267,7 +266,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             self._null_condition(None, torch.zeros(1, self.config.condition_length, dtype=torch.long))
 
     def _sampling(
-        self, defaults: GenerationConfig, do_sample, temperature, top_k, top_p, guidance_scale, compiled: bool = False
+        self, defaults: GenerationConfig, do_sample, temperature, top_k, top_p, guidance_scale, compiled_draws=False
     ) -> Sampling:
         """The settings that are given, the others from `defaults`, checked."""
         depth = self.config.code_shape[2]
@@ -291,7 +290,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
         if not do_sample:  # numbers of one type and none without use: each other setting is compiled anew
             temperature, top_k, top_p = [1.0] * depth, [None] * depth, [None] * depth
-        return Sampling(do_sample, temperature, top_k, top_p, float(guidance_scale), compiled)
+        return Sampling(do_sample, temperature, top_k, top_p, float(guidance_scale), compiled_draws)
 
     @torch.no_grad()
     @in_evaluation_mode
@@ -309,8 +308,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
             input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
             codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
             generator (`torch.Generator`, *optional*): for the draws, on any device.
-            compiled_draws (`bool`): draws on a CPU by the operator of compiled sampling, which takes seconds to make
-                at the first call in a process and a tenth of the time from then on.
+            compiled_draws (`bool`, defaults to `False`): draws on a CPU by the operator of compiled sampling, which
+                takes seconds to make at the first call in a process and a tenth of the time from then on.
 
         Returns:
             `torch.LongTensor` of shape `(B, H, W, D)`, drawn with the settings of `generation_config`, without

@@ -22,17 +22,18 @@ class KeyValueCache:
         self.length = length
 
     @classmethod
-    def empty(
-        cls, shape: tuple[int, int, int, int], like: torch.Tensor, kept: "KeyValueCache | None" = None
-    ) -> "KeyValueCache":
+    def empty(cls, shape: tuple[int, int, int, int], like: torch.Tensor) -> "KeyValueCache":
         """A cache of this shape `(B, heads, capacity, head_dim)`, of the dtype and on the device of `like`, without
-        NaN where no token is yet.
+        NaN where no token is yet."""
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
 
-        Args:
-            kept: a cache of no more use, also without NaN, whose tensors are taken where they are such.
-        """
-        tensors = (kept.keys, kept.values) if kept is not None else (None, None)
-        return cls(*(each if is_alike(each, shape, like) else like.new_zeros(shape) for each in tensors))
+    def could_be_empty(self, shape: tuple[int, int, int, int], like: torch.Tensor) -> bool:
+        """Whether its tensors could be those of [`empty`]."""
+        wanted = (shape, like.dtype, like.device, torch.is_inference_mode_enabled())
+        return all(
+            (tensor.shape, tensor.dtype, tensor.device, tensor.is_inference()) == wanted
+            for tensor in (self.keys, self.values)
+        )
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores keys and values of the next tokens; returns those of all tokens so far."""
@@ -51,14 +52,6 @@ class KeyValueCache:
         for tensor in (self.keys, self.values):
             tensor[:, :, :length] = tensor[rows, :, :length]
         self.length = length
-
-
-def is_alike(tensor: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor) -> bool:
-    """Whether there is a tensor, which has that shape and else could be of `like.new_zeros`."""
-    if tensor is None:
-        return False
-    own = tensor.shape, tensor.dtype, tensor.device, tensor.is_inference()
-    return own == (shape, like.dtype, like.device, torch.is_inference_mode_enabled())
 
 
 def summed_attention(

@@ -64,22 +64,22 @@ def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float |
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn, the lists of one entry per depth; `compiled`: by [`compile_draws`]'s operator, where there
-    is one."""
+    """How codes are drawn, the lists of one entry per depth; `compiled_draws`: by the operator of [`compile_draws`],
+    on a CPU and where there is one."""
 
     do_sample: bool
     temperature: list[float]
     top_k: list[int | None]
     top_p: list[float | None]
     guidance_scale: float
-    compiled: bool
+    compiled_draws: bool
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, depth: int) -> torch.Tensor:
     """Codes `(B,)` of logits `(B, K)` of a depth, divided by the temperature and filtered, by uniforms `(B,)` in
     [0, 1)."""
     temperature, top_k, top_p = sampling.temperature[depth], sampling.top_k[depth], sampling.top_p[depth]
-    if sampling.compiled and logits.device.type == "cpu" and has_compiled_draws():
+    if sampling.compiled_draws and logits.device.type == "cpu" and has_compiled_draws():
         size = logits.shape[-1]
         top_k, top_p = size if top_k is None else min(top_k, size), 1.0 if top_p is None else top_p
         return torch.ops.rq_hf.draw_codes(logits, uniforms.float(), temperature, top_k, top_p)

@@ -28,7 +28,8 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token to itself and those before it: `(B, length, n_e)` to the same shape."""
+    """Multi-head attention of each token to itself and those before it: `(B, length, n_e)` to the same shape. With
+    `fill_only` keys and values are stored in a `KeyValueCache`, and nothing is done with them."""
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__()
@@ -76,7 +77,8 @@ class MLP(nn.Sequential):
 
 
 class TransformerBlock(GradientCheckpointingLayer):
-    """Pre-norm attention and MLP, each with its residual: `(B, length, n_e)` to the same shape."""
+    """Pre-norm attention and MLP, each with its residual: `(B, length, n_e)` to the same shape. `fill_only` as in
+    [`CausalSelfAttention`]."""
 
     def __init__(self, config: RQTransformerConfig):
         super().__init__()
@@ -110,16 +112,20 @@ class TransformerStack(nn.Module):
         self, like: torch.Tensor, batch_size: int, length: int, kept: list[KeyValueCache] | None = None
     ) -> list[KeyValueCache]:
         """Empty caches, one per block, for up to `length` tokens, of the dtype and on the device of `like`; in the
-        tensors of `kept`, one per block too, where these fit."""
+        tensors of `kept`, if these fit. Else it is cleared first, so that its memory is free."""
         heads = self.config.num_attention_heads
         shape = (batch_size, heads, length, self.config.hidden_size // heads)
-        return [KeyValueCache.empty(shape, like, each) for each in kept or [None] * len(self.blocks)]
+        if kept and len(kept) == len(self.blocks) and all(each.could_be_empty(shape, like) for each in kept):
+            return [KeyValueCache(each.keys, each.values) for each in kept]
+        if kept:
+            kept.clear()
+        return [KeyValueCache.empty(shape, like) for _ in self.blocks]
 
     def forward(
         self, hidden_states: torch.Tensor, caches: list[KeyValueCache] | None = None, fill_only: bool = False
     ) -> torch.Tensor:
-        """With `fill_only` the last block stores keys and values, too, and computes nothing else: what is returned is
-        of no use then."""
+        """With `fill_only` the last block, too, stores keys and values, but computes nothing of them: what is returned
+        is of no use then."""
         for index, block in enumerate(self.blocks):
             is_last = index == len(self.blocks) - 1
             hidden_states = block(hidden_states, caches[index] if caches is not None else None, fill_only and is_last)
