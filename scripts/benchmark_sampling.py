@@ -218,7 +218,8 @@ def linear_sequences(
     codes += (depth - 1) * [model.depth_projection, *codes]
     at_positions = ([*spatial, *codes, model.spatial_projection], batch_size, positions)
     earlier_tokens = batch_size * (config.condition_length - 1)  # of the conditions; position 0 reads the last
-    return [(spatial, earlier_tokens, 1), at_positions] if earlier_tokens else [at_positions]
+    read = spatial[:-3]  # the last block computes keys and values of the conditions alone
+    return [(read, earlier_tokens, 1), at_positions] if earlier_tokens else [at_positions]
 
 
 def linear_forms(linear: nn.Linear, inputs: torch.Tensor) -> dict[str, Call]:
