@@ -4,6 +4,7 @@
 
 import copy
 import math
+import shutil
 
 import pytest
 import torch
@@ -255,6 +256,26 @@ def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(
         for parameter, expected in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-6)
     assert sizes == [4] * 36  # 36 codes in blocks of 4, forward and backward, for two kinds of target
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@SHARED_AND_SEPARATE
+def test_the_loss_is_compiled_as_one_program(make_transformer, shared, monkeypatch):
+    monkeypatch.setattr(modeling_rq_transformer, "COMPILED_CPU_LOSS_BLOCK_ELEMENTS", 5 * SIZE)
+    model = make_transformer(shared_codebook=shared)
+    head, codes = model.code_head, make_inputs(model)[1]
+    hidden_states = torch.randn(*codes.shape, model.config.hidden_size)
+    residuals = make_residuals(model, codes)
+    soft = dict(residuals=residuals, codebook=model.codebook.weight, temperature=[2.0] * DEPTH)
+    for targets in (dict(labels=codes.masked_fill(codes == codes.max(), -100)), soft):
+        results = []
+        for each in (head, torch.compile(head, fullgraph=True)):
+            inputs = hidden_states.clone().requires_grad_()
+            head.zero_grad()
+            loss, of_depths = each(inputs, **targets)
+            loss.backward()
+            results.append([loss, of_depths, inputs.grad, *(weight.grad for weight in head.parameters())])
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

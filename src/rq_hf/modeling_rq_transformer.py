@@ -26,8 +26,9 @@ from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
 from .transformer_blocks import TransformerStack
 
-# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32, 8 on a CPU.
-LOSS_BLOCK_ELEMENTS, CPU_LOSS_BLOCK_ELEMENTS = 2**23, 2**21
+# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32, on a CPU 2, for
+# its caches. A compiled program has every block written out, and so larger ones: 8 MiB.
+LOSS_BLOCK_ELEMENTS, CPU_LOSS_BLOCK_ELEMENTS, COMPILED_CPU_LOSS_BLOCK_ELEMENTS = 2**23, 2**19, 2**21
 
 
 @dataclass
@@ -113,7 +114,10 @@ class CodeHead(PredictionHead):
         else:
             targets = residuals.reshape(len(rows), -1)
             groups = depth if len(codebook) > 1 or len(set(temperature)) > 1 else 1
-        block_size = CPU_LOSS_BLOCK_ELEMENTS if rows.device.type == "cpu" else LOSS_BLOCK_ELEMENTS
+        block_size = LOSS_BLOCK_ELEMENTS
+        if rows.device.type == "cpu":
+            is_compiling = torch.compiler.is_compiling()
+            block_size = COMPILED_CPU_LOSS_BLOCK_ELEMENTS if is_compiling else CPU_LOSS_BLOCK_ELEMENTS
         blocks = [  # of codes that share a codebook and a temperature: consecutive ones, or every `depth`-th
             slice(block.start * groups + group, block.stop * groups, groups)
             for group in range(groups)
@@ -144,12 +148,11 @@ class CodeHead(PredictionHead):
             return _means(losses, counted, depth)
 
     def _is_plain(self) -> bool:
-        """Whether nothing depends on the linear map being called: adapters, quantization, hooks that gather weights. A
-        compiler decides itself what to keep."""
+        """Whether nothing depends on the linear map being called: adapters, quantization, gathering hooks."""
         linear = self.linear
         hooks = [*linear._forward_hooks, *linear._forward_pre_hooks, *linear._backward_hooks]
         is_linear = type(linear) is nn.Linear and linear.bias is not None and not hasattr(linear, "_hf_hook")
-        return is_linear and not hooks and not torch.compiler.is_compiling()
+        return is_linear and not hooks
 
     def _losses(self, rows: torch.Tensor, make_targets: Callable[[], torch.Tensor]) -> torch.Tensor:
         return F.cross_entropy(super().forward(rows).float(), make_targets(), reduction="none", ignore_index=IGNORED)

@@ -48,19 +48,6 @@ def row_blocks(num_rows: int, row_elements: int, max_elements: int | None = None
     return [slice(start, min(start + rows, num_rows)) for start in range(0, num_rows, rows)]
 
 
-def relative_distances(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """||r - e(k)||^2 - ||r||^2 for all k: it has the same softmax over k as the distance.
-
-    Args:
-        residuals: `(N, n_z)`, fp32.
-        codebook: `(K, n_z)`, fp32.
-
-    Returns:
-        `(N, K)`.
-    """
-    return torch.addmm(codebook.square().sum(-1), residuals, codebook.t(), alpha=-2)
-
-
 def nearest_codes(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Q(r; C), the nearest code of each residual and of equally near ones the first (Eq. 3), block by block.
 
@@ -120,8 +107,10 @@ def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, tem
     if not temperature > 0:
         raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
     with without_autocast(residuals.device.type):
-        flat = residuals.float().reshape(-1, residuals.shape[-1])
-        probabilities = torch.softmax(relative_distances(flat, codebook.float()) / -temperature, dim=-1)
+        flat, book = residuals.float().reshape(-1, residuals.shape[-1]), codebook.float()
+        # ||r||^2 is the same for all k. Divided within the product: the compiler's softmax of a quotient is slow.
+        logits = torch.addmm(book.square().sum(-1), flat, book.t(), beta=-1 / temperature, alpha=2 / temperature)
+        probabilities = torch.softmax(logits, dim=-1)
     return probabilities.reshape(*residuals.shape[:-1], -1)
 
 
