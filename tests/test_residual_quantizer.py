@@ -388,7 +388,7 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
 def test_the_size_of_a_block_changes_nothing(shared, rule, codebook_size, monkeypatch):
     results = []
     for elements in (2**24, 80):
-        for name in ("MAX_BLOCK_ELEMENTS", "DISTANCE_BLOCK_ELEMENTS", "COPY_BLOCK_ELEMENTS"):
+        for name in ("DISTANCE_BLOCK_ELEMENTS", "COPY_BLOCK_ELEMENTS"):
             monkeypatch.setattr(residual_quantizer, name, elements)
         quantizer = make_quantizer(shared, trained=False, codebook_size=codebook_size)
         latents = make_latents(3, 4, 4)

@@ -38,6 +38,8 @@ logger = logging.get_logger(__name__)
 
 # Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
 MIN_TEMPERATURE = 1e-30
+# Of the largest block of logits of which codes are drawn anew: 64 MiB in fp32.
+REDRAWN_LOGIT_ELEMENTS = 2**24
 # Of a `GenerationConfig`: what sampling reads, and what says nothing of sampling.
 KNOWN_SETTINGS = {
     "do_sample", "temperature", "top_k", "top_p", "guidance_scale", "compile_config", "bos_token_id", "eos_token_id",
@@ -329,7 +331,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         uniforms = draw_uniforms(generator, 1, (len(context), codes.shape[-1]))[0].to(codes.device)  # (B*T, D)
         drawn = [
             predict_codes(self, context[block], uniforms[block], None, None, sampling)[0]
-            for block in row_blocks(len(context), self.config.codebook_size)
+            for block in row_blocks(len(context), self.config.codebook_size, REDRAWN_LOGIT_ELEMENTS)
         ]
         return torch.cat(drawn).view_as(codes)
 

@@ -16,9 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-# Elements of the largest block of soft codes held at once: 64 MiB in fp32.
-MAX_BLOCK_ELEMENTS = 2**24
-# The same of distances, when the nearest codes are searched: 8 MiB, which a processor's cache holds.
+# Elements of the largest block of distances, or of Q_tau, held at once where codes are searched or drawn: 8 MiB, which
+# a processor's cache holds.
 DISTANCE_BLOCK_ELEMENTS = 2**21
 # The same of code vectors, when they are squared, summed or replaced: 1 MiB.
 COPY_BLOCK_ELEMENTS = 2**18
@@ -41,10 +40,9 @@ def one_per_depth(name: str, value: Any, code_depth: int, valid: Callable[[float
     return values
 
 
-def row_blocks(num_rows: int, row_elements: int, max_elements: int | None = None) -> list[slice]:
-    """Slices over `num_rows` rows such that a block has at most `max_elements` (by default `MAX_BLOCK_ELEMENTS`)
-    elements, but at least a row."""
-    rows = max(1, (MAX_BLOCK_ELEMENTS if max_elements is None else max_elements) // row_elements)
+def row_blocks(num_rows: int, row_elements: int, max_elements: int) -> list[slice]:
+    """Slices over `num_rows` rows such that a block has at most `max_elements` elements, but at least a row."""
+    rows = max(1, max_elements // row_elements)
     return [slice(start, min(start + rows, num_rows)) for start in range(0, num_rows, rows)]
 
 
@@ -325,7 +323,7 @@ class ResidualQuantizer(nn.Module):
     def _sample(self, residual: torch.Tensor, depth: int, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
         """A code drawn from Q_tau(. | r) for each residual (Eq. 15), block by block: `(N,)`."""
         codebook = self.codebook.at_depth(depth)
-        blocks = row_blocks(len(residual), len(codebook))
+        blocks = row_blocks(len(residual), len(codebook), DISTANCE_BLOCK_ELEMENTS)
         return torch.cat(
             [
                 inverse_cdf_sample(soft_code_probabilities(residual[block], codebook, temperature), uniforms[block])
