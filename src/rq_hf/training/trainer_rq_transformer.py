@@ -51,7 +51,7 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
         default=1,
         metadata={
             "help": "How many times over the model draws such a picture, at most, each time after the codes drawn "
-            "before; a number from 1 on is drawn for each picture. More come closer to what it meets when it samples."
+            "before; each number from 1 on for as many pictures. More come closer to what it meets when it samples."
         },
     )
     scheduled_sampling_warmup_steps: int = field(
@@ -346,16 +346,16 @@ class RQTransformerTrainer(MuonTrainer):
         codes are now to tell."""
         warmup_steps = self.args.scheduled_sampling_warmup_steps
         grown = min(1.0, self.state.global_step / warmup_steps) if warmup_steps > 0 else 1.0
-        draws = torch.rand(len(codes), generator=generator, device=generator.device)
-        rows = (draws < grown * self.args.scheduled_sampling).nonzero()[:, 0].to(codes.device)
-        if len(rows) == 0:
+        # As equally as can be, so that the processes, which wait for each other, have as much to draw.
+        most, draws = self.args.scheduled_sampling_passes, {"generator": generator, "device": generator.device}
+        count = int(grown * self.args.scheduled_sampling * len(codes) + torch.rand((), **draws).item())
+        if count == 0:
             return codes, residuals
+        rows = torch.randperm(len(codes), **draws)[:count].to(codes.device)
+        passes = 1 + (torch.arange(count, device=codes.device) + torch.randint(most, (), **draws).item()) % most
         transformer, own = self.accelerator.unwrap_model(self.model), codes[rows]
-        passes = torch.randint(
-            1, self.args.scheduled_sampling_passes + 1, rows.shape, generator=generator, device=generator.device
-        )
-        for number in range(1, self.args.scheduled_sampling_passes + 1):
-            again = (passes >= number).nonzero()[:, 0].to(codes.device)
+        for number in range(1, most + 1):
+            again = (passes >= number).nonzero()[:, 0]
             if len(again) > 0:
                 with self.accelerator.autocast():
                     own[again] = transformer.redraw_codes(
