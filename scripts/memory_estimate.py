@@ -24,8 +24,8 @@ from timing import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf.fused_cross_entropy import LOSS_BLOCK_ELEMENTS
 from rq_hf.metrics import markdown_table
-from rq_hf.modeling_rq_transformer import LOSS_BLOCK_ELEMENTS
 from rq_hf.pipeline_rq_image_generation import component_subfolder
 from rq_hf.training.arguments import read_config
 

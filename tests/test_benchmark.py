@@ -66,9 +66,8 @@ def recipe(tmp_path) -> Path:
 
 
 def test_a_training_step_is_measured_against_the_naive_loss(benchmark, recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "rq_hf.modeling_rq_transformer.CPU_LOSS_BLOCK_ELEMENTS", 2**18
-    )  # more than one block of so few codes
+    # More than one block of so few codes.
+    monkeypatch.setattr("rq_hf.modeling_rq_transformer.loss_block_elements", lambda device_type, num_classes: 2**18)
     path = tmp_path / "train.json"
     arguments = ["train", "--config", str(recipe), "--loss_batch_size", "8", "--rounds", "2", "--device", "cpu"]
     benchmark.main([*arguments, "--output", str(path)])

@@ -4,11 +4,11 @@
 
 import copy
 import math
-import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.backends.common import aot_autograd
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel
@@ -217,7 +217,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monke
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
-        monkeypatch.setattr(modeling_rq_transformer, "CPU_LOSS_BLOCK_ELEMENTS", blocks_of * SIZE)
+        monkeypatch.setattr(modeling_rq_transformer, "loss_block_elements", lambda *_: blocks_of * SIZE)
         model.zero_grad()
         output = model(input_ids, codes, **targets)
         output.loss.backward()
@@ -243,7 +243,7 @@ def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(
     other = copy.deepcopy(model)
     input_ids, codes = make_inputs(model)
     residuals = make_residuals(model, codes)
-    monkeypatch.setattr(modeling_rq_transformer, "CPU_LOSS_BLOCK_ELEMENTS", 4 * SIZE)
+    monkeypatch.setattr(modeling_rq_transformer, "loss_block_elements", lambda *_: 4 * SIZE)
     sizes = []  # a hook may gather weights, or make them from others
     other.code_head.linear.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     for targets in (dict(labels=codes, output_logits=False), dict(residuals=residuals, label_temperature=2.0)):
@@ -258,24 +258,31 @@ def test_a_head_that_must_be_called_has_the_same_loss_and_recomputes_its_logits(
     assert sizes == [4] * 36  # 36 codes in blocks of 4, forward and backward, for two kinds of target
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @SHARED_AND_SEPARATE
-def test_the_loss_is_compiled_as_one_program(make_transformer, shared, monkeypatch):
-    monkeypatch.setattr(modeling_rq_transformer, "COMPILED_CPU_LOSS_BLOCK_ELEMENTS", 5 * SIZE)
+def test_a_compiled_loss_is_one_program_that_computes_logits_once(make_transformer, shared, monkeypatch):
+    monkeypatch.setattr(modeling_rq_transformer, "loss_block_elements", lambda *_: 5 * SIZE)
     model = make_transformer(shared_codebook=shared)
     head, codes = model.code_head, make_inputs(model)[1]
     hidden_states = torch.randn(*codes.shape, model.config.hidden_size)
     residuals = make_residuals(model, codes)
     soft = dict(residuals=residuals, codebook=model.codebook.weight, temperature=[2.0] * DEPTH)
+    forward, backward = [], []
+
+    def recording(graphs):
+        return lambda graph, _: graphs.append(graph) or graph.forward
+
+    backend = aot_autograd(fw_compiler=recording(forward), bw_compiler=recording(backward))
     for targets in (dict(labels=codes.masked_fill(codes == codes.max(), -100)), soft):
         results = []
-        for each in (head, torch.compile(head, fullgraph=True)):
+        for each in (head, torch.compile(head, fullgraph=True, backend=backend)):
             inputs = hidden_states.clone().requires_grad_()
             head.zero_grad()
             loss, of_depths = each(inputs, **targets)
             loss.backward()
             results.append([loss, of_depths, inputs.grad, *(weight.grad for weight in head.parameters())])
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+        products = [str(graphs[-1].code).count("mm.default(") for graphs in (forward, backward)]
+        assert products[0] > 3 * 36 / 5 and products[1] == 0  # of 36 codes in blocks of 5, logits and two gradients
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,16 @@ import torch.nn.functional as F
 IGNORED = -100
 # Rows, and what gives their targets: classes `(rows,)`, or distributions `(rows, K)` in fp32.
 Block = tuple[slice, Callable[[], torch.Tensor]]
+# Elements of the largest block of logits or targets that is held at once, but for a CPU: 32 MiB in fp32.
+LOSS_BLOCK_ELEMENTS = 2**23
+
+
+def loss_block_elements(device_type: str, num_classes: int) -> int:
+    """The same of a kind of device. On a CPU as little as its caches hold, 2 MiB, but 128 rows, since each block reads
+    the whole weight, and 8 MiB at most; these in a compiled program, which has every block written out."""
+    if device_type != "cpu":
+        return LOSS_BLOCK_ELEMENTS
+    return 2**21 if torch.compiler.is_compiling() else min(2**21, max(2**19, 128 * num_classes))
 
 
 class FusedCrossEntropy(torch.autograd.Function):
@@ -37,13 +47,15 @@ class FusedCrossEntropy(torch.autograd.Function):
             The mean cross-entropy of these `()`, and that of each row, `(N,)`, which has no gradient.
         """
         device = rows.device.type
-        is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # Compilers of older versions of torch cannot ask for what is available.
+        has_autocast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
+        is_autocast = has_autocast and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if is_autocast else rows.dtype
         inputs, matrix, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
         losses = rows.new_empty(len(rows), dtype=torch.float32)
         gradients = [
             torch.zeros_like(each, dtype=torch.float32) if is_needed else None
-            for each, is_needed in zip((rows, weight, bias), ctx.needs_input_grad, strict=False)
+            for each, is_needed in zip((rows, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
         # Gradients of fp16 would overflow or vanish: no loss scale has reached them yet.
         factors = (inputs.float(), matrix.float()) if dtype == torch.float16 else (inputs, matrix)

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from .cpu_draws import compile_draws
 from .key_value_caches import KeyValueCache
-from .residual_quantizer import one_per_depth, row_blocks
+from .residual_quantizer import MIN_TEMPERATURE, one_per_depth, row_blocks
 from .sampling_steps import (
     CompiledSteps,
     ProductsByOneDNN,
@@ -36,8 +36,6 @@ from .sampling_steps import (
 
 logger = logging.get_logger(__name__)
 
-# Logits divided by it stay finite in fp32; the likeliest code is drawn long before.
-MIN_TEMPERATURE = 1e-30
 # Of the largest block of logits of which codes are drawn anew: 64 MiB in fp32.
 REDRAWN_LOGIT_ELEMENTS = 2**24
 # Of a `GenerationConfig`: what sampling reads, and what says nothing of sampling.

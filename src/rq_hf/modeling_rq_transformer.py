@@ -20,15 +20,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .activation_memory import Dropout
 from .configuration_rq_transformer import RQTransformerConfig
-from .fused_cross_entropy import IGNORED, FusedCrossEntropy
+from .fused_cross_entropy import IGNORED, FusedCrossEntropy, loss_block_elements
 from .generation_rq_transformer import RQTransformerGenerationMixin
 from .modeling_hub import HubModel
 from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
 from .transformer_blocks import TransformerStack
-
-# Elements of the largest block of logits or soft targets that the loss holds at once: 32 MiB in fp32, on a CPU 2, for
-# its caches. A compiled program has every block written out, and so larger ones: 8 MiB.
-LOSS_BLOCK_ELEMENTS, CPU_LOSS_BLOCK_ELEMENTS, COMPILED_CPU_LOSS_BLOCK_ELEMENTS = 2**23, 2**19, 2**21
 
 
 @dataclass
@@ -114,10 +110,7 @@ class CodeHead(PredictionHead):
         else:
             targets = residuals.reshape(len(rows), -1)
             groups = depth if len(codebook) > 1 or len(set(temperature)) > 1 else 1
-        block_size = LOSS_BLOCK_ELEMENTS
-        if rows.device.type == "cpu":
-            is_compiling = torch.compiler.is_compiling()
-            block_size = COMPILED_CPU_LOSS_BLOCK_ELEMENTS if is_compiling else CPU_LOSS_BLOCK_ELEMENTS
+        block_size = loss_block_elements(rows.device.type, size)
         blocks = [  # of codes that share a codebook and a temperature: consecutive ones, or every `depth`-th
             slice(block.start * groups + group, block.stop * groups, groups)
             for group in range(groups)

@@ -21,6 +21,8 @@ from torch import nn
 DISTANCE_BLOCK_ELEMENTS = 2**21
 # The same of code vectors, when they are squared, summed or replaced: 1 MiB.
 COPY_BLOCK_ELEMENTS = 2**18
+# Distances and logits divided by it stay finite in fp32; the likeliest code is drawn long before.
+MIN_TEMPERATURE = 1e-30
 # A CPU looks for the smallest distance in groups of so many.
 ARGMIN_COLUMNS = 128
 # `per_step` restarts a code whose moving average falls under this part of the codebook's mean.
@@ -86,7 +88,7 @@ def first_argmin(values: torch.Tensor) -> torch.Tensor:
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """What turns autocast off on a kind of device, where it has one: the meta device has none."""
-    if torch.amp.is_autocast_available(device_type):
+    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
@@ -106,6 +108,7 @@ def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, tem
         raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
     with without_autocast(residuals.device.type):
         flat, book = residuals.float().reshape(-1, residuals.shape[-1]), codebook.float()
+        temperature = max(temperature, MIN_TEMPERATURE)
         # ||r||^2 is the same for all k. Divided within the product: the compiler's softmax of a quotient is slow.
         logits = torch.addmm(book.square().sum(-1), flat, book.t(), beta=-1 / temperature, alpha=2 / temperature)
         probabilities = torch.softmax(logits, dim=-1)
