@@ -44,11 +44,11 @@ def keeping_source(first: Map, second: Map, source: torch.Tensor) -> torch.Tenso
 
 
 def _are_hooks_taken() -> bool:
-    """Whether something else, such as checkpointing, decides what is kept, or hooks are forbidden."""
+    """Whether something else, such as checkpointing, decides what is kept, or hooks are forbidden, or old versions of
+    torch do not tell."""
     autograd = torch._C._autograd
-    return (
-        not autograd._saved_tensors_hooks_is_enabled() or autograd._top_saved_tensors_default_hooks(True) is not None
-    )
+    top_hooks = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    return top_hooks is None or not autograd._saved_tensors_hooks_is_enabled() or top_hooks(True) is not None
 
 
 def _check_version(tensor: torch.Tensor, version: int) -> None:
