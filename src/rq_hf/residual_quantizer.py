@@ -88,6 +88,7 @@ def first_argmin(values: torch.Tensor) -> torch.Tensor:
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """What turns autocast off on a kind of device, where it has one: the meta device has none."""
+    # Compilers of older versions of torch cannot ask for what is available.
     if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
