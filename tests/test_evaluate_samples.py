@@ -385,6 +385,17 @@ def test_a_sweep_over_numbers_and_settings_per_depth_alone_is_drawn_and_one_of_s
         assert chart.size == (540, 440)
 
 
+def test_pictures_are_selected_by_the_transformer_itself(run, folders):
+    options = ["--num_pictures", 4, "--batch_size", 4, "--feature_extractor", folders["judge"], "--seed", 5]
+    options += ["--ranker", "likelihood", "--num_candidates", 3]
+    results = run("samples", folders["class"], *options)
+    pipe = load(folders["class"])
+    labels = (pipe.transformer.config.class_ids * 4)[:4]
+    _, scores = draw_pictures(pipe, labels, range(4), 5, ranker="likelihood", num_candidates=3)
+    assert results["metrics"]["selection_score"] == pytest.approx(scores.double().mean().item(), abs=1e-5)
+    assert results["sampling"]["ranker"] == "likelihood" and results["sampling"]["num_candidates"] == 3
+
+
 def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
     with caplog.at_level(logging.WARNING):
         run("samples", *class_samples, "--num_pictures", 16)

@@ -355,7 +355,10 @@ def test_models_whose_files_lack_weights_are_refused(classifier, ranker, tmp_pat
         (dict(acceptance_rate=float("nan"), classifier="here"), r"`acceptance_rate` must be .* got nan"),
         (dict(acceptance_rate=True, classifier="here"), "`acceptance_rate` must be .* got True"),
         (dict(num_candidates=4), "`ranker` and `num_candidates` need each other"),
-        (dict(num_candidates=4, ranker=3), "`ranker` must be a CLIPRanker, a model, a Hub id or a folder, got 3"),
+        (
+            dict(num_candidates=4, ranker=3),
+            "`ranker` must be a CLIPRanker, a model, a Hub id, a folder or 'likelihood', got 3",
+        ),
         (dict(num_candidates=4, ranker="a", acceptance_rate=0.5, classifier="b"), "exclude each other"),
     ],
 )

@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 
 from .configuration_common import SAMPLING
+from .likelihood_ranking import LIKELIHOOD
 from .selection import CLIPRanker, ImageClassifier
+
+RANKER = f"Hub id or folder of a CLIP-like model, or {LIKELIHOOD!r}: the model itself; needs --num_candidates"
 
 
 def one_or_more(kind):
@@ -69,16 +72,21 @@ def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what chooses among candidates: a ranker of captions, or a classifier of labels."""
     parser.add_argument("--num_candidates", type=int, help="pictures drawn per caption, of which the ranker chooses")
-    parser.add_argument("--ranker", help="Hub id or folder of a CLIP-like model; needs --num_candidates")
+    parser.add_argument("--ranker", help=RANKER)
     parser.add_argument("--acceptance_rate", type=float, help="part of the pictures that the classifier accepts")
     parser.add_argument("--classifier", help="Hub id or folder of an image classifier; needs --acceptance_rate")
+
+
+def loaded_ranker(name: str | None) -> CLIPRanker | str | None:
+    """What `--ranker` stands for: a model, loaded, or a name that the pipeline knows."""
+    return name if name in (None, LIKELIHOOD) else CLIPRanker(name)
 
 
 def selection_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those as arguments of the pipeline, models loaded; only what was given."""
     settings = {
         "num_candidates": arguments.num_candidates,
-        "ranker": CLIPRanker(arguments.ranker) if arguments.ranker is not None else None,
+        "ranker": loaded_ranker(arguments.ranker),
         "acceptance_rate": arguments.acceptance_rate,
         "classifier": ImageClassifier(arguments.classifier) if arguments.classifier is not None else None,
     }

@@ -8,18 +8,18 @@ z-hat_t sum of the code vectors of position t, z-hat_t^(d) partial sum of its fi
 
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
+import torch.nn.functional as F
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import nn
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 from transformers.utils import logging
 
 from .cpu_draws import compile_draws
+from .evaluation_mode import in_evaluation_mode
 from .key_value_caches import KeyValueCache
 from .residual_quantizer import MIN_TEMPERATURE, one_per_depth, row_blocks
 from .sampling_steps import (
@@ -36,18 +36,13 @@ from .sampling_steps import (
 
 logger = logging.get_logger(__name__)
 
-# Of the largest block of logits of which codes are drawn anew: 64 MiB in fp32.
-REDRAWN_LOGIT_ELEMENTS = 2**24
+# Of the largest block of logits of codes that are drawn anew or judged: 64 MiB in fp32.
+MAX_LOGIT_ELEMENTS = 2**24
 # Of a `GenerationConfig`: what sampling reads, and what says nothing of sampling.
 KNOWN_SETTINGS = {
     "do_sample", "temperature", "top_k", "top_p", "guidance_scale", "compile_config", "bos_token_id", "eos_token_id",
     "pad_token_id", "transformers_version", "_from_model_config", "use_cache",
 }  # fmt: skip
-
-
-# Models that are without dropout for a while: calls that last, and the modules that are in training mode otherwise.
-_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
-_mode_lock = threading.Lock()
 
 
 def draw_uniforms(
@@ -68,32 +63,6 @@ def draw_uniforms(
         for each, device in zip(generators, devices, strict=True)
     ]
     return torch.stack(uniforms)
-
-
-def in_evaluation_mode(method: Callable) -> Callable:
-    """A method of a model without dropout, whatever the mode of the model, which it keeps."""
-
-    @functools.wraps(method)
-    def wrapped(self, *args, **kwargs):
-        with _mode_lock:
-            calls, training = _evaluated.get(self, (0, None))
-            if calls == 0:  # the first of threads that use the model at once
-                training = [module for module in self.modules() if module.training]
-                for module in training:
-                    module.training = False
-            _evaluated[self] = calls + 1, training
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            with _mode_lock:
-                calls, training = _evaluated.pop(self)
-                if calls > 1:
-                    _evaluated[self] = calls - 1, training
-                else:
-                    for module in training:
-                        module.training = True
-
-    return wrapped
 
 
 def _setting(defaults: GenerationConfig, name: str, value, fallback):
@@ -329,9 +298,38 @@ class RQTransformerGenerationMixin(GenerationMixin):
         uniforms = draw_uniforms(generator, 1, (len(context), codes.shape[-1]))[0].to(codes.device)  # (B*T, D)
         drawn = [
             predict_codes(self, context[block], uniforms[block], None, None, sampling)[0]
-            for block in row_blocks(len(context), self.config.codebook_size, REDRAWN_LOGIT_ELEMENTS)
+            for block in row_blocks(len(context), self.config.codebook_size, MAX_LOGIT_ELEMENTS)
         ]
         return torch.cat(drawn).view_as(codes)
+
+    @torch.no_grad()
+    @in_evaluation_mode
+    def log_likelihood(self, input_ids: torch.LongTensor, codes: torch.LongTensor, depth: int = 1) -> torch.Tensor:
+        """How likely the model finds the codes of one depth of whole maps, each after all codes before it (Eq. 13).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
+            depth (`int`, defaults to 1): which codes count, from 1 to D. The first say what is where.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B,)`: the mean of log p in nats per code, at most 0, without guidance and at
+            temperature 1.
+
+        Raises:
+            `ValueError`: conditions or codes of the wrong shape, dtype or range, or a depth that there is not.
+        """
+        self._check_condition("input_ids", input_ids)
+        self.check_codes("`codes`", codes, (len(input_ids),))
+        if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= codes.shape[-1]:
+            raise ValueError(f"`depth` must be an integer from 1 to {codes.shape[-1]}, got {depth!r}.")
+        likelihoods = []
+        for block in row_blocks(len(codes), codes[0].numel() * self.config.codebook_size, MAX_LOGIT_ELEMENTS):
+            logits = self(input_ids[block].long(), codes[block].long()).logits[..., depth - 1, :]  # (b, H, W, K)
+            targets = codes[block][..., depth - 1].long().flatten()
+            costs = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none")
+            likelihoods.append(-costs.unflatten(0, (len(logits), -1)).mean(1))
+        return torch.cat(likelihoods)
 
     def _read_conditions(
         self, input_ids: torch.Tensor, codes: torch.Tensor, kept: list[KeyValueCache] | None = None

@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 from .class_names import ids_of_labels
 from .editing import EditingMixin
 from .hub_cache import download_options, load_whole
+from .likelihood_ranking import LIKELIHOOD, likelihood_scorer
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
@@ -122,8 +123,9 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             temperature, top_k, top_p, guidance_scale:
                 See [`RQTransformerForImageGeneration.generate`]. Guidance is off unless a checkpoint's own settings
                 or `guidance_scale` turn it on, and needs a `negative_prompt` or training with condition dropout.
-            num_candidates, ranker (`int` and [`CLIPRanker`] or what it takes, *optional*):
-                Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned.
+            num_candidates, ranker (`int` and [`CLIPRanker`] or what it takes, or `"likelihood"`, *optional*):
+                Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned,
+                or those likeliest to the model itself, see [`RQTransformerForImageGeneration.log_likelihood`].
             classifier, acceptance_rate ([`ImageClassifier`] or what it takes, and `float`, *optional*):
                 Rejection sampling: `num_images_per_prompt / acceptance_rate` pictures are drawn per label, rounded up,
                 and those returned in which the classifier is surest of it. The rate is in (0, 1].
@@ -159,7 +161,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         self._check_inputs(
             prompt,
             class_labels,
-            ranker is not None or classifier is not None,
+            ranker not in (None, LIKELIHOOD) or classifier is not None,
             num_images_per_prompt,
             candidate_batch_size,
             output_type,
@@ -173,7 +175,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         if known_codes is not None and len(input_ids) == 1:  # one prompt for several given pictures
             input_ids = input_ids.expand(len(known_codes), -1)
         count = len(input_ids)
-        score = self._scorer(prompt, class_labels, count, ranker, classifier) if candidates is not None else None
+        score = candidates and self._scorer(prompt, class_labels, input_ids, known_mask, ranker, classifier)
         negative_input_ids = None
         if negative_prompt is not None:
             negative_input_ids = self.encode_prompt(negative_prompt, "negative_prompt")
@@ -313,8 +315,10 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             return torch.tensor(self.get_label_ids(class_labels))[:, None]
         return torch.zeros(1, 1, dtype=torch.long)
 
-    def _scorer(self, prompt, class_labels, count, ranker, classifier) -> Callable[..., torch.Tensor]:
-        """`score(codes, rows)` of candidates, by a ranker of captions or a classifier of labels."""
+    def _scorer(self, prompt, class_labels, input_ids, known_mask, ranker, classifier) -> Callable[..., torch.Tensor]:
+        """`score(codes, rows)` of candidates, by the transformer, a ranker of captions or a classifier of labels."""
+        if ranker == LIKELIHOOD:
+            return likelihood_scorer(self.transformer, input_ids.to(self._execution_device), known_mask)
         if ranker is not None:
             if prompt is None:
                 raise ValueError("`ranker` needs a `prompt`: it compares pictures with captions.")
@@ -327,7 +331,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
             of_class = scorer.class_ids(config.id2label, config.class_ids)
             targets = [of_class[label] for label in self.get_label_ids(class_labels)]
-        targets = targets * (count if len(targets) == 1 else 1)
+        targets = targets * (len(input_ids) if len(targets) == 1 else 1)
         scorer.to(self._execution_device)
         return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
 

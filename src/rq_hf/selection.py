@@ -311,7 +311,9 @@ def candidates_per_prompt(
     if ranker is None or num_candidates is None:
         raise ValueError(f"`ranker` and `num_candidates` need each other, got {ranker!r:.80} and {num_candidates!r}.")
     if not isinstance(ranker, (CLIPRanker, str, Path, PreTrainedModel)):
-        raise ValueError(f"`ranker` must be a CLIPRanker, a model, a Hub id or a folder, got {ranker!r:.80}.")
+        raise ValueError(
+            f"`ranker` must be a CLIPRanker, a model, a Hub id, a folder or 'likelihood', got {ranker!r:.80}."
+        )
     if isinstance(num_candidates, bool) or not isinstance(num_candidates, Integral) or num_candidates < num_images:
         raise ValueError(
             f"`num_candidates` must be an integer of at least `num_images_per_prompt` ({num_images}), got "

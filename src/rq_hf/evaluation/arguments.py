@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..command_line import add_device_argument, add_sampling_arguments, add_selection_arguments, one_or_more
+from ..command_line import RANKER, add_device_argument, add_sampling_arguments, add_selection_arguments, one_or_more
 from ..metrics import FEATURE_EXTRACTORS
 from ..training.transforms import TRANSFORMS
 from .models import INT8
@@ -193,7 +193,7 @@ def _add_sweep(commands) -> None:
         sweep.add_argument(
             f"--{name}", type=kind, nargs="+", help="one or several values, all combinations are measured"
         )
-    sweep.add_argument("--ranker", help="Hub id or folder of a CLIP-like model; needs --num_candidates")
+    sweep.add_argument("--ranker", help=RANKER)
     sweep.add_argument("--classifier", help="Hub id or folder of an image classifier; needs --acceptance_rate")
 
 

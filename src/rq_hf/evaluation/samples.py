@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import metrics
-from ..command_line import sampling_settings
+from ..command_line import loaded_ranker, sampling_settings
 from ..configuration_common import SAMPLING
 from ..metrics.statistics import ReferenceStatistics
 from ..picture_grid import picture_grid
@@ -57,7 +57,7 @@ class SampleStudy:
         self.judged = self._judged() if self.judge is not None else None
         self.reference = metrics.load_statistics(arguments.reference) if arguments.reference is not None else None
         self._check()
-        self.ranker = CLIPRanker(arguments.ranker) if arguments.ranker is not None else None
+        self.ranker = loaded_ranker(arguments.ranker)
         self.classifier = ImageClassifier(arguments.classifier) if arguments.classifier is not None else None
         if self.judge is not None and self.classifier is not None and _digest(self.judge) == _digest(self.classifier):
             raise ValueError(
@@ -299,10 +299,10 @@ class SampleStudy:
         return str(names.get(self.conditions[index], self.conditions[index]))
 
 
-def _digest(scorer: CLIPRanker | ImageClassifier | None) -> str | None:
-    """Tells a scorer from others, by weights, configuration and what it makes of its inputs."""
-    if scorer is None:
-        return None
+def _digest(scorer: CLIPRanker | ImageClassifier | str | None) -> str | None:
+    """Tells a scorer from others, by weights, configuration and what it makes of its inputs, or by name."""
+    if scorer is None or isinstance(scorer, str):
+        return scorer
     processor = scorer.processor if isinstance(scorer, CLIPRanker) else scorer
     texts = [_config_text(scorer.model), metrics.processor_digest(processor.image_processor)]
     if isinstance(scorer, CLIPRanker):

@@ -1,0 +1,43 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Re-ranking without another model: a transformer is surer of its good pictures than of its bad ones.
+
+Symbols: B pictures, H, W, D positions and depth of a code map.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+LIKELIHOOD = "likelihood"  # what `ranker` is called that is no other model
+
+
+def likelihood_scorer(
+    transformer: PreTrainedModel, input_ids: torch.LongTensor, known_mask: torch.BoolTensor | None
+) -> Callable[[torch.LongTensor, Sequence[int]], torch.Tensor]:
+    """`score(codes, rows)` of pictures that the transformer drew, for [`select_codes`].
+
+    Args:
+        transformer ([`RQTransformerForImageGeneration`]): the model.
+        input_ids (`torch.LongTensor` of shape `(N, S)`): the conditions of all prompts, on the model's device.
+        known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(N, H, W, D)`, *optional*): what is given.
+
+    Returns:
+        A function that gives `(B,)` log-likelihoods per position, on the CPU: of the first codes, or where all of them
+        are given, of the next that are not.
+    """
+
+    def score(codes: torch.LongTensor, rows: Sequence[int]) -> torch.Tensor:
+        depth = first_drawn_depth(known_mask, codes.shape[-1])  # of a mask that `generate` has checked
+        return transformer.log_likelihood(input_ids[list(rows)], codes, depth).cpu()
+
+    return score
+
+
+def first_drawn_depth(known_mask: torch.BoolTensor | None, code_depth: int) -> int:
+    """The first depth, from 1, of which not all codes are given, or the last one; of a mask as `generate` takes it."""
+    if known_mask is None or known_mask.ndim < 3:
+        return 1
+    all_known = known_mask.flatten(0, -2).all(0)  # (D,)
+    return min(int(all_known.int().cumprod(0).sum()) + 1, code_depth)
