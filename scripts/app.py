@@ -24,11 +24,14 @@ from PIL import Image, ImageOps
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.command_line import add_device_argument
+from rq_hf.likelihood_ranking import LIKELIHOOD
 from rq_hf.picture_decoding import decode_picture
 
 SHOWN_SIZE = 256  # pixels of a picture on the page
 SIDES = ("top", "bottom", "left", "right")
 MAX_PICTURES = 9
+MAX_CANDIDATES = 16  # of each picture
+CANDIDATE_BATCH_SIZE = 16
 MAX_SEED = 2**31 - 1
 CSS = ".gradio-container { max-width: 1180px !important; margin: auto; }"
 INTRODUCTION = """# {name}
@@ -96,7 +99,7 @@ class Studio:
             return {"prompt": text}
         return {"class_labels": text} if config.vocab_size > 1 else {}
 
-    def settings(self, count, seed, temperature, top_k, top_p, guidance) -> dict[str, Any]:
+    def settings(self, count, seed, temperature, top_k, top_p, guidance, candidates=1) -> dict[str, Any]:
         """Sampling as arguments of the pipeline; one generator for each picture, so that each has a seed."""
         if seed is None:
             raise gr.Error("Enter a seed, a whole number.")
@@ -106,6 +109,8 @@ class Studio:
             values = getattr(own, name, None)
             if isinstance(values, (list, tuple)) and chosen[name] == shown_setting(self.pipe, name):
                 chosen[name] = values  # one per depth, of which the page shows the first
+        if candidates > 1:
+            chosen.update(num_candidates=int(count) * int(candidates), ranker=LIKELIHOOD)
         return {
             "num_images_per_prompt": int(count),
             "generator": [torch.Generator().manual_seed(int(seed) + index) for index in range(int(count))],
@@ -127,15 +132,19 @@ class Studio:
 
     def shown(self, call: Callable, options: dict[str, Any], text, depth, sampling, progress):
         """Codes and pictures of a call of the pipeline, which moves the bar on the page on."""
+        options = options | self.condition(text) | self.settings(*sampling)
         height, width, _ = self.pipe.transformer.config.code_shape
+        batches = -(-options.get("num_candidates", 1) // CANDIDATE_BATCH_SIZE)
 
         def on_step_end(pipe, step: int, position: int, tensors: dict[str, torch.Tensor]) -> dict:
-            progress((position + 1, height * width), desc="Drawing", unit="positions")
+            progress((step + 1, batches * height * width), desc="Drawing", unit="positions")
             return {}
 
-        options = options | self.condition(text) | self.settings(*sampling)
         with messages_on_the_page():
-            codes = call(**options, output_type="latent", callback_on_step_end=on_step_end).images
+            codes = call(
+                **options, candidate_batch_size=CANDIDATE_BATCH_SIZE, output_type="latent",
+                callback_on_step_end=on_step_end,
+            ).images  # fmt: skip
         return codes.cpu(), self.gallery(codes, depth)
 
     def decode(self, codes: torch.Tensor | None, depth: int) -> list[Image.Image]:
@@ -184,7 +193,9 @@ def sampling_controls(pipe: RQImageGenerationPipeline) -> list[gr.components.Com
             0.0, max(8.0, value), value=value, step=0.1, label="Guidance (1: none)",
             interactive=config.null_condition_ids is not None,
         )  # fmt: skip
-    return [count, seed, temperature, top_k, top_p, guidance]
+        label = "Candidates: of so many for each picture the likeliest are shown"
+        candidates = gr.Slider(1, MAX_CANDIDATES, value=1, step=1, label=label)
+    return [count, seed, temperature, top_k, top_p, guidance, candidates]
 
 
 def condition_control(pipe: RQImageGenerationPipeline, name: str) -> gr.components.Component:

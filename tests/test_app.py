@@ -69,6 +69,18 @@ def test_the_page_draws_what_the_pipeline_draws(app, make_pipeline, kind, condit
     assert coarse == app.enlarged(pipe.image_processor.postprocess(expected)[0])
 
 
+@pytest.mark.parametrize(("kind", "condition"), [("text", "a red heart"), ("none", None)])
+def test_the_page_shows_the_likeliest_candidates(app, make_pipeline, kind, condition):
+    pipe, done = make_pipeline(kind), []
+    studio = app.Studio(pipe)
+    codes, _ = studio.draw(condition, 3, *SAMPLING, 9, progress=lambda step, **_: done.append(step))
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    options = {"num_images_per_prompt": 2, "generator": generators, "output_type": "latent", "top_k": 32}
+    options |= {"num_candidates": 18, "ranker": "likelihood"}
+    assert torch.equal(codes, pipe(**studio.condition(condition), **options).images)
+    assert done == [(step, 32) for step in range(1, 33)]  # two batches of 16 positions
+
+
 def test_classes_of_one_name_are_told_apart(app, make_pipeline):
     pipe = make_pipeline("class")
     pipe.transformer.config.id2label = {0: "crane", 1: "goose", 2: "crane", 3: "volcano"}
@@ -81,7 +93,7 @@ def test_classes_of_one_name_are_told_apart(app, make_pipeline):
 def test_sliders_reach_the_checkpoints_own_settings(app, tiny_pipeline):
     tiny_pipeline.transformer.generation_config.update(temperature=2.5, top_p=0.01, guidance_scale=10.0)
     with gr.Blocks():
-        _, _, temperature, _, top_p, guidance = app.sampling_controls(tiny_pipeline)
+        _, _, temperature, _, top_p, guidance, _ = app.sampling_controls(tiny_pipeline)
     for slider, value in ((temperature, 2.5), (top_p, 0.01), (guidance, 10.0)):
         assert slider.minimum <= slider.value == value <= slider.maximum
 
