@@ -42,11 +42,11 @@ def test_likelihood_is_the_same_in_small_blocks_and_with_dropout_off(tiny_pipeli
     input_ids = tiny_pipeline.encode_prompt(PROMPTS)
     whole = transformer.log_likelihood(input_ids, codes)
     calls = []
-    transformer.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    monkeypatch.setattr(generation, "MAX_LOGIT_ELEMENTS", 1)
+    transformer.code_head.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    monkeypatch.setattr(generation, "MAX_LOGIT_ELEMENTS", 5 * transformer.config.codebook_size)
     transformer.train()
     torch.testing.assert_close(transformer.log_likelihood(input_ids.int(), codes.int()), whole, rtol=1e-5, atol=1e-5)
-    assert calls == [1, 1] and transformer.training
+    assert calls == [5] * 6 + [2] and transformer.training
 
 
 def test_it_returns_the_likeliest_of_all_candidates(tiny_pipeline):

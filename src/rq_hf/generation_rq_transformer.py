@@ -302,6 +302,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         ]
         return torch.cat(drawn).view_as(codes)
 
+    @apply_forward_hook
     @torch.no_grad()
     @in_evaluation_mode
     def log_likelihood(self, input_ids: torch.LongTensor, codes: torch.LongTensor, depth: int = 1) -> torch.Tensor:
@@ -323,13 +324,16 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self.check_codes("`codes`", codes, (len(input_ids),))
         if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= codes.shape[-1]:
             raise ValueError(f"`depth` must be an integer from 1 to {codes.shape[-1]}, got {depth!r}.")
-        likelihoods = []
-        for block in row_blocks(len(codes), codes[0].numel() * self.config.codebook_size, MAX_LOGIT_ELEMENTS):
-            logits = self(input_ids[block].long(), codes[block].long()).logits[..., depth - 1, :]  # (b, H, W, K)
-            targets = codes[block][..., depth - 1].long().flatten()
-            costs = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none")
-            likelihoods.append(-costs.unflatten(0, (len(logits), -1)).mean(1))
-        return torch.cat(likelihoods)
+        input_ids, codes = input_ids.long(), codes.long()
+        partial_sums = self.codebook(codes.flatten(1, 2)).cumsum(2)  # (B, T, D, n_z), z-hat_t^(d)
+        context = self.spatial_states(input_ids, partial_sums[:, :, -1])[:, input_ids.shape[1] - 1 :]
+        states = self.depth_states(context, partial_sums[:, :, : depth - 1])[:, -1]  # (B*T, n_e)
+        targets = codes[..., depth - 1].flatten()
+        costs = [
+            F.cross_entropy(self.code_head(states[block]).float(), targets[block], reduction="none")
+            for block in row_blocks(len(states), self.config.codebook_size, MAX_LOGIT_ELEMENTS)
+        ]
+        return -torch.cat(costs).view(len(codes), -1).mean(1)
 
     def _read_conditions(
         self, input_ids: torch.Tensor, codes: torch.Tensor, kept: list[KeyValueCache] | None = None

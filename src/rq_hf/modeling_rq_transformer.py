@@ -319,6 +319,13 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         shifted = self.spatial_positions(self.spatial_projection(quantized[:, :-1]))  # (B, T-1, n_e)
         return self.spatial_transformer(torch.cat([condition, self.embedding_dropout(shifted)], dim=1))
 
+    def depth_states(self, context: torch.Tensor, partial_sums: torch.Tensor) -> torch.Tensor:
+        """Outputs of the depth transformer for h_t `(B, T, n_e)` and z-hat_t^(1..d-1) `(B, T, d-1, n_z)`: those of the
+        first d depths, `(B*T, d, n_e)`."""
+        coarser = self.depth_projection(partial_sums)  # (B, T, d-1, n_e), Eq. 12
+        depth_inputs = torch.cat([context[:, :, None], coarser], dim=2).flatten(0, 1)  # (B*T, d, n_e)
+        return self.depth_transformer(self.depth_positions(depth_inputs))
+
     @can_return_tuple
     def forward(
         self,
@@ -361,10 +368,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         condition_length = input_ids.shape[1]
         hidden_states = self.spatial_states(input_ids, partial_sums[:, :, -1])
         context = hidden_states[:, condition_length - 1 :]  # (B, T, n_e), h_t, Eq. 11
-
-        coarser = self.depth_projection(partial_sums[:, :, :-1])  # (B, T, D-1, n_e), Eq. 12
-        depth_inputs = torch.cat([context[:, :, None], coarser], dim=2).flatten(0, 1)  # (B*T, D, n_e)
-        depth_states = self.depth_transformer(self.depth_positions(depth_inputs))
+        depth_states = self.depth_states(context, partial_sums[:, :, :-1])
         depth_states = depth_states.view(batch_size, height, width, depth, -1)  # (B, H, W, D, n_e)
 
         if output_logits is None:
