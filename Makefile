@@ -1,7 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 #
-# make demo PROMPT="a red heart, twemoji style"   a picture from the shipped checkpoint
+# make demo PROMPT="a red heart, twemoji style"   the four likeliest of 32 pictures of the shipped checkpoint
 # make app                                        the same in the browser
 # make test                                       the tests (test-slow: the long ones)
 # make quality | make style                       check | mend the style
@@ -23,7 +23,7 @@ export PROMPT
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
-	$(BIN)/python scripts/generate.py checkpoints/emoji-64 "$$PROMPT" $(ARGS)
+	$(BIN)/python scripts/generate.py checkpoints/emoji-64 "$$PROMPT" --num_candidates 32 --ranker likelihood $(ARGS)
 
 app: $(VENV)/.installed-demo
 	$(BIN)/python scripts/app.py checkpoints/emoji-64 $(ARGS)

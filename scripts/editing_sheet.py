@@ -75,7 +75,7 @@ def completion_row(
     pipe: RQImageGenerationPipeline,
     name: str,
     region: Callable[[int, int], torch.BoolTensor],
-    **sampling: float | None,
+    **options: Any,
 ) -> tuple[list[Image.Image], list[str]]:
     """A real picture, what is kept of it and completions, with captions.
 
@@ -83,12 +83,12 @@ def completion_row(
         pipe ([`RQImageGenerationPipeline`]): of captions.
         name (`str`): of the picture, `STYLE/CONCEPT`.
         region: gives the mask of the codes to keep for a height and width of the code map.
-        sampling: arguments of the call.
+        options: arguments of the call.
     """
     picture, prompt = read(name)
     mask = region(*pipe.transformer.config.code_shape[:2])
     kept = shown(pipe.reconstruct(picture).images[0], mask)
-    completed = pipe.complete(picture, prompt, mask, **seeds(), **sampling).images
+    completed = pipe.complete(picture, prompt, mask, **seeds(), **options).images
     return [picture, kept, *completed], [prompt, "kept", *(f"completion {index}" for index in range(COUNT))]
 
 

@@ -5,8 +5,9 @@ r"""Draws what a pipeline of emoji can do: concepts in all styles, pictures coar
     python scripts/gallery.py --output_dir docs/images
 
 Writes gallery-styles.png, gallery-depths.png and gallery-completion.png. All is drawn with the checkpoint's own
-sampling settings and seed 0, or seeds 0, 1, ...; none was chosen. Some pairs of concept and style no training picture
-shows: lobster and ringed planet were never drawn in blob, emojione, firefox and cartoon style.
+sampling settings and seed 0, or seeds 0, 1, ...; of 16 candidates the model itself chooses the likeliest. No training
+picture shows some of the pairs: lobster and ringed planet were never drawn in blob, emojione, firefox and cartoon
+style.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from editing_sheet import COMPLETIONS, ROOT, completion_row
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.likelihood_ranking import LIKELIHOOD
 from rq_hf.picture_grid import picture_grid
 
 STYLES = ("3d", "fluent", "flat", "noto", "blob", "twemoji", "emojione", "firefox", "cartoon")
 CONCEPTS = ("red heart", "pizza", "cat face", "rocket", "castle", "lobster", "ringed planet")
+LIKELIEST = {"num_candidates": 16, "ranker": LIKELIHOOD}
 COARSE_TO_FINE = ("strawberry, noto style", "alarm clock, fluent style", "penguin, twemoji style")
 
 
@@ -31,7 +34,7 @@ def style_grid(pipe: RQImageGenerationPipeline) -> Image.Image:
     for concept in CONCEPTS:
         prompts = [f"{concept}, {style} style" for style in STYLES]
         generators = [torch.Generator().manual_seed(0) for _ in prompts]
-        rows.append(pipe(prompts, generator=generators).images)
+        rows.append(pipe(prompts, generator=generators, **LIKELIEST).images)
         captions.append([f"{concept}, {style}" for style in STYLES])
     return picture_grid(rows, captions, tile_size=136)
 
@@ -41,7 +44,8 @@ def depth_strip(pipe: RQImageGenerationPipeline) -> Image.Image:
     rows, captions = [], []
     depths = range(1, pipe.rqvae.config.code_depth + 1)
     for prompt in COARSE_TO_FINE:
-        codes = pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="latent").images
+        generator = torch.Generator().manual_seed(0)
+        codes = pipe(prompt, generator=generator, output_type="latent", **LIKELIEST).images
         decoded = [pipe.rqvae.decode(codes[..., :depth]) for depth in depths]
         rows.append([pipe.image_processor.postprocess(pixels.detach())[0] for pixels in decoded])
         captions.append([prompt if depth == 1 else f"depths 1 to {depth}" for depth in depths])
@@ -50,7 +54,8 @@ def depth_strip(pipe: RQImageGenerationPipeline) -> Image.Image:
 
 def completions(pipe: RQImageGenerationPipeline) -> Image.Image:
     """The first pictures of editing_sheet.py, at the checkpoint's own settings."""
-    tiles, captions = zip(*(completion_row(pipe, *completion) for completion in COMPLETIONS[:2]), strict=True)
+    rows = (completion_row(pipe, *completion, **LIKELIEST) for completion in COMPLETIONS[:2])
+    tiles, captions = zip(*rows, strict=True)
     return picture_grid(tiles, captions, tile_size=168)
 
 
