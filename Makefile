@@ -2,11 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 #
 # make demo PROMPT="a red heart, twemoji style"   the four likeliest of 32 pictures of the shipped checkpoint
-# make app                                        the same in the browser
+# make app                                        a page in the browser that draws
 # make test                                       the tests (test-slow: the long ones)
 # make quality | make style                       check | mend the style
-# ARGS="..." is handed on to the script or to pytest; PYTHON=python3.12 picks the interpreter of a new .venv;
-# WORKERS=4 runs the tests in so many processes, of one thread each.
+# ARGS="..." is handed on to the script or to pytest (make demo ARGS="--num_images 40 --num_candidates 160");
+# PYTHON=python3.12 picks the interpreter of a new .venv; WORKERS=4 runs the tests in so many processes, of one thread
+# each.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -100,7 +100,7 @@ class Studio:
         return {"class_labels": text} if config.vocab_size > 1 else {}
 
     def settings(self, count, seed, temperature, top_k, top_p, guidance, candidates=1) -> dict[str, Any]:
-        """Sampling as arguments of the pipeline; one generator for each picture, so that each has a seed."""
+        """Sampling as arguments of the pipeline; a generator for each picture, of seeds in a row."""
         if seed is None:
             raise gr.Error("Enter a seed, a whole number.")
         own = self.pipe.transformer.generation_config

@@ -5,9 +5,9 @@ r"""Draws what a pipeline of emoji can do: concepts in all styles, pictures coar
     python scripts/gallery.py --output_dir docs/images
 
 Writes gallery-styles.png, gallery-depths.png and gallery-completion.png. All is drawn with the checkpoint's own
-sampling settings and seed 0, or seeds 0, 1, ...; of 16 candidates the model itself chooses the likeliest. No training
-picture shows some of the pairs: lobster and ringed planet were never drawn in blob, emojione, firefox and cartoon
-style.
+sampling settings and seed 0, or seeds 0, 1, ...; the likeliest of 16 candidates, of completions the likeliest four. No
+training picture shows some of the pairs: lobster and ringed planet were never drawn in blob, emojione, firefox and
+cartoon style.
 """
 
 import argparse

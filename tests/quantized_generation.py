@@ -32,7 +32,9 @@ def main(folder: str) -> None:
         quantized.generate(input_ids[row : row + 1], generator=torch.Generator().manual_seed(row))
         for row in range(BATCH_SIZE)
     ]
+    likelihoods = [plain.log_likelihood(input_ids, drawn), quantized.log_likelihood(input_ids, drawn)]
     figures = {
+        "error of likelihoods": (likelihoods[1] - likelihoods[0]).abs().max().item(),
         "weights": type(quantized.spatial_transformer.blocks[0].mlp[0].weight).__module__.split(".")[0],
         "error": ((logits - expected).norm() / expected.norm()).item(),
         "difference of batch and singles": (logits - alone).abs().max().item(),

@@ -81,6 +81,17 @@ def test_the_page_shows_the_likeliest_candidates(app, make_pipeline, kind, condi
     assert done == [(step, 32) for step in range(1, 33)]  # two batches of 16 positions
 
 
+def test_completions_are_chosen_by_likelihood_too(app, tiny_pipeline):
+    picture, done = Image.effect_noise((16, 16), 90).convert("RGB"), []
+    studio = app.Studio(tiny_pipeline)
+    codes, _ = studio.complete(
+        picture, "a red heart", "top", 50, 3, *SAMPLING, 9, progress=lambda step, **_: done.append(step)
+    )
+    known = tiny_pipeline.reconstruct(picture, output_type="latent").images
+    assert torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
+    assert len(codes) == 2 and done[-1][0] <= done[-1][1] == 32
+
+
 def test_classes_of_one_name_are_told_apart(app, make_pipeline):
     pipe = make_pipeline("class")
     pipe.transformer.config.id2label = {0: "crane", 1: "goose", 2: "crane", 3: "volcano"}

@@ -21,10 +21,13 @@ def inputs(make_transformer, make_rqvae, pictures):
     transformer = make_transformer("text", rqvae)
     input_ids = torch.tensor([[3, 4, 5, 0, 0, 0], [7, 8, 0, 0, 0, 0]])
     codes = rqvae.encode(pictures)
-    expected = [transformer.generate(input_ids, generator=seeded()), codes, rqvae.decode(codes)]
-    return transformer, rqvae, lambda transformer, rqvae: [
-        transformer.generate(input_ids, generator=seeded()), rqvae.encode(pictures), rqvae.decode(codes)
-    ], expected  # fmt: skip
+
+    def make(transformer: RQTransformerForImageGeneration, rqvae: RQVAEModel) -> list[torch.Tensor]:
+        drawn = transformer.generate(input_ids, generator=seeded())
+        likelihoods = [transformer.log_likelihood(input_ids, drawn, depth) for depth in (1, 2)]
+        return [drawn, *likelihoods, rqvae.encode(pictures), rqvae.decode(codes)]
+
+    return transformer, rqvae, make, make(transformer, rqvae)
 
 
 @pytest.mark.parametrize("offload_buffers", [False, True])

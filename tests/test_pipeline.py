@@ -257,6 +257,12 @@ def test_offloading_hooks_see_each_call_and_are_freed_after_it(tiny_pipeline, pi
     assert np.array_equal(draw(tiny_pipeline, PROMPT), expected[0])
     assert calls[0] == "transformer" and calls[-1] == "rqvae"
     assert tiny_pipeline.transformer._hf_hook is not hooks[0]  # the library frees hooks by making new ones
+    calls.clear()
+    watch("transformer")
+    input_ids, codes = tiny_pipeline.encode_prompt(PROMPT), torch.zeros(1, 4, 4, 3, dtype=torch.long)
+    tiny_pipeline.transformer.log_likelihood(input_ids, codes)
+    assert calls == ["transformer"]
+    tiny_pipeline.maybe_free_model_hooks()
     hooks = [watch("transformer"), watch("rqvae")]
     calls.clear()
     assert np.array_equal(tiny_pipeline.reconstruct(pictures / 2 + 0.5, output_type="np").images, expected[1])

@@ -41,6 +41,7 @@ def test_eight_bits_stay_close_and_do_not_depend_on_the_batch(run_with_torchao, 
     figures = json.loads(printed.splitlines()[-1])
     assert figures["weights"] == "torchao"
     assert 0 < figures["error"] < 0.1
+    assert 0 < figures["error of likelihoods"] < 0.1
     assert figures["difference of batch and singles"] < 1e-5
     assert figures["codes of batch and singles are equal"]
 

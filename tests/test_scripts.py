@@ -138,6 +138,19 @@ def test_generate_writes_a_sheet_and_prints_its_path(pipeline_folder, tmp_path):
     assert first.width > 2 * 32 and first.height > 2 * 32
 
 
+def test_generate_shows_the_likeliest(pipeline_folder, tmp_path):
+    options = ["--num_images", 2, "--tile_size", 32, "--num_candidates", 5, "--ranker", "likelihood"]
+    *printed, path = run("generate.py", pipeline_folder, "a heart", "a cat", *options, folder=tmp_path).splitlines()
+    pipe = RQImageGenerationPipeline.from_pretrained(pipeline_folder)
+    for row, (line, prompt) in enumerate(zip(printed[-2:], ("a heart", "a cat"), strict=True)):
+        generators = [torch.Generator().manual_seed(2 * row + seed) for seed in (0, 1)]
+        scores = pipe(
+            prompt, num_images_per_prompt=2, num_candidates=5, ranker="likelihood", generator=generators
+        ).scores.tolist()
+        assert line == f"{prompt}: {scores[0]:.3f}, {scores[1]:.3f}"
+    assert (tmp_path / path).exists()
+
+
 def test_generate_looks_for_classes_by_name_before_it_does_by_id(load_script, make_pipeline, tmp_path, monkeypatch):
     pipeline, asked = make_pipeline("class"), []
     pipeline.transformer.config.id2label = {0: "1", 1: "2", 2: "goose", 3: "4"}

@@ -132,6 +132,7 @@ def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, 
     script = load_script("gallery")
     monkeypatch.setattr(script, "CONCEPTS", ("red heart",))
     monkeypatch.setattr(script, "COARSE_TO_FINE", ("a castle",))
+    monkeypatch.setitem(script.LIKELIEST, "num_candidates", 4)
     for folder in (tmp_path / "first", tmp_path / "second"):
         script.main(["--output_dir", str(folder)])
     names = ["gallery-styles.png", "gallery-depths.png", "gallery-completion.png"]

@@ -70,8 +70,8 @@ def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what chooses among candidates: a ranker of captions, or a classifier of labels."""
-    parser.add_argument("--num_candidates", type=int, help="pictures drawn per caption, of which the ranker chooses")
+    """Adds what chooses among candidates: a ranker, or a classifier of labels."""
+    parser.add_argument("--num_candidates", type=int, help="pictures per prompt or label, of which the ranker chooses")
     parser.add_argument("--ranker", help=RANKER)
     parser.add_argument("--acceptance_rate", type=float, help="part of the pictures that the classifier accepts")
     parser.add_argument("--classifier", help="Hub id or folder of an image classifier; needs --acceptance_rate")

@@ -310,7 +310,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps, on any device.
             depth (`int`, defaults to 1): which codes count, from 1 to D. The first say what is where.
 
         Returns:
@@ -324,7 +324,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self.check_codes("`codes`", codes, (len(input_ids),))
         if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= codes.shape[-1]:
             raise ValueError(f"`depth` must be an integer from 1 to {codes.shape[-1]}, got {depth!r}.")
-        input_ids, codes = input_ids.long(), codes.long()
+        input_ids, codes = input_ids.long(), codes.to(input_ids.device, torch.long)
         partial_sums = self.codebook(codes.flatten(1, 2)).cumsum(2)  # (B, T, D, n_z), z-hat_t^(d)
         context = self.spatial_states(input_ids, partial_sums[:, :, -1])[:, input_ids.shape[1] - 1 :]
         states = self.depth_states(context, partial_sums[:, :, : depth - 1])[:, -1]  # (B*T, n_e)

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Re-ranking without another model: a transformer is surer of its good pictures than of its bad ones.
 
-Symbols: B pictures, H, W, D positions and depth of a code map.
+Symbols: N prompts, B pictures, S condition tokens, H, W, D positions and depth of a code map.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,22 +21,29 @@ def likelihood_scorer(
     Args:
         transformer ([`RQTransformerForImageGeneration`]): the model.
         input_ids (`torch.LongTensor` of shape `(N, S)`): the conditions of all prompts, on the model's device.
-        known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(N, H, W, D)`, *optional*): what is given.
+        known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(N or 1, H, W, D)`, *optional*):
+            What is given.
 
     Returns:
         A function that gives `(B,)` log-likelihoods per position, on the CPU: of the first codes, or where all of them
-        are given, of the next that are not.
+        are given for a prompt, of the next that are not.
     """
 
     def score(codes: torch.LongTensor, rows: Sequence[int]) -> torch.Tensor:
-        depth = first_drawn_depth(known_mask, codes.shape[-1])  # of a mask that `generate` has checked
-        return transformer.log_likelihood(input_ids[list(rows)], codes, depth).cpu()
+        masks = [known_mask] if known_mask is None or known_mask.ndim < 4 else known_mask  # `generate` has checked it
+        rows, depths = torch.tensor(rows), [first_drawn_depth(mask, codes.shape[-1]) for mask in masks]
+        of_row = torch.tensor(depths)[rows if len(depths) > 1 else torch.zeros_like(rows)]  # (B,)
+        scores = torch.empty(len(rows))
+        for depth in of_row.unique().tolist():
+            places = (of_row == depth).nonzero()[:, 0]
+            scores[places] = transformer.log_likelihood(input_ids[rows[places]], codes[places], depth).cpu()
+        return scores
 
     return score
 
 
 def first_drawn_depth(known_mask: torch.BoolTensor | None, code_depth: int) -> int:
-    """The first depth, from 1, of which not all codes are given, or the last one; of a mask as `generate` takes it."""
+    """The first depth, from 1, of which a mask `(H, W)` or `(H, W, D)` does not give all codes, or the last one."""
     if known_mask is None or known_mask.ndim < 3:
         return 1
     all_known = known_mask.flatten(0, -2).all(0)  # (D,)

@@ -322,9 +322,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
     def depth_states(self, context: torch.Tensor, partial_sums: torch.Tensor) -> torch.Tensor:
         """Outputs of the depth transformer for h_t `(B, T, n_e)` and z-hat_t^(1..d-1) `(B, T, d-1, n_z)`: those of the
         first d depths, `(B*T, d, n_e)`."""
-        coarser = self.depth_projection(partial_sums)  # (B, T, d-1, n_e), Eq. 12
-        depth_inputs = torch.cat([context[:, :, None], coarser], dim=2).flatten(0, 1)  # (B*T, d, n_e)
-        return self.depth_transformer(self.depth_positions(depth_inputs))
+        depth_inputs = context[:, :, None]  # (B, T, 1, n_e)
+        if partial_sums.shape[2] > 0:  # 8-bit layers take no empty tensors
+            coarser = self.depth_projection(partial_sums)  # (B, T, d-1, n_e), Eq. 12
+            depth_inputs = torch.cat([depth_inputs, coarser], dim=2)
+        return self.depth_transformer(self.depth_positions(depth_inputs.flatten(0, 1)))  # (B*T, d, n_e)
 
     @can_return_tuple
     def forward(

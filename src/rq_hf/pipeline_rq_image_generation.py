@@ -321,7 +321,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             return likelihood_scorer(self.transformer, input_ids.to(self._execution_device), known_mask)
         if ranker is not None:
             if prompt is None:
-                raise ValueError("`ranker` needs a `prompt`: it compares pictures with captions.")
+                raise ValueError("`ranker` needs a `prompt` to compare pictures with, unless it is 'likelihood'.")
             scorer = ranker if isinstance(ranker, CLIPRanker) else CLIPRanker(ranker)
             targets = [prompt] if isinstance(prompt, str) else list(prompt)
         else:
@@ -348,7 +348,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         if self.transformer is None or (self.rqvae is None and output_type != "latent"):
             raise ValueError("`transformer` and, except for output_type='latent', `rqvae` must be loaded, got None.")
         if self.rqvae is None and is_selected:
-            raise ValueError("`rqvae` must be loaded for `ranker` and `classifier`, which see pictures, got None.")
+            raise ValueError("`rqvae` must be loaded for `ranker` and `classifier` that see pictures, got None.")
         config = self.transformer.config
         if prompt is not None and class_labels is not None:
             raise ValueError("`prompt` and `class_labels` exclude each other, got both.")
