@@ -249,6 +249,11 @@ def test_values_that_are_not_finite_are_refused(value):
         precision_recall(good, good[:, :3])
 
 
+def test_the_digest_of_the_default_net_is_the_same_on_every_machine():
+    """References that one machine has made are for all: the folded weights must not depend on its processor."""
+    assert feature_extractor("efficientnet_lite0").digest == "039d47ffc5676b7c"
+
+
 def test_a_digest_tells_weights_apart():
     first, second = (tiny_classifier(seed=seed)[0] for seed in (0, 1))
     assert weights_digest(first) == weights_digest(tiny_classifier(seed=0)[0]) != weights_digest(second)

@@ -256,12 +256,13 @@ class EfficientNetLite0(FrozenModule):
         matches = [re.fullmatch(rf"(.*?)({'|'.join(BATCH_NORMS)})\.weight", name) for name in state_dict]
         for path, convolution in [match.groups() for match in matches if match]:
             norm = path + BATCH_NORMS[convolution]
-            variance = state_dict.pop(f"{norm}.running_var") + BATCH_NORM_EPSILON
-            scale = state_dict.pop(f"{norm}.weight") / variance.sqrt()
-            mean = state_dict.pop(f"{norm}.running_mean")
-            weight = state_dict[f"{path}{convolution}.weight"]
-            state_dict[f"{path}{convolution}.weight"] = weight * scale.view(-1, 1, 1, 1)
-            state_dict[f"{path}{convolution}.bias"] = state_dict.pop(f"{norm}.bias") - mean * scale
+            # In fp64: the last bit of a root in fp32 depends on the processor, and weights are known by their bits.
+            names = ("weight", "bias", "running_mean", "running_var")
+            gain, shift, mean, variance = (state_dict.pop(f"{norm}.{name}").double() for name in names)
+            scale = gain / (variance + BATCH_NORM_EPSILON).sqrt()
+            weight = state_dict[f"{path}{convolution}.weight"].double() * scale.view(-1, 1, 1, 1)
+            state_dict[f"{path}{convolution}.weight"] = weight.float()
+            state_dict[f"{path}{convolution}.bias"] = (shift - mean * scale).float()
         return state_dict
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
