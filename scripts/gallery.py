@@ -25,7 +25,7 @@ from rq_hf.picture_grid import picture_grid
 STYLES = ("3d", "fluent", "flat", "noto", "blob", "twemoji", "emojione", "firefox", "cartoon")
 CONCEPTS = ("red heart", "pizza", "cat face", "rocket", "castle", "lobster", "ringed planet")
 LIKELIEST = {"num_candidates": 16, "ranker": LIKELIHOOD}
-COARSE_TO_FINE = ("strawberry, noto style", "alarm clock, fluent style", "penguin, twemoji style")
+COARSE_TO_FINE = ("strawberry, noto style", "alarm clock, fluent style", "penguin, fluent style")
 
 
 def style_grid(pipe: RQImageGenerationPipeline) -> Image.Image:

@@ -164,7 +164,6 @@ def test_the_licences_of_all_recipes_are_known_to_the_hub():
         ("emoji-64-reconstruction.json", ("psnr", "ssim"), ""),
         ("emoji-64-train-prompts.json", HITS, ""),
         ("emoji-64-test-combos-prompts.json", HITS, ""),
-        ("demo/train-prompts-best-of-16.json", HITS, ", best of 16 by a ranker"),
         ("demo/train-prompts-likelihood.json", HITS, ", likeliest of 16"),
         ("demo/samples-rq-now.json", ("frechet_distance_efficientnet_lite0",), ""),
         ("demo/reconstruction-recipe.json", ("psnr", "ssim", "frechet_distance_efficientnet_lite0"), ""),
