@@ -17,6 +17,7 @@ from rq_hf.cards import CITATION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "checkpoints").glob("*/README.md")]
 # Scripts whose first word is a command, and those that hand flags on to another.
 WITH_COMMANDS = ("rate_distortion", "stage2_ablation", "selection_study", "evaluate", "benchmark", "memory_estimate")
 HANDED_ON = {
@@ -59,15 +60,28 @@ def test_readme_commands_name_real_targets_scripts_and_configurations():
     assert mentioned
     for path in mentioned:
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\(([\w./-]+)\)", README):
-        assert (ROOT / path).exists(), path
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them: lower case, without punctuation, hyphens for spaces."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_to_files_and_headings(page):
+    links = re.findall(r"\]\((?!https?://)([^)\s]+)\)", FENCE.sub("", page.read_text(encoding="utf-8")))
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
 
 
 def documented_commands() -> dict[tuple[str, ...], set[str]]:
     """Flags that pages and cards give to a script, or to a command of it."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "checkpoints").glob("*/README.md")]
     commands = {}
-    for page in pages:
+    for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         fenced = [body for _, language, body in FENCE.findall(text) if language in ("bash", "text")]
         spans = re.findall(r"`([^`]+)`", FENCE.sub("", text).replace("\n", " "))
