@@ -168,9 +168,9 @@ def test_generate_looks_for_classes_by_name_before_it_does_by_id(load_script, ma
     assert output.exists() and asked[0] == [1, 2, 3]  # no class is called 3
 
 
-def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
+def test_generate_names_what_is_wrong(load_script, pipeline_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for arguments, expected in (
-        ([pipeline_folder, "a heart", "--top_k", 0], "`top_k`"),
         ([pipeline_folder], "`prompt` must be given"),
         ([tmp_path / "nothing", "a heart"], "nothing"),
         ([pipeline_folder, "a heart", "--output", "pictures"], "must be a file of a picture, such as pictures.png"),
@@ -178,11 +178,19 @@ def test_generate_names_what_is_wrong(pipeline_folder, tmp_path):
         ([pipeline_folder, "a heart", "--device", "foo"], "must be a device of this machine, got 'foo'"),
         ([pipeline_folder, "a heart", "--seed", 2**64 - 1], "`--seed` must be from -2^63 to 2^64 - 4 for 4 pictures"),
     ):
-        finished = subprocess.run(
-            command("generate.py", *arguments), cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True
-        )
-        assert finished.returncode != 0 and expected in finished.stderr.splitlines()[-1]
+        with pytest.raises((ValueError, OSError, SystemExit)) as ended:
+            load_script("generate").main([str(argument) for argument in arguments])
+        told = capsys.readouterr().err if ended.type is SystemExit else str(ended.value)
+        assert expected in told.splitlines()[-1]
         assert not (tmp_path / "out").exists()
+
+
+def test_generate_tells_an_error_in_one_line(pipeline_folder, tmp_path):
+    arguments = command("generate.py", pipeline_folder, "a heart", "--top_k", 0)
+    finished = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)
+    assert finished.returncode != 0 and "Traceback" not in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("ValueError: `top_k`")
+    assert not (tmp_path / "out").exists()
 
 
 def test_reconstruct_shows_original_and_every_depth(rqvae_folder, pipeline_folder, load_script, tmp_path):
