@@ -183,6 +183,32 @@ def test_cards_have_the_figures_of_the_records(path, names, kind):
         assert f"| {split} | {record['dataset']['num_pictures']} | {title} | {value:.4g} |" in section
 
 
+def test_the_demo_page_has_the_figures_of_the_records():
+    folder = ROOT / "docs" / "results"
+    page = (folder / "demo.md").read_text("utf-8")
+
+    def hits(path: str, separator: str, features: bool = False) -> str:
+        record = json.loads((folder / path).read_text("utf-8"))
+        metrics = record["features"]["efficientnet_lite0"]["metrics"] if features else record["metrics"]
+        return separator.join(f"{metrics[name]:.3f}" for name in HITS)
+
+    train, combos = "emoji-64-train-prompts.json", "emoji-64-test-combos-prompts.json"
+    for name, count, path, wanted in (
+        ("training prompts", 512, train, "0.70, -, 0.85"),
+        ("held-out pairs", 469, combos, "-, 0.55, 0.50"),
+    ):
+        row = f"| model, {name} | {count} | **{hits(path, ', ')}** | {wanted} | {hits(path, ', ', features=True)} |"
+        assert row in page
+    assert f"| nothing | 1 | 0.1 | {hits(train, ' | ')} |" in page
+    for name, path in (
+        ("likelihood", "demo/train-prompts-likelihood.json"),
+        ("ranker", "demo/train-prompts-best-of-16.json"),
+    ):
+        assert f"| [{name}]({path}) | 16 | 0.3 | {hits(path, ' | ')} |" in page
+    distance = json.loads((folder / "demo" / "samples-rq-now.json").read_text("utf-8"))["metrics"]
+    assert f"**{distance['frechet_distance_efficientnet_lite0']:.1f}**" in page
+
+
 def test_the_card_of_a_training_before_it_and_after_it(tmp_path):
     arguments = ScriptArguments(
         training=RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True),

@@ -172,7 +172,6 @@ def test_generate_names_what_is_wrong(load_script, pipeline_folder, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     for arguments, expected in (
         ([pipeline_folder], "`prompt` must be given"),
-        ([tmp_path / "nothing", "a heart"], "nothing"),
         ([pipeline_folder, "a heart", "--output", "pictures"], "must be a file of a picture, such as pictures.png"),
         ([pipeline_folder, "a heart", "--tile_size", 0], "must be at least 1, got 0"),
         ([pipeline_folder, "a heart", "--device", "foo"], "must be a device of this machine, got 'foo'"),
@@ -185,11 +184,15 @@ def test_generate_names_what_is_wrong(load_script, pipeline_folder, tmp_path, mo
         assert not (tmp_path / "out").exists()
 
 
-def test_generate_tells_an_error_in_one_line(pipeline_folder, tmp_path):
-    arguments = command("generate.py", pipeline_folder, "a heart", "--top_k", 0)
+@pytest.mark.parametrize(
+    "model, flags, expected",
+    [(None, ["--top_k", 0], "ValueError: `top_k`"), ("nothing", [], "Error: ")],
+)
+def test_generate_tells_an_error_in_one_line(pipeline_folder, tmp_path, model, flags, expected):
+    arguments = command("generate.py", tmp_path / model if model else pipeline_folder, "a heart", *flags)
     finished = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)
     assert finished.returncode != 0 and "Traceback" not in finished.stderr
-    assert finished.stderr.splitlines()[-1].startswith("ValueError: `top_k`")
+    assert expected in finished.stderr.splitlines()[-1] and (model or "") in finished.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
