@@ -288,6 +288,7 @@ def test_weights_that_cannot_be_had_stop_before_any_picture_is_read(run, pipelin
         ("prompts", ["--save_pictures", str(FIXTURE)], "`--save_pictures` must be a new or empty folder"),
         ("prompts", ["--top_p", "1.5"], "`top_p` must be"),
         ("prompts", ["--num_candidates", "4"], "`ranker` and `num_candidates` need each other"),
+        ("prompts", ["--likelihood_weight", "1"], "`likelihood_weight` needs a `ranker` that compares captions"),
         ("prompts", ["--classifier", "some"], "`--classifier` needs a model of classes, got one of captions"),
         ("likelihood", ["--label_column", "tone"], "`--label_column` must not be given for a model of captions"),
         ("prompts", ["--copies_of", "tset"], r"`--copies_of` must be one of \['train'.*got 'tset'"),

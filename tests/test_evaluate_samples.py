@@ -396,6 +396,19 @@ def test_pictures_are_selected_by_the_transformer_itself(run, folders):
     assert results["sampling"]["ranker"] == "likelihood" and results["sampling"]["num_candidates"] == 3
 
 
+def test_weights_of_the_likelihood_are_swept(run, folders):
+    options = ["--num_pictures", 4, "--batch_size", 4, "--feature_extractor", folders["judge"], "--protocol", "cc3m"]
+    options += ["--dataset_name", FIXTURE, "--split", "train", "--clip_model", folders["clip"]]
+    options += ["--ranker", folders["clip"], "--num_candidates", 3]
+    results = run("sweep", folders["text"], *options, "--likelihood_weight", 0, 2)
+    assert [row["likelihood_weight"] for row in results["rows"]] == [0, 2]
+    for weight, row in zip((0, 2), results["rows"], strict=True):
+        alone = run("samples", folders["text"], *options, "--likelihood_weight", weight, name=f"{weight}.json")
+        assert alone["metrics"]["selection_score"] == row["selection_score"]
+        assert alone["sampling"]["likelihood_weight"] == weight
+    assert results["rows"][1]["selection_score"] < results["rows"][0]["selection_score"]  # likelihoods are negative
+
+
 def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
     with caplog.at_level(logging.WARNING):
         run("samples", *class_samples, "--num_pictures", 16)
@@ -419,6 +432,8 @@ def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):
         ("samples", ["--reference", "none.safetensors"], "`reference` must be a file of statistics"),
         ("samples", ["--acceptance_rate", "0", "--classifier", "SELECTOR"], r"`acceptance_rate` must be .*\(0, 1\]"),
         ("samples", ["--acceptance_rate", "0.5"], "`classifier` and `acceptance_rate` need each other"),
+        ("samples", ["--likelihood_weight", "1"], "`likelihood_weight` needs a `ranker` that compares captions"),
+        ("sweep", ["--likelihood_weight", "0", "1"], "`likelihood_weight` needs a `ranker` that compares captions"),
         ("samples", ["--protocol", "cc3m"], "`MODEL` must draw captions for `--protocol cc3m`"),
         ("samples", ["--clip_model", "CLIP"], "`--clip_model` needs a model of captions"),
         ("samples", ["--inception_weights", "w.pth"], "`--inception_weights` needs `--feature_extractor inception`"),

@@ -61,6 +61,26 @@ def test_re_ranking_returns_the_pictures_most_like_the_prompt(tiny_pipeline, ran
     assert len(scores.unique()) > 7
 
 
+@pytest.mark.parametrize("weight", [0, 0.02, 1e6])
+def test_a_ranker_and_the_likelihood_choose_together(tiny_pipeline, ranker, weight):
+    prompts = ["a red heart", "green apple"]
+    options = dict(output_type="latent", generator=seeded(0))
+    chosen = tiny_pipeline(
+        prompts, num_candidates=7, ranker=ranker, likelihood_weight=weight, candidate_batch_size=4, **options
+    )
+    everything = tiny_pipeline(prompts, num_images_per_prompt=7, **options | {"generator": seeded(0)}).images
+    cosines = ranker.score(tiny_pipeline.rqvae.decode(everything), [text for text in prompts for _ in range(7)])
+    input_ids = tiny_pipeline.encode_prompt(prompts).repeat_interleave(7, 0)
+    likelihoods = tiny_pipeline.transformer.log_likelihood(input_ids, everything)
+    best = (cosines + weight * likelihoods).view(2, 7).max(1)
+    torch.testing.assert_close(chosen.scores, best.values, rtol=1e-5, atol=1e-5)
+    assert torch.equal(chosen.images, everything[best.indices + torch.tensor([0, 7])])
+    alone = {0: cosines, 1e6: likelihoods}.get(weight)
+    if alone is not None:
+        assert torch.equal(best.indices, alone.view(2, 7).argmax(1))
+        assert not torch.equal(cosines.view(2, 7).argmax(1), likelihoods.view(2, 7).argmax(1))
+
+
 @pytest.mark.parametrize("generators", [(3,), (3, 4)], ids=["one-generator", "one-per-picture"])
 def test_the_size_of_the_batches_decides_nothing(tiny_pipeline, ranker, generators):
     drawn = [
@@ -187,11 +207,13 @@ def test_the_script_selects_and_prints_the_scores(
     classifier.image_processor.save_pretrained(tmp_path / "net")
     common = ["--num_images", "2", "--device", "cpu", "--output", str(tmp_path / "pictures.png")]
     chosen = {
-        "text": ["a red heart", "--num_candidates", "5", "--ranker", str(tmp_path / "clip")],
+        "text": [
+            "a red heart", "--num_candidates", "5", "--ranker", str(tmp_path / "clip"), "--likelihood_weight", "0.1",
+        ],
         "class": ["--class_labels", "goose", "--acceptance_rate", "0.5", "--classifier", str(tmp_path / "net")],
-    }
+    }  # fmt: skip
     expected = {
-        "text": dict(prompt="a red heart", num_candidates=5, ranker=ranker),
+        "text": dict(prompt="a red heart", num_candidates=5, ranker=ranker, likelihood_weight=0.1),
         "class": dict(class_labels="goose", acceptance_rate=0.5, classifier=classifier),
     }
     for name, pipe in {"text": tiny_pipeline, "class": class_pipeline}.items():
@@ -359,7 +381,22 @@ def test_models_whose_files_lack_weights_are_refused(classifier, ranker, tmp_pat
             dict(num_candidates=4, ranker=3),
             "`ranker` must be a CLIPRanker, a model, a Hub id, a folder or 'likelihood', got 3",
         ),
+        (
+            dict(num_candidates=4, ranker=np.zeros(2)),
+            "`ranker` must be a CLIPRanker, a model, a Hub id, a folder or 'likelihood', got array",
+        ),
         (dict(num_candidates=4, ranker="a", acceptance_rate=0.5, classifier="b"), "exclude each other"),
+        (dict(likelihood_weight=0.5), "`likelihood_weight` needs a `ranker` that compares captions, got None"),
+        (
+            dict(num_candidates=4, ranker="likelihood", likelihood_weight=0.5),
+            "`likelihood_weight` needs a `ranker` that compares captions, got 'likelihood'",
+        ),
+        (
+            dict(num_candidates=4, ranker="a", likelihood_weight=-1),
+            "`likelihood_weight` must be .* at least 0, got -1",
+        ),
+        (dict(num_candidates=4, ranker="a", likelihood_weight=float("nan")), "`likelihood_weight` .* got nan"),
+        (dict(num_candidates=4, ranker="a", likelihood_weight="1"), "`likelihood_weight` .* got '1'"),
     ],
 )
 def test_bad_arguments_are_named(class_pipeline, arguments, match):

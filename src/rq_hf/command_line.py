@@ -14,6 +14,7 @@ from .likelihood_ranking import LIKELIHOOD
 from .selection import CLIPRanker, ImageClassifier
 
 RANKER = f"Hub id or folder of a CLIP-like model, or {LIKELIHOOD!r}: the model itself; needs --num_candidates"
+LIKELIHOOD_WEIGHT = "so many times the model's own log-likelihood is added to the cosines of --ranker"
 
 
 def one_or_more(kind):
@@ -73,6 +74,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what chooses among candidates: a ranker, or a classifier of labels."""
     parser.add_argument("--num_candidates", type=int, help="pictures per prompt or label, of which the ranker chooses")
     parser.add_argument("--ranker", help=RANKER)
+    parser.add_argument("--likelihood_weight", type=float, help=LIKELIHOOD_WEIGHT)
     parser.add_argument("--acceptance_rate", type=float, help="part of the pictures that the classifier accepts")
     parser.add_argument("--classifier", help="Hub id or folder of an image classifier; needs --acceptance_rate")
 
@@ -87,6 +89,7 @@ def selection_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {
         "num_candidates": arguments.num_candidates,
         "ranker": loaded_ranker(arguments.ranker),
+        "likelihood_weight": arguments.likelihood_weight,
         "acceptance_rate": arguments.acceptance_rate,
         "classifier": ImageClassifier(arguments.classifier) if arguments.classifier is not None else None,
     }

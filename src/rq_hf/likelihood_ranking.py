@@ -6,16 +6,23 @@ Symbols: N prompts, B pictures, S condition tokens, H, W, D positions and depth 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+Score = Callable[[torch.LongTensor, Sequence[int]], torch.Tensor]
 LIKELIHOOD = "likelihood"  # what `ranker` is called that is no other model
+
+
+def is_likelihood(ranker: Any) -> bool:
+    """Whether a `ranker` of the pipeline, of any type, is no other model but the transformer itself."""
+    return isinstance(ranker, str) and ranker == LIKELIHOOD
 
 
 def likelihood_scorer(
     transformer: PreTrainedModel, input_ids: torch.LongTensor, known_mask: torch.BoolTensor | None
-) -> Callable[[torch.LongTensor, Sequence[int]], torch.Tensor]:
+) -> Score:
     """`score(codes, rows)` of pictures that the transformer drew, for [`select_codes`].
 
     Args:
@@ -40,6 +47,11 @@ def likelihood_scorer(
         return scores
 
     return score
+
+
+def with_likelihood(score: Score, likelihoods: Score, weight: float | None) -> Score:
+    """`score(codes, rows)` plus so many times what [`likelihood_scorer`] gives; without a weight the score itself."""
+    return (lambda codes, rows: score(codes, rows) + weight * likelihoods(codes, rows)) if weight else score
 
 
 def first_drawn_depth(known_mask: torch.BoolTensor | None, code_depth: int) -> int:

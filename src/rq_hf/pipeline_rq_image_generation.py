@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from .class_names import ids_of_labels
 from .editing import EditingMixin
 from .hub_cache import download_options, load_whole
-from .likelihood_ranking import LIKELIHOOD, likelihood_scorer
+from .likelihood_ranking import is_likelihood, likelihood_scorer, with_likelihood
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
@@ -95,6 +95,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         guidance_scale: float | None = None,
         num_candidates: int | None = None,
         ranker: str | Path | PreTrainedModel | CLIPRanker | None = None,
+        likelihood_weight: float | None = None,
         classifier: str | Path | PreTrainedModel | ImageClassifier | None = None,
         acceptance_rate: float | None = None,
         candidate_batch_size: int = 16,
@@ -126,6 +127,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             num_candidates, ranker (`int` and [`CLIPRanker`] or what it takes, or `"likelihood"`, *optional*):
                 Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned,
                 or those likeliest to the model itself, see [`RQTransformerForImageGeneration.log_likelihood`].
+            likelihood_weight (`float`, *optional*): so many times this likelihood is added to the cosines of a ranker.
             classifier, acceptance_rate ([`ImageClassifier`] or what it takes, and `float`, *optional*):
                 Rejection sampling: `num_images_per_prompt / acceptance_rate` pictures are drawn per label, rounded up,
                 and those returned in which the classifier is surest of it. The rate is in (0, 1].
@@ -161,21 +163,24 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
         self._check_inputs(
             prompt,
             class_labels,
-            ranker not in (None, LIKELIHOOD) or classifier is not None,
-            num_images_per_prompt,
-            candidate_batch_size,
+            (ranker is not None and not is_likelihood(ranker)) or classifier is not None,
+            {"num_images_per_prompt": num_images_per_prompt, "candidate_batch_size": candidate_batch_size},
             output_type,
             callback_on_step_end_tensor_inputs,
         )
         num_images_per_prompt, candidate_batch_size = int(num_images_per_prompt), int(candidate_batch_size)
-        candidates = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
+        candidates = candidates_per_prompt(
+            num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate, likelihood_weight
+        )
         input_ids = self._condition(prompt, class_labels)
         if known_codes is not None:
             self.transformer.check_codes("`known_codes`", known_codes)
         if known_codes is not None and len(input_ids) == 1:  # one prompt for several given pictures
             input_ids = input_ids.expand(len(known_codes), -1)
         count = len(input_ids)
-        score = candidates and self._scorer(prompt, class_labels, input_ids, known_mask, ranker, classifier)
+        score = candidates and self._scorer(
+            prompt, class_labels, input_ids, known_mask, ranker, classifier, likelihood_weight
+        )
         negative_input_ids = None
         if negative_prompt is not None:
             negative_input_ids = self.encode_prompt(negative_prompt, "negative_prompt")
@@ -315,10 +320,11 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             return torch.tensor(self.get_label_ids(class_labels))[:, None]
         return torch.zeros(1, 1, dtype=torch.long)
 
-    def _scorer(self, prompt, class_labels, input_ids, known_mask, ranker, classifier) -> Callable[..., torch.Tensor]:
+    def _scorer(self, prompt, class_labels, input_ids, known_mask, ranker, classifier, weight) -> Callable:
         """`score(codes, rows)` of candidates, by the transformer, a ranker of captions or a classifier of labels."""
-        if ranker == LIKELIHOOD:
-            return likelihood_scorer(self.transformer, input_ids.to(self._execution_device), known_mask)
+        likelihoods = likelihood_scorer(self.transformer, input_ids.to(self._execution_device), known_mask)
+        if is_likelihood(ranker):
+            return likelihoods
         if ranker is not None:
             if prompt is None:
                 raise ValueError("`ranker` needs a `prompt` to compare pictures with, unless it is 'likelihood'.")
@@ -333,21 +339,16 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             targets = [of_class[label] for label in self.get_label_ids(class_labels)]
         targets = targets * (len(input_ids) if len(targets) == 1 else 1)
         scorer.to(self._execution_device)
-        return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
+        return with_likelihood(
+            lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows]),
+            likelihoods,
+            weight,
+        )
 
-    def _check_inputs(
-        self,
-        prompt,
-        class_labels,
-        is_selected,
-        num_images_per_prompt,
-        candidate_batch_size,
-        output_type,
-        tensor_inputs,
-    ) -> None:
+    def _check_inputs(self, prompt, class_labels, sees_pictures, counts, output_type, tensor_inputs) -> None:
         if self.transformer is None or (self.rqvae is None and output_type != "latent"):
             raise ValueError("`transformer` and, except for output_type='latent', `rqvae` must be loaded, got None.")
-        if self.rqvae is None and is_selected:
+        if self.rqvae is None and sees_pictures:
             raise ValueError("`rqvae` must be loaded for `ranker` and `classifier` that see pictures, got None.")
         config = self.transformer.config
         if prompt is not None and class_labels is not None:
@@ -361,7 +362,6 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 raise ValueError(f"`class_labels` must be given: this model has {config.num_classes} classes.")
             if config.vocab_size == 1 and class_labels is not None:
                 raise ValueError(f"`class_labels` must be None: this model is unconditional, got {class_labels!r}.")
-        counts = {"num_images_per_prompt": num_images_per_prompt, "candidate_batch_size": candidate_batch_size}
         for name, number in counts.items():
             if isinstance(number, bool) or not isinstance(number, Integral):
                 raise ValueError(f"`{name}` must be an integer, got {number!r}.")

@@ -27,6 +27,7 @@ from transformers import (
 
 from .class_names import are_same_classes
 from .hub_cache import download_options, load_whole
+from .likelihood_ranking import is_likelihood
 
 # Options of a model's download that hold for its processor as well.
 PROCESSOR_OPTIONS = ("subfolder", "trust_remote_code")
@@ -292,16 +293,20 @@ def candidates_per_prompt(
     ranker: CLIPRanker | str | Path | PreTrainedModel | None,
     classifier: Any,
     acceptance_rate: float | None,
+    likelihood_weight: float | None = None,
 ) -> int | None:
     """How many candidates to draw of each prompt or label, M, or `None` where nothing is selected.
 
-    The two ways exclude each other, and each needs both of its arguments.
+    The two ways exclude each other, and each needs both of its arguments; `likelihood_weight` needs a ranker that
+    is a model.
 
     Raises:
         `ValueError`: bad arguments, each named.
     """
     by_rank = num_candidates is not None or ranker is not None
     by_class = classifier is not None or acceptance_rate is not None
+    if likelihood_weight is not None and (ranker is None or is_likelihood(ranker)):
+        raise ValueError(f"`likelihood_weight` needs a `ranker` that compares captions, got {ranker!r:.80}.")
     if not by_rank and not by_class:
         return None
     if by_rank and by_class:
@@ -319,6 +324,9 @@ def candidates_per_prompt(
             f"`num_candidates` must be an integer of at least `num_images_per_prompt` ({num_images}), got "
             f"{num_candidates!r}."
         )
+    is_number = isinstance(likelihood_weight, Real) and not isinstance(likelihood_weight, bool)
+    if likelihood_weight is not None and not (is_number and 0 <= likelihood_weight < math.inf):
+        raise ValueError(f"`likelihood_weight` must be a number of at least 0, got {likelihood_weight!r}.")
     return num_candidates
 
 

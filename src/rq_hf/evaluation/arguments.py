@@ -188,7 +188,7 @@ def _add_sweep(commands) -> None:
     sweep = commands.add_parser("sweep", parents=parents, help="measure a pipeline's pictures over sampling settings")
     _add_drawing(sweep)
     several = {"temperature": one_or_more(float), "top_k": one_or_more(int), "top_p": one_or_more(float)}
-    several.update(guidance_scale=float, acceptance_rate=float, num_candidates=int)
+    several.update(guidance_scale=float, acceptance_rate=float, num_candidates=int, likelihood_weight=float)
     for name, kind in several.items():
         sweep.add_argument(
             f"--{name}", type=kind, nargs="+", help="one or several values, all combinations are measured"

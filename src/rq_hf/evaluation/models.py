@@ -13,7 +13,7 @@ from ..modeling_rq_transformer import RQTransformerForImageGeneration
 from ..pipeline_rq_image_generation import RQImageGenerationPipeline, component_subfolder, load_component
 
 INT8 = "int8"
-SELECTION = ("num_candidates", "ranker", "acceptance_rate", "classifier")
+SELECTION = ("num_candidates", "ranker", "likelihood_weight", "acceptance_rate", "classifier")
 
 
 def load_pipeline(arguments: argparse.Namespace, dtype: str | None = None) -> RQImageGenerationPipeline:

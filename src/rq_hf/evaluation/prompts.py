@@ -38,7 +38,10 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.classifier is not None:
         raise ValueError("`--classifier` needs a model of classes, got one of captions.")
     settings = {**sampling, **selection_settings(arguments)}
-    candidates_per_prompt(1, settings.get("num_candidates"), settings.get("ranker"), None, arguments.acceptance_rate)
+    candidates_per_prompt(
+        1, settings.get("num_candidates"), settings.get("ranker"), None, arguments.acceptance_rate,
+        arguments.likelihood_weight,
+    )  # fmt: skip
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
     originals = None
     if arguments.copies_of is not None:

@@ -22,13 +22,14 @@ from ..configuration_common import SAMPLING
 from ..metrics.statistics import ReferenceStatistics
 from ..picture_grid import picture_grid
 from ..selection import CLIPRanker, ImageClassifier, candidates_per_prompt
-from .models import SELECTION, device_of, load_pipeline, used_sampling
+from .models import device_of, load_pipeline, used_sampling
 from .protocols import PROTOCOLS
 from .reference import ReferencePictures, picture_protocol
 from .rows import choose_rows, filtered, load_splits
 from .shards import Shards
 
-SWEPT = (*SAMPLING, "acceptance_rate", "num_candidates")
+SELECTED = ("num_candidates", "acceptance_rate", "likelihood_weight")  # settings of a selection that are numbers
+SWEPT = (*SAMPLING, *SELECTED)
 NEIGHBOUR_ROWS = 8
 
 
@@ -125,13 +126,20 @@ class SampleStudy:
         distance = metrics.distance_between_real_pictures(features, count, self.arguments.seed)
         return {"num_pictures": count, metrics.distance_name(self.extractor.name): distance}
 
-    def check_selection(self, num_candidates: int | None, acceptance_rate: float | None) -> None:
+    def check_selection(
+        self,
+        num_candidates: int | None = None,
+        acceptance_rate: float | None = None,
+        likelihood_weight: float | None = None,
+    ) -> None:
         """Refuses settings of a selection, before anything is drawn.
 
         Raises:
             `ValueError`: as in the pipeline; or a rate that is not 1 / n, where each picture is the best of n.
         """
-        candidates = candidates_per_prompt(1, num_candidates, self.ranker, self.classifier, acceptance_rate)
+        candidates = candidates_per_prompt(
+            1, num_candidates, self.ranker, self.classifier, acceptance_rate, likelihood_weight
+        )
         if acceptance_rate is not None and not math.isclose(candidates * acceptance_rate, 1, rel_tol=1e-6):
             raise ValueError(
                 "`--acceptance_rate` must be 1 / n, as each picture here is the best of n candidates, got "
@@ -333,10 +341,9 @@ def _tokenizer_text(tokenizer: PreTrainedTokenizerBase | None) -> str:
 def evaluate_samples(arguments: argparse.Namespace, state: PartialState) -> dict[str, Any] | None:
     """Figures of generated pictures; `None` on all processes but the main one."""
     study = SampleStudy(arguments, state)
-    sampling = {**sampling_settings(arguments), **{name: getattr(arguments, name) for name in SELECTION}}
-    sampling = {name: value for name, value in sampling.items() if name not in ("ranker", "classifier")}
-    study.check_selection(arguments.num_candidates, arguments.acceptance_rate)
-    measured = study.measure(sampling, arguments.work_dir)
+    selection = {name: getattr(arguments, name) for name in SELECTED}
+    study.check_selection(**selection)
+    measured = study.measure({**sampling_settings(arguments), **selection}, arguments.work_dir)
     if measured is None:
         return None
     return {**_header(study), **measured}
@@ -352,7 +359,7 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
     study = SampleStudy(arguments, state)
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for chosen in combinations:  # refused before the first is drawn
-        study.check_selection(chosen.get("num_candidates"), chosen.get("acceptance_rate"))
+        study.check_selection(**{name: chosen.get(name) for name in SELECTED})
         study.pipe.transformer.check_sampling(**{name: chosen.get(name) for name in SAMPLING})
     rows = []
     for chosen in combinations:
