@@ -17,6 +17,7 @@ from accelerate.data_loader import prepare_data_loader
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -28,6 +29,7 @@ from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
 from .hub_pushes import HubPushes
+from .schedules import BY_EVALUATIONS, cool_down
 from .sharding import gather_model, is_sharded, round_weights_alone
 from .streaming import CodeStream, PictureStream
 
@@ -61,6 +63,10 @@ class RQTrainingArguments(TrainingArguments):
             "help": "Decay of a moving average of the weights, with which the model is evaluated and published."
         },
     )
+    cooldown_steps: int = field(
+        default=0,
+        metadata={"help": "Let the learning rates of any schedule fall to 0 over the last so many steps, linearly."},
+    )
     dataloader_drop_last: bool = field(
         default=True,
         metadata={
@@ -86,6 +92,13 @@ class RQTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
+        if self.cooldown_steps < 0:
+            raise ValueError(f"`cooldown_steps` must be at least 0, got {self.cooldown_steps}.")
+        if self.cooldown_steps > 0 and self.lr_scheduler_type in BY_EVALUATIONS:
+            raise ValueError(
+                "`lr_scheduler_type` must be a function of the step with `cooldown_steps`, got "
+                f"{str(self.lr_scheduler_type.value)!r}, which follows the evaluations."
+            )
         if self.ema_decay is not None and str(self.optim.value).startswith("schedule_free"):
             raise ValueError(
                 f"`optim` must have no mode of training beside `ema_decay`, got {self.optim.value!r}, which has an "
@@ -186,6 +199,14 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         return prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in the base class, with the cooldown."""
+        is_new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new:
+            cool_down(scheduler, num_training_steps, self.args.cooldown_steps)
+        return scheduler
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As in the base class, of all rows."""

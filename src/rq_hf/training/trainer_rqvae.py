@@ -22,6 +22,7 @@ from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
 from .muon import MuonTrainer, MuonTrainingArguments, inner_kernels
+from .schedules import BY_EVALUATIONS, cool_down
 from .starting_point import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class RQVAETrainingArguments(MuonTrainingArguments):
                 )
             if self.fp16:
                 raise ValueError(f"`fp16` must be False with a discriminator, got True: {NO_FP16}")
-            if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            if self.lr_scheduler_type in BY_EVALUATIONS:
                 raise ValueError(
                     "`lr_scheduler_type` must be a function of the step with a discriminator, got "
                     f"{str(self.lr_scheduler_type.value)!r}, which follows the evaluations of one model."
@@ -312,6 +313,7 @@ class RQVAETrainer(MuonTrainer):
                 num_training_steps=num_training_steps,
                 scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
             )
+            cool_down(self.discriminator_scheduler, num_training_steps, self.args.cooldown_steps)
         return scheduler
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
