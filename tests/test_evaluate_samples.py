@@ -397,16 +397,18 @@ def test_pictures_are_selected_by_the_transformer_itself(run, folders):
 
 
 def test_weights_of_the_likelihood_are_swept(run, folders):
-    options = ["--num_pictures", 4, "--batch_size", 4, "--feature_extractor", folders["judge"], "--protocol", "cc3m"]
-    options += ["--dataset_name", FIXTURE, "--split", "train", "--clip_model", folders["clip"]]
+    options = ["--num_pictures", 4, "--batch_size", 4, "--feature_extractor", folders["judge"]]
+    options += ["--protocol", "captions", "--dataset_name", FIXTURE, "--split", "train"]
     options += ["--ranker", folders["clip"], "--num_candidates", 3]
-    results = run("sweep", folders["text"], *options, "--likelihood_weight", 0, 2)
+    results = run("sweep", folders["text"], *options, "--clip_model", folders["clip"], "--likelihood_weight", 0, 2)
     assert [row["likelihood_weight"] for row in results["rows"]] == [0, 2]
     for weight, row in zip((0, 2), results["rows"], strict=True):
         alone = run("samples", folders["text"], *options, "--likelihood_weight", weight, name=f"{weight}.json")
         assert alone["metrics"]["selection_score"] == row["selection_score"]
         assert alone["sampling"]["likelihood_weight"] == weight
     assert results["rows"][1]["selection_score"] < results["rows"][0]["selection_score"]  # likelihoods are negative
+    with pytest.raises(ValueError, match="`--likelihood_weight` of several values needs .* got neither with"):
+        run("sweep", folders["text"], *options, "--likelihood_weight", 0, 2)
 
 
 def test_too_few_pictures_are_warned_of(run, class_samples, folders, caplog):

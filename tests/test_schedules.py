@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import TrainerCallback, get_scheduler
 from two_processes_evaluation import Pictures
 
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
@@ -82,6 +82,28 @@ def test_all_optimizers_cool_down_and_a_resumed_run_goes_on(make_trainer, tmp_pa
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
 
 
+def test_a_discriminator_that_starts_later_ends_its_cooldown_with_the_model(make_trainer):
+    trainer = make_trainer("later", discriminator_start_step=3, lr_scheduler_type="constant")
+    seen = []
+
+    class Record(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.append(trainer.discriminator_scheduler.get_last_lr()[0])
+
+    trainer.add_callback(Record())
+    trainer.train()
+    assert seen == pytest.approx([1e-3 * factor for factor in (1, 1, 1, 2 / 3, 1 / 3, 0)])
+
+
+@pytest.mark.parametrize("cooled", [False, True], ids=["without", "with"])
+def test_a_run_is_resumed_in_its_cooldown_at_once(make_trainer, tmp_path, cooled):
+    """Whatever rate its checkpoint has: of no cooldown, or of one that was to end there."""
+    make_trainer("run", cooldown_steps=3 if cooled else 0, max_steps=3).train()
+    trainer = make_trainer("run", cooldown_steps=6, lr_scheduler_type="constant", adversarial_weight=0.0)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert logged_rates(trainer)[3:] == pytest.approx([1e-3 * factor for factor in (3 / 6, 2 / 6, 1 / 6)])
+
+
 def test_a_run_without_a_cooldown_may_be_resumed_with_one(make_trainer, tmp_path):
     make_trainer("run", cooldown_steps=0).train()
     longer = make_trainer("run", max_steps=12)
@@ -92,8 +114,9 @@ def test_a_run_without_a_cooldown_may_be_resumed_with_one(make_trainer, tmp_path
 
 
 def test_bad_cooldowns_are_named(make_trainer):
-    with pytest.raises(ValueError, match="`cooldown_steps` must be at least 0, got -1"):
-        make_trainer("negative", cooldown_steps=-1)
+    for value in (-1, 0.2, None, "4", True):
+        with pytest.raises(ValueError, match=f"`cooldown_steps` must be an integer of at least 0, got {value!r}"):
+            make_trainer("bad", cooldown_steps=value)
     with pytest.raises(ValueError, match="`cooldown_steps` must be at most the training's 6 steps, got 7"):
         make_trainer("long", cooldown_steps=7).train()
     with pytest.raises(ValueError, match="`lr_scheduler_type` must be a function of the step with `cooldown_steps`"):
@@ -101,6 +124,11 @@ def test_bad_cooldowns_are_named(make_trainer):
             "plateau", lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps", eval_steps=3,
             adversarial_weight=0.0,
         )  # fmt: skip
-    with pytest.raises(ValueError, match="`cooldown_steps` needs a schedule by the step, got StepLR"):
+    given = make_trainer("given", adversarial_weight=0.0)
+    given.create_optimizer()
+    given.lr_scheduler = torch.optim.lr_scheduler.StepLR(given.optimizer, 1)
+    with pytest.raises(ValueError, match="`cooldown_steps` must be 0 with a scheduler that is given.* got 4"):
+        given.train()
+    with pytest.raises(ValueError, match="`cooldown_steps` needs an `lr_scheduler_type` by the step .*, got StepLR"):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
         cool_down(torch.optim.lr_scheduler.StepLR(optimizer, 1), 4, 2)

@@ -51,7 +51,7 @@ def likelihood_scorer(
 
 def with_likelihood(score: Score, likelihoods: Score, weight: float | None) -> Score:
     """`score(codes, rows)` plus so many times what [`likelihood_scorer`] gives; without a weight the score itself."""
-    return (lambda codes, rows: score(codes, rows) + weight * likelihoods(codes, rows)) if weight else score
+    return (lambda codes, rows: score(codes, rows) + float(weight) * likelihoods(codes, rows)) if weight else score
 
 
 def first_drawn_depth(known_mask: torch.BoolTensor | None, code_depth: int) -> int:

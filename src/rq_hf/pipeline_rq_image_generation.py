@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from .class_names import ids_of_labels
 from .editing import EditingMixin
 from .hub_cache import download_options, load_whole
-from .likelihood_ranking import is_likelihood, likelihood_scorer, with_likelihood
+from .likelihood_ranking import Score, is_likelihood, likelihood_scorer, with_likelihood
 from .pipeline_hub import HubPipelineMixin
 from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput, candidates_per_prompt, select_codes
 
@@ -127,7 +127,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             num_candidates, ranker (`int` and [`CLIPRanker`] or what it takes, or `"likelihood"`, *optional*):
                 Re-ranking: of so many pictures drawn per prompt the `num_images_per_prompt` most like it are returned,
                 or those likeliest to the model itself, see [`RQTransformerForImageGeneration.log_likelihood`].
-            likelihood_weight (`float`, *optional*): so many times this likelihood is added to the cosines of a ranker.
+            likelihood_weight (`float`, *optional*): how many times this is added, in nats, to the cosines of a ranker.
             classifier, acceptance_rate ([`ImageClassifier`] or what it takes, and `float`, *optional*):
                 Rejection sampling: `num_images_per_prompt / acceptance_rate` pictures are drawn per label, rounded up,
                 and those returned in which the classifier is surest of it. The rate is in (0, 1].
@@ -320,7 +320,7 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
             return torch.tensor(self.get_label_ids(class_labels))[:, None]
         return torch.zeros(1, 1, dtype=torch.long)
 
-    def _scorer(self, prompt, class_labels, input_ids, known_mask, ranker, classifier, weight) -> Callable:
+    def _scorer(self, prompt, class_labels, input_ids, known_mask, ranker, classifier, weight) -> Score:
         """`score(codes, rows)` of candidates, by the transformer, a ranker of captions or a classifier of labels."""
         likelihoods = likelihood_scorer(self.transformer, input_ids.to(self._execution_device), known_mask)
         if is_likelihood(ranker):

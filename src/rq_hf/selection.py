@@ -41,8 +41,8 @@ class RQImagePipelineOutput(ImagePipelineOutput):
     Args:
         images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): the pictures, or codes.
         scores (`torch.FloatTensor` of shape `(B,)`, *optional*):
-            Where pictures were chosen among candidates: what the classifier or ranker gave each, the best of a prompt
-            first.
+            Where pictures were chosen among candidates: what the classifier or ranker gave each, with a
+            `likelihood_weight` and so many times its likelihood, the best of a prompt first.
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor

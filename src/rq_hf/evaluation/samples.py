@@ -361,6 +361,11 @@ def evaluate_sweep(arguments: argparse.Namespace, state: PartialState) -> dict[s
     for chosen in combinations:  # refused before the first is drawn
         study.check_selection(**{name: chosen.get(name) for name in SELECTED})
         study.pipe.transformer.check_sampling(**{name: chosen.get(name) for name in SAMPLING})
+    if len(grid.get("likelihood_weight", ())) > 1 and study.reference is None and study.clip is None:
+        raise ValueError(
+            "`--likelihood_weight` of several values needs `--reference` or `--clip_model`, to tell the better one, "
+            f"got neither with {grid['likelihood_weight']}: scores with different weights cannot be compared."
+        )
     rows = []
     for chosen in combinations:
         name = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())

@@ -36,7 +36,7 @@ def draw_pictures(
         sampling: arguments of the pipeline, such as `temperature` or `acceptance_rate`.
 
     Returns:
-        `torch.ByteTensor` of shape `(B, C, height, width)` on the CPU, and what a classifier or ranker gave each.
+        `torch.ByteTensor` of shape `(B, C, height, width)` on the CPU, and `scores` of the selection.
     """
     asked: dict[str, Any] = {"num_images_per_prompt": len(indices)}
     if conditions is not None:

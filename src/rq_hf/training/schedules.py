@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the schedules of transformers lack: a cooldown after any of them."""
+"""A cooldown at the end of any schedule of transformers that goes by the step."""
 
 import functools
 from collections.abc import Callable
@@ -12,14 +12,15 @@ BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
 
 
 def cool_down(scheduler: LRScheduler, num_training_steps: int, cooldown_steps: int) -> None:
-    """Lets all rates of a schedule fall to 0 over the last steps, by a factor that falls linearly.
+    """Multiplies all rates of a schedule by a factor that falls linearly over the last steps.
 
     With `inverse_sqrt` that is the schedule of Zhai et al. (2022, "Scaling Vision Transformers"): the steps before the
     cooldown do not depend on how many will follow.
 
     Args:
         scheduler (`LambdaLR`): as `get_scheduler` makes it, at step 0; it is changed.
-        num_training_steps (`int`): at the last of which the rates are 0.
+        num_training_steps (`int`): after the last of which the rates are 0, as those of the schedule `linear`; the
+            last step itself has 1 / `cooldown_steps` of its rate.
         cooldown_steps (`int`): 0 leaves the schedule as it is.
 
     Raises:
@@ -32,10 +33,22 @@ def cool_down(scheduler: LRScheduler, num_training_steps: int, cooldown_steps: i
             f"`cooldown_steps` must be at most the training's {num_training_steps} steps, got {cooldown_steps}."
         )
     if not isinstance(scheduler, LambdaLR):
-        raise ValueError(f"`cooldown_steps` needs a schedule by the step, got {type(scheduler).__name__}.")
+        raise ValueError(
+            "`cooldown_steps` needs an `lr_scheduler_type` by the step and an `optim` with one schedule for all "
+            f"weights, got {type(scheduler).__name__}."
+        )
     scheduler.lr_lambdas = [
         functools.partial(_cooled, schedule, num_training_steps, cooldown_steps) for schedule in scheduler.lr_lambdas
     ]
+
+
+def set_rates(scheduler: LambdaLR) -> None:
+    """Gives the optimizer the rates that the schedule has at its step, where a checkpoint brought those of another."""
+    for group, base, schedule in zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * schedule(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
 def _cooled(schedule: Callable[[int], float], num_training_steps: int, cooldown_steps: int, step: int) -> float:

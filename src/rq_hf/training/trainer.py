@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
 from .hub_pushes import HubPushes
-from .schedules import BY_EVALUATIONS, cool_down
+from .schedules import BY_EVALUATIONS, cool_down, set_rates
 from .sharding import gather_model, is_sharded, round_weights_alone
 from .streaming import CodeStream, PictureStream
 
@@ -65,7 +66,10 @@ class RQTrainingArguments(TrainingArguments):
     )
     cooldown_steps: int = field(
         default=0,
-        metadata={"help": "Let the learning rates of any schedule fall to 0 over the last so many steps, linearly."},
+        metadata={
+            "help": "Let the learning rates of any schedule by the step fall to 0 over the last so many steps, "
+            "linearly. Before them a schedule such as inverse_sqrt does not depend on how many will follow."
+        },
     )
     dataloader_drop_last: bool = field(
         default=True,
@@ -92,8 +96,9 @@ class RQTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
-        if self.cooldown_steps < 0:
-            raise ValueError(f"`cooldown_steps` must be at least 0, got {self.cooldown_steps}.")
+        is_whole = isinstance(self.cooldown_steps, Integral) and not isinstance(self.cooldown_steps, bool)
+        if not is_whole or self.cooldown_steps < 0:
+            raise ValueError(f"`cooldown_steps` must be an integer of at least 0, got {self.cooldown_steps!r}.")
         if self.cooldown_steps > 0 and self.lr_scheduler_type in BY_EVALUATIONS:
             raise ValueError(
                 "`lr_scheduler_type` must be a function of the step with `cooldown_steps`, got "
@@ -206,6 +211,11 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new:
             cool_down(scheduler, num_training_steps, self.args.cooldown_steps)
+        elif self.args.cooldown_steps > 0 and not self._created_lr_scheduler:
+            raise ValueError(
+                "`cooldown_steps` must be 0 with a scheduler that is given, or DeepSpeed's own, got "
+                f"{self.args.cooldown_steps}."
+            )
         return scheduler
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -376,6 +386,8 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._load_average(checkpoint)
+            if self.args.cooldown_steps > 0:
+                set_rates(self.lr_scheduler)
 
     def _load_best_model(self) -> None:
         """As in the base class, and the average of the same checkpoint."""

@@ -22,7 +22,7 @@ from .checkpoints import saved_state
 from .discriminator import PatchDiscriminator, generator_loss, hinge_loss
 from .evaluation_figures import EvaluationFigures, save_sheet
 from .muon import MuonTrainer, MuonTrainingArguments, inner_kernels
-from .schedules import BY_EVALUATIONS, cool_down
+from .schedules import BY_EVALUATIONS, cool_down, set_rates
 from .starting_point import initial_config, initial_model, with_kept_weights
 
 logger = logging.getLogger(__name__)
@@ -313,7 +313,8 @@ class RQVAETrainer(MuonTrainer):
                 num_training_steps=num_training_steps,
                 scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
             )
-            cool_down(self.discriminator_scheduler, num_training_steps, self.args.cooldown_steps)
+            own_steps = max(0, num_training_steps - self.args.discriminator_start_step)
+            cool_down(self.discriminator_scheduler, own_steps, min(self.args.cooldown_steps, own_steps))
         return scheduler
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -333,6 +334,8 @@ class RQVAETrainer(MuonTrainer):
             states = torch.load(saved_state(checkpoint, DISCRIMINATOR_OPTIMIZER_FILE), "cpu", weights_only=True)
             self.discriminator_optimizer.load_state_dict(states["optimizer"])
             self.discriminator_scheduler.load_state_dict(states["scheduler"])
+            if self.args.cooldown_steps > 0:
+                set_rates(self.discriminator_scheduler)
 
     def _usage(self, codes: torch.Tensor) -> torch.Tensor:
         """Part of the codebook that the batches of all processes use over all depths, or of all codebooks where each
