@@ -166,6 +166,7 @@ def test_the_licences_of_all_recipes_are_known_to_the_hub():
         ("emoji-64-test-combos-prompts.json", HITS, ""),
         ("demo/train-prompts-likelihood.json", HITS, ", likeliest of 16"),
         ("demo/train-prompts-best-of-16.json", HITS, ", best of 16 by a ranker"),
+        ("demo/train-prompts-joint.json", HITS, ", best of 16 by a ranker and the likelihood"),
         ("demo/samples-rq-now.json", ("frechet_distance_efficientnet_lite0",), ""),
         ("demo/reconstruction-recipe.json", ("psnr", "ssim", "frechet_distance_efficientnet_lite0"), ""),
     ],
@@ -203,6 +204,7 @@ def test_the_demo_page_has_the_figures_of_the_records():
     for name, path in (
         ("likelihood", "demo/train-prompts-likelihood.json"),
         ("ranker", "demo/train-prompts-best-of-16.json"),
+        ("ranker and 0.4 of the likelihood", "demo/train-prompts-joint.json"),
     ):
         assert f"| [{name}]({path}) | 16 | 0.3 | {hits(path, ' | ')} |" in page
     distance = json.loads((folder / "demo" / "samples-rq-now.json").read_text("utf-8"))["metrics"]
