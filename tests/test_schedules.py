@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
+from accelerate.scheduler import AcceleratedScheduler
 from transformers import TrainerCallback, get_scheduler
 from two_processes_evaluation import Pictures
 
 from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
-from rq_hf.training.schedules import cool_down
+from rq_hf.training.schedules import cool_down, set_rates
 
 HAS_MUON = hasattr(torch.optim, "Muon")  # torch 2.9
 
@@ -39,6 +40,15 @@ def test_rates_are_the_schedules_and_fall_linearly_at_the_end(name, cooldown):
         [a * b for a, b in zip(plain[21 - cooldown :], factors, strict=True)]
     )
     assert found[20:] == [0.0, 0.0]
+
+
+def test_rates_are_set_through_a_wrapped_scheduler(make_trainer):
+    trainer = make_trainer("wrapped", adversarial_weight=0.0, lr_scheduler_type="constant")
+    trainer.create_optimizer_and_scheduler(6)
+    trainer.lr_scheduler.last_epoch = 4
+    set_rates(AcceleratedScheduler(trainer.lr_scheduler, trainer.optimizer))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+    assert trainer.lr_scheduler.get_last_lr() == [group["lr"] for group in trainer.optimizer.param_groups]
 
 
 def test_no_cooldown_leaves_every_schedule_as_it_is():

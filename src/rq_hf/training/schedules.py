@@ -5,6 +5,7 @@
 import functools
 from collections.abc import Callable
 
+from accelerate.scheduler import AcceleratedScheduler
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 # Schedules that follow the evaluations, not the steps.
@@ -42,8 +43,9 @@ def cool_down(scheduler: LRScheduler, num_training_steps: int, cooldown_steps: i
     ]
 
 
-def set_rates(scheduler: LambdaLR) -> None:
+def set_rates(scheduler: LambdaLR | AcceleratedScheduler) -> None:
     """Gives the optimizer the rates that the schedule has at its step, where a checkpoint brought those of another."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # DeepSpeed's comes wrapped by accelerate
     for group, base, schedule in zip(
         scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
     ):
