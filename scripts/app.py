@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.command_line import add_device_argument
+from rq_hf.command_line import INPUT_ERRORS, add_device_argument
 from rq_hf.likelihood_ranking import LIKELIHOOD
 from rq_hf.picture_decoding import decode_picture
 
@@ -127,7 +127,8 @@ class Studio:
             raise gr.Error("Upload a picture first.")
         size = self.pipe.rqvae.config.image_size
         mask = side_mask(self.pipe.transformer.config.code_shape, side, part / 100)
-        picture = ImageOps.fit(decode_picture(image), (size, size), Image.Resampling.LANCZOS)
+        with messages_on_the_page():
+            picture = ImageOps.fit(decode_picture(image), (size, size), Image.Resampling.LANCZOS)
         return self.shown(self.pipe.complete, {"image": picture, "mask": mask}, text, depth, sampling, progress)
 
     def shown(self, call: Callable, options: dict[str, Any], text, depth, sampling, progress):
@@ -161,34 +162,32 @@ class Studio:
         return gr.Gallery(pictures, columns=1 if len(pictures) == 1 else 2 if len(pictures) <= 4 else 3)
 
 
-def shown_setting(pipe: RQImageGenerationPipeline, name: str) -> float | None:
-    """The checkpoint's own setting, of the first depth where it has one per depth."""
+def shown_setting(pipe: RQImageGenerationPipeline, name: str) -> float:
+    """What the control of a setting begins with: the checkpoint's own, of the first depth where it has one per depth,
+    or what has no effect."""
     value = getattr(pipe.transformer.generation_config, name, None)
-    return value[0] if isinstance(value, (list, tuple)) else value
+    value = value[0] if isinstance(value, (list, tuple)) else value
+    if name == "top_k":
+        size = pipe.transformer.config.codebook_size
+        return size if value is None else min(value, size)
+    return 1.0 if value is None else value
 
 
 def sampling_controls(pipe: RQImageGenerationPipeline) -> list[gr.components.Component]:
     """Controls of the sampling, set as the checkpoint's own; in the order of `Studio.settings`."""
     config = pipe.transformer.config
-
-    def own(name: str, fallback: float) -> float:
-        value = shown_setting(pipe, name)
-        return fallback if value is None else value
-
     with gr.Row():
         count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
         seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", elem_id="seed")
     with gr.Accordion("Sampling", open=False):
-        value = own("temperature", 1.0)
+        value = shown_setting(pipe, "temperature")
         temperature = gr.Slider(min(0.05, value), max(2.0, value), value=value, step=0.05, label="Temperature")
-        top_k = gr.Slider(
-            1, config.codebook_size, value=min(own("top_k", config.codebook_size), config.codebook_size), step=1,
-            label="Top-k: draw from so many codes",
-        )  # fmt: skip
-        value = own("top_p", 1.0)
+        value, label = shown_setting(pipe, "top_k"), "Top-k: draw from so many codes"
+        top_k = gr.Slider(1, config.codebook_size, value=value, step=1, label=label)
+        value = shown_setting(pipe, "top_p")
         label = "Top-p: draw from so much probability"
         top_p = gr.Slider(min(0.05, value), 1.0, value=value, step=0.05, label=label)
-        value = own("guidance_scale", 1.0)
+        value = shown_setting(pipe, "guidance_scale")
         guidance = gr.Slider(
             0.0, max(8.0, value), value=value, step=0.1, label="Guidance (1: none)",
             interactive=config.null_condition_ids is not None,
@@ -203,8 +202,9 @@ def condition_control(pipe: RQImageGenerationPipeline, name: str) -> gr.componen
     config = pipe.transformer.config
     if config.condition_length == 1:
         names = {index: (config.id2label or {}).get(index, index) for index in config.class_ids}
-        counts = Counter(names.values())  # classes of one name are told apart by their ids
-        labels = [(str(name), name) if counts[name] == 1 else (f"{name} ({i})", i) for i, name in names.items()]
+        counts = Counter(str(name).strip().lower() for name in names.values())  # told apart by ids where they are one
+        is_one = {index: counts[str(name).strip().lower()] == 1 for index, name in names.items()}
+        labels = [(str(name), name) if is_one[i] else (f"{name} ({i})", i) for i, name in names.items()]
         return gr.Dropdown(labels, value=labels[0][1], label="Class", elem_id=name, visible=config.vocab_size > 1)
     return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=name, max_lines=1)
 
@@ -269,5 +269,5 @@ def main(argv=None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

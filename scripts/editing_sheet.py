@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.command_line import picture_file
+from rq_hf.command_line import INPUT_ERRORS, picture_file
 from rq_hf.picture_grid import picture_grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,5 +132,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

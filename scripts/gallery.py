@@ -19,6 +19,7 @@ from editing_sheet import COMPLETIONS, ROOT, completion_row
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.likelihood_ranking import LIKELIHOOD
 from rq_hf.picture_grid import picture_grid
 
@@ -79,5 +80,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

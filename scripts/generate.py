@@ -14,6 +14,7 @@ import torch
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.command_line import (
+    INPUT_ERRORS,
     add_device_argument,
     add_sampling_arguments,
     add_selection_arguments,
@@ -40,7 +41,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--tile_size", type=positive, default=256, help="pixels per picture on the sheet")
     parser.add_argument("--output", type=picture_file, help="PNG to write; by default a new file in out/")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # prompts may follow an option
 
 
 def main(argv=None) -> None:
@@ -84,5 +85,5 @@ def main(argv=None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
 from rq_hf import RQVAEModel
-from rq_hf.command_line import picture_file, positive
+from rq_hf.command_line import INPUT_ERRORS, picture_file, positive
 from rq_hf.picture_decoding import decode_picture
 from rq_hf.picture_grid import picture_grid, unused_path
 from rq_hf.pipeline_rq_image_generation import load_component
@@ -61,5 +61,5 @@ if __name__ == "__main__":
     try:
         with torch.inference_mode():
             main()
-    except (ValueError, OSError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -101,6 +101,23 @@ def test_classes_of_one_name_are_told_apart(app, make_pipeline):
     app.Studio(pipe).draw(2, 3, *SAMPLING, progress=ignore)
 
 
+def test_classes_whose_names_differ_in_case_alone_are_told_apart(app, make_pipeline):
+    pipe = make_pipeline("class")
+    pipe.transformer.config.id2label = {0: "Crane", 1: "goose", 2: "crane"}
+    menu = app.condition_control(pipe, "x")
+    assert menu.choices == [("Crane (0)", 0), ("goose", "goose"), ("crane (2)", 2)]
+
+
+@pytest.mark.parametrize("own", [{"top_k": [None, 8, 4]}, {"top_k": [64, 8, 4]}, {"temperature": [None, 0.2, 0.1]}])
+def test_controls_that_are_not_touched_leave_the_checkpoints_settings_per_depth(app, tiny_pipeline, own):
+    tiny_pipeline.transformer.generation_config.update(**own)
+    with gr.Blocks():
+        count, seed, *others = app.sampling_controls(tiny_pipeline)
+    codes, _ = app.Studio(tiny_pipeline).draw("a heart", 3, 1, 5, *(each.value for each in others), progress=ignore)
+    plain = tiny_pipeline("a heart", generator=torch.Generator().manual_seed(5), output_type="latent").images
+    assert torch.equal(codes, plain)
+
+
 def test_sliders_reach_the_checkpoints_own_settings(app, tiny_pipeline):
     tiny_pipeline.transformer.generation_config.update(temperature=2.5, top_p=0.01, guidance_scale=10.0)
     with gr.Blocks():
@@ -147,6 +164,10 @@ def test_what_the_model_cannot_take_is_an_error_on_the_page(app, tiny_pipeline):
         app.Studio(tiny_pipeline).draw("a heart", 3, 1, 0, 0.0, 8, 1.0, 1.0, progress=ignore)
     with pytest.raises(gr.Error, match="Enter a seed"):
         app.Studio(tiny_pipeline).draw("a heart", 3, 1, None, *SAMPLING[2:], progress=ignore)
+    with pytest.raises(gr.Error, match="floating-point pixels have no known range"):
+        app.Studio(tiny_pipeline).complete(
+            Image.new("F", (20, 20), 1e6), "a heart", "top", 50, 3, *SAMPLING, progress=ignore
+        )
     assert app.Studio(tiny_pipeline).decode(None, 2) == []
 
 

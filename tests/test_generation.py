@@ -429,7 +429,7 @@ def test_settings_that_nothing_reads_are_told(make_transformer, caplog, monkeypa
 def test_settings_may_be_arrays_and_tensors(tiny_transformer):
     input_ids = conditions(tiny_transformer)
     plain = tiny_transformer.generate(input_ids, temperature=0.5, top_k=[3, 4, 5], generator=seeded(4))
-    other = dict(temperature=torch.tensor(0.5), top_k=np.array([3, 4, 5]))
+    other = dict(temperature=torch.tensor(0.5), top_k=np.array([3, 4, 5]), guidance_scale=torch.tensor(1.0))
     assert torch.equal(tiny_transformer.generate(input_ids, **other, generator=seeded(4)), plain)
 
 
@@ -437,6 +437,23 @@ def test_settings_may_be_arrays_and_tensors(tiny_transformer):
 def test_a_callback_that_returns_something_else_is_refused(tiny_transformer, answer):
     with pytest.raises(ValueError, match=f"the callback's codes must be a tensor, got {type(answer).__name__}"):
         tiny_transformer.generate(conditions(tiny_transformer), callback=lambda *_: answer)
+
+
+@pytest.mark.parametrize("position", [0, 1, 3])
+def test_codes_that_a_callback_changed_in_place_are_checked(tiny_transformer, position):
+    def change(at, codes):
+        if at == position:
+            codes[:, 0, 0, 0] = 999
+
+    with pytest.raises(ValueError, match=r"the callback's codes must be integers in \[0, 32\), got .* to 999"):
+        tiny_transformer.generate(conditions(tiny_transformer), callback=change)
+
+
+def test_the_smallest_nucleus_is_the_likeliest_code(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    likeliest = tiny_transformer.generate(input_ids, do_sample=False)
+    for top_p in (1e-40, 1e-46, 5e-324):
+        assert torch.equal(tiny_transformer.generate(input_ids, top_p=top_p, generator=seeded(0)), likeliest)
 
 
 def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
@@ -574,7 +591,7 @@ KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
         (dict(top_p=[0.5, 0.5, -0.5]), r"`top_p` must be in \(0, 1\]"),
         (dict(temperature=0), "`temperature` must be greater than 0, got 0"),
         (dict(temperature=-1.0), "`temperature` must be greater than 0, got -1.0"),
-        (dict(temperature="hot"), "`temperature` must be greater than 0, got hot"),
+        (dict(temperature="hot"), "`temperature` must be greater than 0, got 'hot'"),
         (dict(temperature=[1.0, 1.0]), "`temperature` must be a number or a list of one per depth"),
         (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),

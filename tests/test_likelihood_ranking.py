@@ -73,6 +73,19 @@ def test_it_needs_no_captions(make_pipeline, kind):
     assert torch.equal(latent.scores, drawn.scores)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_are_the_same_under_another_default_dtype(tiny_pipeline, dtype):
+    def scores():
+        return tiny_pipeline(PROMPTS[0], num_candidates=4, ranker="likelihood", generator=seeded(0)).scores
+
+    plain = scores()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(scores(), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_given_first_codes_leave_the_choice_to_the_next(tiny_pipeline):
     picture = tiny_pipeline("rocket", generator=seeded(1)).images[0]
     options = dict(keep_depths=1, output_type="latent")

@@ -256,6 +256,23 @@ def test_encode_refuses_what_is_no_picture(tiny_rqvae, pixels, message):
         tiny_rqvae.encode(pixels)
 
 
+def test_latents_that_are_not_finite_get_no_codes(tiny_rqvae, pictures):
+    tiny_rqvae.encoder.conv_in.weight.data.mul_(1e6)
+    assert len(tiny_rqvae.encode(pictures).unique()) > 1
+    tiny_rqvae.half()  # too narrow
+    for call in (tiny_rqvae.encode, lambda pixels: tiny_rqvae.quantize(tiny_rqvae.encode_latents(pixels))):
+        with pytest.raises(ValueError, match="`latents` must be finite, got NaN or infinity from weights in torch.f"):
+            call(pictures)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 7), (0, 4, 4, 8)])
+def test_latents_of_another_shape_are_refused(tiny_rqvae, shape):
+    with pytest.raises(ValueError, match=rf"`latents` must have shape \(batch_size, ..., 8\), got \({shape[0]}, "):
+        tiny_rqvae.quantize(torch.zeros(shape))
+    with pytest.raises(ValueError, match="`quantized` must be a tensor, got list"):
+        tiny_rqvae.decode_quantized([1])
+
+
 def test_forward_and_encode_latents_refuse_the_same_shapes(tiny_rqvae):
     for call in (tiny_rqvae, tiny_rqvae.encode_latents):
         with pytest.raises(ValueError, match=r"`pixel_values` must have shape .*got \(1, 3, 18, 16\)"):

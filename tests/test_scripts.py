@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.picture_grid import MARGIN
 from rq_hf.pipeline_rq_image_generation import load_component
 
@@ -129,7 +131,7 @@ def test_a_fresh_start_does_not_mix_with_earlier_checkpoints(rqvae_folder):
 def test_generate_writes_a_sheet_and_prints_its_path(pipeline_folder, tmp_path):
     options = ["--num_images", 2, "--tile_size", 32, "--seed", 5]
     printed = [
-        Path(run("generate.py", pipeline_folder, "a heart", "a cat", *options, folder=tmp_path).splitlines()[-1])
+        Path(run("generate.py", pipeline_folder, "a heart", *options, "a cat", folder=tmp_path).splitlines()[-1])
         for _ in range(2)
     ]
     first, second = (Image.open(tmp_path / path) for path in printed)
@@ -170,14 +172,20 @@ def test_generate_looks_for_classes_by_name_before_it_does_by_id(load_script, ma
 
 def test_generate_names_what_is_wrong(load_script, pipeline_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(pipeline_folder, damaged, ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = json.loads((damaged / "transformer" / "config.json").read_text())
+    (damaged / "transformer" / "config.json").write_text(json.dumps(config | {"num_attention_heads": 7}))
     for arguments, expected in (
         ([pipeline_folder], "`prompt` must be given"),
         ([pipeline_folder, "a heart", "--output", "pictures"], "must be a file of a picture, such as pictures.png"),
+        ([pipeline_folder, "a heart", "--output", "a.xbm"], "must be a file of a picture, such as pictures.png"),
         ([pipeline_folder, "a heart", "--tile_size", 0], "must be at least 1, got 0"),
         ([pipeline_folder, "a heart", "--device", "foo"], "must be a device of this machine, got 'foo'"),
         ([pipeline_folder, "a heart", "--seed", 2**64 - 1], "`--seed` must be from -2^63 to 2^64 - 4 for 4 pictures"),
+        ([damaged, "a heart"], "`hidden_size` must be a multiple of `num_attention_heads` = 7"),
     ):
-        with pytest.raises((ValueError, OSError, SystemExit)) as ended:
+        with pytest.raises((*INPUT_ERRORS, SystemExit)) as ended:
             load_script("generate").main([str(argument) for argument in arguments])
         told = capsys.readouterr().err if ended.type is SystemExit else str(ended.value)
         assert expected in told.splitlines()[-1]

@@ -276,6 +276,16 @@ def test_grey_pictures_reach_a_classifier_of_one_or_three_channels():
         assert ImageClassifier(model, processor).probabilities(grey).sum(1).tolist() == pytest.approx([1, 1])
 
 
+def test_a_classifier_of_grey_sees_the_luminance_of_colours():
+    red = torch.zeros(2, 3, 16, 16)
+    red[1, 1:] = 0.8
+    classifier = ImageClassifier(*tiny_classifier(channels=1))
+    first, second = classifier.probabilities(red)
+    assert not torch.allclose(first, second)
+    grey = (red[1, 0] * 0.299 + red[1, 1] * 0.587 + red[1, 2] * 0.114).expand(1, 1, 16, 16)
+    torch.testing.assert_close(classifier.probabilities(grey)[0], second, rtol=1e-2, atol=1e-3)
+
+
 def test_guidance_and_selection_work_together_and_a_callback_sees_every_batch(tiny_pipeline, ranker):
     steps = []
     output = tiny_pipeline(

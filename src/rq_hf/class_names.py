@@ -45,6 +45,8 @@ def ids_of_labels(labels: Any, id2label: Mapping[int, str], known: list[int]) ->
     for label in labels:
         label = label.item() if isinstance(label, np.integer) else label
         if isinstance(label, str):
+            if not names:
+                raise ValueError(f"`class_labels` must be ids in {among}: the classes have no names, got {label!r}.")
             if label.strip().lower() not in names:
                 close = difflib.get_close_matches(label.lower(), list(names), n=3, cutoff=0.0)
                 raise ValueError(f"`class_labels` must be labels of this model, such as {close}, got {label!r}.")

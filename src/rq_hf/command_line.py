@@ -3,16 +3,20 @@
 """Command-line options that several scripts share."""
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
 from .configuration_common import SAMPLING
 from .likelihood_ranking import LIKELIHOOD
 from .selection import CLIPRanker, ImageClassifier
 
+# What a script ends with in one line: bad input, a file that cannot be read, a configuration that does not fit.
+INPUT_ERRORS = (ValueError, OSError, StrictDataclassError)
 RANKER = f"Hub id or folder of a CLIP-like model, or {LIKELIHOOD!r}: the model itself; needs --num_candidates"
 LIKELIHOOD_WEIGHT = "so many times the model's own log-likelihood is added to the cosines of --ranker"
 
@@ -31,8 +35,11 @@ def one_or_more(kind):
 def picture_file(text: str) -> Path:
     """An argparse type: a path whose suffix tells a format that pictures can be written in."""
     path = Path(text)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise argparse.ArgumentTypeError(f"must be a file of a picture, such as pictures.png, got '{text}'")
+    try:
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), Image.registered_extensions().get(path.suffix.lower(), ""))
+    except (KeyError, ValueError, OSError) as error:  # no format, one that is read only, one without colours
+        message = f"must be a file of a picture, such as pictures.png, got '{text}'"
+        raise argparse.ArgumentTypeError(message) from error
     return path
 
 

@@ -123,7 +123,8 @@ class RQTransformerConfig(RQConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Part of the `@strict` validation: fields that do not fit together are a `ValueError`."""
+        """Part of the `@strict` validation: fields that do not fit together are a `ValueError`, which
+        `huggingface_hub` raises as a `StrictDataclassError`."""
         super().validate_architecture()
         self._require(
             len(self.code_shape) == 3 and all(size >= 1 for size in self.code_shape),

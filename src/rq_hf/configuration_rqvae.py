@@ -82,7 +82,8 @@ class RQVAEConfig(RQConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Part of the `@strict` validation: fields that do not fit together are a `ValueError`."""
+        """Part of the `@strict` validation: fields that do not fit together are a `ValueError`, which
+        `huggingface_hub` raises as a `StrictDataclassError`."""
         super().validate_architecture()
         counts = "image_size num_channels base_channels latent_channels norm_num_groups codebook_size codebook_dim"
         for name in f"{counts} code_depth num_res_blocks".split():

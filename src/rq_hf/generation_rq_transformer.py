@@ -23,6 +23,7 @@ from .evaluation_mode import in_evaluation_mode
 from .key_value_caches import KeyValueCache
 from .residual_quantizer import MIN_TEMPERATURE, one_per_depth, row_blocks
 from .sampling_steps import (
+    MIN_TOP_P,
     CompiledSteps,
     ProductsByOneDNN,
     Sampling,
@@ -174,10 +175,13 @@ class RQTransformerGenerationMixin(GenerationMixin):
         def goes_on(position: int) -> bool:
             """Asks the callback, whose codes take the place of those so far."""
             nonlocal codes
-            answer = True if callback is None else callback(position, codes.view(batch_size, height, width, depth))
-            if answer is not None and not isinstance(answer, bool):
-                self.check_codes("the callback's codes", answer, (batch_size,))
-                codes = answer.to(codes, copy=True).flatten(1, 2)  # the callback may keep what it returns
+            if callback is None:
+                return True
+            shown = codes.view(batch_size, height, width, depth)
+            answer = callback(position, shown)
+            changed = shown if answer is None or isinstance(answer, bool) else answer  # in place, or returned
+            self.check_codes("the callback's codes", changed, (batch_size,))
+            codes = changed.to(codes, copy=changed is not shown).flatten(1, 2)  # it may keep what it returns
             return answer is not False
 
         num_known = 0 if known_mask is None else int(known_mask.all(-1).all(0).long().cumprod(0).sum())
@@ -252,8 +256,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
         )
         top_k = [value if value is None else int(value) for value in top_k]
         top_p = one_per_depth("top_p", setting("top_p", top_p, None), depth, lambda v: 0 < v <= 1, "in (0, 1]")
-        top_p = [value if value is None else float(value) for value in top_p]
+        top_p = [value if value is None else float(max(value, MIN_TOP_P)) for value in top_p]
         guidance_scale = setting("guidance_scale", guidance_scale, 1.0)
+        guidance_scale = guidance_scale.tolist() if hasattr(guidance_scale, "tolist") else guidance_scale
         is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
         if not is_number or not 0 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")

@@ -38,9 +38,10 @@ def likelihood_scorer(
 
     def score(codes: torch.LongTensor, rows: Sequence[int]) -> torch.Tensor:
         masks = [known_mask] if known_mask is None or known_mask.ndim < 4 else known_mask  # `generate` has checked it
-        rows, depths = torch.tensor(rows), [first_drawn_depth(mask, codes.shape[-1]) for mask in masks]
-        of_row = torch.tensor(depths)[rows if len(depths) > 1 else torch.zeros_like(rows)]  # (B,)
-        scores = torch.empty(len(rows))
+        rows = torch.tensor(rows, device="cpu")
+        depths = [first_drawn_depth(mask, codes.shape[-1]) for mask in masks]
+        of_row = torch.tensor(depths, device="cpu")[rows if len(depths) > 1 else torch.zeros_like(rows)]  # (B,)
+        scores = torch.empty(len(rows), dtype=torch.float32, device="cpu")
         for depth in of_row.unique().tolist():
             places = (of_row == depth).nonzero()[:, 0]
             scores[places] = transformer.log_likelihood(input_ids[rows[places]], codes[places], depth).cpu()

@@ -278,7 +278,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         Raises:
             `ValueError`: no class-conditional model with `id2label`, or a name that is no text or is taken.
         """
-        config = copy.deepcopy(self.config)
+        config, names = copy.deepcopy(self.config), names if isinstance(names, str) else list(names)
         config.add_classes(names)
         new_ids = [index for index in config.id2label if index not in self.config.id2label]
         old_ids = self.config.class_ids if new_ids else []
@@ -433,7 +433,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         elif logits is None:
             return self.code_head(depth_states, labels=labels)
         else:
-            targets = labels.flatten()
+            targets = labels.flatten().long()
         losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none", ignore_index=IGNORED)
         counted = None if labels.is_floating_point() else (targets != IGNORED).float()
         return _means(losses, counted, depth_states.shape[-2])
@@ -443,5 +443,5 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
         counted = torch.ones_like(targets, dtype=torch.bool)
         if self.config.pad_token_id is not None:
             counted = targets != self.config.pad_token_id
-        losses = F.cross_entropy(text_logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        losses = F.cross_entropy(text_logits.flatten(0, 1).float(), targets.flatten().long(), reduction="none")
         return (losses * counted.flatten()).sum() / counted.sum().clamp(min=1)

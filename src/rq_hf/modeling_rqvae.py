@@ -182,13 +182,15 @@ class RQVAEModel(HubModel):
             `torch.LongTensor` of shape `(B, H, W, D)`.
 
         Raises:
-            `ValueError`: shape, or pixels out of range.
+            `ValueError`: shape, pixels out of range, or latents that are not finite.
         """
         self._check_pixel_shape(pixel_values)
         low, high = pixel_values.float().aminmax()
         if not (low >= -1 - 1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"`pixel_values` must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
-        return self.quantizer.quantize(self.encode_latents(pixel_values))[0]
+        latents = self.encode_latents(pixel_values)
+        self._check_latents(latents)
+        return self.quantizer.quantize(latents)[0]
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -212,7 +214,12 @@ class RQVAEModel(HubModel):
         stochastic: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes and residuals of latents, see [`ResidualQuantizer.quantize`]."""
+        """Codes and residuals of latents, see [`ResidualQuantizer.quantize`].
+
+        Raises:
+            `ValueError`: as there, or latents that are not finite.
+        """
+        self._check_latents(latents)
         return self.quantizer.quantize(latents, temperature, stochastic, generator)
 
     @apply_forward_hook
@@ -255,8 +262,10 @@ class RQVAEModel(HubModel):
             `torch.Tensor` of shape `(B, num_channels, height, width)`, as of [`decode`].
 
         Raises:
-            `ValueError`: another shape.
+            `ValueError`: no tensor, or another shape.
         """
+        if not isinstance(quantized, torch.Tensor):
+            raise ValueError(f"`quantized` must be a tensor, got {type(quantized).__name__}.")
         if quantized.ndim != 4 or quantized.shape[-1] != self.config.codebook_dim or 0 in quantized.shape:
             expected = f"(batch_size, height, width, {self.config.codebook_dim})"
             raise ValueError(f"`quantized` must have shape {expected}, got {tuple(quantized.shape)}.")
@@ -299,6 +308,14 @@ class RQVAEModel(HubModel):
     def _decode_quantized(self, quantized: torch.Tensor) -> torch.Tensor:
         channels_first = quantized.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)  # (B, n_z, H, W)
         return self.decoder(self.post_quant_conv(channels_first))
+
+    def _check_latents(self, latents: torch.Tensor) -> None:
+        """What is not finite has no nearest code, and would get the first."""
+        if not torch.compiler.is_compiling() and not latents.isfinite().all():  # breaks a graph
+            weights = self.quant_conv.weight.dtype
+            raise ValueError(
+                f"`latents` must be finite, got NaN or infinity from weights in {weights}: float16 may be too narrow."
+            )
 
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor

@@ -74,7 +74,9 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 )
         self.register_modules(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
         grey = rqvae is not None and rqvae.config.num_channels == 1
-        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=not grey, do_convert_grayscale=grey)
+        self.image_processor = VaeImageProcessor(  # no tensor is taken for latents, which pass as they are
+            do_resize=False, vae_latent_channels=0, do_convert_rgb=not grey, do_convert_grayscale=grey
+        )
         self._interrupt = False
 
     @property
@@ -244,15 +246,9 @@ class RQImageGenerationPipeline(EditingMixin, HubPipelineMixin, DiffusionPipelin
                 codes, _ = draw([row for row in range(count) for _ in range(num_images_per_prompt)], generator)
             else:
                 codes, scores = select_codes(
-                    draw,
-                    score,
-                    count,
-                    num_images_per_prompt,
-                    candidates,
-                    candidate_batch_size,
-                    generator,
+                    draw, score, count, num_images_per_prompt, candidates, candidate_batch_size, generator,
                     lambda: self.interrupt,
-                )
+                )  # fmt: skip
         images = codes
         if output_type != "latent":
             at_once = len(codes) if candidates is None else candidate_batch_size

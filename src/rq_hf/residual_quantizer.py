@@ -35,10 +35,10 @@ def one_per_depth(name: str, value: Any, code_depth: int, valid: Callable[[float
     value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
-        raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value}.")
+        raise ValueError(f"`{name}` must be a number or a list of one per depth ({code_depth}), got {value!r}.")
     for entry in values:
         if entry is not None and (isinstance(entry, bool) or not isinstance(entry, Real) or not valid(entry)):
-            raise ValueError(f"`{name}` must be {expected}, got {value}.")
+            raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
     return values
 
 
@@ -251,8 +251,11 @@ class ResidualQuantizer(nn.Module):
             codes `(B, H, W, D)` long and residuals r_0..r_{D-1} `(B, H, W, D, n_z)` fp32.
 
         Raises:
-            `ValueError`: a negative temperature, or not one per depth.
+            `ValueError`: latents of another width, or none; a negative temperature, or not one per depth.
         """
+        width = self.codebook.weight.shape[-1]
+        if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
+            raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
         temperatures = one_per_depth("temperature", temperature, self.code_depth, lambda v: v >= 0, "at least 0")
         shape = latents.shape[:-1]
         codes, residuals = [], []

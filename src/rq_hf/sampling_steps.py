@@ -35,6 +35,8 @@ CPU_MODES = {
 }
 # By the bytes of a weight: integers of its size, as which the bits of weights are added up.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# A `top_p` that is above 0 in fp32, too; the likeliest code alone is kept long before.
+MIN_TOP_P = 1e-30
 # Compiled programs kept for a model; each holds a copy of the weights that it uses.
 MAX_PROGRAMS = 8
 

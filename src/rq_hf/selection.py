@@ -32,6 +32,9 @@ from .likelihood_ranking import is_likelihood
 # Options of a model's download that hold for its processor as well.
 PROCESSOR_OPTIONS = ("subfolder", "trust_remote_code")
 
+# Weights of red, green and blue in the grey of a picture (ITU-R BT.601).
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+
 
 @dataclass
 class RQImagePipelineOutput(ImagePipelineOutput):
@@ -154,10 +157,13 @@ class ImageClassifier:
     @torch.no_grad()
     def probabilities(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Probabilities `(B, C)` of the classes, for pixels `(B, 1 or 3, height, width)` in [-1, 1]."""
-        inputs = processed(self.image_processor, to_levels(pixel_values))
-        channels = getattr(self.model.config, "num_channels", 3)
-        if channels == 1:
-            inputs = inputs[:, :1]
+        levels = to_levels(pixel_values)
+        is_grey = getattr(self.model.config, "num_channels", 3) == 1
+        if is_grey:
+            luminance = torch.einsum("bchw,c->bhw", levels.float(), LUMINANCE.to(levels.device))
+            levels = luminance.round().to(torch.uint8)[:, None].expand_as(levels)
+        inputs = processed(self.image_processor, levels)
+        inputs = inputs[:, :1] if is_grey else inputs
         logits = self.model(inputs.to(self.model.device, self.model.dtype)).logits
         return logits.float().softmax(-1)
 
@@ -172,7 +178,7 @@ class ImageClassifier:
             `torch.FloatTensor` of shape `(B,)`, in [0, 1], on the CPU.
         """
         probabilities = self.probabilities(pixel_values).cpu()
-        return probabilities.gather(1, torch.tensor(targets)[:, None])[:, 0]
+        return probabilities.gather(1, torch.tensor(targets, device="cpu")[:, None])[:, 0]
 
 
 class CLIPRanker:
@@ -387,7 +393,7 @@ class BestCandidates:
         """Codes `(B, H, W, D)` and scores `(B,)`, prompt after prompt, the best first."""
         codes = [each for of_prompt in self._codes for each in of_prompt]
         scores = [each for of_prompt in self._scores for each in of_prompt]
-        return torch.stack(codes), torch.tensor(scores)
+        return torch.stack(codes), torch.tensor(scores, dtype=torch.float32, device="cpu")
 
 
 def select_codes(
