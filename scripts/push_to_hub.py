@@ -14,6 +14,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HTTPError
 
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.sharing import VARIANTS, push_folder
 
 
@@ -41,5 +42,5 @@ def main(argv=None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, HTTPError) as error:  # the last also where nothing answers
+    except (*INPUT_ERRORS, HTTPError) as error:  # the last also where nothing answers
         sys.exit(f"{type(error).__name__}: {error}")

@@ -497,3 +497,93 @@ def test_the_example_of_a_card_is_a_class_that_can_be_asked_for(hub, make_pipeli
     text = ModelCard.load("me/classes").text
     assert f"class_labels={example}" in text
     pipe(class_labels=json.loads(example))
+
+
+def test_a_repository_with_code_gets_it_anew_and_one_with_other_code_none(hub, folder):
+    push_folder(folder, "me/tiny", with_code=True)
+    before = set(hub.files("me/tiny"))
+    index = hub.files("me/tiny")["model_index.json"].read_bytes()
+    (folder / "model_index.json").write_text(
+        (folder / "model_index.json").read_text() + "\n"
+    )  # so that it is uploaded
+    push_folder(folder, "me/tiny")
+    assert set(hub.files("me/tiny")) == before and hub.files("me/tiny")["model_index.json"].read_bytes() == index
+    assert hub.files("me/tiny")["README.md"].read_text().count("## Without rq_hf") == 1
+    create_repo("me/own")
+    HfApi().upload_file(path_or_fileobj=b"print('mine')", path_in_repo="pipeline.py", repo_id="me/own")
+    push_folder(folder, "me/own")
+    assert hub.files("me/own")["pipeline.py"].read_bytes() == b"print('mine')"
+    assert "rqvae/modeling_rqvae.py" not in hub.files("me/own")
+
+
+def test_an_older_variant_in_the_folder_is_not_pushed_beside_the_new_one(hub, tiny_rqvae, tmp_path):
+    tiny_rqvae.save_pretrained(tmp_path, variant="fp16")
+    old = tmp_path / "model.fp16.safetensors"
+    content = old.read_bytes()
+    tiny_rqvae.encoder.conv_in.bias.data.fill_(3.0)
+    tiny_rqvae.save_pretrained(tmp_path)
+    old.write_bytes(content)  # which saving takes away
+    push_folder(tmp_path, "me/tiny", variants=["fp16"], max_shard_size="40KB")
+    loaded = RQVAEModel.from_pretrained("me/tiny", variant="fp16")
+    assert (loaded.encoder.conv_in.bias == 3.0).all() and "model.fp16.safetensors" not in hub.files("me/tiny")
+
+
+def test_variants_of_an_earlier_push_are_kept_with_a_warning(hub, folder, caplog):
+    push_folder(folder, "me/tiny", variants=["fp16"])
+    assert "me/tiny keeps weights" not in caplog.text
+    push_folder(folder, "me/tiny")
+    kept = ["rqvae/model.fp16.safetensors", "transformer/model.fp16.safetensors"]
+    assert f"me/tiny keeps weights of an earlier push, which may be older than these: {kept}." in caplog.text
+    assert set(kept) <= set(hub.files("me/tiny"))
+
+
+def test_evaluations_of_one_metric_keep_a_row_each(hub, tiny_pipeline):
+    def rows() -> list[str]:
+        return [line for line in ModelCard.load("me/tiny").text.splitlines() if line.startswith("| emoji")]
+
+    twice = [evaluation("test", 20.0), evaluation("test", 30.0)]
+    for _ in range(2):
+        tiny_pipeline.push_to_hub("me/tiny", evaluations=twice)
+        assert rows() == ["| emoji | test | PSNR (dB) | 20 |", "| emoji | test | PSNR (dB) | 30 |"]
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 25.0)])
+    assert rows() == ["| emoji | test | PSNR (dB) | 25 |"]
+    assert [result.metric_value for result in ModelCard.load("me/tiny").data.eval_results] == [25.0]
+    small = evaluation("test", 21.0)
+    small["dataset"]["config"] = "small"
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[small])
+    assert rows() == ["| emoji | test | PSNR (dB) | 25 |", "| emoji (small) | test | PSNR (dB) | 21 |"]
+
+
+def test_links_to_folders_are_followed_and_a_missing_tokenizer_is_named(hub, folder, tiny_pipeline, tmp_path):
+    (folder / "tokenizer").rename(tmp_path / "words")
+    with pytest.raises(ValueError, match="`folder` must hold a folder 'tokenizer', for the `tokenizer` of its"):
+        push_folder(folder, "me/tiny")
+    assert hub.repositories == {}
+    (folder / "tokenizer").symlink_to(tmp_path / "words")
+    (folder / "rqvae" / "back").symlink_to(folder)
+    push_folder(folder, "me/tiny")
+    assert np.array_equal(
+        draw(RQImageGenerationPipeline.from_pretrained("me/tiny"), PROMPT), draw(tiny_pipeline, PROMPT)
+    )
+    assert not [path for path in hub.files("me/tiny") if "back" in path]
+
+
+def test_an_adapter_takes_evaluations_and_no_variants(hub, tiny_pipeline, tmp_path):
+    get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"])).save_pretrained(tmp_path)
+    (tmp_path / "README.md").unlink()
+    for options in ({"variants": ["fp16"]}, {"max_shard_size": "1KB"}):
+        with pytest.raises(ValueError, match="`variants` and `max_shard_size` need a model's whole weights"):
+            push_folder(tmp_path, "me/adapter", **options)
+    assert hub.repositories == {}
+    push_folder(tmp_path, "me/adapter", evaluations=[evaluation("test", 20.0)])
+    card = ModelCard.load("me/adapter")
+    assert "| emoji | test | PSNR (dB) | 20 |" in card.text and card.data.eval_results[0].metric_value == 20.0
+
+
+def test_a_stray_pickle_is_left_out_with_a_warning(folder, caplog):
+    shared = set(shared_files(folder))
+    (folder / "logs").mkdir()
+    for path in (folder / "notes.pkl", folder / "logs" / "x.pt", folder / "tokenizer" / "words.pickle"):
+        path.write_bytes(b"anything")
+    assert set(shared_files(folder)) == shared
+    assert "notes.pkl is a pickle and is not uploaded" in caplog.text

@@ -49,7 +49,7 @@ def folder_card(
         card_data: metadata to start from.
         repo_id: repository that the snippets load.
         with_code: the repository brings the code to be loaded without this library.
-        evaluations: of a pipeline or a model, see [`evaluation_results`].
+        evaluations: see [`evaluation_results`].
 
     Raises:
         `ValueError`: a folder of none of these kinds.
@@ -57,12 +57,14 @@ def folder_card(
     folder, kind = Path(folder), folder_kind(folder)
     title = repo_id.split("/")[-1]
     if kind == "adapter":
-        return _adapter_card(folder, card_data, title, repo_id)
+        card = _adapter_card(folder, card_data, title, repo_id)
+        return ModelCard(extended_card(str(card), kind, repo_id, False, evaluations))
     if kind == "tokenizer":
         config = _read_json(folder / "tokenizer_config.json")
-        return render_small_card(
+        card = render_small_card(
             "tokenizer", card_data, title=title, repo_id=repo_id, max_length=config.get("model_max_length")
         )
+        return ModelCard(extended_card(str(card), kind, repo_id, False, evaluations))
     if kind == "pipeline":
         parts = {name: _read_json(folder / name / "config.json") for name in ("rqvae", "transformer")}
         architecture: Any = {name: config for name, config in parts.items() if config}
@@ -104,13 +106,14 @@ def extended_card(
     header = ["Data set", "Split", "Metric", "Value"]
     lines, added = str(card).splitlines(), []
     rows = table(evaluation_rows(results), header).splitlines()
+    former = _lines_by_beginning(lines, rows[2:])
     for row in rows[2:]:
-        beginning = row.rpartition(" | ")[0] + " | "  # all but the value
-        places = [place for place, line in enumerate(lines) if line.startswith(beginning)]
-        for place in places:
-            lines[place] = row
-        if not places:
+        if places := former[_beginning(row)]:
+            lines[places.pop(0)] = row
+        else:
             added.append(row)
+    gone = {place for places in former.values() for place in places}  # of values that have no successor
+    lines = [line for place, line in enumerate(lines) if place not in gone]
     heading = f"## Evaluation of {repo_id}"
     if added and heading in lines:  # of an earlier push
         place = lines.index(heading) + 1
@@ -122,6 +125,19 @@ def extended_card(
     if not added or heading in lines:
         return text
     return _with_section(text, "\n".join([heading, "", *rows[:2], *added, ""]))
+
+
+def _beginning(row: str) -> str:
+    """All of a table's row but the value."""
+    return row.rpartition(" | ")[0] + " | "
+
+
+def _lines_by_beginning(lines: Sequence[str], rows: Sequence[str]) -> dict[str, list[int]]:
+    """For the beginning of each row the places of the lines that have it, too."""
+    return {
+        beginning: [place for place, line in enumerate(lines) if line.startswith(beginning)]
+        for beginning in map(_beginning, rows)
+    }
 
 
 def _with_section(card: str, section: str) -> str:

@@ -45,13 +45,14 @@ def transformer_rows(config: RQTransformerConfig | None, num_parameters: int | N
 
 
 def evaluation_rows(results: Iterable[EvalResult]) -> list[tuple[Any, ...]]:
-    """Data set, split, metric and value of each result."""
+    """Data set (with its configuration), split, metric and value of each result."""
     rows = []
     for result in results:
         value = result.metric_value
         if isinstance(value, float):
             value = f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-        rows.append((result.dataset_name, result.dataset_split or "", result.metric_name or result.metric_type, value))
+        name = result.dataset_name + (f" ({result.dataset_config})" if result.dataset_config else "")
+        rows.append((name, result.dataset_split or "", result.metric_name or result.metric_type, value))
     return rows
 
 

@@ -19,6 +19,7 @@ COMPONENT_CODE = {
     "rqvae": ("modeling_rqvae", "RQVAEConfig", "RQVAEModel"),
     "rq_transformer": ("modeling_rq_transformer", "RQTransformerConfig", "RQTransformerForImageGeneration"),
 }
+MADE_OF = "# Made of the library rq_hf's "
 # What a class cannot do without the library; the base class's own takes its place.
 LEFT_OUT_METHODS = {"push_to_hub", "_push_saved"}
 
@@ -44,6 +45,11 @@ def code_files(folder: str | Path) -> dict[str, str]:
     raise ValueError(f"`folder` must be of a pipeline or a model to get code, got {str(folder)!r}.")
 
 
+def is_brought_code(text: str) -> bool:
+    """Whether a file is one that [`code_files`] makes."""
+    return any(line.startswith(MADE_OF) for line in text.splitlines()[:10])
+
+
 def single_file(module: str) -> str:
     """A module of this package and all of the package that it imports, as one file that needs the package no more.
 
@@ -63,7 +69,7 @@ def single_file(module: str) -> str:
     header = [
         "# Copyright 2026 The rq_hf authors.",
         "# Licensed under the Apache License, Version 2.0, http://www.apache.org/licenses/LICENSE-2.0.",
-        f"# Made of the library rq_hf's {module}.py and what that imports; where rq_hf is imported, its own",
+        f"{MADE_OF}{module}.py and what that imports; where rq_hf is imported, its own",
         "# classes are taken by `AutoModel` and `RQImageGenerationPipeline`.",
     ]
     return "\n".join([*header, "", *lines, "", "", *bodies]).rstrip() + "\n"

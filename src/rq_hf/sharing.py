@@ -27,7 +27,7 @@ from .card_folders import extended_card, folder_card, folder_kind
 from .card_metadata import evaluation_results
 from .cards import NO_REPOSITORY
 from .configuration_common import add_sampling
-from .remote_code import code_files
+from .remote_code import code_files, is_brought_code
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ PICKLES = (".bin", ".ckpt", ".distcp", ".joblib", ".pickle", ".pkl", ".pt", ".pt
 _NOT_SHARED = re.compile(r"[._]|checkpoint-\d+$")
 _WEIGHTS = re.compile(r"(?:.*/)?model(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 _WEIGHTS_INDEX = re.compile(r"(?:.*/)?model\.safetensors\.index(?:\.(\w+))?\.json")
+# What makes a folder that of a model, whose weights a pickle beside it may be.
+_MODEL_CONFIGS = ("config.json", "adapter_config.json")
 # Running averages of the codebook lose their meaning in half precision.
 KEPT_PRECISE = (".cluster_size", ".embedding_sum", ".num_updates")
 
@@ -60,7 +62,8 @@ def push_folder(
     r"""Uploads a pipeline, a model, an adapter or a tokenizer from its folder, which is left as it is, in one commit.
 
     Checkpoints of a training, hidden files, files that begin with `_` and pickles are not uploaded. Weights that an
-    earlier push left under other names are deleted.
+    earlier push left under other names are deleted; those of a variant that this push does not bring are kept, with a
+    warning.
 
     Args:
         folder (`str` or `Path`): with `model_index.json`, `config.json`, `adapter_config.json` or a tokenizer.
@@ -69,7 +72,8 @@ def push_folder(
         revision (`str`, *optional*): branch, made if it is missing, or `refs/pr/N`; `main` by default.
         token (`str` or `bool`, *optional*): of the Hub; by default the one that the machine is logged in with.
         with_code (`bool`, defaults to `False`):
-            Add the code that loads it with diffusers or transformers alone, by `trust_remote_code=True`.
+            Add the code that loads it with diffusers or transformers alone, by `trust_remote_code=True`. A repository
+            that has this code gets it anew in any case.
         variants (`list[str]`, defaults to none): `"fp16"`, `"bf16"`: weights to add in half precision.
         max_shard_size (`int` or `str`, *optional*): such as `"2GB"`; larger weights are split into files of that size.
         evaluations (`list` of `dict` or path, defaults to none): for the card, see [`~rq_hf.cards.render_card`].
@@ -82,19 +86,18 @@ def push_folder(
         `huggingface_hub.CommitInfo`
 
     Raises:
-        `ValueError`: a folder of none of these kinds, weights that are only pickled, an unknown variant, or what is
-        no evaluation.
+        `ValueError`: a folder of none of these kinds, weights that are only pickled, an unknown variant, variants or
+        shards of what has no weights of a model, or what is no evaluation.
         `OSError`: an evaluation's file that cannot be read.
     """
     folder = Path(folder)
-    files = shared_files(folder)
+    files, kind = shared_files(folder), folder_kind(folder)
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"`variants` must be among {list(VARIANTS)}, got {unknown}.")
     for evaluation in evaluations:
         evaluation_results(evaluation)
     added = code_files(folder) if with_code else {}
-    added |= _configs_with_sampling(files, added)
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as workplace:
         files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
         api = HfApi(token=token)
@@ -102,17 +105,20 @@ def push_folder(
         if revision is not None and not create_pr and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=revision)
+        if not with_code and kind in ("pipeline", "model") and _has_code(api, repo_id, revision, present):
+            with_code, added = True, code_files(folder)
+        added |= _configs_with_sampling(files, added)
         if "README.md" in files:
             own = files["README.md"].read_text(encoding="utf-8")
             # What the card was written for, before there was a repository.
             for place in (NO_REPOSITORY, folder.as_posix()):
                 own = own.replace(f'from_pretrained("{place}"', f'from_pretrained("{repo_id}"')
-            added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
+            added["README.md"] = extended_card(own, kind, repo_id, with_code, evaluations)
         elif "README.md" in present:
             if with_code or evaluations:
                 path = api.hf_hub_download(repo_id, "README.md", revision=revision)
                 own = Path(path).read_text(encoding="utf-8")
-                added["README.md"] = extended_card(own, folder_kind(folder), repo_id, with_code, evaluations)
+                added["README.md"] = extended_card(own, kind, repo_id, with_code, evaluations)
         else:
             metadata = ModelCardData(tags=list(tags or []) or None)
             added["README.md"] = str(folder_card(folder, metadata, repo_id, with_code, evaluations))
@@ -120,10 +126,12 @@ def push_folder(
         uploads |= {path: text.encode() for path, text in added.items()}
         operations = [CommitOperationAdd(path, uploads[path]) for path in sorted(uploads)]
         operations += [CommitOperationDelete(path) for path in _stale_weights(present, uploads)]
+        if kept := _kept_variants(present, uploads):
+            logger.warning("%s keeps weights of an earlier push, which may be older than these: %s.", repo_id, kept)
         return api.create_commit(
             repo_id,
             operations,
-            commit_message=commit_message or f"Upload {folder_kind(folder)} with rq_hf",
+            commit_message=commit_message or f"Upload {kind} with rq_hf",
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
@@ -179,16 +187,18 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     kind = folder_kind(folder)
     files, left_out = {}, []
-    for place, folders, names in os.walk(folder):  # passes over what a training deletes meanwhile
-        folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
+    for place, folders, names in os.walk(folder, followlinks=True):  # passes over what a training deletes meanwhile
+        folders[:] = sorted(name for name in folders if not (_NOT_SHARED.match(name) or _leads_back(place, name)))
         for path in (Path(place, name) for name in sorted(names) if not _NOT_SHARED.match(name)):
             if _is_pickle(path):
                 left_out.append(path)
             else:
                 files[path.relative_to(folder).as_posix()] = path
     for path in left_out:
-        safe = [other for other in files.values() if other.parent == path.parent and other.suffix == ".safetensors"]
-        if not safe and path.name != "training_args.bin":
+        beside = [other for other in files.values() if other.parent == path.parent]
+        safe = [other for other in beside if other.suffix == ".safetensors"]
+        is_of_model = any(other.name in _MODEL_CONFIGS for other in beside)
+        if is_of_model and not safe and path.name != "training_args.bin":
             raise ValueError(
                 f"`folder` must hold weights as safetensors, got {str(path)!r}: load and save it, which pickles none."
             )
@@ -199,16 +209,34 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
 
 
 def _check_components(folder: Path, files: Iterable[str]) -> None:
-    """Refuses a pipeline's folder without all that its models are loaded from."""
+    """Refuses a pipeline's folder without all that its components are loaded from."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    for name in ("rqvae", "transformer"):
-        has_config = f"{name}/config.json" in files
-        has_weights = any(path.startswith(f"{name}/") and path.endswith(".safetensors") for path in files)
-        if index.get(name, [None])[0] is not None and not (has_config and has_weights):
-            raise ValueError(
-                f"`folder` must hold {name}/config.json and weights beside it, for the `{name}` of its "
-                f"model_index.json, got {sorted(path for path in files if path.startswith(name))}."
-            )
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:  # a setting, or left out
+            continue
+        own = sorted(path for path in files if path.startswith(f"{name}/"))
+        if name in ("rqvae", "transformer"):
+            expected = f"{name}/config.json and weights beside it"
+            is_whole = f"{name}/config.json" in own and any(path.endswith(".safetensors") for path in own)
+        else:
+            expected, is_whole = f"a folder {name!r}", bool(own)
+        if not is_whole:
+            raise ValueError(f"`folder` must hold {expected}, for the `{name}` of its model_index.json, got {own}.")
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    path = Path(place, name)
+    return path.is_symlink() and Path(place).resolve().is_relative_to(path.resolve())
+
+
+def _has_code(api: HfApi, repo_id: str, revision: str | None, present: Iterable[str]) -> bool:
+    """Whether an earlier push brought code along."""
+    return any(
+        is_brought_code(Path(api.hf_hub_download(repo_id, path, revision=revision)).read_text(encoding="utf-8"))
+        for path in present
+        if "/" not in path and path.endswith(".py")
+    )
 
 
 def _configs_with_sampling(files: dict[str, Path], added: dict[str, str]) -> dict[str, str]:
@@ -245,7 +273,9 @@ def _rewritten_weights(
 ) -> dict[str, Path | None]:
     """Weights that are split, or in half precision, by their paths in the repository; `None`: not to be uploaded."""
     rewritten: dict[str, Path | None] = {}
-    for path in files if variants or max_shard_size is not None else ():
+    if not variants and max_shard_size is None:
+        return rewritten
+    for path in files:
         own = _files_of_weights(files, path)
         if not own:
             continue
@@ -260,11 +290,16 @@ def _rewritten_weights(
             _save_weights(weights, place.parent, None, max_shard_size)
             rewritten |= dict.fromkeys(own)
         for variant in variants:
+            former = (path.rpartition("/")[0], variant)
+            rewritten |= dict.fromkeys(other for other in files if _weights_group(other) == former)
             _save_weights(cast_weights(weights, VARIANTS[variant]), place.parent, variant, max_shard_size or "5GB")
-    for file in workplace.rglob("*"):
-        if file.is_file():
-            rewritten[file.relative_to(workplace).as_posix()] = file
-    return rewritten
+    made = [file for file in workplace.rglob("*") if file.is_file()]
+    if not made:
+        raise ValueError(
+            "`variants` and `max_shard_size` need a model's whole weights, model.safetensors or its index and shards, "
+            f"got {sorted(files)}."
+        )
+    return rewritten | {file.relative_to(workplace).as_posix(): file for file in made}
 
 
 def _files_of_weights(files: dict[str, Path], path: str) -> list[str]:
@@ -304,13 +339,22 @@ def _save_weights(
         index.rename(folder / f"model.safetensors.index.{variant}.json")
 
 
+def _weights_group(path: str) -> tuple[str, str | None] | None:
+    """Folder and variant of a file of weights, or of their index; of any other file `None`."""
+    match = _WEIGHTS.fullmatch(path) or _WEIGHTS_INDEX.fullmatch(path)
+    return None if match is None else (path.rpartition("/")[0], match[1])
+
+
 def _stale_weights(present: Iterable[str], uploads: Iterable[str]) -> list[str]:
     """Weights on the Hub that would be loaded instead of those that are uploaded, or beside them."""
-
-    def group(path: str) -> tuple[str, str | None] | None:
-        match = _WEIGHTS.fullmatch(path) or _WEIGHTS_INDEX.fullmatch(path)
-        return None if match is None else (path.rpartition("/")[0], match[1])
-
     uploads = set(uploads)
-    groups = {group(path) for path in uploads} - {None}
-    return [path for path in present if path not in uploads and group(path) in groups]
+    groups = {_weights_group(path) for path in uploads} - {None}
+    return [path for path in present if path not in uploads and _weights_group(path) in groups]
+
+
+def _kept_variants(present: Iterable[str], uploads: Iterable[str]) -> list[str]:
+    """Weights on the Hub of variants that are not uploaded, of models that are."""
+    groups = {_weights_group(path) for path in uploads} - {None}
+    folders = {folder for folder, variant in groups if variant is None}
+    others = {path: _weights_group(path) for path in present}
+    return [path for path, group in others.items() if group and group[0] in folders and group not in groups]
