@@ -39,7 +39,7 @@ from official_code import import_official, official_step
 from timing import Call, difference, extra_memory, markdown, measure, table
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, __version__
-from rq_hf.command_line import add_device_argument
+from rq_hf.command_line import INPUT_ERRORS, add_device_argument
 from rq_hf.pipeline_rq_image_generation import load_component
 from rq_hf.residual_quantizer import ResidualQuantizer, soft_code_probabilities
 from rq_hf.training.arguments import read_config
@@ -331,5 +331,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
+    except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HTTPError
 
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.conversion import LICENSE, convert_checkpoint
 from rq_hf.sharing import push_folder
 
@@ -91,5 +93,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and remove what is half written
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (*INPUT_ERRORS, HTTPError) as error:  # the last also where nothing answers
         sys.exit(f"{type(error).__name__}: {error}")

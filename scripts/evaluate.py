@@ -35,6 +35,7 @@ need `pip install "rq_hf[train,eval]"`.
 import sys
 from collections.abc import Sequence
 
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.evaluation import run_command
 
 
@@ -45,5 +46,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
+    except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

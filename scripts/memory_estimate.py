@@ -19,11 +19,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from timing import extra_memory
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
 
 from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf.command_line import INPUT_ERRORS
 from rq_hf.fused_cross_entropy import LOSS_BLOCK_ELEMENTS
 from rq_hf.metrics import markdown_table
 from rq_hf.pipeline_rq_image_generation import component_subfolder
@@ -216,8 +217,9 @@ class Recipe:
         """Of the frozen encoder and of the codes' search for one picture, counted on the meta device."""
         if self.rqvae is None:
             return 0
+        side = self.rqvae.image_size
         with torch.device("meta"):
-            model, picture = RQVAEModel(self.rqvae), torch.empty(1, 3, *[self.rqvae.image_size] * 2)
+            model, picture = RQVAEModel(self.rqvae), torch.empty(1, self.rqvae.num_channels, side, side)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.encode_latents(picture)
         search = 2 * self.codes * self.config.codebook_size * self.config.codebook_dim
@@ -397,6 +399,12 @@ def measured_recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe, or a saved model's architecture, with what the command line changes of it."""
     if arguments.config.is_dir():
         subfolder = component_subfolder(arguments.config, "transformer")
+        kind = PreTrainedConfig.get_config_dict(arguments.config, subfolder=subfolder)[0].get("model_type")
+        if kind != RQTransformerConfig.model_type:
+            raise ValueError(
+                f"`FOLDER` must hold a pipeline or a {RQTransformerConfig.model_type!r}, got a {kind!r} in "
+                f"{str(arguments.config)!r}."
+            )
         config = RQTransformerConfig.from_pretrained(arguments.config, subfolder=subfolder)
         recipe = Recipe(arguments.config.name, config, None, batch_size=16, checkpointing=False)
     else:
@@ -425,5 +433,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -14,6 +14,8 @@ import argparse
 import gzip
 import math
 import os
+import signal
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -86,4 +88,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the workspace is removed
     main()

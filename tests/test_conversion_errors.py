@@ -324,6 +324,13 @@ def test_averaged_weights_that_are_not_there_are_refused(broken, tmp_path):
     assert_refused(broken, tmp_path / "out", message, ema=True)
 
 
+def test_published_figures_without_their_paper_are_refused(broken, tmp_path):
+    cards = {"transformer": {"published": {"fid": 1.0}}}
+    assert_refused(
+        broken, tmp_path / "out", "`cards` must name the `paper` of figures that are `published`", cards=cards
+    )
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=str)
 def test_a_killed_conversion_leaves_no_output(sent, tmp_path):

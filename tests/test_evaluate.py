@@ -6,6 +6,7 @@ import argparse
 import filecmp
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,13 @@ from rq_hf.cards import evaluation_results
 from rq_hf.evaluation.likelihood import condition_ids
 from rq_hf.evaluation.prompts import copies
 from rq_hf.evaluation.rows import column_texts
-from rq_hf.metrics import measure_reconstruction, reconstruction_distances, stored_pictures, write_json
+from rq_hf.metrics import (
+    measure_reconstruction,
+    model_index,
+    reconstruction_distances,
+    stored_pictures,
+    write_json,
+)
 from rq_hf.metrics.drawing import TILE_SIZE
 from rq_hf.training import PictureDataset
 
@@ -352,6 +359,11 @@ def test_results_are_written_whole_or_not_at_all(tmp_path):
         write_json(path, {"metrics": {"psnr": object()}})
     assert json.loads(path.read_text()) == {"metrics": {"psnr": 1.0}}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_index_leaves_out_what_is_not_finite():
+    results = {"dataset": {"name": "emoji"}, "metrics": {"psnr": math.inf, "ssim": 1.0, "codes_used": 3}}
+    assert "type: ssim" in model_index(results, "tiny") and "psnr" not in model_index(results, "tiny")
 
 
 def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(run, pipeline_folder, tiny_pipeline):

@@ -179,6 +179,22 @@ def test_parts_of_another_run_are_refused(run, class_samples, change):
         run("samples", *class_samples, *change)
 
 
+def test_the_likeliest_codes_are_told_from_draws(run, class_samples, folders, tmp_path):
+    drawn = run("samples", *class_samples)
+    greedy = tmp_path / "greedy"
+    shutil.copytree(folders["class"], greedy)
+    settings = greedy / "transformer" / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_sample": False}))
+    options = [greedy, *class_samples[1:]]
+    with pytest.raises(ValueError, match="`--work_dir` must be a new folder or one of the same settings.* sampling "):
+        run("samples", *options)
+    likeliest = run("samples", *options, "--work_dir", tmp_path / "likeliest")
+    assert likeliest["sampling"] == {"do_sample": False, "guidance_scale": None}
+    assert likeliest["metrics"] != drawn["metrics"]
+    with pytest.raises(ValueError, match="`--top_k` must not be given: the checkpoint has `do_sample` False"):
+        run("sweep", *options, "--top_k", 2, 3)
+
+
 def test_parts_that_another_selector_has_chosen_are_refused(run, class_samples, folders, tmp_path):
     selector = tmp_path / "selector"
     options = ["--num_pictures", 4, "--batch_size", 4, "--classifier", selector, "--acceptance_rate", 0.5]

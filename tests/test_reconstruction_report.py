@@ -103,9 +103,10 @@ def test_grey_pictures_are_measured_and_drawn(tiny_rqvae, pictures):
 def test_no_pictures_or_broken_weights_are_refused(tiny_rqvae, pictures):
     with pytest.raises(ValueError, match="at least one picture"):
         measure_reconstruction(tiny_rqvae, [])
-    tiny_rqvae.post_quant_conv.weight.data.fill_(math.nan)
-    with pytest.raises(ValueError, match="finite"):
-        measure_reconstruction(tiny_rqvae, [pictures])
+    for part in (tiny_rqvae.post_quant_conv, tiny_rqvae.quant_conv):
+        part.weight.data.fill_(math.nan)
+        with pytest.raises(ValueError, match="finite"):
+            measure_reconstruction(tiny_rqvae, [pictures])
 
 
 def test_code_norms_of_known_codes():

@@ -29,7 +29,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig
 from rq_hf.training.sharding import round_weights_alone
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,6 +272,17 @@ def test_the_architecture_of_a_pipeline_is_that_of_its_transformer(tmp_path):
     RQTransformerConfig(**SMALL).save_pretrained(tmp_path / "transformer")
     recipe = memory_estimate.measured_recipe(memory_estimate.parse_arguments(["measure", str(tmp_path)]))
     assert recipe.config.hidden_size == SMALL["hidden_size"]
+
+
+def test_a_folder_of_an_rqvae_is_refused(tmp_path, tiny_rqvae):
+    tiny_rqvae.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`FOLDER` must hold a pipeline or a 'rq_transformer', got a 'rqvae' in"):
+        memory_estimate.main(["measure", str(tmp_path)])
+
+
+def test_the_encoder_of_grey_pictures_is_counted(small_recipe):
+    grey = replace(small_recipe, rqvae=RQVAEConfig(num_channels=1), config=RQTransformerConfig(**SMALL))
+    assert 0 < grey.encoder_flops < replace(grey, rqvae=RQVAEConfig()).encoder_flops
 
 
 def test_a_recipe_that_is_no_file_is_refused():

@@ -104,7 +104,7 @@ def convert_checkpoint(
             Load checkpoints with objects other than tensors too. They can execute code.
         cards (`dict`, *optional*):
             What the card says about `"rqvae"` and `"transformer"`, as in the `card` section of scripts/configs/*.json:
-            `language`, `dataset`, `paper`, `published`, `summary`, `training_data`.
+            `language`, `dataset`, `paper`, `published` (with a `paper`), `summary`, `training_data`.
         repo_id (`str`, *optional*): repository that the usage snippet of the card loads.
         max_shard_size (`int` or `str`, defaults to `"2GB"`): of a file of weights.
 
@@ -119,6 +119,9 @@ def convert_checkpoint(
         raise ValueError(f"`dtype` must be torch.float32, torch.float16 or torch.bfloat16, got {dtype}.")
     if (vocab_file is None) != (merges_file is None):
         raise ValueError("`vocab_file` and `merges_file` must be given together, got only one.")
+    for name, card in (cards or {}).items():
+        if "published" in card and "paper" not in card:
+            raise ValueError(f"`cards` must name the `paper` of figures that are `published`, got none for {name!r}.")
     with finished_folder(output) as (folder, workspace):
         stages = find_stages(checkpoint, workspace)
         models, weights, sampling, tokenizer = {}, {}, {}, None

@@ -67,8 +67,20 @@ def device_of(arguments: argparse.Namespace, state: PartialState) -> torch.devic
 def used_sampling(
     pipe: RQImageGenerationPipeline, sampling: dict[str, Any], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """The sampling settings, the checkpoint's own where none were given, and how pictures were selected."""
+    """The sampling settings, the checkpoint's own where none were given, and how pictures were selected.
+
+    Raises:
+        `ValueError`: settings of draws, for a checkpoint whose own setting is to take the likeliest codes.
+    """
     defaults = pipe.transformer.generation_config
+    if defaults.do_sample is False:
+        useless = [name for name, given in sampling.items() if given is not None and name != "guidance_scale"]
+        if useless:
+            raise ValueError(
+                f"{', '.join(f'`--{name}`' for name in useless)} must not be given: the checkpoint has `do_sample` "
+                "False, which takes the likeliest codes."
+            )
+        sampling = {"do_sample": False, "guidance_scale": sampling.get("guidance_scale")}
     used = {name: getattr(defaults, name, None) if given is None else given for name, given in sampling.items()}
     selection = {name: getattr(arguments, name) for name in SELECTION}
     return {**used, **{name: given for name, given in selection.items() if given is not None}}

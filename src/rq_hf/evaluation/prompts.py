@@ -42,6 +42,7 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
         1, settings.get("num_candidates"), settings.get("ranker"), None, arguments.acceptance_rate,
         arguments.likelihood_weight,
     )  # fmt: skip
+    used = used_sampling(pipe, sampling, arguments)
     splits = load_splits(arguments, "image_column", "caption_column", "concept_column", "style_column")
     originals = None
     if arguments.copies_of is not None:
@@ -92,7 +93,7 @@ def evaluate_prompts(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {"num_pictures": len(rows), **judged.pop(PIXELS), "features": judged}
     if originals is not None:
         results["copies"] = copies(drawn, originals, pipe.rqvae, arguments)
-    return {**results, "sampling": used_sampling(pipe, sampling, arguments)}
+    return {**results, "sampling": used}
 
 
 def feature_kinds(arguments: argparse.Namespace) -> dict[str, Features]:

@@ -101,7 +101,7 @@ def measure_reconstruction(
         [`ReconstructionReport`].
 
     Raises:
-        `ValueError`: no pictures, or reconstructions that are not finite.
+        `ValueError`: no pictures, or latents or reconstructions that are not finite.
         `ImportError`: torchmetrics is not installed.
     """
     depths = range(1, rqvae.config.code_depth + 1)

@@ -3,6 +3,7 @@
 """Results as files and tables."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,14 +38,20 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def model_index(results: Mapping[str, Any], model_name: str, task_type: str = "text-to-image") -> str:
-    """Results as the `model-index` of a model card, YAML for its head.
+    """Results as the `model-index` of a model card, YAML for its head, of the figures that are finite: the PSNR of
+    perfect reconstructions is not.
 
     Args:
         results (`Mapping[str, Any]`): what `scripts/evaluate.py` writes, see [`evaluation_results`].
         model_name (`str`): the model.
         task_type (`str`, defaults to `"text-to-image"`): a pipeline tag of the Hub.
     """
-    index = eval_results_to_model_index(model_name, evaluation_results(results, task_type))
+    finite = {
+        name: value
+        for name, value in results["metrics"].items()
+        if not (isinstance(value, float) and not math.isfinite(value))
+    }
+    index = eval_results_to_model_index(model_name, evaluation_results({**results, "metrics": finite}, task_type))
     return yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
 
 
