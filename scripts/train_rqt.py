@@ -51,7 +51,7 @@ def main(argv=None):
     splits = load_dataset_splits(data)
     config = transformer_config(arguments, rqvae, tokenizer, splits["train"])
     set_seed(training.seed)
-    model, new_ids = initial_transformer(arguments, config, rqvae)
+    model, new_ids = initial_transformer(arguments, config, rqvae, tokenizer)
     model.set_attn_implementation(training.attn_implementation)
     for name, value in arguments.card.get("sampling", {}).items():
         setattr(model.generation_config, name, value)

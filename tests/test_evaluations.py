@@ -8,7 +8,7 @@ import pytest
 import torch
 from two_processes_evaluation import Pictures
 
-from rq_hf.training import RQTrainer, RQVAETrainer, RQVAETrainingArguments
+from rq_hf.training import RQTrainer, RQTransformerTrainingArguments, RQVAETrainer, RQVAETrainingArguments
 
 
 @pytest.fixture
@@ -164,11 +164,26 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(
     ):
         with pytest.raises(ValueError, match=message):
             make_trainer(**options)
-    with pytest.raises(ValueError, match="`args` must be RQTrainingArguments, got NoneType"):
+    with pytest.raises(ValueError, match="`args` must be RQVAETrainingArguments, got NoneType"):
         RQVAETrainer(make_rqvae(), train_dataset=Pictures(pictures))
     assert not Path("tmp_trainer").exists()  # the default of the base class
     with pytest.raises(ValueError, match="`compute_loss_func` must be None, got .*: RQVAETrainer has a loss of its o"):
         RQVAETrainer(make_rqvae(), make_trainer().args, compute_loss_func=lambda *_: None)
+    with pytest.raises(ValueError, match="`compute_metrics` must be None, got .*: RQVAETrainer keeps no predictions"):
+        RQVAETrainer(make_rqvae(), make_trainer().args, compute_metrics=lambda *_: {})
+    other = RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="`args` must be RQVAETrainingArguments, got RQTransformerTrainingArguments"):
+        RQVAETrainer(make_rqvae(), other)
+    for name, value, expected in (
+        ("ema_decay", "0.9", "a number"), ("muon_learning_rate", True, "a number"), ("l1_weight", None, "a number"),
+        ("discriminator_start_step", 1.5, "an integer"), ("train_decoder_only", "no", "True or False"),
+        ("model_name_or_path", 3, "text"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}, got {value!r}"):
+            make_trainer(**{name: value})
+    given = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    with pytest.raises(ValueError, match="`muon_learning_rate` must be None with an optimizer that is given, got 0.1"):
+        RQVAETrainer(make_rqvae(), make_trainer(muon_learning_rate=0.1).args, optimizers=(given, None))
     arguments = make_trainer(ema_decay=0.5).args
     with pytest.raises(ValueError, match="`model_init` must be None with `ema_decay`"):
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
@@ -177,6 +192,17 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
     with pytest.raises(ValueError, match="`output_dir` must have a checkpoint to resume from, got .* with none"):
         make_trainer().train(resume_from_checkpoint=True)
+
+
+def test_parts_are_those_of_the_loss_that_is_logged(make_trainer):
+    """Steps of unequally many batches, and a second training: nothing of the first is left in its log."""
+    trainer = make_trainer(gradient_accumulation_steps=3, max_steps=2, logging_steps=2, save_strategy="no")
+    for _ in range(2):
+        trainer.train()
+        logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        parts = logged["reconstruction_loss"] + trainer.model.config.commitment_weight * logged["commitment_loss"]
+        assert logged["loss"] == pytest.approx(parts, abs=2e-4)
+        trainer._recorded["reconstruction_loss"] = (torch.tensor(100.0), 1)  # as after steps that were not logged
 
 
 def test_a_resumed_average_has_the_decay_that_is_asked_for_now(make_trainer):

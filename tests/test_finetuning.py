@@ -23,6 +23,7 @@ from rq_hf import (
     RQTransformerForImageGeneration,
     train_caption_tokenizer,
 )
+from rq_hf.pipeline_rq_image_generation import load_component
 from rq_hf.training import CodeDataArguments, RQTransformerTrainingArguments, ScriptArguments, transformer_config
 from rq_hf.training.lora import add_lora
 from rq_hf.training.vocabulary import class_vocabulary
@@ -181,6 +182,30 @@ def test_lora_learns_a_new_class_that_the_base_does_not_draw(base, concept, tmp_
     assert accuracy["base"] < 0.3 and accuracy["trained"] > 0.8
 
 
+def test_rows_in_reserve_begin_as_the_mean_and_train_with_an_adapter(base, concept, tmp_path, tiny_tokenizer):
+    _, start = base("class", vocab_size=8, null_condition_ids=None)
+    lora = {"label_column": "name", "lora_rank": 2, "condition_dropout": 0.5}
+    trained = train(start, concept, tmp_path / "class", max_steps=8, **lora).transformer
+    first = load_component(RQTransformerForImageGeneration, start, "transformer").condition_embedding.weight
+    mean, (null,) = first[:4].mean(0), trained.config.null_condition_ids
+    assert (trained.config.vocab_size, trained.config.label2id[CONCEPT], null) == (8, 4, 5)
+    for index in (4, null):
+        moved = (trained.condition_embedding.weight[index] - mean).abs().max()
+        assert 1e-4 < moved < 0.5 and not torch.equal(trained.condition_embedding.weight[index], first[index])
+    assert torch.equal(trained.condition_embedding.weight[6:], first[6:])
+
+    pipeline, start = base("text", vocab_size=len(tiny_tokenizer) + 8)
+    grown = copy.deepcopy(tiny_tokenizer)
+    grown.add_tokens(["dragon"])
+    grown.save_pretrained(tmp_path / "words")
+    captions = {"caption_column": "text", "tokenizer_name_or_path": tmp_path / "words", "lora_rank": 2}
+    trained = train(start, concept, tmp_path / "text", max_steps=8, **captions).transformer
+    index, first = grown.convert_tokens_to_ids("dragon"), pipeline.transformer.condition_embedding.weight
+    assert index == len(tiny_tokenizer)
+    moved = (trained.condition_embedding.weight[index] - first[:index].mean(0)).abs().max()
+    assert moved < 0.5 and not torch.equal(trained.condition_embedding.weight[index], first[index])
+
+
 def picture_of(concept: Path) -> Image.Image:
     with Image.open(concept / "train" / "0.png") as picture:
         return picture.convert("RGB").resize((16, 16))
@@ -310,7 +335,7 @@ def test_names_may_be_given_to_integer_labels_of_a_nameless_model(make_transform
 def test_new_classes_need_no_null_condition(make_transformer, tmp_path):
     model = make_transformer("class", vocab_size=4, null_condition_ids=None)
     before = logits(model, [0, 1, 2, 3])
-    assert model.add_classes([CONCEPT]) == [4]
+    assert model.add_classes(name for name in [CONCEPT]) == [4]
     assert (model.config.vocab_size, model.config.null_condition_ids) == (5, None)
     model.save_pretrained(tmp_path)
     loaded = RQTransformerForImageGeneration.from_pretrained(tmp_path)

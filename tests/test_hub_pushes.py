@@ -17,12 +17,15 @@ from transformers import TrainerCallback
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
 from rq_hf.training import (
     DataArguments,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
     RQVAETrainingArguments,
     ScriptArguments,
     hub_pushes,
     resume_checkpoint,
     write_card,
 )
+from rq_hf.training.lora import add_lora
 
 PUSHING = {"push_to_hub": True, "hub_model_id": "me/run", "hub_always_push": True}
 
@@ -67,6 +70,30 @@ def test_without_averages_the_weights_of_the_checkpoint_are_pushed(make_trainer,
         pushed = RQVAEModel.from_pretrained("me/run", revision=commit)
         assert same_weights(pushed, RQVAEModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}"))
     assert sorted(steps) == [2, 4, 6] and "model.safetensors" not in hub.files("me/run")
+
+
+def test_an_adapter_is_pushed_at_every_save_and_options_of_a_push_are_heeded(
+    hub, make_pipeline, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = RQTransformerTrainingArguments(
+        output_dir=".", use_cpu=True, report_to="none", max_steps=2, save_steps=1, stochastic_codes=False,
+        soft_labels=False, lora_rank=2, model_name_or_path="base", push_to_hub=True, hub_always_push=True,
+        per_device_train_batch_size=2, disable_tqdm=True,
+    )  # fmt: skip
+    pipeline = make_pipeline("class")
+    model = pipeline.transformer
+    codes = torch.zeros(*model.config.code_shape, dtype=torch.long)
+    rows = [{"input_ids": torch.tensor([index % 4]), "codes": codes + index} for index in range(8)]
+    adapted = add_lora(model, arguments)
+    trainer = RQTransformerTrainer(model=adapted, args=arguments, rqvae=pipeline.rqvae, train_dataset=rows)
+    trainer.train()
+    trainer.push_to_hub(private=True, tags="emoji", language="en")
+    name = f"tester/{tmp_path.name}"
+    titles = [commit.title for commit in list_repo_commits(name)]
+    assert {"Training in progress, step 1", "Training in progress, step 2"} <= set(titles)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(hub.files(name))
+    assert "These arguments have no effect on the card: language." in caplog.text
 
 
 def test_the_strategy_end_pushes_once(make_trainer, hub, tmp_path):  # noqa: F811

@@ -153,6 +153,14 @@ def test_what_is_missing_or_wrong_is_named(load_script, tmp_path):
         train(ranker, *SHORT, "--output_dir", tmp_path)
     with pytest.raises(ValueError, match="`half` must be 0, 1 or None, got 2"):
         train(classifier, *SHORT, "--label_column", "style", "--half", 2, "--output_dir", tmp_path)
+    for script, column, name, value, expected in (
+        (classifier, "label_column", "width", 0, "at least 1"),
+        (ranker, "caption_column", "num_layers", 0, "at least 1"),
+        (ranker, "caption_column", "patch_size", 128, "from 1 to `image_size` = 64"),
+        (ranker, "caption_column", "dropout", 1.5, r"in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}, got {value}"):
+            train(script, *SHORT, f"--{column}", "style", f"--{name}", value, "--output_dir", tmp_path)
     for script, column in ((classifier, "label_column"), (ranker, "caption_column")):
         with pytest.raises(ValueError, match="`model_name_or_path` must be None, got 'x'"):
             train(script, *SHORT, f"--{column}", "style", "--model_name_or_path", "x", "--output_dir", tmp_path)

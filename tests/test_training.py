@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerState
 
 from rq_hf import (
@@ -315,6 +316,67 @@ def test_stage2_trains_on_cached_codes_where_they_are_all_it_needs(emoji, tiny_r
     for trainer in runs:
         trainer.train()
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-5)
+
+
+def test_codes_alone_are_refused_where_latents_are_needed(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    hard = {"stochastic_codes": False, "soft_labels": False}
+    trainer = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "a", True, **hard)
+    for name in hard:
+        other = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / name, True, **{**hard, name: True})
+        other.train_dataset = trainer.train_dataset
+        with pytest.raises(ValueError, match="Batches must have `pixel_values` or `latents`, got `codes`"):
+            other.train()
+
+
+def test_a_model_without_the_codebook_of_the_rqvae_is_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    trainer = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path)
+    model = RQTransformerForImageGeneration(trainer.model.config)
+    with pytest.raises(ValueError, match="must have one codebook, got two that differ"):
+        RQTransformerTrainer(model=model, args=trainer.args, rqvae=tiny_rqvae, train_dataset=trainer.train_dataset)
+    model.set_codebook(tiny_rqvae.codebook)
+    RQTransformerTrainer(model=model, args=trainer.args, rqvae=tiny_rqvae, train_dataset=trainer.train_dataset)
+
+
+def test_a_tokenizer_beside_the_model_leaves_its_padding_and_operations_are_counted(
+    emoji, tiny_rqvae, tiny_tokenizer, tmp_path
+):
+    plain = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "a")
+    beside = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path / "b")
+    beside.processing_class = tiny_tokenizer
+    for trainer in (plain, beside):
+        trainer.model.config.pad_token_id = None
+        trainer.train()
+    assert losses(beside) == losses(plain) and beside.model.config.pad_token_id is None
+
+    model, config = plain.model, plain.model.config
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        inputs = plain.train_dataset[0]["input_ids"][None]
+        codes = torch.zeros(1, *config.code_shape, dtype=torch.long)
+        model.set_attn_implementation("eager")
+        model(inputs, codes, labels=codes, output_logits=False)
+    counted = 3 * counter.get_total_flops()  # with attention, projections and the text head
+    per_picture = plain.state.total_flos / (plain.state.global_step * plain.args.per_device_train_batch_size)
+    assert 0.5 * counted < per_picture < 1.2 * counted
+
+
+def test_data_files_may_be_an_object_and_other_types_are_named(tmp_path):
+    files = {"train": str(tmp_path / "*.parquet")}
+    assert json.loads(DataArguments(data_files=files).data_files) == files
+    for name, value, expected in (("filter", {"a": "b"}, "text"), ("image_column", None, "text")):
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}, got {value!r}"):
+            DataArguments(**{name: value})
+    with pytest.raises(ValueError, match="`max_train_samples` must be an integer, got 1.5"):
+        DataArguments(max_train_samples=1.5)
+
+
+def test_conditions_that_cannot_be_encoded_are_refused_at_once(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    pictures = stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path).train_dataset.pictures
+    with pytest.raises(ValueError, match=f"`conditions` must be one per picture .{len(pictures)}., got 1"):
+        CodeDataset(pictures, ["a heart"])
+    with pytest.raises(ValueError, match="`condition_dropout` needs `null_condition_ids`, got 0.5 without them"):
+        CodeDataset(pictures, None, condition_dropout=0.5)
+    with pytest.raises(ValueError, match=r"`condition_dropout` must be in \[0, 1\], got 7"):
+        CodeDataset(pictures, None, condition_dropout=7, null_condition_ids=[0])
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch older than 2.9 has no Muon")

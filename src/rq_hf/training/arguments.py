@@ -55,7 +55,8 @@ def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
 
 
 def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
-    """A training configuration file as its four sections; paths that start with "." are relative to the file.
+    """A training configuration file as its four sections; paths in section `data` that begin with "." are relative
+    to the file.
 
     Raises:
         `ValueError`: not a JSON object of known sections.

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from .data import plain_label, sorted_names
+from .field_types import check_field_types
 from .pictures import PictureDataset
 from .trainer import RQTrainer
 
@@ -39,6 +40,10 @@ class ClassifierArguments:
     )
 
     def __post_init__(self):
+        check_field_types(self)
+        for name in ("image_size", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.half not in (None, 0, 1):
             raise ValueError(f"`half` must be 0, 1 or None, got {self.half}.")
 
@@ -67,7 +72,7 @@ def small_classifier(arguments: ClassifierArguments, names: list[str]) -> PreTra
 
 
 def picture_processor(image_size: int) -> ViTImageProcessor:
-    """Makes pictures of any size what [`PictureDataset`] makes of them: pixels in [-1, 1]."""
+    """Makes of square pictures what [`PictureDataset`] makes of them, pixels in [-1, 1]; it squashes others."""
     return ViTImageProcessor(
         size={"height": image_size, "width": image_size}, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ import torch
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..data_sources import Rows, read_dataset
+from .field_types import check_field_types
 from .pictures import PictureDataset, SeededDataset, undecoded
 from .transforms import TRANSFORMS, uniform
 
@@ -64,6 +66,9 @@ class DataArguments:
         for each in fields(self):  # an empty flag takes back what a configuration says
             if each.default is None and getattr(self, each.name) == "":
                 setattr(self, each.name, None)
+        if isinstance(self.data_files, dict | list):  # of a configuration
+            self.data_files = json.dumps(self.data_files)
+        check_field_types(self)
         if not 0 <= self.max_corrupt_fraction <= 1:
             raise ValueError(f"`max_corrupt_fraction` must be in [0, 1], got {self.max_corrupt_fraction}.")
         if self.shuffle_buffer_size < 1:
@@ -221,6 +226,11 @@ class ConditionEncoder:
         null_condition_ids: list[int] | tuple[int, ...] | None = None,
         training: bool = True,
     ):
+        for name, rate in (("bpe_dropout", bpe_dropout), ("condition_dropout", condition_dropout)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {rate}.")
+        if condition_dropout > 0 and null_condition_ids is None:
+            raise ValueError(f"`condition_dropout` needs `null_condition_ids`, got {condition_dropout} without them.")
         self.encoder = encoder
         self.bpe_dropout = bpe_dropout
         self.condition_dropout = condition_dropout
@@ -265,6 +275,8 @@ class CodeDataset(ConditionEncoder, SeededDataset):
         seed: int = 0,
         **encoding,
     ):
+        if conditions is not None and len(conditions) != len(pictures):
+            raise ValueError(f"`conditions` must be one per picture ({len(pictures)}), got {len(conditions)}.")
         ConditionEncoder.__init__(self, **encoding)
         SeededDataset.__init__(self, seed)
         self.pictures = pictures

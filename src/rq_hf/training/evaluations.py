@@ -96,11 +96,12 @@ class Evaluations:
         return loss, *predictions
 
     def record(self, model: nn.Module, weight: torch.Tensor | None = None, **values: torch.Tensor) -> None:
-        """Adds scalars to the means that the next log will show, in evaluation weighted by rows, or by `weight`, a
-        number of something in these rows; no device sync."""
+        """Adds scalars to the means that the next log will show, in training of steps, as the loss is; in evaluation
+        weighted by rows, or by `weight`, a number of something in these rows; no device sync."""
         sums = self._recorded if model.training else self._evaluated
         if weight is None or self._evaluated_rows == 0:
-            weight = 1 if model.training else self._evaluated_rows
+            batches = getattr(self, "current_gradient_accumulation_steps", 1)  # of this step
+            weight = 1 / batches if model.training else self._evaluated_rows
         for name, value in values.items():
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + weight * value.detach().float(), count + weight)

@@ -52,9 +52,15 @@ class HubPushes:
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        private: bool | None = None,
+        tags: str | list[str] | None = None,
+        **card,
     ) -> CommitInfo | Future | None:
         """As in the base class, by [`~rq_hf.sharing.push_folder`]: without pickles and checkpoints, and onto a branch
-        that is made if it is missing. `None` on all processes but the first."""
+        that is made if it is missing. `None` on all processes but the first. What else the base class would write into
+        a card has no effect, with a warning: cards are made from `model_cards/`."""
+        if card:
+            logger.warning("These arguments have no effect on the card: %s.", ", ".join(sorted(card)))
         if self.write_shared is None:
             self.save_model(_internal_call=True)
         else:
@@ -66,7 +72,8 @@ class HubPushes:
             with self.averaged_weights():
                 folder = self.write_shared(model)
         self._finish_current_push()
-        options = {"token": token, "revision": revision}
+        tags = [tags] if isinstance(tags, str) else tags
+        options = {"token": token, "revision": revision, "private": private, "tags": tags}
         options = {name: value for name, value in options.items() if value is not None}
         push = functools.partial(push_run, self.args, folder, commit_message, **options)
         return push() if blocking else HfApi().run_as_future(push)
@@ -127,7 +134,8 @@ class HubPushes:
             if self.average is not None:
                 self._save(str(output))
                 return output
-        for pattern in ("*config.json", "model*.safetensors*"):  # whole, even where processes share the weights
+        # Whole, even where processes share the weights; of an adapter, too.
+        for pattern in ("*config.json", "*model*.safetensors*"):
             for path in checkpoint.glob(pattern):
                 shutil.copy(path, output / path.name)
         return output

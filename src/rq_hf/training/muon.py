@@ -150,6 +150,8 @@ class MuonTrainer(RQTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         rate = self.args.muon_learning_rate
+        if rate is not None and self.optimizer is not None:
+            raise ValueError(f"`muon_learning_rate` must be None with an optimizer that is given, got {rate}.")
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_deepspeed_zero3_enabled()
         if rate is not None and sharded:
             raise ValueError(

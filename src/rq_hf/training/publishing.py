@@ -214,6 +214,6 @@ def push_run(
     }
     return push_folder(
         folder if folder is not None else training.output_dir,
-        training.hub_model_id or Path(training.output_dir).name,
+        training.hub_model_id or Path(training.output_dir).absolute().name,
         **{**given, **options},
     )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tokenizers.processors import TemplateProcessing
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
+from .field_types import check_field_types
 from .trainer import RQTrainer, refuse_label_smoothing
 
 EOS_TOKEN = "[EOS]"
@@ -39,6 +40,16 @@ class RankerArguments:
     )
 
     def __post_init__(self):
+        check_field_types(self)
+        for name in ("hidden_size", "num_layers", "num_attention_heads", "projection_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 1 <= self.patch_size <= self.image_size:
+            raise ValueError(
+                f"`patch_size` must be from 1 to `image_size` = {self.image_size}, got {self.patch_size}."
+            )
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"`dropout` must be in [0, 1], got {self.dropout}.")
         if self.num_caption_variants is not None and self.num_caption_variants < 1:
             raise ValueError(f"`num_caption_variants` must be at least 1, got {self.num_caption_variants}.")
 

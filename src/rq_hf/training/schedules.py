@@ -43,14 +43,20 @@ def cool_down(scheduler: LRScheduler, num_training_steps: int, cooldown_steps: i
     ]
 
 
-def set_rates(scheduler: LambdaLR | AcceleratedScheduler) -> None:
-    """Gives the optimizer the rates that the schedule has at its step, where a checkpoint brought those of another."""
+def set_rates(scheduler: LambdaLR | AcceleratedScheduler) -> tuple[float, float]:
+    """Gives the optimizer the rates that the schedule has at its step, where a checkpoint brought those of another.
+
+    Returns:
+        The first of the rates before and after.
+    """
     scheduler = getattr(scheduler, "scheduler", scheduler)  # DeepSpeed's comes wrapped by accelerate
+    before = float(scheduler.optimizer.param_groups[0]["lr"])
     for group, base, schedule in zip(
         scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
     ):
         group["lr"] = base * schedule(scheduler.last_epoch)
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+    return before, scheduler._last_lr[0]
 
 
 def _cooled(schedule: Callable[[int], float], num_training_steps: int, cooldown_steps: int, step: int) -> float:

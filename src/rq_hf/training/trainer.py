@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..metrics.sweeps import lower_is_better
 from .callbacks import SetEpoch, Stopwatch, UpdateAverage, trained_parameters
 from .checkpoints import STATE_FILE, complete_checkpoints, flush_to_disk, resume_checkpoint, saved_state
 from .evaluations import Evaluations
+from .field_types import check_field_types
 from .hub_pushes import HubPushes
 from .schedules import BY_EVALUATIONS, cool_down, set_rates
 from .sharding import gather_model, is_sharded, round_weights_alone
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 EMA_FILE = "ema.pt"
 # Folder of a run for a checkpoint that is not yet, or no longer, whole. `Trainer` pushes nothing that begins with "_".
 INCOMPLETE_FOLDER = "_incomplete"
+# Part of a learning rate whose change at once, on resuming, is warned of: more than a step of any long schedule.
+SUDDEN = 0.02
 
 
 def refuse_label_smoothing(args: TrainingArguments, reason: str) -> None:
@@ -90,15 +92,15 @@ class RQTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and metric is not None and lower_is_better(metric):
             self.greater_is_better = False  # the base class looks at the name's end alone
         super().__post_init__()
+        check_field_types(self, TrainingArguments)
         for each in fields(self):  # the command line checks flags alone, no configuration
             choices, value = each.metadata.get("choices"), getattr(self, each.name)
             if choices is not None and value is not None and value not in choices:
                 raise ValueError(f"`{each.name}` must be one of {list(choices)}, got {value!r}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {self.ema_decay}.")
-        is_whole = isinstance(self.cooldown_steps, Integral) and not isinstance(self.cooldown_steps, bool)
-        if not is_whole or self.cooldown_steps < 0:
-            raise ValueError(f"`cooldown_steps` must be an integer of at least 0, got {self.cooldown_steps!r}.")
+        if self.cooldown_steps < 0:
+            raise ValueError(f"`cooldown_steps` must be at least 0, got {self.cooldown_steps}.")
         if self.cooldown_steps > 0 and self.lr_scheduler_type in BY_EVALUATIONS:
             raise ValueError(
                 "`lr_scheduler_type` must be a function of the step with `cooldown_steps`, got "
@@ -115,11 +117,19 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
     """A `Trainer` whose batches have no label columns, which logs the parts of its loss, keeps a moving average of the
     weights if asked to, saves no pickle of its arguments, and leaves no checkpoint that is not whole."""
 
+    arguments_class: type[RQTrainingArguments] = RQTrainingArguments
+
     def __init__(self, model: Any = None, args: RQTrainingArguments | None = None, *more_args, **kwargs):
-        if not isinstance(args, RQTrainingArguments):  # without any, the base class would make a folder and go on
-            raise ValueError(f"`args` must be {RQTrainingArguments.__name__}, got {type(args).__name__}.")
+        if not isinstance(args, self.arguments_class):  # without any, the base class would make a folder and go on
+            raise ValueError(f"`args` must be {self.arguments_class.__name__}, got {type(args).__name__}.")
         super().__init__(model, args, *more_args, **kwargs)
-        if self.compute_loss_func is not None and type(self).compute_loss is not Trainer.compute_loss:
+        has_own_loss = type(self).compute_loss is not Trainer.compute_loss
+        if self.compute_metrics is not None and has_own_loss:
+            raise ValueError(
+                f"`compute_metrics` must be None, got {self.compute_metrics!r}: {type(self).__name__} keeps no "
+                "predictions of an evaluation, which are as large as all its pictures' logits."
+            )
+        if self.compute_loss_func is not None and has_own_loss:
             raise ValueError(  # the base class would not divide the loss by the accumulated batches
                 f"`compute_loss_func` must be None, got {self.compute_loss_func!r}: {type(self).__name__} has a loss "
                 "of its own; override `compute_loss`."
@@ -251,6 +261,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                 )
             resume_from_checkpoint = checkpoint
         self._check_common_data()
+        self._recorded.clear()  # what an earlier training has left
         if self.args.should_save:  # what a killed run left
             shutil.rmtree(Path(self.args.output_dir, INCOMPLETE_FOLDER), ignore_errors=True)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -387,7 +398,12 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         if checkpoint is not None:
             self._load_average(checkpoint)
             if self.args.cooldown_steps > 0:
-                set_rates(self.lr_scheduler)
+                before, after = set_rates(self.lr_scheduler)
+                if abs(after - before) > SUDDEN * before:
+                    logger.warning(
+                        "The learning rate goes from %.3g to %.3g at once: the checkpoint %s is of a run with another "
+                        "schedule, and lies behind the beginning of this one's cooldown.", before, after, checkpoint,
+                    )  # fmt: skip
 
     def _load_best_model(self) -> None:
         """As in the base class, and the average of the same checkpoint."""
@@ -423,6 +439,10 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
         self.accelerator.end_training()
         self.accelerator.free_memory()
         gc.collect()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0, not counted: the base class would take every number of a batch for a token of a language model."""
+        return 0
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone: the scripts render it from `model_cards/`."""

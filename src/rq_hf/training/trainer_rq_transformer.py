@@ -208,13 +208,18 @@ class RQTransformerTrainer(MuonTrainer):
     much of their captions is padding.
 
     Args:
-        rqvae ([`RQVAEModel`]): the frozen first stage; it is no part of the model that is saved.
+        rqvae ([`RQVAEModel`]):
+            The frozen first stage, whose codebook the model must have (see
+            [`~RQTransformerForImageGeneration.set_codebook`]); it is no part of the model that is saved.
         kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` and `pixel_values`, `latents` `(B, H, W, n_z)` or, with
             neither stochastic codes nor soft labels, `codes` `(B, H, W, D)`.
     """
 
+    arguments_class = RQTransformerTrainingArguments
+
     def __init__(self, *args, rqvae: RQVAEModel, **kwargs):
         super().__init__(*args, **kwargs)
+        check_pair(rqvae, self.model)
         if self.args.lora_rank is not None and self.has_shards:
             raise ValueError(
                 f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
@@ -245,6 +250,11 @@ class RQTransformerTrainer(MuonTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and text loss; stochastic codes in training only, soft labels in evaluation too."""
         if "codes" in inputs:
+            if not self.args.hard_codes:
+                raise ValueError(
+                    "Batches must have `pixel_values` or `latents`, got `codes`, which are all that there is where "
+                    "`stochastic_codes` and `soft_labels` are False."
+                )
             codes, residuals = inputs["codes"].long(), None
         else:
             generator = self._code_generator() if model.training else None
@@ -283,6 +293,26 @@ class RQTransformerTrainer(MuonTrainer):
         tokens = torch.stack([self._caption_tokens(batch) for batch in batches]).float().mean()
         mean = self.accelerator.reduce(tokens.to(device), "mean")
         return batches, mean.clamp(min=1e-6)  # no tokens at all have no loss
+
+    def train(self, *args, **kwargs):
+        self._own_pad_token_id = self._config.pad_token_id
+        return super().train(*args, **kwargs)
+
+    def _inner_training_loop(self, *args, **kwargs):
+        """As in the base class, which has given the model the `pad_token_id` of a `processing_class`: the model's own
+        tells what the text loss counts."""
+        self._config.pad_token_id = self._own_pad_token_id
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
+        """Of a forward and backward pass, 6 for each weight of the blocks and of the head and each token that it is
+        applied to, without attention and without what is drawn anew."""
+        model, config = self.accelerator.unwrap_model(self.model), self._config
+        spatial = config.condition_length + config.num_positions - 1
+        tokens = {"spatial_transformer": spatial, "depth_transformer": config.num_positions * config.code_shape[2]}
+        tokens["code_head"] = tokens["depth_transformer"]
+        weights = {name: sum(each.numel() for each in getattr(model, name).parameters()) for name in tokens}
+        return 6 * len(inputs["input_ids"]) * sum(weights[name] * count for name, count in tokens.items())
 
     def _caption_tokens(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Number of caption tokens that have a text loss."""

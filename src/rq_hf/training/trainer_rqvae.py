@@ -124,6 +124,8 @@ class RQVAETrainer(MuonTrainer):
     averages forget several times in a step, and unused codes restart from the vectors of one batch alone.
     """
 
+    arguments_class = RQVAETrainingArguments
+
     def __init__(
         self, model: RQVAEModel | None = None, args: RQVAETrainingArguments | None = None, *more_args, **kwargs
     ):

@@ -6,6 +6,7 @@ import copy
 import logging
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..class_names import are_same_classes
@@ -49,7 +50,12 @@ def caption_vocabulary(
             f"`model_name_or_path` must be a pipeline with its tokenizer where the captions have more ids than its "
             f"{config.vocab_size}, got {len(tokenizer)} ids and no tokenizer to compare them with. {REPLACE}."
         )
-    if own is not None:
+    if own is None:
+        logger.warning(
+            "%s has no tokenizer to compare that of the captions with: their ids are taken for the same words.",
+            name_or_path,
+        )
+    else:
         old_tokens = {index: token for token, index in own.get_vocab().items()}
         for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
             if old_tokens.get(index, token) != token:
@@ -115,7 +121,10 @@ def class_vocabulary(config: RQTransformerConfig, names: list[str], dropped: boo
 
 
 def initial_transformer(
-    arguments: ScriptArguments, config: RQTransformerConfig, rqvae: RQVAEModel
+    arguments: ScriptArguments,
+    config: RQTransformerConfig,
+    rqvae: RQVAEModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[RQTransformerForImageGeneration, list[int]]:
     """The transformer that a training starts from, new or pretrained, with the condition of `config`.
 
@@ -127,6 +136,7 @@ def initial_transformer(
         arguments ([`ScriptArguments`]): of the training script.
         config ([`RQTransformerConfig`]): of [`transformer_config`].
         rqvae ([`RQVAEModel`]): whose codes it draws.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): of the captions.
 
     Returns:
         The model with the codebook of `rqvae`, and its condition ids that have no trained embedding yet.
@@ -158,10 +168,10 @@ def initial_transformer(
         new_weights = ("condition_embedding.", "text_head.linear.")
         model = with_kept_weights(model, config, new_weights, ("condition_positions.", "text_head."))
         return model, list(range(config.vocab_size))
-    new_ids = []
+    new_ids = _start_in_reserve(model, config, tokenizer, name_or_path)
     if own_config.id2label is not None:
         new = {index: name for index, name in config.id2label.items() if index not in own_config.id2label}
-        new_ids = model.add_classes(list(new.values()))
+        new_ids += model.add_classes(list(new.values()))
     size = model.config.vocab_size
     if config.vocab_size != size:
         model.resize_token_embeddings(config.vocab_size)
@@ -169,3 +179,26 @@ def initial_transformer(
     for name in (*CONDITION_FIELDS, "label2id"):
         setattr(model.config, name, getattr(config, name))
     return model, new_ids
+
+
+@torch.no_grad()
+def _start_in_reserve(
+    model: RQTransformerForImageGeneration,
+    config: RQTransformerConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    name_or_path: str,
+) -> list[int]:
+    """Ids of tokens and of the null condition for which a pretrained model has rows that it did not train, and which
+    begin as the mean of the trained ones."""
+    own_config, old_ids, new_ids = model.config, set(), []
+    if tokenizer is not None:
+        own = _own_tokenizer(name_or_path)
+        old_ids = set(own.get_vocab().values()) if own is not None else set(range(own_config.vocab_size))
+        new_ids = sorted(set(tokenizer.get_vocab().values()) - old_ids)
+    elif own_config.null_condition_ids is None and config.null_condition_ids is not None:
+        old_ids, new_ids = set(own_config.class_ids), list(config.null_condition_ids)
+    new_ids = [index for index in new_ids if index < own_config.vocab_size]
+    layers = [model.condition_embedding, *([model.text_head.linear] if model.text_head is not None else [])]
+    for rows in (values for layer in layers for values in layer.parameters() if new_ids):
+        rows[new_ids] = rows[sorted(old_ids)].mean(0)
+    return new_ids
