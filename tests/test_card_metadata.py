@@ -21,6 +21,7 @@ from test_readme import FENCE
 
 from rq_hf.card_metadata import METRIC_NAMES
 from rq_hf.cards import render_card, render_small_card
+from rq_hf.configuration_common import add_sampling
 from rq_hf.sharing import push_folder
 from rq_hf.training import DataArguments, RQVAETrainingArguments, ScriptArguments, write_card
 from rq_hf.training.publishing import fresh_command, save_own_card
@@ -328,3 +329,10 @@ def test_a_card_written_before_there_was_a_repository_names_it_once_it_is_there(
         push_folder(tmp_path, "me/rqvae")
         assert 'from_pretrained("me/rqvae")' in ModelCard.load("me/rqvae").text
         assert f'from_pretrained("{place}")' in (tmp_path / "README.md").read_text()
+
+
+def test_the_shipped_transformer_samples_alike_without_its_generation_config():
+    """diffusers downloads its config.json alone."""
+    folder = ROOT / "checkpoints" / "emoji-64" / "transformer"
+    config, settings = (json.loads((folder / name).read_text()) for name in ("config.json", "generation_config.json"))
+    assert settings["temperature"] == config["temperature"] and add_sampling(config, settings) == config
