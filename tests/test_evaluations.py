@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Evaluations: of several data sets, under any name, with averaged and with rounded weights."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from two_processes_evaluation import Pictures
@@ -181,9 +183,6 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"`{name}` must be {expected}, got {value!r}"):
             make_trainer(**{name: value})
-    given = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
-    with pytest.raises(ValueError, match="`muon_learning_rate` must be None with an optimizer that is given, got 0.1"):
-        RQVAETrainer(make_rqvae(), make_trainer(muon_learning_rate=0.1).args, optimizers=(given, None))
     arguments = make_trainer(ema_decay=0.5).args
     with pytest.raises(ValueError, match="`model_init` must be None with `ema_decay`"):
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
@@ -192,6 +191,25 @@ def test_arguments_that_change_nothing_or_cannot_work_are_refused(
         RQVAETrainer(model_init=lambda: make_rqvae(), args=arguments, train_dataset=Pictures(pictures))
     with pytest.raises(ValueError, match="`output_dir` must have a checkpoint to resume from, got .* with none"):
         make_trainer().train(resume_from_checkpoint=True)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch older than 2.9 has no Muon")
+def test_muon_is_refused_with_an_optimizer_that_is_given(make_rqvae, make_trainer):
+    given = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    with pytest.raises(ValueError, match="`muon_learning_rate` must be None with an optimizer that is given, got 0.1"):
+        RQVAETrainer(make_rqvae(), make_trainer(muon_learning_rate=0.1).args, optimizers=(given, None))
+
+
+def test_fields_of_subclasses_may_have_any_default_and_numpys_numbers(tmp_path):
+    @dataclass
+    class Own(RQVAETrainingArguments):
+        teacher: str = field(default=None)
+
+    options = {"output_dir": str(tmp_path), "use_cpu": True}
+    arguments = Own(**options, ema_decay=np.float32(0.5), train_decoder_only=np.bool_(False))
+    assert arguments.teacher is None and Own(**options, teacher="it").teacher == "it"
+    with pytest.raises(ValueError, match="`teacher` must be text, got 3"):
+        Own(**options, teacher=3)
 
 
 def test_parts_are_those_of_the_loss_that_is_logged(make_trainer):

@@ -58,3 +58,11 @@ def test_eight_bits_are_evaluated_beside_32(run_with_torchao, tiny_pipeline, tmp
     assert 0 < abs(quantized["loss"] / exact["loss"] - 1) < 0.01
     assert 0.5 < quantized["same likeliest codes"] <= 1
     run_with_torchao("scripts/evaluate.py", "prompts", model, *data, "--dtype", "int8", "--num_prompts", 2)
+    reference, pictures = tmp_path / "reference.safetensors", ["--dataset_name", FIXTURE, "--filter", "tone=default"]
+    features = ["--feature_extractor", "efficientnet_lite0"]
+    made = ["--split", "train", "--image_size", 16, "--output", reference]
+    run_with_torchao("scripts/evaluate.py", "statistics", *pictures, *features, *made)
+    drawn = ["--protocol", "captions", "--split", "test_combos", "--num_pictures", 2, "--reference", reference]
+    drawn += ["--dtype", "int8", "--output", tmp_path / "samples.json"]
+    run_with_torchao("scripts/evaluate.py", "samples", model, *pictures, *features, *drawn)
+    assert json.loads((tmp_path / "samples.json").read_text())["metrics"]["frechet_distance_efficientnet_lite0"] > 0

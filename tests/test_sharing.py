@@ -510,9 +510,9 @@ def test_a_repository_with_code_gets_it_anew_and_one_with_other_code_none(hub, f
     assert set(hub.files("me/tiny")) == before and hub.files("me/tiny")["model_index.json"].read_bytes() == index
     assert hub.files("me/tiny")["README.md"].read_text().count("## Without rq_hf") == 1
     create_repo("me/own")
-    HfApi().upload_file(path_or_fileobj=b"print('mine')", path_in_repo="pipeline.py", repo_id="me/own")
+    HfApi().upload_file(path_or_fileobj=b"print('\xff')", path_in_repo="pipeline.py", repo_id="me/own")
     push_folder(folder, "me/own")
-    assert hub.files("me/own")["pipeline.py"].read_bytes() == b"print('mine')"
+    assert hub.files("me/own")["pipeline.py"].read_bytes() == b"print('\xff')"
     assert "rqvae/modeling_rqvae.py" not in hub.files("me/own")
 
 
@@ -549,9 +549,16 @@ def test_evaluations_of_one_metric_keep_a_row_each(hub, tiny_pipeline):
     assert rows() == ["| emoji | test | PSNR (dB) | 25 |"]
     assert [result.metric_value for result in ModelCard.load("me/tiny").data.eval_results] == [25.0]
     small = evaluation("test", 21.0)
-    small["dataset"]["config"] = "small"
+    small["dataset"] |= {"config": "small", "revision": "v1"}
     tiny_pipeline.push_to_hub("me/tiny", evaluations=[small])
-    assert rows() == ["| emoji | test | PSNR (dB) | 25 |", "| emoji (small) | test | PSNR (dB) | 21 |"]
+    expected = ["| emoji | test | PSNR (dB) | 25 |", "| emoji (small, v1) | test | PSNR (dB) | 21 |"]
+    assert rows() == expected
+    text = ModelCard.load("me/tiny").text
+    HfApi().upload_file(
+        path_or_fileobj=f"{text}\n# In short\n\n{expected[0]}\n".encode(), path_in_repo="README.md", repo_id="me/tiny"
+    )
+    tiny_pipeline.push_to_hub("me/tiny", evaluations=[evaluation("test", 26.0)])
+    assert rows() == ["| emoji | test | PSNR (dB) | 26 |", expected[1], "| emoji | test | PSNR (dB) | 26 |"]
 
 
 def test_links_to_folders_are_followed_and_a_missing_tokenizer_is_named(hub, folder, tiny_pipeline, tmp_path):
@@ -561,11 +568,12 @@ def test_links_to_folders_are_followed_and_a_missing_tokenizer_is_named(hub, fol
     assert hub.repositories == {}
     (folder / "tokenizer").symlink_to(tmp_path / "words")
     (folder / "rqvae" / "back").symlink_to(folder)
+    (folder / "latest").symlink_to(folder / "checkpoint-5")
     push_folder(folder, "me/tiny")
     assert np.array_equal(
         draw(RQImageGenerationPipeline.from_pretrained("me/tiny"), PROMPT), draw(tiny_pipeline, PROMPT)
     )
-    assert not [path for path in hub.files("me/tiny") if "back" in path]
+    assert not [path for path in hub.files("me/tiny") if "back" in path or "latest" in path]
 
 
 def test_an_adapter_takes_evaluations_and_no_variants(hub, tiny_pipeline, tmp_path):

@@ -106,14 +106,18 @@ def extended_card(
     header = ["Data set", "Split", "Metric", "Value"]
     lines, added = str(card).splitlines(), []
     rows = table(evaluation_rows(results), header).splitlines()
-    former = _lines_by_beginning(lines, rows[2:])
+    new: dict[str, list[str]] = {}
     for row in rows[2:]:
-        if places := former[_beginning(row)]:
-            lines[places.pop(0)] = row
-        else:
-            added.append(row)
-    gone = {place for places in former.values() for place in places}  # of values that have no successor
-    lines = [line for place, line in enumerate(lines) if place not in gone]
+        new.setdefault(row.rpartition(" | ")[0] + " | ", []).append(row)  # by all but the value
+    for beginning, own in new.items():
+        places = [place for place, line in enumerate(lines) if line.startswith(beginning)]
+        for number, place in enumerate(places):
+            lines[place] = own[min(number, len(own) - 1)]
+        added += own[len(places) :]
+    replaced = {row for own in new.values() for row in own}
+    lines = [
+        line for before, line in zip(["", *lines], lines, strict=False) if line != before or line not in replaced
+    ]  # once where a table had several such values
     heading = f"## Evaluation of {repo_id}"
     if added and heading in lines:  # of an earlier push
         place = lines.index(heading) + 1
@@ -125,19 +129,6 @@ def extended_card(
     if not added or heading in lines:
         return text
     return _with_section(text, "\n".join([heading, "", *rows[:2], *added, ""]))
-
-
-def _beginning(row: str) -> str:
-    """All of a table's row but the value."""
-    return row.rpartition(" | ")[0] + " | "
-
-
-def _lines_by_beginning(lines: Sequence[str], rows: Sequence[str]) -> dict[str, list[int]]:
-    """For the beginning of each row the places of the lines that have it, too."""
-    return {
-        beginning: [place for place, line in enumerate(lines) if line.startswith(beginning)]
-        for beginning in map(_beginning, rows)
-    }
 
 
 def _with_section(card: str, section: str) -> str:

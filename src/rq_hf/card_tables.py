@@ -45,13 +45,14 @@ def transformer_rows(config: RQTransformerConfig | None, num_parameters: int | N
 
 
 def evaluation_rows(results: Iterable[EvalResult]) -> list[tuple[Any, ...]]:
-    """Data set (with its configuration), split, metric and value of each result."""
+    """Data set (with its configuration and revision), split, metric and value of each result."""
     rows = []
     for result in results:
         value = result.metric_value
         if isinstance(value, float):
             value = f"{value:.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-        name = result.dataset_name + (f" ({result.dataset_config})" if result.dataset_config else "")
+        details = [each for each in (result.dataset_config, result.dataset_revision) if each]
+        name = result.dataset_name + (f" ({', '.join(details)})" if details else "")
         rows.append((name, result.dataset_split or "", result.metric_name or result.metric_type, value))
     return rows
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """From a folder to a repository on the Hub: safetensors, a card, and code for those who have not this library."""
 
+import itertools
 import json
 import logging
 import os
@@ -98,6 +99,7 @@ def push_folder(
     for evaluation in evaluations:
         evaluation_results(evaluation)
     added = code_files(folder) if with_code else {}
+    added |= _configs_with_sampling(files, added)
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as workplace:
         files |= _rewritten_weights(files, Path(workplace), variants, max_shard_size)
         api = HfApi(token=token)
@@ -107,7 +109,7 @@ def push_folder(
         present = api.list_repo_files(repo_id, revision=revision)
         if not with_code and kind in ("pipeline", "model") and _has_code(api, repo_id, revision, present):
             with_code, added = True, code_files(folder)
-        added |= _configs_with_sampling(files, added)
+            added |= _configs_with_sampling(files, added)
         if "README.md" in files:
             own = files["README.md"].read_text(encoding="utf-8")
             # What the card was written for, before there was a repository.
@@ -187,8 +189,13 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     kind = folder_kind(folder)
     files, left_out = {}, []
-    for place, folders, names in os.walk(folder, followlinks=True):  # passes over what a training deletes meanwhile
-        folders[:] = sorted(name for name in folders if not (_NOT_SHARED.match(name) or _leads_back(place, name)))
+    # Folders that are links are followed where `from_pretrained` would.
+    linked = (
+        [folder / name for name in _components(folder) if (folder / name).is_symlink()] if kind == "pipeline" else []
+    )
+    walks = [os.walk(each) for each in (folder, *linked)]  # pass over what a training deletes meanwhile
+    for place, folders, names in itertools.chain(*walks):
+        folders[:] = sorted(name for name in folders if not _NOT_SHARED.match(name))
         for path in (Path(place, name) for name in sorted(names) if not _NOT_SHARED.match(name)):
             if _is_pickle(path):
                 left_out.append(path)
@@ -210,10 +217,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
 
 def _check_components(folder: Path, files: Iterable[str]) -> None:
     """Refuses a pipeline's folder without all that its components are loaded from."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:  # a setting, or left out
-            continue
+    for name in _components(folder):
         own = sorted(path for path in files if path.startswith(f"{name}/"))
         if name in ("rqvae", "transformer"):
             expected = f"{name}/config.json and weights beside it"
@@ -224,19 +228,19 @@ def _check_components(folder: Path, files: Iterable[str]) -> None:
             raise ValueError(f"`folder` must hold {expected}, for the `{name}` of its model_index.json, got {own}.")
 
 
-def _leads_back(place: str, name: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    path = Path(place, name)
-    return path.is_symlink() and Path(place).resolve().is_relative_to(path.resolve())
+def _components(folder: Path) -> list[str]:
+    """The components that a pipeline's model_index.json names, but for those that were left out."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return [
+        name for name, entry in index.items() if isinstance(entry, list) and name[0] != "_" and entry[0] is not None
+    ]
 
 
 def _has_code(api: HfApi, repo_id: str, revision: str | None, present: Iterable[str]) -> bool:
     """Whether an earlier push brought code along."""
-    return any(
-        is_brought_code(Path(api.hf_hub_download(repo_id, path, revision=revision)).read_text(encoding="utf-8"))
-        for path in present
-        if "/" not in path and path.endswith(".py")
-    )
+    paths = [path for path in present if "/" not in path and path.endswith(".py")]
+    files = (Path(api.hf_hub_download(repo_id, path, revision=revision)) for path in paths)
+    return any(is_brought_code(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
 def _configs_with_sampling(files: dict[str, Path], added: dict[str, str]) -> dict[str, str]:

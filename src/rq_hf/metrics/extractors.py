@@ -19,7 +19,7 @@ from ..features import EfficientNetLite0, FrozenModule, read_state_dict
 from ..hub_cache import load_whole
 from ..selection import processed
 
-# Weights that are summed at once: 32 MiB as long integers.
+# Weights that are summed at once: 32 MiB in fp64.
 DIGEST_BLOCK_ELEMENTS = 2**22
 FEATURE_EXTRACTORS = ("efficientnet_lite0", "inception")
 
@@ -29,8 +29,12 @@ def weights_digest(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        for part in tensor.detach().flatten().split(DIGEST_BLOCK_ELEMENTS):
-            bits = part.float().view(torch.int32).long()
+        tensor = tensor.detach()
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):  # of 8 bits, by torchao
+            tensor = tensor.dequantize()
+        for part in tensor.flatten().split(DIGEST_BLOCK_ELEMENTS) if tensor.numel() > 0 else ():
+            part = part.cpu() if part.device.type == "mps" else part  # which has no fp64
+            bits = part.double().view(torch.int64) if part.is_floating_point() else part.long()
             weights = torch.arange(1, 2 * len(bits), 2, device=bits.device)  # odd, so that no bit is lost
             digest.update(b"%d" % (bits * weights).sum().item())  # modulo 2^64, the same in any order of adding
     return digest.hexdigest()[:16]

@@ -76,11 +76,19 @@ def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
     for name in config:
         if name not in SECTIONS:
             raise ValueError(unknown_field_message(f"The configuration {str(path)!r}", name, list(SECTIONS)))
-    for name, value in config.get("data", {}).items():
-        if isinstance(value, str) and value.startswith("."):
-            config["data"][name] = str((path.parent / value).resolve())
+    if "data" in config:
+        config["data"] = _resolved(config["data"], path.parent)
     _check_card(path, config.get("card", {}))
     return {name: config.get(name, {}) for name in SECTIONS}
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    """Paths that begin with "." are relative to the folder, also those in objects and lists."""
+    if isinstance(value, str):
+        return str((folder / value).resolve()) if value.startswith(".") else value
+    if isinstance(value, dict):
+        return {name: _resolved(each, folder) for name, each in value.items()}
+    return [_resolved(each, folder) for each in value] if isinstance(value, list) else value
 
 
 def _check_card(path: Path, card: dict[str, Any]) -> None:

@@ -8,12 +8,20 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+import numpy as np
+
 # By the type of a field: what its values are, and what an error calls them.
-TAKEN = {bool: (bool, "True or False"), int: (Integral, "an integer"), float: (Real, "a number"), str: (str, "text")}
+TAKEN = {
+    bool: ((bool, np.bool_), "True or False"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+}
 
 
 def check_field_types(arguments: Any, base: type | None = None) -> None:
-    """Refuses values of another type than their field has; lists and types of other libraries are not looked at.
+    """Refuses values of another type than their field has, defaults excepted; lists and types of other libraries are
+    not looked at.
 
     Args:
         arguments: of a dataclass.
@@ -32,7 +40,7 @@ def check_field_types(arguments: Any, base: type | None = None) -> None:
         types = [one for one in alternatives if one is not NoneType]
         if each.name in inherited or not all(one in TAKEN for one in types):
             continue
-        if value is None and NoneType in alternatives:
+        if value is each.default or (value is None and NoneType in alternatives):
             continue
         is_taken = any(isinstance(value, TAKEN[one][0]) for one in types)
         if not is_taken or (isinstance(value, bool) and bool not in types):

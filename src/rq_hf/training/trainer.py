@@ -402,7 +402,7 @@ class RQTrainer(HubPushes, Evaluations, Trainer):
                 if abs(after - before) > SUDDEN * before:
                     logger.warning(
                         "The learning rate goes from %.3g to %.3g at once: the checkpoint %s is of a run with another "
-                        "schedule, and lies behind the beginning of this one's cooldown.", before, after, checkpoint,
+                        "schedule or cooldown.", before, after, checkpoint,
                     )  # fmt: skip
 
     def _load_best_model(self) -> None:

@@ -3,6 +3,7 @@
 """Training of the RQ-Transformer (stage 2) with stochastic codes and soft labels (section 3.2.3)."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -252,8 +253,7 @@ class RQTransformerTrainer(MuonTrainer):
         if "codes" in inputs:
             if not self.args.hard_codes:
                 raise ValueError(
-                    "Batches must have `pixel_values` or `latents`, got `codes`, which are all that there is where "
-                    "`stochastic_codes` and `soft_labels` are False."
+                    "Batches must have `pixel_values` or `latents` with stochastic codes or soft labels, got `codes`."
                 )
             codes, residuals = inputs["codes"].long(), None
         else:
@@ -295,8 +295,14 @@ class RQTransformerTrainer(MuonTrainer):
         return batches, mean.clamp(min=1e-6)  # no tokens at all have no loss
 
     def train(self, *args, **kwargs):
-        self._own_pad_token_id = self._config.pad_token_id
+        if self.model is not None:  # else `call_model_init` makes it
+            self._own_pad_token_id = self._config.pad_token_id
         return super().train(*args, **kwargs)
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        self._own_pad_token_id = model.config.pad_token_id
+        return model
 
     def _inner_training_loop(self, *args, **kwargs):
         """As in the base class, which has given the model the `pad_token_id` of a `processing_class`: the model's own
@@ -308,11 +314,10 @@ class RQTransformerTrainer(MuonTrainer):
         """Of a forward and backward pass, 6 for each weight of the blocks and of the head and each token that it is
         applied to, without attention and without what is drawn anew."""
         model, config = self.accelerator.unwrap_model(self.model), self._config
-        spatial = config.condition_length + config.num_positions - 1
-        tokens = {"spatial_transformer": spatial, "depth_transformer": config.num_positions * config.code_shape[2]}
-        tokens["code_head"] = tokens["depth_transformer"]
-        weights = {name: sum(each.numel() for each in getattr(model, name).parameters()) for name in tokens}
-        return 6 * len(inputs["input_ids"]) * sum(weights[name] * count for name, count in tokens.items())
+        spatial, codes = config.condition_length + config.num_positions - 1, math.prod(config.code_shape)
+        tokens = {"spatial_transformer": spatial, "depth_transformer": codes, "code_head": codes}
+        products = [sum(map(torch.numel, getattr(model, name).parameters())) * tokens[name] for name in tokens]
+        return 6 * len(inputs["input_ids"]) * sum(products)
 
     def _caption_tokens(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Number of caption tokens that have a text loss."""
