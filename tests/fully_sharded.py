@@ -83,11 +83,19 @@ def train_rqvae() -> dict:
     return ended(model, losses)
 
 
+def rqvae_of(transformer: RQTransformerForImageGeneration) -> RQVAEModel:
+    """Whose codes that of [`train_transformer`] draws."""
+    rqvae = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | {
+        "image_size": 4, "attention_levels": [], "codebook_size": 16, "code_depth": 3,
+    })).eval()  # fmt: skip
+    rqvae.codebook.copy_(transformer.codebook.weight)
+    return rqvae
+
+
 def save_gathered(model: PreTrainedModel, folder: Path) -> None:
     """Saves what a trainer makes of the shards, as train_rqt.py does at its end."""
-    rqvae = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS))
     arguments = RQTransformerTrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none")
-    trainer = RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae)
+    trainer = RQTransformerTrainer(model=model, args=arguments, rqvae=rqvae_of(model))
     trainer._model_class = RQTransformerForImageGeneration  # a trainer sees a model before it is sharded
     whole = trainer.whole_model()
     assert (whole is not None) == (dist.get_rank() == 0)

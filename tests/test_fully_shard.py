@@ -14,8 +14,6 @@ from conftest import CAPTIONS
 from rq_hf import (
     RQImageGenerationPipeline,
     RQTransformerForImageGeneration,
-    RQVAEConfig,
-    RQVAEModel,
     train_caption_tokenizer,
 )
 
@@ -79,13 +77,7 @@ def test_sharded_processes_keep_one_codebook_to_the_bit(alone, together):
 def test_gathered_weights_are_those_of_an_ordinary_pipeline(alone, together, folder, tmp_path):
     transformer = RQTransformerForImageGeneration.from_pretrained(folder / "transformer")
     assert transformer.config.architectures == ["RQTransformerForImageGeneration"]
-    rqvae = RQVAEModel(
-        RQVAEConfig(
-            image_size=4, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, attention_levels=[],
-            latent_channels=8, norm_num_groups=4, codebook_size=16, codebook_dim=8, code_depth=3,
-        )
-    ).eval()  # fmt: skip
-    rqvae.codebook.copy_(transformer.codebook.weight)
+    rqvae = fully_sharded.rqvae_of(transformer)
     tokenizer = train_caption_tokenizer(CAPTIONS, vocab_size=60, max_length=3)
     RQImageGenerationPipeline(rqvae, transformer, tokenizer).save_pretrained(tmp_path)
     pipeline = RQImageGenerationPipeline.from_pretrained(tmp_path)
