@@ -173,6 +173,17 @@ def test_the_loss_is_cross_entropy_and_the_text_has_its_weight(tiny_transformer)
 
 
 @pytest.mark.parametrize("output_logits", [False, True])
+def test_ids_and_labels_may_be_integers_of_32_bits(make_transformer, output_logits):
+    model = make_transformer("text")
+    input_ids, codes = make_inputs(model)
+    with torch.no_grad():
+        expected = model(input_ids, codes, labels=codes, output_logits=output_logits).loss
+        assert torch.equal(
+            model(input_ids.int(), codes.int(), labels=codes.int(), output_logits=output_logits).loss, expected
+        )
+
+
+@pytest.mark.parametrize("output_logits", [False, True])
 @pytest.mark.parametrize("with_gradients", [False, True])
 def test_codes_without_a_label_do_not_count(make_transformer, output_logits, with_gradients):
     model = make_transformer("none")

@@ -16,7 +16,7 @@ import torch
 from diffusers import ImagePipelineOutput
 from tokenizers.processors import TemplateProcessing
 
-from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
+from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
 
 PROMPT = "a red heart"
 # How each kind of pipeline is asked for two pictures.
@@ -226,6 +226,19 @@ def test_reconstruct_decodes_the_first_depths(tiny_pipeline, pictures):
         assert torch.equal(found, codes[..., :depth])
         expected = tiny_pipeline.rqvae.decode(codes[..., :depth]) / 2 + 0.5
         torch.testing.assert_close(tiny_pipeline.reconstruct(images, depth, "pt").images, expected.clamp(0, 1))
+
+
+def test_tensors_of_four_channels_are_pictures_and_no_latents():
+    fields = dict(
+        num_channels=4, image_size=8, base_channels=8, channel_multiplier=[1, 2], num_res_blocks=1, norm_num_groups=4,
+        attention_levels=[], latent_channels=8, codebook_dim=8, codebook_size=16, code_depth=2,
+    )  # fmt: skip
+    pipe = RQImageGenerationPipeline(rqvae=RQVAEModel(RQVAEConfig(**fields)).eval(), transformer=None)
+    values = np.random.default_rng(0).random((2, 8, 8, 4), dtype=np.float32)
+    expected = pipe.reconstruct(values, output_type="latent").images
+    tensors = torch.tensor(values).permute(0, 3, 1, 2)
+    assert torch.equal(pipe.reconstruct(tensors, output_type="latent").images, expected)
+    assert pipe._pixel_values(tensors).min() < -0.5  # brought to [-1, 1]
 
 
 def test_reconstruct_takes_pictures_of_any_kind(tiny_pipeline):

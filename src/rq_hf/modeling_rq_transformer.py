@@ -431,7 +431,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, HubModel):
             logits = self.code_head(depth_states) if logits is None else logits
             targets = labels.flatten(0, -2).float()
         elif logits is None:
-            return self.code_head(depth_states, labels=labels)
+            return self.code_head(depth_states, labels=labels.long())
         else:
             targets = labels.flatten().long()
         losses = F.cross_entropy(logits.flatten(0, -2).float(), targets, reduction="none", ignore_index=IGNORED)
