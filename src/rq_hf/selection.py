@@ -33,7 +33,7 @@ from .likelihood_ranking import is_likelihood
 PROCESSOR_OPTIONS = ("subfolder", "trust_remote_code")
 
 # Weights of red, green and blue in the grey of a picture (ITU-R BT.601).
-LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device="cpu")
 
 
 @dataclass
