@@ -82,7 +82,7 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
     cache_latents: bool = field(
         default=False,
         metadata={
-            "help": "Encode every picture once, without random crops, and keep fp16 latents; the codes where they are "
+            "help": "Encode every picture once, without random crops, and keep the latents; the codes where they are "
             "all that is trained on."
         },
     )
@@ -424,13 +424,13 @@ def cache_latents(
         codes_only: keep the nearest codes instead of the latents.
 
     Returns:
-        Rows with a column `latents` `(H, W, n_z)` fp16 that stochastic codes can be drawn from in every epoch, or
+        Rows with a column `latents` `(H, W, n_z)` fp32 that stochastic codes can be drawn from in every epoch, or
         `codes` `(H, W, D)` int32; torch format.
     """
     name, width, dtype = (
         ("codes", rqvae.config.code_depth, "int32")
         if codes_only
-        else ("latents", rqvae.config.codebook_dim, "float16")
+        else ("latents", rqvae.config.codebook_dim, "float32")
     )
 
     def encode(batch: dict[str, list]) -> dict[str, np.ndarray]:
