@@ -238,6 +238,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"scheduled_sampling": 1.5},
         {"scheduled_sampling_passes": 0},
         {"scheduled_sampling_warmup_steps": -1},
+        {"scheduled_sampling_delay": -1},
         {"condition_dropout": -0.1},
         {"muon_learning_rate": -1e-3},
         {"muon_learning_rate": 1e-3, "lora_rank": 2, "model_name_or_path": "model"},
@@ -555,20 +556,25 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     codes, residuals = tiny_rqvae.quantize(latents)
     input_ids = torch.randint(1, 5, (4, trainer.model.config.condition_length))
     trainer.model.generation_config.do_sample = False
-    own, left = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+
+    def own_codes(seed):
+        inputs, generator = {"input_ids": input_ids}, torch.Generator().manual_seed(seed)
+        return trainer._with_own_codes(inputs, codes, residuals, generator)
+
+    own, left = own_codes(0)
     assert torch.equal(own, trainer.model.redraw_codes(input_ids, codes))
     vectors = tiny_rqvae.quantizer.codebook(own)
     for depth in range(own.shape[-1]):  # what the drawn codes before it leave
         torch.testing.assert_close(left[..., depth, :], latents - vectors[..., :depth, :].sum(-2))
     trainer.args.scheduled_sampling = 0.5
-    some, left_by_some = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+    some, left_by_some = own_codes(0)
     kept = (some == codes).flatten(1).all(1)
     assert kept.sum() == 2
     assert torch.equal(some[~kept], own[~kept]) and torch.equal(left_by_some[~kept], left[~kept])
     assert torch.equal(left_by_some[kept], residuals[kept])
     trainer.args.scheduled_sampling, trainer.args.scheduled_sampling_passes = 1.0, 3
     with mock.patch.object(trainer.model, "redraw_codes", wraps=trainer.model.redraw_codes) as redraw:
-        drawn_over, left_after = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+        drawn_over, left_after = own_codes(0)
     sizes = [len(call.args[0]) for call in redraw.call_args_list]
     assert sizes in ([4, 2, 1], [4, 3, 1], [4, 3, 2])  # one, two and three times as many pictures, but for one more
     times = [own]
@@ -580,12 +586,12 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     torch.testing.assert_close(left_after[..., -1, :], latents - vectors[..., :-1, :].sum(-2))
     trainer.args.scheduled_sampling_warmup_steps, kept = 10, []
     for trainer.state.global_step in (0, 5, 10, 20):
-        drawn, _ = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(0))
+        drawn, _ = own_codes(0)
         kept.append((drawn == codes).flatten(1).all(1).sum().item())
     assert kept == [4, 2, 0, 0]
     trainer.args.scheduled_sampling, counts = 0.1, []
     for seed in range(40):
-        drawn, _ = trainer._with_own_codes(input_ids, codes, residuals, torch.Generator().manual_seed(seed))
+        drawn, _ = own_codes(seed)
         counts.append(4 - (drawn == codes).flatten(1).all(1).sum().item())
     assert set(counts) == {0, 1} and 8 <= sum(counts) <= 24  # 0.4 on the mean
 
@@ -594,6 +600,53 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
         run.train()
     assert losses(runs[0]) == losses(runs[1]) != losses(runs[2])
     assert losses(runs[0])[-1] < losses(runs[0])[0]
+
+
+def test_drawn_pictures_come_back_after_the_delay_and_are_drawn_over(emoji, tiny_rqvae, tiny_tokenizer, tmp_path):
+    make = functools.partial(
+        stage2_trainer, emoji, tiny_rqvae, tiny_tokenizer,
+        scheduled_sampling=0.5, scheduled_sampling_passes=3, scheduled_sampling_delay=2,
+    )  # fmt: skip
+    trainer = make(tmp_path / "a")
+    model, config = trainer.model, trainer.model.config
+    model.generation_config.do_sample = False
+    generator, last = torch.Generator().manual_seed(0), {}
+    for number in range(60):
+        fresh = {
+            "input_ids": torch.randint(1, 5, (4, config.condition_length)),
+            "latents": torch.randn(4, *config.code_shape[:2], config.codebook_dim),
+        }
+        batch = trainer._with_returned(fresh)
+        returned = len(batch.get("own_codes", ()))
+        for name, values in fresh.items():
+            assert batch[name].shape == values.shape and torch.equal(batch[name][returned:], values[returned:])
+        codes, residuals = tiny_rqvae.quantize(batch["latents"])
+        with mock.patch.object(model, "redraw_codes", wraps=model.redraw_codes) as redraw:
+            own, left = trainer._with_own_codes(batch, codes, residuals, generator)
+        assert redraw.call_count == 1 and len(redraw.call_args.args[0]) == 2  # one pass of half of the batch
+        assert torch.equal(own[2:], codes[2:]) and torch.equal(left[2:], residuals[2:])
+        vectors = tiny_rqvae.quantizer.codebook(own)
+        torch.testing.assert_close(left[:2, ..., -1, :], (batch["latents"] - vectors[..., :-1, :].sum(-2))[:2])
+        for row in range(2):
+            picture, input_ids = batch["latents"][row].sum().item(), batch["input_ids"][row]
+            before, count, when, same_ids = last.get(picture, (codes[row], 0, number - 2, input_ids))
+            assert (row < returned) == (count > 0) and when == number - 2 and torch.equal(input_ids, same_ids)
+            assert torch.equal(own[row], model.redraw_codes(input_ids[None], before[None])[0])
+            last[picture] = own[row], count + 1, number, input_ids
+    assert {count for _, count, when, _ in last.values() if when < 58} == {1, 2, 3}  # those that were drawn last
+    trainer._on_their_way[0] = fresh | {"own_codes": own, "passes_left": torch.ones(4, dtype=torch.long)}
+    small = trainer._with_returned({name: values[:1] for name, values in batch.items()})  # an epoch's last batch
+    assert all(torch.equal(small[name], fresh[name][:1]) for name in fresh)
+    assert torch.equal(small["own_codes"], own[:1]) and len(small["passes_left"]) == 1
+
+    runs = [make(tmp_path / name) for name in ("b", "c")]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1]) and len(runs[0]._on_their_way) == 2
+    waiting = []
+    runs[0]._with_returned = lambda batch: waiting.append(len(runs[0]._on_their_way)) or batch
+    runs[0].train()
+    assert waiting[0] == 0  # none of the training before
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -23,13 +23,14 @@ from .callbacks import resumed_attributes
 from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
-from .muon import MuonTrainer, MuonTrainingArguments, block_matrices
+from .muon import block_matrices
+from .scheduled_sampling import ScheduledSamplingArguments, ScheduledSamplingTrainer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RQTransformerTrainingArguments(MuonTrainingArguments):
+class RQTransformerTrainingArguments(ScheduledSamplingArguments):
     """`TrainingArguments` of stage 2."""
 
     code_temperature: list[float] = field(  # a number where it is one for all depths
@@ -41,27 +42,6 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
     )
     stochastic_codes: bool = field(default=True, metadata={"help": "Draw the training codes from Q_tau (Eq. 15)."})
     soft_labels: bool = field(default=True, metadata={"help": "Train on Q_tau (Eq. 15) instead of the codes."})
-    scheduled_sampling: float = field(
-        default=0.0,
-        metadata={
-            "help": "Part of the training pictures whose codes the model draws itself, as it samples, those of each "
-            "position after the true ones before it; labels stay those of the picture. Costs a forward pass of them."
-        },
-    )
-    scheduled_sampling_passes: int = field(
-        default=1,
-        metadata={
-            "help": "How many times over the model draws such a picture, at most, each time after the codes drawn "
-            "before; each number from 1 on for as many pictures. More come closer to what it meets when it samples."
-        },
-    )
-    scheduled_sampling_warmup_steps: int = field(
-        default=0,
-        metadata={
-            "help": "Steps over which `scheduled_sampling` grows in a line from 0 to its value; what a model draws "
-            "before it has learnt anything teaches nothing."
-        },
-    )
     bpe_dropout: float = field(default=0.1, metadata={"help": "BPE dropout of training captions, in [0, 1]."})
     condition_dropout: float = field(
         default=0.0, metadata={"help": "Part of the training samples whose condition is dropped, for guidance."}
@@ -135,19 +115,13 @@ class RQTransformerTrainingArguments(MuonTrainingArguments):
                 self.metric_for_best_model, self.greater_is_better = "loss", False
         if self.eval_pictures < 0:
             raise ValueError(f"`eval_pictures` must be at least 0, got {self.eval_pictures}.")
-        for name in ("bpe_dropout", "condition_dropout", "scheduled_sampling"):
+        for name in ("bpe_dropout", "condition_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.scheduled_sampling > 0 and not self.soft_labels:
             raise ValueError(
                 f"`scheduled_sampling` must be 0 without `soft_labels`, got {self.scheduled_sampling}: labels have to "
                 "be of what the drawn codes leave."
-            )
-        if self.scheduled_sampling_passes < 1:
-            raise ValueError(f"`scheduled_sampling_passes` must be at least 1, got {self.scheduled_sampling_passes}.")
-        if self.scheduled_sampling_warmup_steps < 0:
-            raise ValueError(
-                f"`scheduled_sampling_warmup_steps` must be at least 0, got {self.scheduled_sampling_warmup_steps}."
             )
         if self.muon_learning_rate is not None and self.lora_rank is not None:
             raise ValueError(
@@ -196,7 +170,7 @@ class EarlyStopping(EarlyStoppingCallback):
             control.should_training_stop = True
 
 
-class RQTransformerTrainer(MuonTrainer):
+class RQTransformerTrainer(ScheduledSamplingTrainer):
     """Trains an [`RQTransformerForImageGeneration`] on the codes that a frozen RQ-VAE gives.
 
     It logs the losses of image, text and each depth, and the pictures a second that all processes train on, with
@@ -225,11 +199,6 @@ class RQTransformerTrainer(MuonTrainer):
             raise ValueError(
                 f"`lora_rank` must be None with FSDP and ZeRO-3, got {self.args.lora_rank}: adapters are merged into "
                 "whole weights, the model has shards."
-            )
-        if self.args.scheduled_sampling > 0 and self.has_shards:
-            raise ValueError(
-                f"`scheduled_sampling` must be 0 with FSDP and ZeRO-3, got {self.args.scheduled_sampling}: the model "
-                "draws outside its forward pass, where it has shards."
             )
         self.args.check_code_depth(rqvae.config.code_depth)
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
@@ -260,7 +229,7 @@ class RQTransformerTrainer(MuonTrainer):
             generator = self._code_generator() if model.training else None
             codes, residuals = self._quantize(inputs, generator if self.args.stochastic_codes else None)
             if model.training and self.args.scheduled_sampling > 0:
-                codes, residuals = self._with_own_codes(inputs["input_ids"], codes, residuals, generator)
+                codes, residuals = self._with_own_codes(inputs, codes, residuals, generator)
         if self.args.soft_labels:
             targets = {"residuals": residuals, "label_temperature": self.args.code_temperature}
         else:
@@ -372,33 +341,6 @@ class RQTransformerTrainer(MuonTrainer):
         if latents is None:
             latents = self.rqvae.encode_latents(inputs["pixel_values"])
         return self.rqvae.quantize(latents, self.args.code_temperature, generator is not None, generator)
-
-    @torch.no_grad()
-    def _with_own_codes(
-        self, input_ids: torch.Tensor, codes: torch.Tensor, residuals: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's own codes for some of the pictures, `(B, H, W, D)`, and residuals `(B, H, W, D, n_z)` of what
-        codes are now to tell."""
-        warmup_steps = self.args.scheduled_sampling_warmup_steps
-        grown = min(1.0, self.state.global_step / warmup_steps) if warmup_steps > 0 else 1.0
-        # As equally as can be, so that the processes, which wait for each other, have as much to draw.
-        most, draws = self.args.scheduled_sampling_passes, {"generator": generator, "device": generator.device}
-        count = int(grown * self.args.scheduled_sampling * len(codes) + torch.rand((), **draws).item())
-        if count == 0:
-            return codes, residuals
-        rows = torch.randperm(len(codes), **draws)[:count].to(codes.device)
-        passes = 1 + (torch.arange(count, device=codes.device) + torch.randint(most, (), **draws).item()) % most
-        transformer, own = self.accelerator.unwrap_model(self.model), codes[rows]
-        for number in range(1, most + 1):
-            again = (passes >= number).nonzero()[:, 0]
-            if len(again) > 0:
-                with self.accelerator.autocast():
-                    own[again] = transformer.redraw_codes(
-                        input_ids[rows[again]], own[again], generator, self.args.torch_compile
-                    )
-        vectors = self.rqvae.quantizer.codebook(own)  # (rows, H, W, D, n_z), e(k)
-        left = residuals[rows][..., :1, :] - (vectors.cumsum(-2) - vectors)  # r_0 = z, r_d = z - z-hat^(d)
-        return codes.index_copy(0, rows, own), residuals.index_copy(0, rows, left)
 
     def _code_generator(self) -> torch.Generator:
         """Seeded by (seed, step, micro-batch, process), so that resuming changes nothing."""
