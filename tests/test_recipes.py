@@ -23,6 +23,7 @@ from rq_hf.training import (
     RQTransformerTrainingArguments,
     RQVAETrainingArguments,
 )
+from rq_hf.training.schedules import cool_down
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -39,7 +40,7 @@ KEPT = (
     "perceptual_weight", "adversarial_weight", "discriminator_start_step", "code_temperature", "stochastic_codes",
     "soft_labels", "condition_dropout", "bpe_dropout", "cache_latents", "attn_implementation",
     "early_stopping_patience", "muon_learning_rate", "scheduled_sampling", "scheduled_sampling_passes",
-    "scheduled_sampling_warmup_steps", "scheduled_sampling_delay",
+    "scheduled_sampling_warmup_steps", "scheduled_sampling_delay", "ema_decay",
 )  # fmt: skip
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
@@ -139,7 +140,8 @@ def used_transforms(monkeypatch, tmp_path) -> set[tuple[str, str]]:
 def run(script, name: str, output: Path, **flags) -> list[dict]:
     """Trains; returns what was logged at each step."""
     arguments = [str(SCRIPTS / "configs" / f"{name}.json")]
-    for flag, value in {**SHORT, **flags, "output_dir": output}.items():
+    cooldown = {"cooldown_steps": SHORT["max_steps"]} if "cooldown_steps" in RECIPES[name]["training"] else {}
+    for flag, value in {**SHORT, **cooldown, **flags, "output_dir": output}.items():
         arguments += [f"--{flag}", value if isinstance(value, str | Path) else json.dumps(value)]
     script.main([str(argument) for argument in arguments])
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
@@ -158,7 +160,7 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
 
     used = json.loads((output / "checkpoint-2" / "training_args.json").read_text())
     kept = {field.name for field in dataclasses.fields(arguments_class)} & set(KEPT) & set(recipe)
-    asked = {field: str(recipe[field]) if isinstance(recipe[field], dict) else recipe[field] for field in kept}
+    asked = {field: str(recipe[field]) if isinstance(recipe[field], dict | list) else recipe[field] for field in kept}
     assert {field: used[field] for field in kept} == asked
 
     state = torch.load(output / "checkpoint-2" / "optimizer.pt", weights_only=True)
@@ -174,6 +176,8 @@ def assert_trained_as_the_recipe_says(name: str, arguments_class, output: Path, 
     schedule = get_scheduler(
         arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(2), 2, arguments.lr_scheduler_kwargs
     )
+    assert ("cooldown_steps" in recipe) == (used["cooldown_steps"] > 0)
+    cool_down(schedule, 2, used["cooldown_steps"])
     for entry in steps:
         assert entry["learning_rate"] == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
