@@ -25,7 +25,8 @@ class ScheduledSamplingArguments(MuonTrainingArguments):
         default=1,
         metadata={
             "help": "How many times over the model draws such a picture, at most, each time after the codes drawn "
-            "before; each number from 1 on for as many pictures. More come closer to what it meets when it samples."
+            "before; each number from 1 on for as many pictures. More come closer to what it meets when it samples. "
+            "With a delay it trains on each picture after each of its passes."
         },
     )
     scheduled_sampling_warmup_steps: int = field(
@@ -137,7 +138,7 @@ class ScheduledSamplingTrainer(MuonTrainer):
         """Codes `(N, H, W, D)` drawn as many times over as `passes` `(N,)` says."""
         transformer, codes = self.accelerator.unwrap_model(self.model), codes.clone()
         with self.accelerator.autocast():
-            for number in range(1, self.args.scheduled_sampling_passes + 1):
+            for number in range(1, max(passes.tolist(), default=0) + 1):
                 again = (passes >= number).nonzero()[:, 0]
                 if len(again) > 0:
                     codes[again] = transformer.redraw_codes(
