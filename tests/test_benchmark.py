@@ -137,7 +137,7 @@ def test_pictures_are_decoded_alike_and_made_from_conditions(benchmark, recipe, 
 def test_a_recipe_without_its_rqvae_is_refused(benchmark, recipe):
     with pytest.raises(ValueError, match="must name its RQ-VAE in `card`, or have"):
         benchmark.main(["train", "--config", str(recipe.with_name("rqvae.json"))])
-    emoji = Path(__file__).resolve().parents[1] / "scripts" / "configs" / "emoji-rqt-8x8x3-8M.json"
+    emoji = Path(__file__).resolve().parents[1] / "scripts" / "configs" / "emoji-rqt-8x8x3-15M.json"
     with pytest.raises(ValueError, match="must name its RQ-VAE in `card`, or have a `code_shape`, got neither"):
         benchmark.main(["generate", "--config", str(emoji), "--rounds", "1"])
 

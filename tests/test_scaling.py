@@ -250,7 +250,7 @@ def test_computed_flops_are_those_counted(small_recipe):
 
 
 def test_a_recipe_that_leaves_its_model_to_the_data_is_refused():
-    recipe = ROOT / "scripts" / "configs" / "emoji-rqt-8x8x3-8M.json"
+    recipe = ROOT / "scripts" / "configs" / "emoji-rqt-8x8x3-15M.json"
     with pytest.raises(ValueError, match="must state `code_shape`, `codebook_size`, `vocab_size` of its model"):
         memory_estimate.main(["tables", str(recipe)])
 
