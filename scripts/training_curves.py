@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 r"""Writes what trainings logged as a table (CSV) and draws its losses (PNG).
 
-    python scripts/training_curves.py runs/emoji-rqt-8x8x3-15M --output docs/results/demo/transformer
+    python scripts/training_curves.py runs/emoji-rqt-8x8x3-15M --output docs/results/demo/transformer-wide
 
 RUN is the output folder of a training that is finished, a checkpoint of one that is not, or a CSV of this script. Of
 several the second went on from the weights of the first, and so on: their steps and epochs are counted on. Writes
