@@ -33,10 +33,17 @@ def launch(config: Path, processes: int) -> subprocess.Popen:
     )
 
 
+@pytest.fixture(params=[3, 1])
+def code_depth(request) -> int:
+    return request.param
+
+
 @pytest.fixture
-def runs(make_pipeline, tmp_path) -> dict[int, Path]:
+def runs(code_depth, make_rqvae, make_transformer, tiny_tokenizer, tmp_path) -> dict[int, Path]:
     """Output folders of one process and of two with half the batch each."""
-    make_pipeline().save_pretrained(tmp_path / "models")
+    rqvae = make_rqvae(code_depth=code_depth)
+    pipeline = RQImageGenerationPipeline(rqvae, make_transformer("text", rqvae), tiny_tokenizer)
+    pipeline.save_pretrained(tmp_path / "models")
     started, folders = [], {}
     for processes in (1, 2):
         folders[processes] = tmp_path / str(processes)
@@ -68,9 +75,9 @@ def runs(make_pipeline, tmp_path) -> dict[int, Path]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_their_batches(runs, tmp_path):
+def test_two_processes_train_as_one_with_their_batches(runs, code_depth, tmp_path):
     histories = [json.loads((runs[number] / "trainer_state.json").read_text())["log_history"] for number in (1, 2)]
-    for name in ("loss", "text_loss", "image_loss_depth_1", "image_loss_depth_3"):
+    for name in ("loss", "text_loss", "image_loss_depth_1", f"image_loss_depth_{code_depth}"):
         alone, together = ([entry[name] for entry in history if name in entry] for history in histories)
         assert len(alone) == STEPS and alone[-1] < alone[0]
         assert together == pytest.approx(alone, abs=1e-4), name
@@ -80,6 +87,16 @@ def test_two_processes_train_as_one_with_their_batches(runs, tmp_path):
         assert torch.equal(pipeline.transformer.codebook.weight, codebook)
         assert torch.equal(pipeline.rqvae.codebook, codebook)
         assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["step-25.png", "step-50.png"]
+
+
+def test_every_trained_parameter_gets_a_gradient(code_depth, make_rqvae, make_transformer, pictures, tmp_path):
+    rqvae = make_rqvae(code_depth=code_depth)
+    arguments = RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = RQTransformerTrainer(model=make_transformer("text", rqvae), args=arguments, rqvae=rqvae)
+    inputs = {"pixel_values": pictures[:2], "input_ids": torch.tensor([[1, 2, 3, 4, 5, 6], [1, 7, 2, 0, 0, 0]])}
+    trainer.compute_loss(trainer.model, inputs).backward()
+    with_none = [name for name, each in trainer.model.named_parameters() if each.requires_grad and each.grad is None]
+    assert with_none == []  # several processes would wait for it
 
 
 @pytest.mark.parametrize("pad_token_id", [0, None])

@@ -202,6 +202,8 @@ class RQTransformerTrainer(ScheduledSamplingTrainer):
             )
         self.args.check_code_depth(rqvae.config.code_depth)
         self.rqvae = rqvae.to(self.args.device).eval().requires_grad_(False)
+        if rqvae.config.code_depth == 1:  # no code is coarser than another: DDP has no gradient to wait for
+            self.model.depth_projection.requires_grad_(False)
         self._rate = PictureRate()
         self.add_callback(self._rate)
         if self.args.early_stopping_patience is not None:
