@@ -75,6 +75,10 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
                 input_ids, known_codes=codes, known_mask=known, generator=seeded(2), guidance_scale=1.0
             )
             assert torch.equal(drawn[:, row, column], redrawn[:, row, column])
+    given = model.redraw_codes(input_ids, codes, seeded(2), temperature=0.3)
+    assert torch.equal(given, redrawn) != do_sample
+    model.generation_config.temperature = 0.3
+    assert torch.equal(given, model.redraw_codes(input_ids, codes, seeded(2)))
 
 
 def test_codes_that_cannot_be_redrawn_are_refused(tiny_transformer):
@@ -89,6 +93,8 @@ def test_codes_that_cannot_be_redrawn_are_refused(tiny_transformer):
             tiny_transformer.redraw_codes(input_ids, bad)
     with pytest.raises(ValueError, match="`input_ids` must be"):
         tiny_transformer.redraw_codes(input_ids[:, :-1], codes)
+    with pytest.raises(ValueError, match="`temperature` must be greater than 0"):
+        tiny_transformer.redraw_codes(input_ids, codes, temperature=0.0)
 
 
 def test_generation_leaves_nothing_on_the_model_and_makes_no_graph(tiny_transformer):

@@ -39,8 +39,8 @@ KEPT = (
     "adam_beta2", "max_grad_norm", "bf16", "gradient_checkpointing", "codebook_update", "l1_weight",
     "perceptual_weight", "adversarial_weight", "discriminator_start_step", "code_temperature", "stochastic_codes",
     "soft_labels", "condition_dropout", "bpe_dropout", "cache_latents", "attn_implementation",
-    "early_stopping_patience", "muon_learning_rate", "scheduled_sampling", "scheduled_sampling_passes",
-    "scheduled_sampling_warmup_steps", "scheduled_sampling_delay", "ema_decay",
+    "early_stopping_patience", "muon_learning_rate", "scheduled_sampling", "scheduled_sampling_temperature",
+    "scheduled_sampling_passes", "scheduled_sampling_warmup_steps", "scheduled_sampling_delay", "ema_decay",
 )  # fmt: skip
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,

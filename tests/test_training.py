@@ -237,6 +237,7 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"bpe_dropout": 1.5},
         {"scheduled_sampling": 1.5},
         {"scheduled_sampling_passes": 0},
+        {"scheduled_sampling_temperature": 0.0},
         {"scheduled_sampling_warmup_steps": -1},
         {"scheduled_sampling_delay": -1},
         {"condition_dropout": -0.1},
@@ -575,7 +576,10 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     trainer.args.scheduled_sampling, trainer.args.scheduled_sampling_passes = 1.0, 3
     with mock.patch.object(trainer.model, "redraw_codes", wraps=trainer.model.redraw_codes) as redraw:
         drawn_over, left_after = own_codes(0)
-    sizes = [len(call.args[0]) for call in redraw.call_args_list]
+        sizes = [len(call.args[0]) for call in redraw.call_args_list]
+        trainer.args.scheduled_sampling_temperature = 0.3
+        own_codes(0)
+    assert [call.kwargs["temperature"] for call in redraw.call_args_list] == [None] * 3 + [0.3] * 3
     assert sizes in ([4, 2, 1], [4, 3, 1], [4, 3, 2])  # one, two and three times as many pictures, but for one more
     times = [own]
     for _ in range(2):
@@ -661,7 +665,7 @@ def test_scheduled_sampling_draws_without_dropout(emoji, tiny_rqvae, tiny_tokeni
     model.generation_config.do_sample = False
     redrawn, modes = model.redraw_codes, []
 
-    def redraw(input_ids, codes, generator, compiled_draws):
+    def redraw(input_ids, codes, generator, compiled_draws, temperature):
         assert compiled_draws is compiled
         drawn = redrawn(input_ids, codes, generator)
         assert torch.equal(drawn, redrawn(input_ids, codes, generator))

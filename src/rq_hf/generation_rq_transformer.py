@@ -274,6 +274,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         codes: torch.LongTensor,
         generator: torch.Generator | None = None,
         compiled_draws: bool = False,
+        temperature: float | list[float] | None = None,
     ) -> torch.LongTensor:
         """Draws the codes of every position as [`generate`] does after the given codes of the positions before it, all
         positions at once: what the model makes of a map one step at a time, for scheduled sampling.
@@ -284,19 +285,19 @@ class RQTransformerGenerationMixin(GenerationMixin):
             generator (`torch.Generator`, *optional*): for the draws, on any device.
             compiled_draws (`bool`, defaults to `False`): draws on a CPU by the operator of compiled sampling, which
                 takes seconds to make at the first call in a process and a tenth of the time from then on.
+            temperature (`float` or `list[float]`, *optional*): as of [`generate`].
 
         Returns:
-            `torch.LongTensor` of shape `(B, H, W, D)`, drawn with the settings of `generation_config`, without
-            guidance.
+            `torch.LongTensor` of shape `(B, H, W, D)`, drawn by `generation_config` otherwise, without guidance.
 
         Raises:
-            `ValueError`: conditions or codes of the wrong shape, dtype or range.
+            `ValueError`: conditions or codes of the wrong shape, dtype or range, or a temperature of the wrong range.
         """
         self._check_condition("input_ids", input_ids)
         self.check_codes("`codes`", codes, (len(input_ids),))
         if compiled_draws and codes.device.type == "cpu":
             compile_draws()
-        sampling = self._sampling(self.generation_config, None, None, None, None, 1.0, compiled_draws)
+        sampling = self._sampling(self.generation_config, None, temperature, None, None, 1.0, compiled_draws)
         input_ids, codes = input_ids.long(), codes.long()
         quantized = self.codebook(codes.flatten(1, 2)).sum(2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :].flatten(0, 1)[:, None]

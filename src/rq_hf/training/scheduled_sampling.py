@@ -21,6 +21,10 @@ class ScheduledSamplingArguments(MuonTrainingArguments):
             "position after the true ones before it; labels stay those of the picture. Costs a forward pass of them."
         },
     )
+    scheduled_sampling_temperature: float | None = field(
+        default=None,
+        metadata={"help": "Temperature at which it draws them; by default the one at which it samples."},
+    )
     scheduled_sampling_passes: int = field(
         default=1,
         metadata={
@@ -49,6 +53,9 @@ class ScheduledSamplingArguments(MuonTrainingArguments):
         super().__post_init__()
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"`scheduled_sampling` must be in [0, 1], got {self.scheduled_sampling}.")
+        temperature = self.scheduled_sampling_temperature
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"`scheduled_sampling_temperature` must be greater than 0, got {temperature}.")
         for name, least in (("passes", 1), ("warmup_steps", 0), ("delay", 0)):
             value = getattr(self, f"scheduled_sampling_{name}")
             if value < least:
@@ -142,6 +149,10 @@ class ScheduledSamplingTrainer(MuonTrainer):
                 again = (passes >= number).nonzero()[:, 0]
                 if len(again) > 0:
                     codes[again] = transformer.redraw_codes(
-                        input_ids[again], codes[again], generator, self.args.torch_compile
+                        input_ids[again],
+                        codes[again],
+                        generator,
+                        compiled_draws=self.args.torch_compile,
+                        temperature=self.args.scheduled_sampling_temperature,
                     )
         return codes
