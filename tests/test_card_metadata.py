@@ -200,8 +200,10 @@ def test_the_demo_page_has_the_figures_of_the_records():
         row = f"| model, {name} | {count} | **{hits(path, ', ')}** | {wanted} | {hits(path, ', ', features=True)} |"
         assert row in page
     settings = ROOT / "checkpoints" / "emoji-64" / "transformer" / "generation_config.json"
-    temperature = json.loads(settings.read_text("utf-8"))["temperature"]
-    assert f"| nothing | 1 | {temperature} | {hits(train, ' | ')} |" in page
+    sampling = json.loads(settings.read_text("utf-8"))
+    assert f"| nothing | 1 | {sampling['temperature']} | {hits(train, ' | ')} |" in page
+    recipe = json.loads((ROOT / "scripts" / "configs" / "emoji-rqt-8x8x3-15M.json").read_text("utf-8"))
+    assert recipe["card"]["sampling"].items() <= sampling.items()  # what a training by it gives
     for name, path in (
         ("likelihood", "demo/train-prompts-likelihood.json"),
         ("ranker", "demo/train-prompts-best-of-16.json"),
