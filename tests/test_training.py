@@ -234,10 +234,16 @@ def test_early_stopping_follows_the_loss(tmp_path):
         {"code_temperature": 0.0},
         {"code_temperature": [0.5, 0.0]},
         {"code_temperature": []},
+        {"code_temperature": "0.5"},
+        {"code_temperature": None},
+        {"code_temperature": [0.5, None]},
+        {"code_temperature": True},
         {"bpe_dropout": 1.5},
         {"scheduled_sampling": 1.5},
         {"scheduled_sampling_passes": 0},
         {"scheduled_sampling_temperature": 0.0},
+        {"scheduled_sampling_temperature": [0.5, 0.0, 0.5]},
+        {"scheduled_sampling_temperature": []},
         {"scheduled_sampling_warmup_steps": -1},
         {"scheduled_sampling_delay": -1},
         {"condition_dropout": -0.1},
@@ -541,10 +547,12 @@ def test_a_code_temperature_for_each_depth_reaches_codes_and_labels(emoji, tiny_
     assert torch.equal(codes[..., 0], hard[..., 0])
     assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
     assert trainer("b", [2.0]).args.code_temperature == trainer("b", 2.0).args.code_temperature == 2.0
-    with pytest.raises(
-        ValueError, match=r"`code_temperature` must be a number or a list of one per depth \(3\), got \[1"
-    ):
-        trainer("c", [1.0, 1.0])
+
+
+@pytest.mark.parametrize("name", ["code_temperature", "scheduled_sampling_temperature"])
+def test_two_temperatures_for_three_depths_are_refused(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a number or a list of one per depth \(3\), got \[1"):
+        stage2_trainer(emoji, tiny_rqvae, tiny_tokenizer, tmp_path, **{name: [1.0, 1.0]})
 
 
 def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_picture(
@@ -577,9 +585,9 @@ def test_scheduled_sampling_trains_on_codes_of_the_model_and_labels_of_the_pictu
     with mock.patch.object(trainer.model, "redraw_codes", wraps=trainer.model.redraw_codes) as redraw:
         drawn_over, left_after = own_codes(0)
         sizes = [len(call.args[0]) for call in redraw.call_args_list]
-        trainer.args.scheduled_sampling_temperature = 0.3
+        trainer.args.scheduled_sampling_temperature = [0.3, 0.2, 0.1]
         own_codes(0)
-    assert [call.kwargs["temperature"] for call in redraw.call_args_list] == [None] * 3 + [0.3] * 3
+    assert [call.kwargs["temperature"] for call in redraw.call_args_list] == [None] * 3 + [[0.3, 0.2, 0.1]] * 3
     assert sizes in ([4, 2, 1], [4, 3, 1], [4, 3, 2])  # one, two and three times as many pictures, but for one more
     times = [own]
     for _ in range(2):

@@ -4,10 +4,19 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 
 from .muon import MuonTrainer, MuonTrainingArguments
+
+
+def positive_numbers(name: str, value: float | list[float]) -> float | list[float]:
+    """`value`, a number or one per depth, checked; a list of one becomes that number."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(isinstance(one, Real) and not isinstance(one, bool) and one > 0 for one in values):
+        raise ValueError(f"`{name}` must be greater than 0, got {value!r}.")
+    return values[0] if len(values) == 1 else values
 
 
 @dataclass
@@ -21,9 +30,12 @@ class ScheduledSamplingArguments(MuonTrainingArguments):
             "position after the true ones before it; labels stay those of the picture. Costs a forward pass of them."
         },
     )
-    scheduled_sampling_temperature: float | None = field(
+    scheduled_sampling_temperature: list[float] | None = field(  # a number where it is one for all depths
         default=None,
-        metadata={"help": "Temperature at which it draws them; by default the one at which it samples."},
+        metadata={
+            "help": "Temperature at which it draws them, one number, or one per depth; by default the one at which it "
+            "samples."
+        },
     )
     scheduled_sampling_passes: int = field(
         default=1,
@@ -53,9 +65,10 @@ class ScheduledSamplingArguments(MuonTrainingArguments):
         super().__post_init__()
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"`scheduled_sampling` must be in [0, 1], got {self.scheduled_sampling}.")
-        temperature = self.scheduled_sampling_temperature
-        if temperature is not None and not temperature > 0:
-            raise ValueError(f"`scheduled_sampling_temperature` must be greater than 0, got {temperature}.")
+        if self.scheduled_sampling_temperature is not None:
+            self.scheduled_sampling_temperature = positive_numbers(
+                "scheduled_sampling_temperature", self.scheduled_sampling_temperature
+            )
         for name, least in (("passes", 1), ("warmup_steps", 0), ("delay", 0)):
             value = getattr(self, f"scheduled_sampling_{name}")
             if value < least:

@@ -5,7 +5,6 @@
 import logging
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 
 import datasets
@@ -24,7 +23,7 @@ from .data import CodeDataset, PictureDataset
 from .evaluation_figures import save_sheet
 from .generation_figures import PictureRate, first_conditions, sheet_of_codes
 from .muon import block_matrices
-from .scheduled_sampling import ScheduledSamplingArguments, ScheduledSamplingTrainer
+from .scheduled_sampling import ScheduledSamplingArguments, ScheduledSamplingTrainer, positive_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +97,7 @@ class RQTransformerTrainingArguments(ScheduledSamplingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        temperatures = [self.code_temperature] if isinstance(self.code_temperature, Real) else self.code_temperature
-        if not temperatures or not all(value > 0 for value in temperatures):
-            raise ValueError(f"`code_temperature` must be greater than 0, got {self.code_temperature}.")
-        self.code_temperature = temperatures[0] if len(temperatures) == 1 else temperatures
+        self.code_temperature = positive_numbers("code_temperature", self.code_temperature)
         if self.early_stopping_patience is not None and self.early_stopping_patience < 0:
             raise ValueError(f"`early_stopping_patience` must be at least 0, got {self.early_stopping_patience}.")
         self.early_stopping_patience = self.early_stopping_patience or None  # 0 takes back what a recipe says
@@ -145,7 +141,8 @@ class RQTransformerTrainingArguments(ScheduledSamplingArguments):
 
     def check_code_depth(self, code_depth: int) -> None:
         """Refuses another number of temperatures than one, or one for each of so many codes."""
-        one_per_depth("code_temperature", self.code_temperature, code_depth, lambda v: v > 0, "greater than 0")
+        for name in ("code_temperature", "scheduled_sampling_temperature"):
+            one_per_depth(name, getattr(self, name), code_depth, lambda v: v > 0, "greater than 0")
 
 
 class EarlyStopping(EarlyStoppingCallback):
