@@ -210,8 +210,24 @@ def test_the_demo_page_has_the_figures_of_the_records():
         ("ranker and 0.4 of the likelihood", "demo/train-prompts-joint.json"),
     ):
         assert f"| [{name}]({path}) | 16 | 0.3 | {hits(path, ' | ')} |" in page
-    distance = json.loads((folder / "demo" / "samples-rq-now.json").read_text("utf-8"))["metrics"]
-    assert f"**{distance['frechet_distance_efficientnet_lite0']:.1f}**" in page
+    comparison = page.split("## Against a VQ baseline")[1].split("\n## ")[0].replace("**", "")
+
+    def metric(path: str, name: str) -> float:
+        return json.loads((folder / path).read_text("utf-8"))["metrics"][name]
+
+    psnr = [metric(path, "psnr") for path in ("emoji-64-reconstruction.json", "demo/reconstruction-vq-recipe.json")]
+    assert f"`test_combos` | {psnr[0]:.2f} | [{psnr[1]:.2f}](demo/reconstruction-vq-recipe.json) |" in comparison
+    distances = ("demo/samples-rq-now.json", "demo/samples-vq-recipe.json")
+    distances = [f"{metric(path, 'frechet_distance_efficientnet_lite0'):.1f}" for path in distances]
+    assert f"others: 36.4) | {distances[0]} | {distances[1]} |" in comparison
+    for title, ours, path in (
+        ("training prompts", train, "demo/train-prompts-vq-recipe.json"),
+        ("held-out pairs", combos, "demo/test-combos-prompts-vq-recipe.json"),
+    ):
+        rows = [f"{hits(ours, ', ', by)} | {hits(path, ', ', by)} |" for by in (False, True)]
+        start = comparison.index(f"| [{title}]({path}), pixels")
+        assert comparison[start:].split("\n")[0].endswith(f" | {rows[0]}")
+        assert comparison[start:].split("\n")[1] == f"| the same by features | {rows[1]}"
 
 
 def test_the_card_of_a_training_before_it_and_after_it(tmp_path):
