@@ -133,6 +133,7 @@ def test_a_transformer_killed_at_a_random_step_goes_on_as_if_it_had_not_been(tra
     torch.testing.assert_close((weights[0], averages[0]), (weights[1], averages[1]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_of_a_save_goes_on_as_if_it_had_not_been(train, whole, begun, tmp_path):
     watched = shutil.copytree(begun, tmp_path / "watched")
     assert train(watched, resume="last", watch=4) == [0], log(watched)

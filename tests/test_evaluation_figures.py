@@ -155,7 +155,8 @@ def test_a_smaller_last_batch_counts_by_its_pictures(make_trainer, make_rqvae, p
 
 
 # 5: one process has a picture in the last round, the other has none
-@pytest.mark.parametrize("count", [pytest.param(8, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 5])
 def test_two_processes_give_the_figures_of_all_pictures_and_one_sheet(tiny_rqvae, pictures, tmp_path, count):
     pictures = pictures[:count]
     tiny_rqvae.save_pretrained(tmp_path / "rqvae")

@@ -244,6 +244,7 @@ def test_another_data_set_is_trained_on_without_a_configuration(load_script, tmp
     assert "cc-by-4.0" not in (tmp_path / "run" / "README.md").read_text()  # the licence of our fixture
 
 
+@pytest.mark.slow
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
     arguments = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "scripts" / "train_rqt.py")]
     finished = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True)

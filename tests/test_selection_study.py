@@ -128,6 +128,7 @@ def test_the_sheet_of_edits_is_drawn(load_script, tmp_path):
         assert len(sheet.convert("RGB").getcolors(10**6)) > 1000
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_styles_depths_and_completions(load_script, tmp_path, monkeypatch, capsys):
     script = load_script("gallery")
     monkeypatch.setattr(script, "CONCEPTS", ("red heart",))

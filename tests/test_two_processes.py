@@ -34,6 +34,7 @@ def state(folder: Path, step: int, process: int = 0) -> dict[str, torch.Tensor]:
     return torch.load(folder / f"step-{step}-process-{process}.pt")
 
 
+@pytest.mark.slow
 def test_processes_with_a_discriminator_stay_equal_to_the_bit(tmp_path):
     train(tmp_path, processes=2, batch_size=4, adversarial_weight=0.75, rule="per_step", steps=6)
     for step in (3, 6):
@@ -59,6 +60,7 @@ def test_two_processes_train_as_one_with_their_batches(tmp_path, rule):
     assert (codebooks[0] - codebooks[1]).abs().max() <= 1e-5 * codebooks[0].abs().max()
 
 
+@pytest.mark.slow
 def test_processes_whose_data_differ_in_length_end_with_an_error(tmp_path):
     finished = launch(tmp_path, 2, 4, 0.0, "per_step", 4, 3)
     assert finished.returncode != 0
