@@ -1,0 +1,54 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The files of research/ compile, and its benchmarks run on tiny models."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+RESEARCH = Path(__file__).parents[2] / "research"
+COMMON = {"device": "cpu", "official": None}
+TINY = {
+    "quantizer": [
+        {"call": call, "num_vectors": 8, "codebook_size": 16, "codebook_dim": 4, "code_depth": 2}
+        for call in ("bare products", "evaluation", "training per_step", "training per_depth")
+    ],
+    "generate": [
+        {"variant": variant, "model": "tiny", "batch_size": 2, "top_k": 8, "top_p": 0.9}
+        for variant in ("fp32", "bf16")
+    ],
+    "train": [
+        {"model": "tiny", "batch_size": 2, "bf16": bf16, "checkpointing": checkpointing}
+        for bf16, checkpointing in ((False, False), (True, True))
+    ],
+}
+
+
+def test_every_file_compiles():
+    paths = list(RESEARCH.rglob("*.py"))
+    assert paths
+    for path in paths:
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
+@pytest.mark.parametrize("script", TINY)
+def test_benchmarks_run_on_tiny_models(script, monkeypatch):
+    monkeypatch.syspath_prepend(RESEARCH / "benchmarks")
+    module = importlib.import_module(script)
+    for settings in TINY[script]:
+        module.prepare(COMMON | settings)()
+
+
+def test_curves_of_continued_trainings_count_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RESEARCH / "emoji")
+    curves = importlib.import_module("training_curves")
+    for name, losses in (("first", [2.0, 1.5]), ("second", [1.0])):
+        history = [{"step": 10 * step, "epoch": step / 2, "loss": loss} for step, loss in enumerate(losses, 1)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    curves.main([str(tmp_path / "first"), str(tmp_path / "second"), "--output", str(tmp_path / "curves")])
+    lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert lines == ["step,epoch,loss", "10,0.5,2", "20,1,1.5", "30,1.5,1"]
+    assert (tmp_path / "curves.png").stat().st_size > 0
