@@ -3,11 +3,7 @@
 from hub_server import hub  # noqa: F401  starts the local Hub and sets HF_ENDPOINT, which clients read at import
 
 # isort: split
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -28,7 +24,7 @@ logging.disable_progress_bar()
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Prints what tests recorded to be read, wherever they ran."""
+    """Prints what tests recorded for a reader, in whichever process they ran."""
     for report in terminalreporter.getreports("passed"):
         for name, text in report.user_properties:
             if name == "printed at the end" and report.when == "call":
@@ -74,17 +70,8 @@ CONDITION_FIELDS = {
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Seeds what draws from torch's global generator."""
+    """Seeds torch's global generator."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
-    """Imports a script by its name."""
-    folder = str(Path(__file__).resolve().parents[1] / "scripts")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return importlib.import_module
 
 
 @pytest.fixture
@@ -96,7 +83,7 @@ def pictures() -> torch.Tensor:
 
 @pytest.fixture
 def make_rqvae(pictures) -> Callable[..., RQVAEModel]:
-    """Makes an untrained RQ-VAE of 16x16 pictures and 4x4x3 codes whose codebook fits its latents."""
+    """Makes an RQ-VAE of 16x16 pictures and 4x4x3 codes whose codebook fits its latents; its weights are random."""
 
     def make(**fields) -> RQVAEModel:
         model = RQVAEModel(RQVAEConfig(**RQVAE_FIELDS | fields))
@@ -112,7 +99,7 @@ def make_rqvae(pictures) -> Callable[..., RQVAEModel]:
 
 @pytest.fixture
 def make_transformer() -> Callable[..., RQTransformerForImageGeneration]:
-    """Makes an untrained transformer of 2x3x3 codes; with an `rqvae`, of that one's codes."""
+    """Makes a random transformer of 2x3x3 codes, or of the codes of an `rqvae`."""
 
     def make(condition: str = "text", rqvae: RQVAEModel | None = None, **fields) -> RQTransformerForImageGeneration:
         fields = TRANSFORMER_FIELDS | CONDITION_FIELDS[condition] | fields
@@ -134,7 +121,7 @@ def tiny_rqvae(make_rqvae) -> RQVAEModel:
 
 @pytest.fixture(params=CONDITION_FIELDS)
 def tiny_transformer(request, make_transformer) -> RQTransformerForImageGeneration:
-    """A transformer conditioned on text, on classes and on nothing, one after the other."""
+    """Transformers with each kind of condition: text, classes, none."""
     return make_transformer(request.param)
 
 

@@ -6,25 +6,31 @@ __version__ = "0.1.0"
 
 import diffusers
 from diffusers.pipelines import pipeline_loading_utils
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from .caption_tokenizer import convert_char_bpe_tokenizer, train_caption_tokenizer
-from .configuration_rq_transformer import RQTransformerConfig
-from .configuration_rqvae import RQVAEConfig
-from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransformerOutput
-from .modeling_rqvae import RQVAEModel, RQVAEOutput
-from .pipeline_rq_image_generation import RQImageGenerationPipeline
-from .residual_quantizer import ResidualQuantizer, soft_code_probabilities
-from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput
+from .models import (
+    ResidualQuantizer,
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQTransformerOutput,
+    RQVAEConfig,
+    RQVAEModel,
+    RQVAEOutput,
+    soft_code_probabilities,
+)
+from .pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQImagePipelineOutput
 
 AutoConfig.register("rqvae", RQVAEConfig, exist_ok=True)
 AutoConfig.register("rq_transformer", RQTransformerConfig, exist_ok=True)
 AutoModel.register(RQVAEConfig, RQVAEModel, exist_ok=True)
 AutoModel.register(RQTransformerConfig, RQTransformerForImageGeneration, exist_ok=True)
 
-# diffusers loads a pipeline's components by library name, from the names that such a library exports, with
-# `PreTrainedModel` among them; and its base class looks a pipeline's class up among its own.
+# diffusers loads a pipeline's components by library name and must know how the classes of a library load
+# (huggingface/diffusers#7264). It looks the class of a pipeline up in its own module.
 pipeline_loading_utils.LOADABLE_CLASSES.setdefault(
     "rq_hf", {"PreTrainedModel": ["save_pretrained", "from_pretrained"]}
 )
 diffusers.RQImageGenerationPipeline = RQImageGenerationPipeline
+AUTO_TEXT2IMAGE_PIPELINES_MAPPING["rq-transformer"] = RQImageGenerationPipeline  # for AutoPipelineForText2Image

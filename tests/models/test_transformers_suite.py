@@ -14,7 +14,7 @@ from transformers_suite import TESTERS
 
 from rq_hf import RQTransformerForImageGeneration, RQVAEModel
 
-RUNNER = Path(__file__).with_name("transformers_suite.py")
+RUNNER = Path(__file__).parents[1] / "transformers_suite.py"
 # Tests that pass with transformers 5.24, less a few that other versions may lack.
 LEAST_PASSED = {"RQVAEModel": 55, "RQTransformerForImageGeneration": 60}
 

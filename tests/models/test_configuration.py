@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf import RQTransformerConfig, RQVAEConfig
 
 CONFIG_CLASSES = [RQVAEConfig, RQTransformerConfig]
 
@@ -128,29 +128,10 @@ def test_a_saved_configuration_comes_back_equal_and_without_warnings(config_clas
     assert "no field" not in caplog.text
 
 
-@pytest.mark.parametrize("model_class", [RQVAEModel, RQTransformerForImageGeneration])
-def test_a_saved_models_configuration_has_no_field_that_loading_warns_about(
-    model_class, tiny_rqvae, make_transformer, tmp_path, caplog
-):
-    model = tiny_rqvae if model_class is RQVAEModel else make_transformer("class", attn_implementation="eager")
-    model.save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        model_class.from_pretrained(tmp_path)
-        read = model_class.config_class.from_json_file(tmp_path / "config.json")
-    assert "no field" not in caplog.text
-    fields = (name for name in read.known_fields() if name not in ("dtype", "architectures", "transformers_version"))
-    assert all(getattr(read, name) == getattr(model.config, name) for name in fields)
-
-
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)
 def test_there_are_no_invented_labels(config_class):
     config = config_class()
     assert config.id2label is None and config.label2id is None and config.num_labels is None
-
-
-def test_names_of_classes_give_their_ids():
-    config = RQTransformerConfig(vocab_size=3, condition_length=1, id2label={0: "cat", 1: "goose"})
-    assert config.label2id == {"cat": 0, "goose": 1} and config.num_labels == 2
 
 
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)
@@ -200,52 +181,3 @@ def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_c
     assert config_class.from_pretrained(tmp_path, return_unused_kwargs=False).codebook_size == 16384
     loaded, unused = config_class.from_pretrained(tmp_path, something=1, return_unused_kwargs=True)
     assert unused["something"] == 1
-
-
-@pytest.mark.parametrize(
-    "labels, message",
-    [
-        ({"id2label": {0: 10, 1: 11}}, "`id2label` must map ids to texts, got {0: 10, 1: 11}"),
-        ({"id2label": {"one": "cat"}}, "`id2label` must map ids to texts, got {'one': 'cat'}"),
-        ({"label2id": ["cat"]}, r"`label2id` must map texts to integers, got \['cat'\]"),
-        ({"label2id": {"cat": "0"}}, "`label2id` must map texts to integers, got {'cat': '0'}"),
-        ({"id2label": ["cat", "dog"]}, r"`id2label` must map ids to texts, got \['cat', 'dog'\]"),
-        (
-            {"id2label": {0: "cat", 1: "dog"}, "label2id": {"dog": 0}},
-            "`label2id` must name the classes as `id2label` does, got 'dog' for 0, which is 'cat' there",
-        ),
-    ],
-)
-def test_names_of_classes_that_contradict_or_are_none_are_refused(labels, message):
-    with pytest.raises(ValueError, match=message):
-        RQTransformerConfig(condition_length=1, vocab_size=4, **labels)
-
-
-def test_a_file_whose_names_were_changed_by_half_is_read_with_a_warning(tmp_path, caplog):
-    config = RQTransformerConfig(condition_length=1, vocab_size=4, id2label={0: "cat", 1: "dog"})
-    config.id2label = {0: "cat", 1: "bird"}
-    config.save_pretrained(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        loaded = RQTransformerConfig.from_pretrained(tmp_path)
-    assert loaded.label2id == {"cat": 0, "bird": 1} and "got 'dog' for 1, which is 'bird' there" in caplog.text
-    caplog.clear()
-    loaded = RQTransformerConfig.from_pretrained(tmp_path, id2label={0: "cow"})
-    assert loaded.label2id == {"cow": 0} and "label2id" not in caplog.text
-
-
-def test_names_that_are_taken_away_do_not_come_back(tmp_path):
-    config = RQTransformerConfig(condition_length=1, vocab_size=4, id2label={0: "cat", 1: "dog"})
-    config.save_pretrained(tmp_path)
-    loaded = RQTransformerConfig.from_pretrained(tmp_path, id2label=None, condition_length=8, vocab_size=1)
-    assert loaded.id2label is None and loaded.label2id is None
-    config.id2label = None
-    config.save_pretrained(tmp_path)
-    loaded = RQTransformerConfig.from_pretrained(tmp_path)
-    assert loaded.id2label is None and loaded.label2id is None
-
-
-def test_the_ids_of_classes_tell_their_names(tmp_path):
-    config = RQTransformerConfig(condition_length=1, vocab_size=4, label2id={"cat": 0, "dog": 2})
-    config.save_pretrained(tmp_path)
-    for each in (config, RQTransformerConfig.from_pretrained(tmp_path)):
-        assert each.id2label == {0: "cat", 2: "dog"} and each.label2id == {"cat": 0, "dog": 2}

@@ -4,16 +4,13 @@
 
 import json
 import logging
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from transformers import CompileConfig, GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from rq_hf import RQTransformerForImageGeneration
-from rq_hf.sampling_steps import filter_logits, weights_state
+from rq_hf.models.generation import filter_logits
 
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
 
@@ -51,13 +48,6 @@ def test_cached_generation_equals_teacher_forcing(make_transformer, kind, shared
     torch.testing.assert_close(cached, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_sampling_also_sees_the_logits_of_teacher_forcing(tiny_transformer):
-    input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
-    codes = tiny_transformer.generate(input_ids, generator=seeded(0))
-    cached = torch.stack(recorded, dim=1).view(2, *SHAPE, SIZE)
-    torch.testing.assert_close(cached, tiny_transformer(input_ids, codes).logits, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["text", "class", "none"])
 @pytest.mark.parametrize("do_sample", [True, False])
 def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make_transformer, kind, do_sample):
@@ -65,7 +55,7 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
     model.generation_config.update(do_sample=do_sample, temperature=[1.0, 0.5, 0.7], top_k=8, guidance_scale=3.0)
     input_ids = conditions(model, 1)
     codes = torch.randint(SIZE, (1, *SHAPE), generator=seeded(1))
-    redrawn = model.redraw_codes(input_ids, codes, seeded(2))
+    redrawn = model.redraw_codes(input_ids, codes, generator=seeded(2))
     assert redrawn.shape == codes.shape and (redrawn != codes).any()
     for row in range(SHAPE[0]):
         for column in range(SHAPE[1]):
@@ -75,26 +65,10 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
                 input_ids, known_codes=codes, known_mask=known, generator=seeded(2), guidance_scale=1.0
             )
             assert torch.equal(drawn[:, row, column], redrawn[:, row, column])
-    given = model.redraw_codes(input_ids, codes, seeded(2), temperature=0.3)
+    given = model.redraw_codes(input_ids, codes, temperature=0.3, generator=seeded(2))
     assert torch.equal(given, redrawn) != do_sample
     model.generation_config.temperature = 0.3
-    assert torch.equal(given, model.redraw_codes(input_ids, codes, seeded(2)))
-
-
-def test_codes_that_cannot_be_redrawn_are_refused(tiny_transformer):
-    input_ids, codes = conditions(tiny_transformer), torch.zeros(2, *SHAPE, dtype=torch.long)
-    for bad, message in (
-        (codes[:1], "must have shape"),
-        (codes + SIZE, "must be integers"),
-        (codes * 1.0, "must be"),
-        (codes.bool(), "must be integers in .* got torch.bool"),
-    ):
-        with pytest.raises(ValueError, match=f"`codes` {message}"):
-            tiny_transformer.redraw_codes(input_ids, bad)
-    with pytest.raises(ValueError, match="`input_ids` must be"):
-        tiny_transformer.redraw_codes(input_ids[:, :-1], codes)
-    with pytest.raises(ValueError, match="`temperature` must be greater than 0"):
-        tiny_transformer.redraw_codes(input_ids, codes, temperature=0.0)
+    assert torch.equal(given, model.redraw_codes(input_ids, codes, generator=seeded(2)))
 
 
 def test_generation_leaves_nothing_on_the_model_and_makes_no_graph(tiny_transformer):
@@ -183,20 +157,6 @@ def test_a_low_temperature_is_greedy(tiny_transformer):
     assert torch.equal(tiny_transformer.generate(input_ids, temperature=1e-40), cold)
 
 
-def test_a_whole_number_of_codes_may_be_a_float(tiny_transformer):
-    input_ids = conditions(tiny_transformer)
-    codes = [tiny_transformer.generate(input_ids, generator=seeded(0), top_k=k) for k in (5, 5.0)]
-    assert torch.equal(*codes)
-
-
-def test_none_stands_for_the_default_in_a_list_too(tiny_transformer):
-    input_ids = conditions(tiny_transformer)
-    lists = dict(temperature=[None, 0.5, None], top_k=[3, None, None], top_p=[None, 0.5, None])
-    numbers = dict(temperature=[1.0, 0.5, 1.0], top_k=[3, SIZE, SIZE], top_p=[1.0, 0.5, 1.0])
-    first, second = (tiny_transformer.generate(input_ids, generator=seeded(0), **each) for each in (lists, numbers))
-    assert torch.equal(first, second)
-
-
 @pytest.mark.parametrize("mask_shape", [SHAPE[:2], SHAPE, (1, *SHAPE), (3, *SHAPE)])
 def test_known_codes_stay_and_the_others_follow_from_them(tiny_transformer, mask_shape):
     input_ids, known = conditions(tiny_transformer, 3), torch.randint(SIZE, (3, *SHAPE))
@@ -207,12 +167,6 @@ def test_known_codes_stay_and_the_others_follow_from_them(tiny_transformer, mask
     expected = tiny_transformer(input_ids, codes).logits.argmax(-1)
     assert torch.equal(codes, torch.where(full, known, expected))
     assert not torch.equal(codes, torch.where(full, known, tiny_transformer.generate(input_ids, do_sample=False)))
-
-
-def test_known_codes_without_a_mask_are_all_known(tiny_transformer):
-    known = torch.randint(SIZE, (1, *SHAPE))
-    codes = tiny_transformer.generate(conditions(tiny_transformer, 3), known_codes=known)
-    assert torch.equal(codes, known.expand(3, *SHAPE))
 
 
 def test_known_codes_change_no_draw_before_them(tiny_transformer):
@@ -237,24 +191,6 @@ def test_guidance_is_its_formula(make_transformer, kind):
             conditional, null_logits = model(input_ids, codes).logits, model(other, codes).logits
             torch.testing.assert_close(seen, torch.cat([conditional, null_logits]), rtol=1e-5, atol=1e-5)
             assert torch.equal(codes, (null_logits + scale * (conditional - null_logits)).argmax(-1))
-
-
-def test_guidance_of_scale_0_is_the_null_condition_and_of_1_is_off(make_transformer):
-    model = make_transformer("class")
-    input_ids, null = torch.tensor([[0], [1]]), torch.tensor([[4], [4]])
-    settings = dict(top_k=5, temperature=0.8)
-
-    def draw(ids, **options):
-        return model.generate(ids, generator=seeded(2), **settings, **options)
-
-    plain = draw(input_ids)
-    assert torch.equal(draw(input_ids, guidance_scale=1), plain)
-    assert torch.equal(draw(input_ids, guidance_scale=0), draw(null))
-    assert not torch.equal(draw(input_ids, guidance_scale=0), plain)
-    assert torch.equal(
-        draw(input_ids, guidance_scale=2.0), draw(input_ids, guidance_scale=2.0, negative_input_ids=null)
-    )
-    assert torch.equal(draw(input_ids, guidance_scale=0, negative_input_ids=input_ids[:1]), draw(input_ids[[0, 0]]))
 
 
 def test_the_callback_sees_every_position_in_order(tiny_transformer):
@@ -292,94 +228,6 @@ def test_a_callback_that_returns_what_it_got_changes_nothing(tiny_transformer):
         assert torch.equal(tiny_transformer.generate(input_ids, generator=seeded(4), callback=answer), plain)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codes_of_a_callback_are_followed_as_known_ones_behind_drawn_ones_are(make_transformer, dtype):
-    model = make_transformer("text").to(dtype)
-    input_ids = conditions(model)
-    plain = model.generate(input_ids, generator=seeded(4))
-    other, mask = (plain + 1) % SIZE, torch.zeros(SHAPE[:2], dtype=torch.bool)
-    mask[0, 1] = True
-
-    def replace(position, codes):
-        if position != 1:
-            return codes
-        return torch.where(mask[..., None], other, codes)
-
-    def replace_in_place(position, codes):
-        codes[:, 0, 1] = torch.where(torch.tensor(position == 1), other[:, 0, 1], codes[:, 0, 1])
-
-    replaced = model.generate(input_ids, generator=seeded(4), callback=replace)
-    assert torch.equal(model.generate(input_ids, generator=seeded(4), callback=replace_in_place), replaced)
-    known = model.generate(input_ids, generator=seeded(4), known_codes=other, known_mask=mask)
-    assert torch.equal(replaced, known) and not torch.equal(replaced[:, 1], plain[:, 1])
-    assert torch.equal(model.generate(input_ids, generator=seeded(4), callback=lambda _, codes: codes), plain)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_seeds_mean_the_same_under_another_default_dtype(make_transformer, tiny_rqvae, pictures, dtype):
-    model = make_transformer("text")
-    input_ids, latents = conditions(model), tiny_rqvae.encode_latents(pictures)
-
-    def draw():
-        drawn = model.generate(input_ids, generator=seeded(4))
-        return drawn, tiny_rqvae.quantize(latents, 1.0, stochastic=True, generator=seeded(4))[0]
-
-    plain = draw()
-    torch.set_default_dtype(dtype)
-    try:
-        assert all(map(torch.equal, draw(), plain))
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def test_a_model_that_trains_samples_without_dropout_and_goes_on_training(make_transformer):
-    model = make_transformer("text", dropout=0.5)
-    input_ids = conditions(model)
-    plain = model.generate(input_ids, generator=seeded(4))
-    redrawn = model.redraw_codes(input_ids, plain, seeded(1))
-    model.train()
-    model.code_head.eval()
-    assert torch.equal(model.generate(input_ids, generator=seeded(4)), plain)
-    assert torch.equal(model.redraw_codes(input_ids, plain, seeded(1)), redrawn)
-    modes = {name: module.training for name, module in model.named_modules()}
-    assert not any(value for name, value in modes.items() if name.startswith("code_head"))
-    assert all(value for name, value in modes.items() if not name.startswith("code_head"))
-
-
-def test_threads_that_share_a_model_in_training_mode_draw_without_dropout(make_transformer):
-    model = make_transformer("text", dropout=0.5)
-    input_ids = conditions(model)
-    plain = model.generate(input_ids, generator=seeded(4))
-    model.train()
-    waits, ended = threading.Event(), threading.Event()
-
-    def wait_at_the_second_position(position: int, codes: torch.Tensor) -> None:
-        if position == 1:
-            waits.set()
-            assert ended.wait(60)
-
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(model.generate, input_ids, generator=seeded(4), callback=wait_at_the_second_position)
-        assert waits.wait(60)
-        assert torch.equal(model.generate(input_ids, generator=seeded(4)), plain)
-        assert not model.training  # the other still draws
-        ended.set()
-        assert torch.equal(other.result(), plain)
-    assert all(module.training for module in model.modules())
-
-
-def test_a_loop_that_stops_keeps_known_codes(tiny_transformer):
-    input_ids = conditions(tiny_transformer)
-    known, mask = torch.full((1, *SHAPE), 3), torch.zeros(SHAPE[:2], dtype=torch.bool)
-    mask[1] = True
-    seen = []
-    codes = tiny_transformer.generate(
-        input_ids, known_codes=known, known_mask=mask, callback=lambda _, codes: seen.append(codes.clone()) or False
-    )
-    assert len(seen) == 1 and torch.equal(seen[0], codes)
-    assert (codes[:, 1] == 3).all() and not codes[:, 0, 1:].any()
-
-
 @pytest.mark.parametrize("compiled", [None, CompileConfig(backend="eager", mode=None)], ids=["plain", "compiled"])
 @pytest.mark.parametrize("kind", ["text", "class"])
 def test_known_beginnings_are_read_at_once_and_change_nothing_in_fp32(make_transformer, kind, compiled):
@@ -400,59 +248,26 @@ def test_known_beginnings_are_read_at_once_and_change_nothing_in_fp32(make_trans
             assert torch.equal(codes, free)
             assert compiled or len(calls) == (6 - known) * SHAPE[2]
     seen, mask = [], torch.tensor([[True, True, False], [False] * 3])
-
-    def change(position, codes):
-        seen.append(position)
-        codes = codes.clone()
-        codes[:, 0, min(position, 1)] = 5  # of the second position when it is its turn, then also after it
-        return codes
-
-    changed = model.generate(
-        input_ids, known_codes=whole, known_mask=mask, generator=seeded(4), callback=change, compile_config=compiled
-    )
-    other = whole.clone()
-    other[:, 0, :2] = 5
-    assert seen == list(range(6)) and torch.equal(
-        changed, model.generate(input_ids, known_codes=other, known_mask=mask, generator=seeded(4))
-    )
+    model.generate(
+        input_ids, known_codes=whole, known_mask=mask, compile_config=compiled,
+        callback=lambda position, _: seen.append(position),
+    )  # fmt: skip
+    assert seen == [2, 3, 4, 5]
 
 
 def test_negative_conditions_of_another_number_are_refused(make_transformer):
     model = make_transformer("text")
     input_ids = conditions(model)
-    with pytest.raises(ValueError, match="`negative_input_ids` must be one row or 2, as `input_ids`, got 3"):
+    with pytest.raises(ValueError, match="`negative_input_ids` must be 1 or 2, got 3"):
         model.generate(input_ids, negative_input_ids=input_ids[[0, 0, 1]], guidance_scale=2.0)
 
 
-def test_settings_that_nothing_reads_are_told(make_transformer, caplog, monkeypatch):
+def test_unused_settings_are_warned_about(make_transformer, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     tiny_transformer = make_transformer("text")
     settings = GenerationConfig(do_sample=True, temperature=[1.0, 0.5, 0.5], num_return_sequences=4, min_p=0.1)
     tiny_transformer.generate(conditions(tiny_transformer), generation_config=settings)
-    assert "not used: min_p, num_return_sequences" in caplog.text
-
-
-def test_settings_may_be_arrays_and_tensors(tiny_transformer):
-    input_ids = conditions(tiny_transformer)
-    plain = tiny_transformer.generate(input_ids, temperature=0.5, top_k=[3, 4, 5], generator=seeded(4))
-    other = dict(temperature=torch.tensor(0.5), top_k=np.array([3, 4, 5]), guidance_scale=torch.tensor(1.0))
-    assert torch.equal(tiny_transformer.generate(input_ids, **other, generator=seeded(4)), plain)
-
-
-@pytest.mark.parametrize("answer", [[1, 2], {"codes": 1}, 0.5])
-def test_a_callback_that_returns_something_else_is_refused(tiny_transformer, answer):
-    with pytest.raises(ValueError, match=f"the callback's codes must be a tensor, got {type(answer).__name__}"):
-        tiny_transformer.generate(conditions(tiny_transformer), callback=lambda *_: answer)
-
-
-@pytest.mark.parametrize("position", [0, 1, 3])
-def test_codes_that_a_callback_changed_in_place_are_checked(tiny_transformer, position):
-    def change(at, codes):
-        if at == position:
-            codes[:, 0, 0, 0] = 999
-
-    with pytest.raises(ValueError, match=r"the callback's codes must be integers in \[0, 32\), got .* to 999"):
-        tiny_transformer.generate(conditions(tiny_transformer), callback=change)
+    assert "does not use these generation settings: min_p, num_return_sequences" in caplog.text
 
 
 def test_the_smallest_nucleus_is_the_likeliest_code(tiny_transformer):
@@ -465,37 +280,13 @@ def test_the_smallest_nucleus_is_the_likeliest_code(tiny_transformer):
 def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
     input_ids = conditions(tiny_transformer)
     expected = tiny_transformer.generate(input_ids, generator=seeded(0))
-    redrawn = tiny_transformer.redraw_codes(input_ids, expected, seeded(1))
     for dtype in (torch.uint8, torch.int16, torch.uint16):
         assert torch.equal(tiny_transformer.generate(input_ids, known_codes=expected.to(dtype)), expected)
         assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
-        assert torch.equal(tiny_transformer.redraw_codes(input_ids.to(dtype), expected.to(dtype), seeded(1)), redrawn)
-    with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got torch.uint16 from 3[2-9]"):
+    with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got values from 3[2-9]"):
         tiny_transformer.generate(input_ids, known_codes=(expected + SIZE).to(torch.uint16))
     with pytest.raises(ValueError, match=r"`input_ids` must be integers .*torch\.bool"):
         tiny_transformer.generate(torch.zeros_like(input_ids, dtype=torch.bool))
-
-
-def test_codes_that_the_callback_returned_stay_as_they_are(tiny_transformer):
-    input_ids, kept = conditions(tiny_transformer), []
-
-    def keep(position, codes):
-        kept.append(codes.clone())
-        return kept[-1]
-
-    final = tiny_transformer.generate(input_ids, generator=seeded(4), callback=keep).flatten(1, 2)
-    for position, codes in enumerate(kept):
-        flat = codes.flatten(1, 2)
-        assert torch.equal(flat[:, : position + 1], final[:, : position + 1]) and not flat[:, position + 1 :].any()
-    constant = torch.full((1, *SHAPE), 5).expand(2, -1, -1, -1)  # rows that share memory
-    codes = tiny_transformer.generate(input_ids, do_sample=False, callback=lambda *_: constant)
-    assert (constant == 5).all() and (codes.flatten(1, 2)[:, :-1] == 5).all()
-
-
-def test_known_codes_may_be_small_integers(make_transformer):
-    model = make_transformer("class", codebook_size=256)
-    codes = torch.randint(256, (2, *SHAPE), generator=seeded(1))
-    assert torch.equal(model.generate(conditions(model), known_codes=codes.to(torch.uint8)), codes)
 
 
 def test_settings_are_refused_without_drawing(make_transformer):
@@ -506,7 +297,7 @@ def test_settings_are_refused_without_drawing(make_transformer):
         ({"temperature": 0}, "`temperature` must be greater than 0"),
         ({"top_k": [3, 3]}, "`top_k`"),
         ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\]"),
-        ({"guidance_scale": 2.0}, "needs `negative_input_ids`, or a model trained with condition dropout"),
+        ({"guidance_scale": 2.0}, "needs a negative prompt .*, or a model trained with condition dropout"),
     ):
         with pytest.raises(ValueError, match=match):
             model.check_sampling(**settings)
@@ -556,17 +347,6 @@ def test_half_precision_and_autocast_generate(make_transformer):
         assert model.to(dtype).generate(input_ids).shape == (2, *SHAPE)
 
 
-def test_compiled_steps_work_under_autocast_and_in_inference_mode(make_transformer):
-    with torch.inference_mode():
-        model = make_transformer("text")
-    eager = CompileConfig(fullgraph=True, dynamic=False, backend="eager", mode=None)
-    options = {"do_sample": False}
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = model.generate(conditions(model), **options)
-        assert torch.equal(model.generate(conditions(model), compile_config=eager, **options), expected)
-    assert isinstance(weights_state(model), int)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
     with torch.no_grad():
@@ -602,21 +382,21 @@ KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
         (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
         (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
-        (dict(negative_input_ids=LONG), "`negative_input_ids`, needs? a `guidance_scale`"),
+        (dict(negative_input_ids=LONG), "`negative_input_ids` needs a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
         (dict(negative_input_ids=LONG[0], guidance_scale=2.0), r"`negative_input_ids` must be a tensor of shape"),
-        (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of one per picture \(2\), got 1"),
+        (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of 2, got 1"),
         (dict(generator=42), "`generator` must be .*got 42"),
-        (dict(known_mask=torch.ones(2, 3, dtype=torch.bool)), "`known_mask` must come with `known_codes`"),
-        (dict(known_codes=KNOWN[..., :2]), r"`known_codes` must have shape \(2, 2, 3, 3\), got \(1, 2, 3, 2\)"),
+        (dict(known_mask=torch.ones(2, 3, dtype=torch.bool)), "`known_mask` needs `known_codes`"),
+        (dict(known_codes=KNOWN[..., :2]), r"`known_codes` must have shape \(1 or 2, 2, 3, 3\), got \(1, 2, 3, 2\)"),
         (dict(known_codes=KNOWN.expand(3, *SHAPE)), r"`known_codes` must have shape .*got \(3, 2, 3, 3\)"),
         (dict(known_codes=KNOWN + SIZE), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN - 1), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN.float()), r"`known_codes` must be integers in \[0, 32\), got torch.float32"),
         (dict(known_codes=KNOWN.tolist()), "`known_codes` must be a tensor, got list"),
-        (dict(known_codes=KNOWN, known_mask=[[True] * 3] * 2), "`known_mask` must be a tensor, got list"),
+        (dict(known_codes=KNOWN, known_mask=[[True] * 3] * 2), "`known_mask` must be a bool tensor, got list"),
         (dict(compile_config={"fullgraph": True}), "`compile_config` must be a CompileConfig, got {'fullgraph'"),
-        (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be bool, got torch.int64"),
+        (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be a bool tensor, got torch.int64"),
         (dict(known_codes=KNOWN, known_mask=KNOWN[0, :, :2, 0] == 0), r"`known_mask` must have shape .*got \("),
         (dict(callback=lambda position, codes: codes[:, :1]), r"callback.* must have shape \(2, 2, 3, 3\), got"),
         (dict(callback=lambda position, codes: codes.transpose(1, 3)), "callback.* must have shape"),
@@ -640,8 +420,8 @@ def test_bad_settings_are_refused(make_transformer, arguments, message):
         (torch.zeros(0, 6, dtype=torch.long), r"a tensor of shape \(batch_size, 6\), got \(0, 6\)"),
         ([[0] * 6], r"a tensor of shape \(batch_size, 6\), got list"),
         (torch.zeros(2, 6), r"integers in \[0, 80\), got torch.float32"),
-        (torch.full((2, 6), 80), r"integers in \[0, 80\), got torch.int64 .*to 80"),
-        (torch.full((2, 6), -1), r"integers in \[0, 80\), got torch.int64 from -1"),
+        (torch.full((2, 6), 80), r"integers in \[0, 80\), got values from 80 to 80"),
+        (torch.full((2, 6), -1), r"integers in \[0, 80\), got values from -1"),
     ],
 )
 def test_bad_conditions_are_refused(make_transformer, input_ids, message):
@@ -651,32 +431,6 @@ def test_bad_conditions_are_refused(make_transformer, input_ids, message):
 
 def test_guidance_without_a_null_condition_is_refused(make_transformer):
     model = make_transformer("class", null_condition_ids=None)
-    with pytest.raises(ValueError, match="`guidance_scale` other than 1 needs .*no `null_condition_ids`"):
+    with pytest.raises(ValueError, match="`guidance_scale` other than 1 needs .*`null_condition_ids`"):
         model.generate(LONG, guidance_scale=2.0)
     assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)
-
-
-def test_equal_conditions_are_read_once(make_transformer):
-    model = make_transformer("text", null_condition_ids=[0] * 6)
-    rows = []
-    model.spatial_transformer.register_forward_hook(lambda *arguments: rows.append(arguments[1][0].shape[:2]))
-    input_ids = conditions(model).repeat_interleave(3, 0)  # two prompts, three pictures each
-    codes = model.generate(input_ids, guidance_scale=2.0, generator=[seeded(row) for row in range(6)])
-    assert rows[0] == (3, 5), "two prompts and the null condition, but for their last token"
-    assert set(rows[1:]) == {(12, 1)}
-    singles = [
-        model.generate(input_ids[row : row + 1], guidance_scale=2.0, generator=[seeded(row)]) for row in range(6)
-    ]
-    assert torch.equal(codes, torch.cat(singles))
-
-
-def test_settings_of_another_type_are_refused(tiny_transformer):
-    input_ids = torch.zeros(1, tiny_transformer.config.condition_length, dtype=torch.long)
-    with pytest.raises(ValueError, match="`generation_config` must be a GenerationConfig, got {'top_k': 1}"):
-        tiny_transformer.generate(input_ids, generation_config={"top_k": 1})
-    for value in ("False", 0, None, True):
-        if isinstance(value, bool) or value is None:
-            tiny_transformer.generate(input_ids, do_sample=value)
-            continue
-        with pytest.raises(ValueError, match=f"`do_sample` must be True or False, got {value!r}"):
-            tiny_transformer.generate(input_ids, do_sample=value)

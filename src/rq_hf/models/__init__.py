@@ -1,0 +1,9 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The two models of the paper and the quantizer between them."""
+
+from .configuration_rq_transformer import RQTransformerConfig
+from .configuration_rqvae import RQVAEConfig
+from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransformerOutput
+from .modeling_rqvae import RQVAEModel, RQVAEOutput
+from .residual_quantizer import ResidualQuantizer, one_per_depth, soft_code_probabilities

@@ -1,0 +1,124 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Base classes of both models: strict configurations, and weights from safetensors files alone."""
+
+import difflib
+import json
+import re
+from dataclasses import fields
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+# Sampling settings that `generate` reads from a generation config.
+SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "guidance_scale")
+
+# Keys that `PreTrainedConfig` takes beside its dataclass fields, from callers or from a saved config.json.
+_BASE_KEYS = {
+    "attn_implementation", "auto_map", "experts_implementation", "model_type", "name_or_path", "num_labels",
+    "output_attentions", "output_hidden_states", "per_layer_config", "quantization_config", "torch_dtype", "use_cache",
+}  # fmt: skip
+# Keywords of `from_pretrained` that tell how and from where to load.
+_LOADING_KEYS = {
+    "cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies", "return_unused_kwargs",
+    "revision", "subfolder", "token", "trust_remote_code", "user_agent",
+}  # fmt: skip
+
+
+class RQConfig(PreTrainedConfig):
+    """A `PreTrainedConfig` that refuses unknown fields from a caller and warns about them in a saved file."""
+
+    @classmethod
+    def known_fields(cls) -> list[str]:
+        """Names of all fields that a caller may give."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def _unknown_field(cls, name: str) -> str:
+        closest = difflib.get_close_matches(name, cls.known_fields(), n=1, cutoff=0.0)[0]
+        return f"{cls.__name__} has no field `{name}`; the closest known one is `{closest}`."
+
+    def __post_init__(self, **kwargs):
+        for name in kwargs:
+            if name not in _BASE_KEYS and not name.startswith("_"):
+                raise ValueError(self._unknown_field(name))
+        has_labels = self.id2label is not None or kwargs.get("num_labels") is not None
+        super().__post_init__(**kwargs)
+        if not has_labels:  # the base class invents two labels
+            self.id2label = self.label2id = None
+        elif self.id2label is not None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Reads a config.json. Where there is none the base class returns no fields, and so a default model.
+
+        Raises:
+            `OSError`: there is no config.json.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            raise OSError(f"`{pretrained_model_name_or_path}` must hold a file config.json; there is none.")
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Builds a configuration from the contents of a config.json.
+
+        Fields of the file that this version does not know are ignored with a warning.
+
+        Raises:
+            `ValueError`: an unknown field in `kwargs`.
+        """
+        known = {*cls.known_fields(), *_BASE_KEYS}
+        for name in config_dict:
+            if name not in known and name not in SAMPLING_FIELDS and not name.startswith("_"):
+                logger.warning(f"{cls._unknown_field(name)} It is ignored.")
+        config_dict = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
+        # Given fields are validated together with those of the file; `dtype` is the model loader's as well.
+        given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
+        config_dict |= {name: kwargs.pop(name) for name in given}
+        if not kwargs.get("return_unused_kwargs"):
+            for name in kwargs:
+                if name not in known | _LOADING_KEYS and not name.startswith("_"):
+                    raise ValueError(cls._unknown_field(name))
+        return super().from_dict(config_dict, **kwargs)
+
+    def _require(self, condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)}.")
+
+
+class RQPreTrainedModel(PreTrainedModel):
+    """A `PreTrainedModel` whose weights come from safetensors files."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads a model; see [`PreTrainedModel.from_pretrained`]. `use_safetensors` is `True` unless given.
+
+        Raises:
+            `ValueError`: an index of weights that names anything but plain `*.safetensors` files.
+        """
+        if kwargs.get("use_safetensors") is None:  # diffusers passes None on
+            kwargs["use_safetensors"] = True
+        _check_weights_index(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+
+def _check_weights_index(name_or_path: str, options: dict[str, Any]) -> None:
+    """Refuses an index through which a repository could read other files of the machine."""
+    variant = f".{options['variant']}" if options.get("variant") else ""
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    options = {name: options[name] for name in names if options.get(name) is not None}
+    try:
+        index = cached_file(name_or_path, f"model.safetensors.index{variant}.json", **options)
+    except OSError:  # there is no index; the base class reports what else is missing
+        return
+    with open(index, encoding="utf-8") as file:
+        weight_map = json.load(file).get("weight_map", {})
+    for name in set(weight_map.values()):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise ValueError(f"{index} must name plain *.safetensors files, got {name!r}.")

@@ -1,0 +1,180 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Configuration of the RQ-Transformer."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+
+from .base import RQConfig
+from .configuration_rqvae import RQVAEConfig
+
+# Fields that a transformer shares with the RQ-VAE whose codes it predicts.
+CODE_FIELDS = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")
+
+
+@strict
+class RQTransformerConfig(RQConfig):
+    r"""
+    Configuration of an [`RQTransformerForImageGeneration`] (section 3.2). The defaults are the CC-3M model, 654M
+    parameters; it has 26 spatial layers where Table 5 says 24, since only 26 give the 654M stated there.
+
+    A condition is always a row of `condition_length` ids: caption tokens, one class id, or one start id (0) for
+    unconditional generation.
+
+    Args:
+        vocab_size (`int`, defaults to 16384):
+            Number of condition ids: caption vocabulary, number of classes, or 1.
+        condition_length (`int`, defaults to 32):
+            Length S of a condition.
+        code_shape (`list[int]`, defaults to `(8, 8, 4)`):
+            (H, W, D) of the code map.
+        codebook_size (`int`, defaults to 16384):
+            Codes in a codebook, K.
+        codebook_dim (`int`, defaults to 256):
+            Width of a code vector, n_z.
+        shared_codebook (`bool`, defaults to `True`):
+            Whether the RQ-VAE has one codebook for all depths.
+        hidden_size (`int`, defaults to 1280):
+            Width n_e of both transformers.
+        num_spatial_layers (`int`, defaults to 26):
+            Blocks of the spatial transformer.
+        num_depth_layers (`int`, defaults to 4):
+            Blocks of the depth transformer; 0 with codes of depth 1 gives a plain transformer over positions.
+        num_attention_heads (`int`, defaults to 20):
+            Attention heads of every block; must divide `hidden_size`.
+        intermediate_size (`int`, *optional*):
+            Width of the MLPs; `None` is `4 * hidden_size`.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLPs, a name that transformers knows.
+        dropout (`float`, defaults to 0.1):
+            Dropout after each attention and MLP, in [0, 1).
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout of attention probabilities, in [0, 1).
+        embedding_dropout (`float`, defaults to 0.0):
+            Dropout of the inputs of the spatial transformer, in [0, 1).
+        layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilon of layer normalizations.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial weights.
+        text_loss_weight (`float`, defaults to 0.1):
+            Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. There is a text head only
+            where `condition_length > 1`.
+        pad_token_id (`int`, *optional*):
+            Condition id that the text loss ignores. `None` counts every token, as the official code does.
+        null_condition_ids (`list[int]`, *optional*):
+            The `condition_length` ids that stand for "no condition", written by training with condition dropout.
+            `None`: guidance is refused.
+        id2label (`dict[int, str]`, *optional*):
+            Names of the classes, for class-conditional models only.
+
+    Example:
+
+    ```python
+    >>> from rq_hf import RQTransformerConfig, RQVAEConfig
+    >>> config = RQTransformerConfig.from_rqvae_config(RQVAEConfig(), vocab_size=1000, condition_length=1)
+    >>> config.code_shape
+    (8, 8, 4)
+    ```
+    """
+
+    model_type = "rq_transformer"
+
+    vocab_size: int = 16384
+    condition_length: int = 32
+    code_shape: list[int] | tuple[int, ...] = (8, 8, 4)
+    codebook_size: int = 16384
+    codebook_dim: int = 256
+    shared_codebook: bool = True
+    hidden_size: int = 1280
+    num_spatial_layers: int = 26
+    num_depth_layers: int = 4
+    num_attention_heads: int = 20
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    embedding_dropout: float | int = 0.0
+    layer_norm_eps: float | int = 1e-5
+    initializer_range: float | int = 0.02
+    text_loss_weight: float | int = 0.1
+    pad_token_id: int | None = None
+    null_condition_ids: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.code_shape = tuple(self.code_shape)
+        if self.null_condition_ids is not None:
+            self.null_condition_ids = tuple(self.null_condition_ids)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) where fields do not fit together."""
+        super().validate_architecture()
+        self._require(
+            len(self.code_shape) == 3 and min(self.code_shape) >= 1, "code_shape", "three positive integers (H, W, D)"
+        )
+        for name in (
+            "vocab_size", "condition_length", "codebook_size", "codebook_dim", "hidden_size", "num_spatial_layers",
+            "num_attention_heads",
+        ):  # fmt: skip
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        fewest = 1 if self.code_shape[2] > 1 else 0
+        self._require(self.num_depth_layers >= fewest, "num_depth_layers", f"at least {fewest}")
+        heads = self.num_attention_heads
+        self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
+        self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
+        self._require(self.hidden_act in ACT2FN, "hidden_act", "the name of an activation, such as 'gelu'")
+        for name in ("dropout", "attention_dropout", "embedding_dropout"):
+            self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._require(self.layer_norm_eps > 0, "layer_norm_eps", "greater than 0")
+        self._require(self.initializer_range >= 0, "initializer_range", "at least 0")
+        self._require(0 <= self.text_loss_weight <= 1, "text_loss_weight", "in [0, 1]")
+
+        def are_ids(values) -> bool:
+            return all(0 <= int(value) < self.vocab_size for value in values)
+
+        ids = f"in [0, {self.vocab_size})"
+        null = self.null_condition_ids
+        self._require(self.pad_token_id is None or are_ids([self.pad_token_id]), "pad_token_id", ids)
+        self._require(
+            null is None or len(null) == self.condition_length and are_ids(null),
+            "null_condition_ids",
+            f"{self.condition_length} ids {ids}",
+        )
+        self._require(are_ids(self.id2label or ()), "id2label", f"names of condition ids {ids}")
+
+    @property
+    def num_positions(self) -> int:
+        """T = H * W."""
+        return self.code_shape[0] * self.code_shape[1]
+
+    @property
+    def class_ids(self) -> list[int]:
+        """Ids of the classes of a class-conditional model, without the id of "no condition"."""
+        ids = range(self.vocab_size) if self.id2label is None else sorted(self.id2label)
+        return [index for index in ids if self.null_condition_ids != (index,)]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of `class_ids`."""
+        return len(self.class_ids)
+
+    @classmethod
+    def from_rqvae_config(cls, rqvae_config: RQVAEConfig, **kwargs) -> "RQTransformerConfig":
+        """Configuration of a transformer over the codes of an RQ-VAE.
+
+        Args:
+            rqvae_config ([`RQVAEConfig`]):
+                Gives `code_shape`, `codebook_size`, `codebook_dim` and `shared_codebook`.
+            kwargs:
+                All other fields; those four may be given too, if they agree.
+
+        Raises:
+            `ValueError`: a field given in `kwargs` contradicts the RQ-VAE.
+        """
+        for name in CODE_FIELDS:
+            value = getattr(rqvae_config, name)
+            given = kwargs.get(name, value)
+            if (tuple(given) if name == "code_shape" else given) != value:
+                raise ValueError(f"`{name}` must be the RQ-VAE's, {value}, got {given}.")
+            kwargs[name] = value
+        return cls(**kwargs)

@@ -1,0 +1,123 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Configuration of the RQ-VAE."""
+
+from huggingface_hub.dataclasses import strict
+
+from .base import RQConfig
+
+
+@strict
+class RQVAEConfig(RQConfig):
+    r"""
+    Configuration of an [`RQVAEModel`] (section 3.1). The defaults are the ImageNet RQ-VAE with 8x8x4 codes.
+
+    Args:
+        image_size (`int`, defaults to 256):
+            Height and width in pixels of the training pictures; it fixes `code_shape`. The model itself takes any
+            height and width that are multiples of `downsample_factor`.
+        num_channels (`int`, defaults to 3):
+            Channels of a picture: 3 for RGB, 1 for grey.
+        base_channels (`int`, defaults to 128):
+            Width of the first convolution; level i is `base_channels * channel_multiplier[i]` wide.
+        channel_multiplier (`list[int]`, defaults to `(1, 1, 2, 2, 4, 4)`):
+            One factor per resolution level; each level but the last halves height and width.
+        num_res_blocks (`int`, defaults to 2):
+            Residual blocks per level of the encoder (the decoder has one more).
+        attention_levels (`list[int]`, defaults to `(5,)`):
+            Indexes into `channel_multiplier` of the levels with self-attention: `(5,)` for ImageNet and LSUN, `(4,)`
+            for FFHQ.
+        latent_channels (`int`, defaults to 256):
+            Channels at the end of the encoder, before the 1x1 convolution to `codebook_dim`.
+        norm_num_groups (`int`, defaults to 32):
+            Groups of every group normalization; must divide the width of each level.
+        codebook_size (`int`, defaults to 16384):
+            Codes in a codebook, K.
+        codebook_dim (`int`, defaults to 256):
+            Width of a code vector, n_z.
+        code_depth (`int`, defaults to 4):
+            Codes per position, D.
+        shared_codebook (`bool`, defaults to `True`):
+            One codebook for all depths, or one for each (ablation C.3).
+        codebook_decay (`float`, defaults to 0.99):
+            Decay of the exponential moving averages of the codebook, in [0, 1).
+        codebook_epsilon (`float`, defaults to 1e-5):
+            Laplace smoothing of the cluster sizes, > 0.
+        restart_unused_codes (`bool`, defaults to `True`):
+            Replace rarely used codes by random residuals of the batch.
+        commitment_weight (`float`, defaults to 0.25):
+            Weight beta of the commitment loss (Eq. 7).
+
+    Example:
+
+    ```python
+    >>> from rq_hf import RQVAEConfig
+    >>> RQVAEConfig(image_size=64, channel_multiplier=[1, 2, 4, 4], attention_levels=[3], code_depth=8).code_shape
+    (8, 8, 8)
+    ```
+    """
+
+    model_type = "rqvae"
+
+    image_size: int = 256
+    num_channels: int = 3
+    base_channels: int = 128
+    channel_multiplier: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = 2
+    attention_levels: list[int] | tuple[int, ...] = (5,)
+    latent_channels: int = 256
+    norm_num_groups: int = 32
+    codebook_size: int = 16384
+    codebook_dim: int = 256
+    code_depth: int = 4
+    shared_codebook: bool = True
+    codebook_decay: float | int = 0.99
+    codebook_epsilon: float | int = 1e-5
+    restart_unused_codes: bool = True
+    commitment_weight: float | int = 0.25
+
+    def __post_init__(self, **kwargs):
+        self.channel_multiplier = tuple(self.channel_multiplier)
+        self.attention_levels = tuple(self.attention_levels)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) where fields do not fit together."""
+        super().validate_architecture()
+        for name in (
+            "image_size", "num_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_num_groups",
+            "codebook_size", "codebook_dim", "code_depth",
+        ):  # fmt: skip
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        factors, levels = self.channel_multiplier, len(self.channel_multiplier)
+        self._require(levels >= 1 and min(factors) >= 1, "channel_multiplier", "a non-empty list of positive integers")
+        self._require(
+            all(0 <= level < levels for level in self.attention_levels),
+            "attention_levels",
+            f"indexes into `channel_multiplier`, which has {levels} levels",
+        )
+        downsampling = self.downsample_factor
+        self._require(
+            self.image_size % downsampling == 0,
+            "image_size",
+            f"a multiple of the downsample factor 2**{levels - 1} = {downsampling}",
+        )
+        self._require(
+            all(self.base_channels * factor % self.norm_num_groups == 0 for factor in factors),
+            "norm_num_groups",
+            f"a divisor of each level's width, {[self.base_channels * factor for factor in factors]}",
+        )
+        self._require(0 <= self.codebook_decay < 1, "codebook_decay", "in [0, 1)")
+        self._require(self.codebook_epsilon > 0, "codebook_epsilon", "greater than 0")
+        self._require(self.commitment_weight >= 0, "commitment_weight", "at least 0")
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels per code position along each side."""
+        return 2 ** (len(self.channel_multiplier) - 1)
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """(H, W, D) of the codes of an `image_size` picture."""
+        side = self.image_size // self.downsample_factor
+        return side, side, self.code_depth

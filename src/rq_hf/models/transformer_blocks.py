@@ -1,0 +1,140 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Blocks of causal self-attention, of which the spatial and the depth transformer are made (section 3.2).
+
+Symbols: B rows, n_e hidden width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_rq_transformer import RQTransformerConfig
+
+
+class KeyValueCache(nn.Module):
+    """Keys and values of the tokens that one attention layer has read.
+
+    It is a module with buffers because torch.compile then treats their addresses as fixed, as CUDA graphs need.
+
+    Buffers:
+        keys, values: `(B, heads, capacity, head_dim)`.
+    """
+
+    def __init__(self, config: RQTransformerConfig, batch_size: int, capacity: int, like: torch.Tensor):
+        super().__init__()
+        heads = config.num_attention_heads
+        shape = (batch_size, heads, capacity, config.hidden_size // heads)
+        self.register_buffer("keys", like.new_zeros(shape), persistent=False)
+        self.register_buffer("values", like.new_zeros(shape), persistent=False)
+
+    def forward(
+        self, keys: torch.Tensor, values: torch.Tensor, position: int | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on.
+
+        Returns:
+            Keys, values and mask to attend to. For an integer `position` they are those of the tokens so far, without
+            a mask. For a tensor `(1,)`, with which all positions share one compiled program, they have the whole
+            capacity, and the mask `(1, 1, 1, capacity)` tells the tokens so far.
+        """
+        if isinstance(position, int):
+            end = position + keys.shape[2]
+            self.keys[:, :, position:end] = keys
+            self.values[:, :, position:end] = values
+            return self.keys[:, :, :end], self.values[:, :, :end], None
+        self.keys.index_copy_(2, position, keys.to(self.keys.dtype))  # autocast may have rounded the new ones
+        self.values.index_copy_(2, position, values.to(self.values.dtype))
+        is_read = torch.arange(self.keys.shape[2], device=position.device) <= position  # (capacity,)
+        return self.keys, self.values, is_read[None, None, None]
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out: `(B, heads, length, head_dim)` to `(B, length, heads, head_dim)`.
+
+    For rows as short as the depth transformer's this is several times faster than SDPA on a CPU.
+    """
+    scores = query @ key.transpose(2, 3) * scaling  # (B, heads, length, key_length)
+    length, key_length = scores.shape[-2:]
+    if attention_mask is None:
+        is_read = torch.ones(length, key_length, dtype=torch.bool, device=scores.device)
+        attention_mask = is_read.tril(key_length - length)  # causal
+    weights = scores.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention of each token to itself and earlier ones: `(B, length, n_e)` to the same shape."""
+
+    def __init__(self, config: RQTransformerConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        self.num_key_value_groups = 1
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
+    ) -> torch.Tensor:
+        batch_size, length, _ = x.shape
+        projected = self.query_key_value(x).view(batch_size, length, 3, -1, self.head_dim)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
+        mask = None
+        if cache is not None:
+            key, value, mask = cache(key, value, position)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attended, _ = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout)
+        return self.out_proj(attended.reshape(batch_size, length, -1))
+
+
+class TransformerBlock(GradientCheckpointingLayer):
+    """Pre-norm attention and MLP, each with its residual: `(B, length, n_e)` to the same shape."""
+
+    def __init__(self, config: RQTransformerConfig):
+        super().__init__()
+        intermediate_size = config.intermediate_size or 4 * config.hidden_size
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CausalSelfAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_size, intermediate_size),
+            ACT2FN[config.hidden_act],
+            nn.Linear(intermediate_size, config.hidden_size),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
+    ) -> torch.Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache, position))
+        x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return x
+
+
+class TransformerStack(nn.Module):
+    """Blocks in a row, `(B, length, n_e)` to the same shape; there is no normalization after the last."""
+
+    def __init__(self, config: RQTransformerConfig, num_layers: int):
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(num_layers)])
+
+    def new_caches(self, batch_size: int, capacity: int, like: torch.Tensor) -> list[KeyValueCache]:
+        """Empty caches, one per block, with the dtype and device of `like`."""
+        return [KeyValueCache(self.config, batch_size, capacity, like) for _ in self.blocks]
+
+    def forward(
+        self, x: torch.Tensor, caches: list[KeyValueCache] | None = None, position: int | torch.Tensor = 0
+    ) -> torch.Tensor:
+        """With `caches`, the tokens of `x` stand from `position` on and attend to the cached ones before."""
+        for index, block in enumerate(self.blocks):
+            x = block(x, caches[index] if caches is not None else None, position)
+        return x

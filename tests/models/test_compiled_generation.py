@@ -1,0 +1,94 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Compiled sampling is the same step: equal codes, one program for all positions, reuse between calls."""
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+# Without a compiler: the graph that dynamo captures runs as it is.
+CAPTURED = CompileConfig(backend="eager", mode=None, fullgraph=True, dynamic=False)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+
+
+def conditions(model, batch_size: int = 2) -> torch.Tensor:
+    config = model.config
+    return torch.randint(config.vocab_size, (batch_size, config.condition_length), generator=seeded(9))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["text", "class", "none"])
+def test_compiled_codes_equal_those_of_the_loop(make_transformer, kind, attention):
+    model = make_transformer(kind, attn_implementation=attention)
+    settings = dict(top_k=[20, 10, 5], top_p=0.9, temperature=0.8)
+    plain = model.generate(conditions(model), generator=seeded(1), **settings)
+    compiled = model.generate(conditions(model), generator=seeded(1), compile_config=CAPTURED, **settings)
+    assert torch.equal(plain, compiled)
+
+
+def test_one_program_serves_all_positions_and_later_calls(make_transformer):
+    programs = []
+
+    def backend(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    model, config = make_transformer("text"), CompileConfig(backend=backend, mode=None, fullgraph=True, dynamic=False)
+    first = model.generate(conditions(model), generator=seeded(1), compile_config=config)
+    second = model.generate(conditions(model), generator=seeded(1), compile_config=config)
+    assert len(programs) == 1 and torch.equal(first, second)
+    model.generate(conditions(model, 3), compile_config=config)
+    assert len(programs) == 2
+
+
+def test_changed_weights_are_seen(make_transformer):
+    model = make_transformer("class")
+    before = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
+    with torch.no_grad():
+        model.code_head.linear.weight.neg_()
+    after = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
+    assert torch.equal(after, model.generate(conditions(model), do_sample=False)) and not torch.equal(after, before)
+
+
+def test_guidance_known_codes_and_callbacks_work_compiled(make_transformer):
+    model = make_transformer("text")
+    plain = model.generate(conditions(model), generator=seeded(1))
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    mask[0] = True
+    options = dict(guidance_scale=2.0, known_codes=plain.flip(0), known_mask=mask)
+
+    def replace(position, codes):
+        return codes.roll(1, dims=-1) if position == 4 else None
+
+    results = [
+        model.generate(conditions(model), generator=seeded(1), callback=replace, compile_config=config, **options)
+        for config in (None, CAPTURED)
+    ]
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_autocast_and_inference_mode_work_compiled(make_transformer, inference):
+    with torch.inference_mode(inference), torch.autocast("cpu", torch.bfloat16):
+        model = make_transformer("text")
+        plain = model.generate(conditions(model), do_sample=False)
+        assert torch.equal(model.generate(conditions(model), do_sample=False, compile_config=CAPTURED), plain)
+
+
+@pytest.mark.slow
+def test_codes_of_the_compiler_equal_those_of_the_loop(make_transformer):
+    model = make_transformer("text")
+    settings = dict(top_k=[20, 10, 5], top_p=0.9, temperature=0.8)
+    plain = model.generate(conditions(model), generator=seeded(1), **settings)
+    config = CompileConfig(fullgraph=True, dynamic=False)
+    assert torch.equal(
+        model.generate(conditions(model), generator=seeded(1), compile_config=config, **settings), plain
+    )

@@ -1,0 +1,135 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Which package may import which, what the core needs, and that argparse and private names stay where they belong."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "rq_hf"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEADER = "# Copyright 2026 The rq_hf authors.\n# Licensed under the Apache License, Version 2.0; see LICENSE.\n"
+# Importer: what of the library it may import. A dotted name allows that module alone.
+ARROWS = {
+    "models": set(),
+    "images": set(),
+    "hub": set(),
+    "caption_tokenizer": {"models.generation"},
+    "pipelines": {"models", "images", "hub"},
+    "evaluation": {"models", "pipelines", "images"},
+    "training": {
+        "models", "pipelines", "images", "caption_tokenizer", "hub", "evaluation.reconstruction",
+        "evaluation.features",
+    },
+    "conversion": {"models", "pipelines", "caption_tokenizer", "hub"},
+    "__init__": {"models", "pipelines", "caption_tokenizer"},
+}  # fmt: skip
+# What a pipeline can do without: training, measuring and pages bring these.
+EXTRAS = ["datasets", "peft", "torchvision", "lpips", "torchmetrics", "torch_fidelity", "gradio", "torchao", "matplotlib"]
+
+
+def package_of(path: Path) -> str:
+    """`models`, `training`, ..., or the name of a module at the library's root."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names, absolute, that a file imports anywhere in it."""
+    package = ["rq_hf", *path.relative_to(PACKAGE).parent.parts]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def inner_imports(path: Path) -> set[str]:
+    """What a file imports of the other packages of the library, without `rq_hf.`."""
+    names = {name.removeprefix("rq_hf.") for name in imports(path) if name.startswith("rq_hf.")}
+    return {name for name in names if name.split(".")[0] != package_of(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_follow_the_arrows(path):
+    package = package_of(path)
+    if package == "cli":  # may import everything
+        return
+    for name in inner_imports(path):
+        assert any(f"{name}.".startswith(f"{allowed}.") for allowed in ARROWS[package]), f"{package} imports {name}"
+
+
+def test_nothing_imports_the_command_line():
+    for path in SOURCES:
+        if package_of(path) != "cli":
+            assert not any(name.split(".")[0] in ("cli", "recipes") for name in inner_imports(path)), path
+            assert not any(name.split(".")[0] == "argparse" for name in imports(path)), path
+
+
+def test_the_two_models_do_not_import_each_other():
+    for name, other in (("rqvae", "rq_transformer"), ("rq_transformer", "rqvae")):
+        assert f"modeling_{other}" not in (PACKAGE / "models" / f"modeling_{name}.py").read_text(encoding="utf-8")
+
+
+def test_pipelines_import_the_hub_only_where_they_push():
+    users = [path.name for path in SOURCES if package_of(path) == "pipelines" and "hub" in inner_imports_roots(path)]
+    assert users == ["sharing.py"]
+
+
+def inner_imports_roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in inner_imports(path)}
+
+
+def test_there_is_no_import_cycle():
+    modules = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in SOURCES}
+    arrows = {}
+    for name, path in modules.items():
+        inner = {each.removeprefix("rq_hf.") for each in imports(path) if each.startswith("rq_hf.")}
+        arrows[name] = {
+            known for known in modules for each in inner if each == known or each.startswith(f"{known}.")
+        } - {name}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in arrows[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())
+
+
+def test_the_library_has_few_rooms_at_its_root():
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
+    assert len(rooms) <= 16, sorted(rooms)
+
+
+def test_no_private_machinery_of_torch_is_used():
+    forbidden = r"_inductor|torch\._C|CppCodeCache|TorchFunctionMode|WeakKeyDictionary|threading\.Lock|saved_tensors_hooks"
+    for path in SOURCES:
+        assert not re.search(forbidden, path.read_text(encoding="utf-8")), path
+
+
+def test_every_file_begins_with_the_licence_and_a_docstring():
+    folders = [PACKAGE, ROOT / "scripts", ROOT / "research", ROOT / "tests"]
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(HEADER), path
+        if path.is_relative_to(PACKAGE):
+            assert ast.get_docstring(ast.parse(text)), path
+
+
+def test_drawing_needs_no_extra_package():
+    blocked = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\n"
+    subprocess.run([sys.executable, "-c", blocked + "import rq_hf, rq_hf.hub, rq_hf.conversion"], check=True)
