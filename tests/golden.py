@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Values that must not change: what `checkpoints/emoji-64` draws, decodes, predicts and learns.
 
-    python tests/golden.py tests/fixtures/golden.safetensors     records them anew
+python tests/golden.py tests/fixtures/golden.safetensors     records them anew
 """
 
 import json
@@ -91,7 +91,9 @@ def stage2_losses(pixels: torch.Tensor, soft_labels: bool) -> torch.Tensor:
         input_ids = ids[[(step + index) % len(ids) for index in range(BATCH_SIZE)]]
         with torch.no_grad():
             codes, residuals = pipe.rqvae.quantize(pipe.rqvae.encode_latents(pixel_values))
-        targets = {"residuals": residuals, "label_temperature": [0.03, 0.05, 0.1]} if soft_labels else {"labels": codes}
+        targets = (
+            {"residuals": residuals, "label_temperature": [0.03, 0.05, 0.1]} if soft_labels else {"labels": codes}
+        )
         loss = model(input_ids, codes, **targets).loss
         loss.backward()
         optimizer.step()

@@ -30,7 +30,17 @@ ARROWS = {
     "__init__": {"models", "pipelines", "caption_tokenizer"},
 }  # fmt: skip
 # What a pipeline can do without: training, measuring and pages bring these.
-EXTRAS = ["datasets", "peft", "torchvision", "lpips", "torchmetrics", "torch_fidelity", "gradio", "torchao", "matplotlib"]
+EXTRAS = [
+    "datasets",
+    "peft",
+    "torchvision",
+    "lpips",
+    "torchmetrics",
+    "torch_fidelity",
+    "gradio",
+    "torchao",
+    "matplotlib",
+]
 
 
 def package_of(path: Path) -> str:
@@ -116,7 +126,9 @@ def test_the_library_has_few_rooms_at_its_root():
 
 
 def test_no_private_machinery_of_torch_is_used():
-    forbidden = r"_inductor|torch\._C|CppCodeCache|TorchFunctionMode|WeakKeyDictionary|threading\.Lock|saved_tensors_hooks"
+    forbidden = (
+        r"_inductor|torch\._C|CppCodeCache|TorchFunctionMode|WeakKeyDictionary|threading\.Lock|saved_tensors_hooks"
+    )
     for path in SOURCES:
         assert not re.search(forbidden, path.read_text(encoding="utf-8")), path
 

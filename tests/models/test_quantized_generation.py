@@ -1,7 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Weights and activations of 8 bits by torchao, which is installed for this test alone: transformers would import it in
-every other one."""
+"""Weights and activations of 8 bits by torchao. This test alone installs it, since transformers would import it in all
+others."""
 
 import json
 import os

@@ -22,50 +22,31 @@ class RQTransformerConfig(RQConfig):
     unconditional generation.
 
     Args:
-        vocab_size (`int`, defaults to 16384):
-            Number of condition ids: caption vocabulary, number of classes, or 1.
-        condition_length (`int`, defaults to 32):
-            Length S of a condition.
-        code_shape (`list[int]`, defaults to `(8, 8, 4)`):
-            (H, W, D) of the code map.
-        codebook_size (`int`, defaults to 16384):
-            Codes in a codebook, K.
-        codebook_dim (`int`, defaults to 256):
-            Width of a code vector, n_z.
-        shared_codebook (`bool`, defaults to `True`):
-            Whether the RQ-VAE has one codebook for all depths.
-        hidden_size (`int`, defaults to 1280):
-            Width n_e of both transformers.
-        num_spatial_layers (`int`, defaults to 26):
-            Blocks of the spatial transformer.
-        num_depth_layers (`int`, defaults to 4):
-            Blocks of the depth transformer; 0 with codes of depth 1 gives a plain transformer over positions.
-        num_attention_heads (`int`, defaults to 20):
-            Attention heads of every block; must divide `hidden_size`.
-        intermediate_size (`int`, *optional*):
-            Width of the MLPs; `None` is `4 * hidden_size`.
-        hidden_act (`str`, defaults to `"gelu"`):
-            Activation of the MLPs, a name that transformers knows.
-        dropout (`float`, defaults to 0.1):
-            Dropout after each attention and MLP, in [0, 1).
-        attention_dropout (`float`, defaults to 0.0):
-            Dropout of attention probabilities, in [0, 1).
-        embedding_dropout (`float`, defaults to 0.0):
-            Dropout of the inputs of the spatial transformer, in [0, 1).
-        layer_norm_eps (`float`, defaults to 1e-5):
-            Epsilon of layer normalizations.
-        initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the initial weights.
+        vocab_size (`int`, defaults to 16384): Number of condition ids: caption vocabulary, number of classes, or 1.
+        condition_length (`int`, defaults to 32): Length S of a condition.
+        code_shape (`list[int]`, defaults to `(8, 8, 4)`): (H, W, D) of the code map.
+        codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
+        codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
+        shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
+        hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
+        num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
+        num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
+        num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.
+        intermediate_size (`int`, *optional*): Width of the MLPs; `None` is `4 * hidden_size`.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLPs, a name that transformers knows.
+        dropout (`float`, defaults to 0.1): Dropout after each attention and MLP, in [0, 1).
+        attention_dropout (`float`, defaults to 0.0): Dropout of attention probabilities, in [0, 1).
+        embedding_dropout (`float`, defaults to 0.0): Dropout of the inputs of the spatial transformer, in [0, 1).
+        layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalizations.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         text_loss_weight (`float`, defaults to 0.1):
             Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. There is a text head only
             where `condition_length > 1`.
-        pad_token_id (`int`, *optional*):
-            Condition id that the text loss ignores. `None` counts every token, as the official code does.
+        pad_token_id (`int`, *optional*): Id that the text loss ignores; the official code ignores none.
         null_condition_ids (`list[int]`, *optional*):
             The `condition_length` ids that stand for "no condition", written by training with condition dropout.
             `None`: guidance is refused.
-        id2label (`dict[int, str]`, *optional*):
-            Names of the classes, for class-conditional models only.
+        id2label (`dict[int, str]`, *optional*): Names of the classes, for class-conditional models only.
 
     Example:
 
@@ -163,8 +144,7 @@ class RQTransformerConfig(RQConfig):
         """Configuration of a transformer over the codes of an RQ-VAE.
 
         Args:
-            rqvae_config ([`RQVAEConfig`]):
-                Gives `code_shape`, `codebook_size`, `codebook_dim` and `shared_codebook`.
+            rqvae_config ([`RQVAEConfig`]): Gives `code_shape`, `codebook_size`, `codebook_dim` and `shared_codebook`.
             kwargs:
                 All other fields; those four may be given too, if they agree.
 

@@ -16,37 +16,23 @@ class RQVAEConfig(RQConfig):
         image_size (`int`, defaults to 256):
             Height and width in pixels of the training pictures; it fixes `code_shape`. The model itself takes any
             height and width that are multiples of `downsample_factor`.
-        num_channels (`int`, defaults to 3):
-            Channels of a picture: 3 for RGB, 1 for grey.
-        base_channels (`int`, defaults to 128):
-            Width of the first convolution; level i is `base_channels * channel_multiplier[i]` wide.
-        channel_multiplier (`list[int]`, defaults to `(1, 1, 2, 2, 4, 4)`):
-            One factor per resolution level; each level but the last halves height and width.
-        num_res_blocks (`int`, defaults to 2):
-            Residual blocks per level of the encoder (the decoder has one more).
+        num_channels (`int`, defaults to 3): Channels of a picture: 3 for RGB, 1 for grey.
+        base_channels (`int`, defaults to 128): Level i is `base_channels * channel_multiplier[i]` wide.
+        channel_multiplier (`list[int]`, defaults to `(1, 1, 2, 2, 4, 4)`): Each level but the last halves the size.
+        num_res_blocks (`int`, defaults to 2): Residual blocks per level of the encoder (the decoder has one more).
         attention_levels (`list[int]`, defaults to `(5,)`):
             Indexes into `channel_multiplier` of the levels with self-attention: `(5,)` for ImageNet and LSUN, `(4,)`
             for FFHQ.
-        latent_channels (`int`, defaults to 256):
-            Channels at the end of the encoder, before the 1x1 convolution to `codebook_dim`.
-        norm_num_groups (`int`, defaults to 32):
-            Groups of every group normalization; must divide the width of each level.
-        codebook_size (`int`, defaults to 16384):
-            Codes in a codebook, K.
-        codebook_dim (`int`, defaults to 256):
-            Width of a code vector, n_z.
-        code_depth (`int`, defaults to 4):
-            Codes per position, D.
-        shared_codebook (`bool`, defaults to `True`):
-            One codebook for all depths, or one for each (ablation C.3).
-        codebook_decay (`float`, defaults to 0.99):
-            Decay of the exponential moving averages of the codebook, in [0, 1).
-        codebook_epsilon (`float`, defaults to 1e-5):
-            Laplace smoothing of the cluster sizes, > 0.
-        restart_unused_codes (`bool`, defaults to `True`):
-            Replace rarely used codes by random residuals of the batch.
-        commitment_weight (`float`, defaults to 0.25):
-            Weight beta of the commitment loss (Eq. 7).
+        latent_channels (`int`, defaults to 256): Channels of the encoder's output, before those of the codebook.
+        norm_num_groups (`int`, defaults to 32): Groups of group normalizations; must divide each level's width.
+        codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
+        codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
+        code_depth (`int`, defaults to 4): Codes per position, D.
+        shared_codebook (`bool`, defaults to `True`): One codebook for all depths, or one for each (ablation C.3).
+        codebook_decay (`float`, defaults to 0.99): Decay of the codebook's moving averages, in [0, 1).
+        codebook_epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes, > 0.
+        restart_unused_codes (`bool`, defaults to `True`): Replace rarely used codes by random residuals of the batch.
+        commitment_weight (`float`, defaults to 0.25): Weight beta of the commitment loss (Eq. 7).
 
     Example:
 

@@ -68,9 +68,6 @@ def draw_uniforms(
     generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
     if len(generators) != batch_size:
         raise ValueError(f"`generator` must be one or a list of {batch_size}, got {len(generators)}.")
-    for each in generators:
-        if each is not None and not isinstance(each, torch.Generator):
-            raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {each!r}.")
     devices = [torch.device("cpu") if each is None else each.device for each in generators]
     uniforms = [
         torch.rand(shape, generator=each, device=device, dtype=torch.float32).to(devices[0])
@@ -219,8 +216,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, condition_length)`):
                 Conditions: caption ids, one class id, or one start id (0).
-            do_sample (`bool`, *optional*):
-                Draw codes, or take the likeliest.
+            do_sample (`bool`, *optional*): Draw codes, or take the likeliest.
             temperature (`float` or `list[float]`, *optional*):
                 > 0, one number or one per depth. Below 1 sharpens the distribution.
             top_k (`int` or `list[int]`, *optional*):
@@ -241,8 +237,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 `callback(position, codes)` after each position that is drawn, with codes `(B, H, W, D)`, 0 where
                 nothing is drawn yet. It may return other codes, after which the rest is drawn, or `False` to stop.
                 Leading positions that are known in all pictures are read at once, without a call.
-            generation_config (`GenerationConfig`, *optional*):
-                Replaces `self.generation_config`.
+            generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
             compile_config (`transformers.CompileConfig`, *optional*):
                 Compiles a step with `torch.compile`. The first call with a batch size and settings takes minutes.
 

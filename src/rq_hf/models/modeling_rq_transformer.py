@@ -37,14 +37,11 @@ class RQTransformerOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*):
             `(1 - text_loss_weight) * image_loss + text_loss_weight * text_loss`, or the image loss alone without a
             text head.
-        logits (`torch.FloatTensor` of shape `(B, H, W, D, K)`, *optional*):
-            Prediction of each code (Eq. 13).
+        logits (`torch.FloatTensor` of shape `(B, H, W, D, K)`, *optional*): Prediction of each code (Eq. 13).
         text_logits (`torch.FloatTensor` of shape `(B, S - 1, vocab_size)`, *optional*):
             Prediction of caption tokens 1..S-1, with a text head.
-        image_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Mean cross-entropy of the codes (Eq. 14).
-        text_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Mean cross-entropy of the caption tokens.
+        image_loss (`torch.FloatTensor` of shape `()`, *optional*): Mean cross-entropy of the codes (Eq. 14).
+        text_loss (`torch.FloatTensor` of shape `()`, *optional*): Mean cross-entropy of the caption tokens.
         depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
             Mean cross-entropy of the codes of each depth, without gradient.
     """
@@ -259,10 +256,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         r"""Predicts every code from the condition and the codes before it (teacher forcing).
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`):
-                Conditions.
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`):
-                Code maps, the inputs.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): Conditions.
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps, the inputs.
             labels (`torch.Tensor`, *optional*):
                 Targets: codes `(B, H, W, D)`, where -100 has no loss, or distributions `(B, H, W, D, K)` for small K.
             residuals (`torch.Tensor` of shape `(B, H, W, D, n_z)`, *optional*):
@@ -290,8 +285,10 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
 
         output_logits = residuals is None if output_logits is None else output_logits
         logits = self.code_head(depth_states) if output_logits else None  # (B, H, W, D, K), Eq. 13
-        image_loss, depth_losses = self._image_loss(depth_states, logits, labels, residuals, label_temperature)
-        loss, text_logits, text_loss = image_loss, None, None
+        image_loss = depth_losses = text_logits = text_loss = None
+        if labels is not None or residuals is not None:
+            image_loss, depth_losses = self._image_loss(depth_states, labels, residuals, label_temperature)
+        loss = image_loss
         if self.text_head is not None:
             text_logits = self.text_head(hidden_states[:, : condition_length - 1])  # (B, S-1, vocab_size)
             if image_loss is not None:
@@ -307,28 +304,17 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
             depth_losses=depth_losses,
         )
 
-    def _image_loss(
-        self, depth_states, logits, labels, residuals, label_temperature
-    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    def _image_loss(self, depth_states, labels, residuals, label_temperature) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross-entropy of the codes (Eq. 14), and that of each depth without gradient."""
-        if labels is None and residuals is None:
-            return None, None
-        if labels is not None and logits is not None:
-            targets = labels.float().flatten(0, 3) if labels.is_floating_point() else labels.long().flatten()
-            losses = F.cross_entropy(
-                logits.flatten(0, 3).float(), targets, reduction="none", ignore_index=IGNORED
-            ).view(depth_states.shape[:-1])
-        elif labels is not None:
-            losses = self.code_head(depth_states, labels=labels if labels.is_floating_point() else labels.long())
-        else:
+        if residuals is not None:
             taus = one_per_depth(
                 "label_temperature", label_temperature, depth_states.shape[3], lambda tau: tau > 0, "greater than 0"
             )
             if None in taus:
                 raise ValueError("`residuals` need a `label_temperature`, got None.")
-            losses = self.code_head(
-                depth_states, residuals=residuals, codebook=self.codebook.weight, temperatures=taus
-            )
+            losses = self.code_head(depth_states, None, residuals, self.codebook.weight, taus)  # (B, H, W, D)
+        else:
+            losses = self.code_head(depth_states, labels if labels.is_floating_point() else labels.long())
         losses = losses.flatten(0, 2)  # (B*T, D)
         if labels is None or labels.is_floating_point():
             return losses.mean(), losses.detach().mean(0)

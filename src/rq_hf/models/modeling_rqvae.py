@@ -33,10 +33,8 @@ class RQVAEOutput(ModelOutput):
             `reconstruction_loss + commitment_weight * commitment_loss` (Eq. 6 and 7).
         reconstruction (`torch.FloatTensor` of shape `(B, num_channels, height, width)`):
             Decoded pictures, about in [-1, 1], not clamped.
-        codes (`torch.LongTensor` of shape `(B, H, W, D)`):
-            Codes of the pictures.
-        reconstruction_loss (`torch.FloatTensor` of shape `()`):
-            Mean squared error of the pixels.
+        codes (`torch.LongTensor` of shape `(B, H, W, D)`): Codes of the pictures.
+        reconstruction_loss (`torch.FloatTensor` of shape `()`): Mean squared error of the pixels.
         commitment_loss (`torch.FloatTensor` of shape `()`):
             Mean squared error between latents and partial sums, averaged over depths.
     """
@@ -194,8 +192,7 @@ class RQVAEModel(RQPreTrainedModel):
         """Pictures of codes. `decode(codes[..., :d])` is the picture of the first d depths, coarse to fine (Eq. 5).
 
         Args:
-            codes (`torch.LongTensor` of shape `(B, H, W, d)`):
-                Codes in [0, K), 1 <= d <= D.
+            codes (`torch.LongTensor` of shape `(B, H, W, d)`): Codes in [0, K), 1 <= d <= D.
 
         Returns:
             `torch.Tensor` of shape `(B, num_channels, height, width)`, about in [-1, 1], not clamped.
@@ -225,8 +222,7 @@ class RQVAEModel(RQPreTrainedModel):
         r"""Reconstructs pictures and computes the losses of the model (Eq. 6 and 7).
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
-                Pixels in [-1, 1].
+            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): Pixels in [-1, 1].
             codebook_update (*optional*): see [`ResidualQuantizer.forward`]; only training updates the codebook.
 
         Returns:
