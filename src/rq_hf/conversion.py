@@ -1,72 +1,47 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Official checkpoints as folders that `from_pretrained` loads: names and layout of the weights, files, card."""
+"""Converts official checkpoints of kakaobrain/rq-vae-transformer to folders that `from_pretrained` loads."""
 
-import json
 import math
+import pickle
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData, split_torch_state_dict_into_shards
-from safetensors.torch import save_file
+import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from .caption_tokenizer import convert_char_bpe_tokenizer
-from .cards import NO_REPOSITORY, render_card, save_card
-from .configuration_common import write_sampling
-from .configuration_rq_transformer import RQTransformerConfig
-from .configuration_rqvae import RQVAEConfig
-from .conversion_config import rqvae_config, sampling_settings, tokenizer_name, transformer_config
-from .conversion_source import OriginalStage, find_stages, finished_folder
-from .modeling_rq_transformer import RQTransformerForImageGeneration
-from .modeling_rqvae import RQVAEModel
-from .pipeline_rq_image_generation import RQImageGenerationPipeline
+from .hub import write_card
+from .models import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from .pipelines import RQImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
 LICENSE = "cc-by-nc-sa-4.0"
-# Our names and the official ones, replaced in this order.
+# Parts of our names and the official ones, replaced in this order.
 _RQVAE_NAMES = {
-    "mid_block.resnets.0": "mid.block_1",
-    "mid_block.resnets.1": "mid.block_2",
-    "mid_block.attentions.0": "mid.attn_1",
-    "down_blocks": "down",
-    "resnets": "block",
-    "attentions": "attn",
-    "downsamplers.0": "downsample",
-    "upsamplers.0": "upsample",
-    "conv_shortcut": "nin_shortcut",
-    "conv_norm_out": "norm_out",
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
-}
+    "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1",
+    "down_blocks": "down", "resnets": "block", "attentions": "attn", "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out", "group_norm": "norm",
+    "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
+}  # fmt: skip
 _QUANTIZER_NAMES = {"codebook.weight": "weight", "cluster_size": "cluster_size_ema", "embedding_sum": "embed_ema"}
 _TRANSFORMER_NAMES = {
-    "condition_embedding": "cond_emb",
-    "condition_positions.weight": "pos_emb_cond",
-    "spatial_positions.weight": "pos_emb_hw",
-    "depth_positions.weight": "pos_emb_d",
-    "spatial_projection": "input_mlp",
-    "depth_projection": "head_mlp",
-    "spatial_transformer": "body_transformer",
-    "depth_transformer": "head_transformer",
-    "attention_norm": "ln1",
-    "mlp_norm": "ln2",
-    "attention.out_proj": "attn.proj",
-    "code_head": "classifier",
-    "text_head": "cond_classifier",
-    "classifier.norm": "classifier.layer_norm",
-}
-# The official tokenizers' sizes by the names in a configuration, and their entries.
-_TOKENIZER_SIZES = {"bpe16k_huggingface": "16k", "bpe30k_huggingface": "30k"}
-_TOKENIZER_ENTRIES = {"16k": 16384, "30k": 30000}
-# How one of our tensors is made: the names of the official tensors it needs, and a function of those.
+    "condition_embedding": "cond_emb", "condition_positions.weight": "pos_emb_cond",
+    "spatial_positions.weight": "pos_emb_hw", "depth_positions.weight": "pos_emb_d",
+    "spatial_projection": "input_mlp", "depth_projection": "head_mlp",
+    "spatial_transformer": "body_transformer", "depth_transformer": "head_transformer",
+    "attention_norm": "ln1", "mlp_norm": "ln2", "attention.out_proj": "attn.proj",
+    "code_head": "classifier", "text_head": "cond_classifier", "classifier.norm": "classifier.layer_norm",
+}  # fmt: skip
+# How a tensor of ours is made: names of official tensors, and a function of these.
 Rule = tuple[list[str], Callable[..., torch.Tensor]]
 
 
@@ -80,114 +55,92 @@ def convert_checkpoint(
     merges_file: str | Path | None = None,
     license: str = LICENSE,
     allow_pickle: bool = False,
-    cards: Mapping[str, Mapping[str, Any]] | None = None,
     repo_id: str | None = None,
-    max_shard_size: int | str = "2GB",
 ) -> str:
     r"""Converts an official checkpoint to a folder that `from_pretrained` loads.
 
     Both stages give a pipeline, stage 1 alone an [`RQVAEModel`], stage 2 alone an [`RQTransformerForImageGeneration`].
-    The official transformer has no codebook of its own: without stage 1 the codebook is NaN until
-    [`~RQTransformerForImageGeneration.set_codebook`] is given the RQ-VAE's, so that `generate` and a pipeline with
-    some RQ-VAE are errors. Weights are moved one file of the result at a time.
+    Stage 2 has no codebook of its own. If it is alone, its codebook is NaN until
+    [`~RQTransformerForImageGeneration.set_codebook`] is called with that of its RQ-VAE.
 
     Args:
-        checkpoint (`str` or `Path`): folder or `.tar.gz` archive with `stage1/` and/or `stage2/`.
-        output (`str` or `Path`): folder to write; it must be new or empty, and appears only when all is written.
+        checkpoint (`str` or `Path`):
+            A `.tar.gz` archive as it is published, or a folder with `stage1/` and/or `stage2/`, each of `model.pt` and
+            `config.yaml`.
+        output (`str` or `Path`): a new or empty folder. An archive is unpacked beside it.
         ema (`bool`, defaults to `False`):
-            Take the averaged weights of the transformer, or of an RQ-VAE that comes alone. The RQ-VAE beside a
-            transformer keeps its plain weights, whose codes the transformer was trained on.
-        dtype (`torch.dtype`, defaults to `torch.float32`): of the weights; the quantizer of the RQ-VAE stays fp32.
+            Take the averaged weights of the transformer, or of an RQ-VAE that comes alone.
+        dtype (`torch.dtype`, defaults to `torch.float32`): of the weights; the quantizer stays in fp32.
         vocab_file, merges_file (`str` or `Path`, *optional*): the files of the caption tokenizer, for text models.
         license (`str`, defaults to `"cc-by-nc-sa-4.0"`): licence of the weights, for the card.
         allow_pickle (`bool`, defaults to `False`):
-            Load checkpoints with objects other than tensors too. They can execute code.
-        cards (`dict`, *optional*):
-            What the card says about `"rqvae"` and `"transformer"`, as in the `card` section of scripts/configs/*.json:
-            `language`, `dataset`, `paper`, `published` (with a `paper`), `summary`, `training_data`.
-        repo_id (`str`, *optional*): repository that the usage snippet of the card loads.
-        max_shard_size (`int` or `str`, defaults to `"2GB"`): of a file of weights.
+            Load a `model.pt` that holds more than tensors and plain containers. Such a file can execute code.
+        repo_id (`str`, *optional*): repository that the snippet of the card loads.
 
     Returns:
-        `str`: `"pipeline"`, `"rqvae"` or `"rq_transformer"`, what `output` holds.
+        `str`: what `output` holds, `"pipeline"`, `"rqvae"` or `"rq_transformer"`.
 
     Raises:
-        `ValueError`: bad arguments, or a checkpoint that is damaged, not trusted, not complete, or of a form that
-            these models do not have. The message names the file.
+        `ValueError`: bad arguments, or a checkpoint that is damaged, incomplete, or able to execute code.
+
+    Example:
+
+    ```python
+    >>> from rq_hf.conversion import convert_checkpoint
+    >>> convert_checkpoint("imagenet_480M.tar.gz", "imagenet-480M")  # doctest: +SKIP
+    'pipeline'
+    ```
     """
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(f"`dtype` must be torch.float32, torch.float16 or torch.bfloat16, got {dtype}.")
+    checkpoint, output = Path(checkpoint), Path(output).resolve()
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"`output` must be a new or empty folder, got {output}.")
     if (vocab_file is None) != (merges_file is None):
         raise ValueError("`vocab_file` and `merges_file` must be given together, got only one.")
-    for name, card in (cards or {}).items():
-        if "published" in card and "paper" not in card:
-            raise ValueError(f"`cards` must name the `paper` of figures that are `published`, got none for {name!r}.")
-    with finished_folder(output) as (folder, workspace):
-        stages = find_stages(checkpoint, workspace)
-        models, weights, sampling, tokenizer = {}, {}, {}, None
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unpacked:
+        stages = _find_stages(checkpoint, Path(unpacked))
+        official = {name: yaml.safe_load((stages[name] / "config.yaml").read_text("utf-8")) for name in stages}
+        models = {}
         if "stage1" in stages:
-            stage = stages["stage1"]
-            models["rqvae"] = _empty_model(RQVAEModel, rqvae_config(stage), dtype)
-            state_dict = stage.read_weights(ema and "stage2" not in stages, allow_pickle)
-            weights["rqvae"] = _plan(stage, state_dict, models["rqvae"], rqvae_rule)
-            _check_copies(stage, state_dict, models["rqvae"].config)
+            # A transformer was trained on the codes of the plain weights.
+            weights = _read_weights(stages["stage1"], ema and "stage2" not in stages, allow_pickle)
+            config = rqvae_config(official["stage1"])
+            models["rqvae"] = _build(RQVAEModel, config, weights, rqvae_rule, {})
         if "stage2" in stages:
-            stage = stages["stage2"]
-            config = transformer_config(stage, models["rqvae"].config if "rqvae" in models else None)
-            tokenizer = _tokenizer(stage, config, vocab_file, merges_file)
-            sampling = sampling_settings(stage)
-            models["transformer"] = _empty_model(RQTransformerForImageGeneration, config, dtype)
-            try:
-                models["transformer"].check_sampling(**sampling)
-            except ValueError as error:
-                raise ValueError(f"{stage.config_name} must have settings of sampling in range: {error}") from error
-            models["transformer"].generation_config.update(**sampling)
-            state_dict = stage.read_weights(ema, allow_pickle)
-            weights["transformer"] = _plan(stage, state_dict, models["transformer"], transformer_rule)
-            weights["transformer"]["codebook.weight"] = (
-                weights["rqvae"]["quantizer.codebook.weight"] if "rqvae" in weights else _missing_codebook(config)
-            )
+            weights = _read_weights(stages["stage2"], ema, allow_pickle)
+            config = transformer_config(official["stage2"], models["rqvae"].config if models else None)
+            missing = torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
+            given = {"codebook.weight": models["rqvae"].codebook if models else missing}
+            transformer = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given)
+            transformer.generation_config.update(**sampling_settings(official["stage2"]))
+            models["transformer"] = transformer
+        models = {name: model.to(dtype).eval() for name, model in models.items()}
+        if len(models) == 2:
+            tokenizer = _tokenizer(config, vocab_file, merges_file)
+            kind, saved = "pipeline", RQImageGenerationPipeline(**models, tokenizer=tokenizer)
         elif vocab_file is not None:
-            raise ValueError(f"`vocab_file` must be None: {checkpoint} has no transformer.")
-        kind = "pipeline" if len(models) == 2 else "rqvae" if "rqvae" in models else "rq_transformer"
-        for name, model in models.items():
-            _save_model(folder / name if kind == "pipeline" else folder, model, weights[name], max_shard_size)
-        if kind == "pipeline":
-            RQImageGenerationPipeline(**models, tokenizer=tokenizer).save_config(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder / "tokenizer" if kind == "pipeline" else folder)
-        if kind == "rq_transformer":
-            logger.warning(
-                f"{checkpoint} has no stage1: the transformer is written without the codebook of its RQ-VAE, which "
-                "`set_codebook` must be given before use, and without a pipeline."
-            )
-        card = _card(
-            kind,
-            models,
-            tokenizer=tokenizer,
-            sampling=sampling,
-            origin=Path(checkpoint).resolve().name,
-            name=Path(output).resolve().name,
-            license=license,
-            released=(cards or {}).get("rqvae" if kind == "rqvae" else "transformer", {}),
-            repo_id=repo_id,
-        )
-        save_card(card, folder)
+            raise ValueError("`vocab_file` must be None for a checkpoint without stage1 or stage2.")
+        else:
+            saved = next(iter(models.values()))
+            kind = saved.config.model_type
+        saved.save_pretrained(output)
+    facts = {"model_name": output.name, "license": license, "repo_id": repo_id, **_facts(checkpoint, models)}
+    write_card(output, kind, facts)
     return kind
 
 
 def rqvae_rule(name: str, config: RQVAEConfig) -> Rule:
     """How a tensor of an [`RQVAEModel`] is made of those of the official RQ-VAE."""
-    copies = 1 if config.shared_codebook else config.code_depth
     if name == "quantizer.num_updates":
-        # So many updates that the `per_step` rule goes on with averages as slow as those of the official rule.
-        settled = max(0, math.ceil((10 * config.codebook_decay - 1) / (1 - config.codebook_decay)))
-        return [], lambda: torch.full((copies,), float(settled))
+        # As many updates as let the "per_step" rule go on with averages as slow as the official ones.
+        updates = max(0, math.ceil((10 * config.codebook_decay - 1) / (1 - config.codebook_decay)))
+        return [], lambda: torch.full((1 if config.shared_codebook else config.code_depth,), float(updates))
     if name.startswith("quantizer."):
         buffer = _QUANTIZER_NAMES[name.removeprefix("quantizer.")]
         sources = [f"quantizer.codebooks.{depth}.{buffer}" for depth in range(config.code_depth)]
-        end = -1 if buffer == "weight" else None  # the last row is padding
-        return sources, lambda *tensors: torch.stack([tensor[:end] for tensor in tensors[:copies]])
+        # The official code stores a copy of a shared codebook per depth, and a row of padding after the code vectors.
+        num_codebooks = 1 if config.shared_codebook else config.code_depth
+        return sources, lambda *copies: torch.stack([copy[: config.codebook_size] for copy in copies[:num_codebooks]])
     levels = len(config.channel_multiplier)
     up_blocks = {f"up_blocks.{level}.": f"up.{levels - 1 - level}." for level in range(levels)}
     is_linear = ".to_" in name and name.endswith(".weight")  # a 1x1 convolution in the official code
@@ -198,15 +151,146 @@ def transformer_rule(name: str, config: RQTransformerConfig) -> Rule:
     """How a tensor of an [`RQTransformerForImageGeneration`] is made of those of the official RQ-Transformer."""
     source = _replace(name, _TRANSFORMER_NAMES)
     if ".attention.query_key_value." in source:
-        parts = ("query", "key", "value")
-        return [source.replace("attention.query_key_value", f"attn.{part}") for part in parts], (
-            lambda *tensors: torch.cat(tensors)
-        )
-    if name == "spatial_projection.bias":  # the official code projects each depth and then sums them
+        parts = [source.replace("attention.query_key_value", f"attn.{part}") for part in ("query", "key", "value")]
+        return parts, lambda *tensors: torch.cat(tensors)
+    if name == "spatial_projection.bias":  # the official code projects each depth and then sums the projections
         return [source], lambda tensor: tensor * config.code_shape[2]
     if name.endswith("_positions.weight"):
         return [source], lambda tensor: tensor.squeeze(0)
     return [source], lambda tensor: tensor
+
+
+def rqvae_config(official: Mapping[str, Any]) -> RQVAEConfig:
+    """The configuration of an official RQ-VAE, from the contents of its config.yaml."""
+    towers, quantizer = official["arch"]["ddconfig"], official["arch"]["hparams"]
+    resolutions = [towers["resolution"] // 2**level for level in range(len(towers["ch_mult"]))]
+    return RQVAEConfig(
+        image_size=towers["resolution"],
+        num_channels=towers["in_channels"],
+        base_channels=towers["ch"],
+        channel_multiplier=towers["ch_mult"],
+        num_res_blocks=towers["num_res_blocks"],
+        attention_levels=[level for level, size in enumerate(resolutions) if size in towers["attn_resolutions"]],
+        latent_channels=towers["z_channels"],
+        codebook_size=quantizer["n_embed"],
+        codebook_dim=quantizer["embed_dim"],
+        code_depth=quantizer["code_shape"][-1],
+        shared_codebook=quantizer["shared_codebook"],
+        codebook_decay=quantizer.get("decay", 0.99),
+        restart_unused_codes=quantizer["restart_unused_codes"],
+        commitment_weight=quantizer.get("latent_loss_weight", 0.25),
+    )
+
+
+def transformer_config(official: Mapping[str, Any], rqvae: RQVAEConfig | None = None) -> RQTransformerConfig:
+    """The configuration of an official RQ-Transformer, from the contents of its config.yaml."""
+    arch, dataset, loss = official["arch"], official["dataset"], official.get("loss", {})
+    body, head = arch["body"], arch["head"]
+    fields = {
+        "code_shape": tuple(arch["block_size"]),
+        "codebook_size": arch.get("vocab_size") or dataset["vocab_size"],
+        "codebook_dim": arch["input_embed_dim"],
+        "vocab_size": max(arch.get("vocab_size_cond", 0), 1),
+        "condition_length": max(arch.get("block_size_cond", 0), 1),
+        "hidden_size": arch["embed_dim"],
+        "num_spatial_layers": body["n_layer"],
+        "num_depth_layers": head["n_layer"],
+        "num_attention_heads": body["block"]["n_head"],
+        "dropout": body["block"].get("resid_pdrop", 0.1),
+        "attention_dropout": body["block"].get("attn_pdrop", 0.0),
+        "embedding_dropout": arch.get("embd_pdrop", 0.0),
+    }
+    if fields["condition_length"] > 1 and "txt_weight" in loss:
+        text_weight = loss["txt_weight"]
+        fields["text_loss_weight"] = text_weight / (text_weight + loss.get("img_weight", 1 - text_weight))
+    if fields["vocab_size"] == 1000 and dataset.get("type", "").lower().startswith("imagenet"):
+        fields["id2label"] = imagenet_labels()
+    return RQTransformerConfig(**fields) if rqvae is None else RQTransformerConfig.from_rqvae_config(rqvae, **fields)
+
+
+def sampling_settings(official: Mapping[str, Any]) -> dict[str, Any]:
+    """`temperature`, `top_k` and `top_p`, as far as stage2/config.yaml states them."""
+    # Recipes have `experiment.sample`; released checkpoints have `sampling`, which the official scripts read.
+    given = official.get("experiment", {}).get("sample", {}) | official.get("sampling", {})
+    settings = {}
+    for theirs, ours in {"temp": "temperature", "top_k": "top_k", "top_p": "top_p"}.items():
+        value = given.get(theirs)
+        if value is not None:
+            settings[ours] = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return settings
+
+
+def imagenet_labels() -> dict[int, str] | None:
+    """Names of the 1,000 ImageNet classes, from torchvision; `None` and a warning without it."""
+    try:
+        from torchvision.models import ResNet50_Weights
+    except ImportError:
+        logger.warning("torchvision has the names of the ImageNet classes and is not installed: `id2label` is None.")
+        return None
+    return dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
+
+
+def _find_stages(checkpoint: Path, unpacked: Path) -> dict[str, Path]:
+    """Folders of `"stage1"` and `"stage2"`, of those that there are; an archive is unpacked to `unpacked`."""
+    root = checkpoint
+    if checkpoint.is_file():
+        root = unpacked
+        try:
+            with tarfile.open(checkpoint) as archive:
+                archive.extractall(root, filter="data")  # refuses paths and links that lead out of the folder
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{checkpoint} must be a tar archive, but cannot be unpacked: {error}") from error
+    folders = [folder for pattern in ("stage[12]", "*/stage[12]") for folder in root.glob(pattern)]
+    if not folders or len(folders) != len({folder.name for folder in folders}):
+        raise ValueError(
+            "`checkpoint` must be a folder or a .tar.gz archive with one stage1/ and/or one stage2/, got "
+            f"{checkpoint} with {[folder.relative_to(root).as_posix() for folder in folders]}."
+        )
+    return {folder.name: folder for folder in folders}
+
+
+def _read_weights(folder: Path, ema: bool, allow_pickle: bool) -> dict[str, torch.Tensor]:
+    """The weights of a stage, mapped into memory from the file."""
+    name, key = f"{folder.name}/model.pt", "state_dict_ema" if ema else "state_dict"
+    try:
+        checkpoint = torch.load(folder / "model.pt", map_location="cpu", weights_only=not allow_pickle, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name} must hold tensors and plain containers only: other objects could execute code. If you trust its "
+            "origin, load it with `allow_pickle=True`."
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a file of torch.save, but cannot be read: {error}") from error
+    if zipfile.is_zipfile(folder / "model.pt"):  # torch.load compares no checksums
+        with zipfile.ZipFile(folder / "model.pt") as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{name} is damaged: the checksum of {damaged!r} in it does not hold.")
+    if key not in checkpoint:
+        raise ValueError(f"{name} must hold `{key}`, got {list(checkpoint)}.")
+    return checkpoint[key]
+
+
+def _build(
+    model_class: type[PreTrainedModel],
+    config: Any,
+    official: Mapping[str, torch.Tensor],
+    rule: Callable[[str, Any], Rule],
+    given: Mapping[str, torch.Tensor],
+) -> PreTrainedModel:
+    """A model with the official weights, and `given` ones that the official model does not have."""
+    with torch.device("meta"):
+        model = model_class(config)
+    rules = {name: rule(name, config) for name in model.state_dict() if name not in given}
+    used = {source for sources, _ in rules.values() for source in sources}
+    missing, unknown = sorted(used - official.keys()), sorted(official.keys() - used)
+    if missing or unknown:
+        raise ValueError(
+            f"model.pt must hold the weights that its config.yaml describes for an official {model_class.__name__}; "
+            f"missing: {missing}; unknown: {unknown}."
+        )
+    weights = {name: combine(*(official[source] for source in sources)) for name, (sources, combine) in rules.items()}
+    model.load_state_dict({**weights, **given}, assign=True)
+    return model
 
 
 def _replace(name: str, names: Mapping[str, str]) -> str:
@@ -215,172 +299,34 @@ def _replace(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def _plan(
-    stage: OriginalStage,
-    state_dict: Mapping[str, torch.Tensor],
-    model: PreTrainedModel,
-    rule: Callable[[str, Any], Rule],
-) -> dict[str, Callable[[], torch.Tensor]]:
-    """For each tensor of `model` a function that makes it, once names and shapes are known to fit.
-
-    The official transformer has no codebook, so that of our transformer is left to the caller.
-    """
-    expected = model.state_dict()
-    rules = {name: rule(name, model.config) for name in expected if name != "codebook.weight"}
-    used = {source for sources, _ in rules.values() for source in sources}
-    missing, unknown = sorted(used - state_dict.keys()), sorted(state_dict.keys() - used)
-    if missing or unknown:
-        raise ValueError(
-            f"{stage.weights_name} must hold the weights that its config.yaml describes; missing: {missing}; unknown: "
-            f"{unknown}."
-        )
-    wrong = []
-    for name, (sources, combine) in rules.items():
-        shape, shapes = tuple(expected[name].shape), [tuple(state_dict[source].shape) for source in sources]
-        try:
-            fits = tuple(combine(*(state_dict[source].to("meta") for source in sources)).shape) == shape
-        except (RuntimeError, IndexError):  # shapes that do not go together
-            fits = False
-        if not fits:
-            wrong.append(f"{', '.join(sources)} of {shapes} for {name} of {shape}")
-    if wrong:
-        raise ValueError(f"{stage.weights_name} must hold the shapes that its config.yaml describes, got {wrong}.")
-
-    def maker(sources: list[str], combine: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
-        return lambda: combine(*(state_dict[source] for source in sources))
-
-    return {name: maker(*each) for name, each in rules.items()}
-
-
-def _check_copies(stage: OriginalStage, state_dict: Mapping[str, torch.Tensor], config: RQVAEConfig) -> None:
-    """A shared codebook is stored once for each depth: the copies must be equal."""
-    for buffer in _QUANTIZER_NAMES.values() if config.shared_codebook else ():
-        first, *others = (f"quantizer.codebooks.{depth}.{buffer}" for depth in range(config.code_depth))
-        unequal = [name for name in others if not torch.equal(state_dict[name], state_dict[first])]
-        if unequal:
-            raise ValueError(
-                f"{stage.weights_name} must hold equal copies of its shared codebook, but {unequal} differ from "
-                f"{first}."
-            )
-
-
-def _missing_codebook(config: RQTransformerConfig) -> Callable[[], torch.Tensor]:
-    return lambda: torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
-
-
-def _empty_model(model_class: type[PreTrainedModel], config: Any, dtype: torch.dtype) -> PreTrainedModel:
-    with torch.device("meta"):
-        model = model_class(config).to(dtype)
-    model.config.architectures, model.config.dtype = [model_class.__name__], dtype
-    return model
-
-
-def _save_model(
-    folder: Path, model: PreTrainedModel, weights: Mapping[str, Callable[[], torch.Tensor]], max_shard_size: int | str
-) -> None:
-    """Writes what `save_pretrained` would, with one file of weights at a time in memory."""
-    folder.mkdir(exist_ok=True)
-    expected = model.state_dict()
-    split = split_torch_state_dict_into_shards(
-        expected, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-    )
-    for file, names in split.filename_to_tensors.items():
-        save_file(
-            {name: weights[name]().to(expected[name].dtype).contiguous() for name in names},
-            folder / file,
-            metadata={"format": "pt"},
-        )
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    model.config.save_pretrained(folder)
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-        write_sampling(folder)
-
-
 def _tokenizer(
-    stage: OriginalStage, config: RQTransformerConfig, vocab_file: str | Path | None, merges_file: str | Path | None
+    config: RQTransformerConfig, vocab_file: str | Path | None, merges_file: str | Path | None
 ) -> PreTrainedTokenizerFast | None:
     """The caption tokenizer of a text model, if its files are given."""
-    if config.condition_length == 1:
-        if vocab_file is not None:
-            raise ValueError(f"`vocab_file` must be None: the model of {stage.name} is not conditioned on text.")
-        return None
-    name = tokenizer_name(stage)
-    size = _TOKENIZER_SIZES.get(str(name))
-    if size is None:
-        if vocab_file is not None:
-            raise ValueError(f"`vocab_file` must be None: {stage.config_name} names the tokenizer {name!r}.")
-        logger.warning(f"The text model of {stage.name} is written without a tokenizer: {name!r} is not converted.")
-        return None
     if vocab_file is None:
-        logger.warning(
-            f"The text model of {stage.name} is written without a tokenizer. It needs bpe-{size}-vocab.json and "
-            f"bpe-{size}-merges.txt, which lie in rqvae/txtimg_datasets/tokenizers/pretrained/ of the official code."
-        )
+        if config.condition_length > 1:
+            logger.warning("The pipeline has no caption tokenizer: give `vocab_file` and `merges_file`.")
         return None
     tokenizer = convert_char_bpe_tokenizer(vocab_file, merges_file, config.condition_length)
-    of_another = [other for other, number in _TOKENIZER_ENTRIES.items() if number == len(tokenizer) and other != size]
-    if len(tokenizer) > config.vocab_size or of_another:
-        raise ValueError(
-            f"`vocab_file` must be bpe-{size}-vocab.json, for a model of {config.vocab_size} tokens, got a vocabulary "
-            f"of {len(tokenizer)}."
-        )
+    if len(tokenizer) != config.vocab_size:
+        raise ValueError(f"`vocab_file` must have the transformer's {config.vocab_size} tokens, got {len(tokenizer)}.")
     return tokenizer
 
 
-def _card(
-    kind: str,
-    models: Mapping[str, PreTrainedModel],
-    *,
-    tokenizer: PreTrainedTokenizerFast | None,
-    sampling: Mapping[str, Any],
-    origin: str,
-    name: str,
-    license: str,
-    released: Mapping[str, Any],
-    repo_id: str | None,
-) -> ModelCard:
-    """The card of a converted model, with the published figures of a `released` one."""
-    configs = {part: model.config for part, model in models.items()}
-    summary = [
-        f"The weights of `{origin}`, an official checkpoint of "
-        "[kakaobrain/rq-vae-transformer](https://github.com/kakaobrain/rq-vae-transformer), in another layout."
-    ]
-    evaluations = []
-    published = {key: value for key, value in released.get("published", {}).items() if not isinstance(value, Mapping)}
-    if published:
-        dataset = released.get("dataset", origin.split(".")[0])
-        evaluations.append({"dataset": {"name": dataset}, "metrics": published})
-        summary.append(f"The figures under Evaluation are the published ones ({released['paper']}).")
-    if "summary" in released:
-        summary.append(released["summary"])
-    limitations = []
-    if kind == "rq_transformer":
-        limitations.append(
-            "- The codebook, which is its RQ-VAE's, is not in the folder but NaN: call "
-            "`transformer.set_codebook(rqvae.codebook)` before anything else."
-        )
-    if "transformer" in configs and configs["transformer"].condition_length > 1 and tokenizer is None:
-        limitations.append("- The caption tokenizer is not in the folder: `convert_char_bpe_tokenizer` makes it.")
-    attribution = "Trained and released by Kakao Brain."
-    if license == LICENSE:
-        attribution += " No commercial use; what is made from the weights must be shared under the same licence."
-    return render_card(
-        kind,
-        ModelCardData(
-            license=license, language=released.get("language"), datasets=released.get("dataset"), model_name=name
+def _facts(checkpoint: Path, models: Mapping[str, PreTrainedModel]) -> dict[str, Any]:
+    """What the card of a converted checkpoint says of it."""
+    facts = {
+        "configs": {name: model.config for name, model in models.items()},
+        "num_parameters": {name: model.num_parameters() for name, model in models.items()},
+        "summary": (
+            f"The weights of `{checkpoint.resolve().name}`, an official checkpoint of "
+            "[kakaobrain/rq-vae-transformer](https://github.com/kakaobrain/rq-vae-transformer)."
         ),
-        repo_id=repo_id,
-        summary=" ".join(summary),
-        architecture=configs if kind == "pipeline" else next(iter(configs.values())),
-        num_parameters={part: model.num_parameters() for part, model in models.items()},
-        sampling=sampling,
-        tokenizer=(repo_id or NO_REPOSITORY) if tokenizer is not None else None,
-        training_data=released.get("training_data"),
-        attribution=attribution,
-        evaluations=evaluations,
-        limitations="\n".join(limitations) or None,
-    )
+        "attribution": "Trained and released by Kakao Brain.",
+    }
+    if "transformer" in models:
+        settings = models["transformer"].generation_config
+        facts["sampling"] = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p")}
+    if "rqvae" not in models:
+        facts["limitations"] = "- The codebook is missing: call `transformer.set_codebook(rqvae.codebook)` first."
+    return facts

@@ -1,0 +1,9 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sharing folders on the Hugging Face Hub: uploads, model cards, and code for users without this library."""
+
+from .cards import render_card, write_card
+from .remote_code import code_files
+from .sharing import cast_weights, push_folder
+
+__all__ = ["cast_weights", "code_files", "push_folder", "render_card", "write_card"]

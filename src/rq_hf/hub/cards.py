@@ -1,0 +1,150 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Model cards: README.md files rendered from the templates in model_cards/."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+CITATION = """@inproceedings{lee2022autoregressive,
+  title     = {Autoregressive Image Generation using Residual Quantization},
+  author    = {Lee, Doyup and Kim, Chiheon and Kim, Saehoon and Cho, Minsu and Han, Wook-Shin},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {11523--11532},
+  year      = {2022}
+}"""
+# Where snippets load from as long as there is no repository.
+NO_REPOSITORY = "path/to/this/folder"
+# By kind: library and tags.
+KINDS = {
+    "pipeline": ("diffusers", ["rq-vae", "rq-transformer"]),
+    "rqvae": ("rq_hf", ["rq-vae", "image-tokenizer"]),
+    "rq_transformer": ("rq_hf", ["rq-transformer"]),
+    "adapter": ("peft", ["rq-transformer", "lora"]),
+    "tokenizer": ("transformers", ["rq-transformer"]),
+}
+
+
+def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
+    r"""Renders a model card.
+
+    Args:
+        kind (`str`): `"pipeline"`, `"rqvae"`, `"rq_transformer"`, `"adapter"` or `"tokenizer"`.
+        facts (`dict`): what the card says. Without a fact its section is left out. Texts are Markdown.
+
+            - `license`, `language`, `datasets`, `base_model`, `tags`: metadata, as in `ModelCardData`.
+            - `model_name`: the title. `repo_id`: the repository that the snippets load.
+            - `summary`, `training_data`, `attribution`, `intended_use`, `limitations` (a list, `- ...`).
+            - `example_input`: the caption or class id of the snippet.
+            - `configs`: dictionaries or configurations by component, `"rqvae"`, `"transformer"`, `"adapter"` or
+              `"tokenizer"`. `num_parameters`: integers by component.
+            - `sampling`: default settings. `training_arguments`: a dictionary. `training_commands`: a list.
+            - `metrics`: values by name. `metrics_dataset` (by default the first of `datasets`) and `metrics_split`
+              tell what they are measured on.
+            - `sample_images`: captions by path.
+
+    Returns:
+        [`~huggingface_hub.ModelCard`]
+
+    Raises:
+        `ValueError`: unknown kind.
+
+    Example:
+
+    ```python
+    >>> from rq_hf.hub import render_card
+    >>> card = render_card("rqvae", {"license": "apache-2.0", "model_name": "emoji-64", "metrics": {"psnr": 28.6}})
+    >>> card.data.library_name, card.text.strip().splitlines()[0]
+    ('rq_hf', '# emoji-64')
+    ```
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {list(KINDS)}, got {kind!r}.")
+    library, tags = KINDS[kind]
+    repo_id = facts.get("repo_id") or NO_REPOSITORY
+    title = facts.get("model_name") or repo_id.split("/")[-1]
+    configs = {
+        name: dict(config) if isinstance(config, Mapping) else config.to_dict()
+        for name, config in facts.get("configs", {}).items()
+    }
+    condition, example = _condition(configs.get("transformer"))
+    task = "text-to-image" if condition == "caption" else "unconditional-image-generation"
+    task = {"rqvae": "image-feature-extraction", "tokenizer": None}.get(kind, task)
+    datasets = facts.get("datasets") or []
+    tables = {
+        name: {key: value for key, value in (facts.get(name) or {}).items() if value is not None}
+        for name in ("sampling", "training_arguments", "metrics", "num_parameters")
+    }
+    dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
+    data = ModelCardData(
+        base_model=facts.get("base_model"),
+        datasets=datasets or None,
+        eval_results=_evaluation_results(tables["metrics"], dataset, facts.get("metrics_split"), task) or None,
+        language=facts.get("language"),
+        library_name=library,
+        license=facts.get("license"),
+        model_name=title,
+        pipeline_tag=task,
+        tags=list(dict.fromkeys([*(facts.get("tags") or []), "rq_hf", *tags, "residual-quantization"])),
+    )
+    derived = {
+        "title": title,
+        "repo_id": repo_id,
+        "configs": configs,
+        "condition": condition,
+        "example": json.dumps(facts.get("example_input") or example, ensure_ascii=False),
+        "metrics_dataset": dataset,
+        "citation": CITATION,
+    }
+    template = "".join((_template_folder() / f"{name}.md").read_text(encoding="utf-8") for name in (kind, "sections"))
+    card = ModelCard.from_template(data, template_str=template, **{**facts, **tables, **derived})
+    card.text = card.text.rstrip() + "\n"
+    return card
+
+
+def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
+    """Renders a model card to README.md in a folder, which is made if it is missing; see [`render_card`]."""
+    path = Path(folder, "README.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    render_card(kind, facts).save(path)
+    return path
+
+
+def _template_folder() -> Path:
+    """The templates of an installed package, or those at the top of a source checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "model_cards"
+    return installed if installed.is_dir() else package.parents[1] / "model_cards"
+
+
+def _condition(transformer: Mapping[str, Any] | None) -> tuple[str, str | int | None]:
+    """What a transformer is conditioned on, "caption", "class" or "none", with an example."""
+    if transformer is None or transformer["condition_length"] > 1:
+        return "caption", "a red heart"
+    if transformer["vocab_size"] > 1:
+        is_null = 0 in (transformer.get("null_condition_ids") or ())
+        return "class", 1 if is_null else 0
+    return "none", None
+
+
+def _evaluation_results(
+    metrics: Mapping[str, Any], dataset: str | None, split: str | None, task: str | None
+) -> list[EvalResult]:
+    """Metrics as metadata. The Hub wants a task and a data set for each; without them there are none."""
+    if dataset is None or task is None:
+        return []
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    ]

@@ -1,0 +1,122 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Bundles the library into files of code for a repository, which then loads with `trust_remote_code=True`.
+
+diffusers downloads one file of code per component. Each file is made of a module and all modules of this package that
+it imports.
+"""
+
+import ast
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+PIPELINE = "pipelines/pipeline_rq_image_generation.py"
+# By `model_type`: the module, its configuration class and its model class.
+MODELS = {
+    "rqvae": ("models/modeling_rqvae.py", "RQVAEConfig", "RQVAEModel"),
+    "rq_transformer": (
+        "models/modeling_rq_transformer.py",
+        "RQTransformerConfig",
+        "RQTransformerForImageGeneration",
+    ),
+}
+# Pushing needs the library, so another mixin takes the place of the one that pushes.
+REPLACED = {"pipelines/sharing.py": "hub/bundled_sharing.py"}
+# Statements at the top of a module: its docstring and its imports.
+HEAD = (ast.Expr, ast.Import, ast.ImportFrom)
+
+
+def code_files(folder: str | Path) -> dict[str, str]:
+    """Returns the files that make a repository load without this library.
+
+    Args:
+        folder (`str` or `Path`): a saved pipeline, RQ-VAE or RQ-Transformer.
+
+    Returns:
+        `dict[str, str]`: texts by their path in the repository: the code, and the configurations that name it.
+
+    Raises:
+        `ValueError`: `folder` holds neither a pipeline nor a model of this library.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        return _model_files(folder)
+    index = _read_json(folder / "model_index.json")
+    files = {"pipeline.py": bundle(PIPELINE)}  # diffusers looks for this name
+    index["_class_name"] = ["pipeline", "RQImageGenerationPipeline"]
+    for name in ("rqvae", "transformer"):
+        if index.get(name, [None])[0] is not None:
+            model_files = _model_files(folder / name)
+            code = next(path for path in model_files if path.endswith(".py"))
+            files |= {f"{name}/{path}": text for path, text in model_files.items()}
+            files[code] = model_files[code]  # transformers looks here when it loads a subfolder
+            index[name][0] = code.removesuffix(".py")
+    return files | {"model_index.json": _to_json(index)}
+
+
+def bundle(module: str) -> str:
+    """Joins a module of this package and all modules of the package that it imports to one file.
+
+    Modules import at their top, and no two of them give one name different meanings.
+
+    Args:
+        module (`str`): path within the package, such as `"models/modeling_rqvae.py"`.
+    """
+    imports, bodies = set(), []
+    for path in _in_order_of_imports(module):
+        source, start = _source(path), 0
+        for statement in _head(source):
+            start = statement.end_lineno
+            if not isinstance(statement, ast.Expr) and not getattr(statement, "level", 0):
+                imports.add(ast.unparse(statement))
+        bodies.append("\n".join(source.splitlines()[start:]).strip("\n"))
+    header = f'''# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0, http://www.apache.org/licenses/LICENSE-2.0.
+"""The module {module} of the library rq_hf, with the modules that it imports."""
+'''
+    return "\n".join([header, *sorted(imports), "", *(f"\n{body}\n" for body in bodies)])
+
+
+def _model_files(folder: Path) -> dict[str, str]:
+    path = folder / "config.json"
+    config = _read_json(path) if path.is_file() else {}
+    if config.get("model_type") not in MODELS:
+        raise ValueError(
+            f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(MODELS)} to get code, got "
+            f"{str(folder)!r} of `model_type` {config.get('model_type')}."
+        )
+    module, config_class, model_class = MODELS[config["model_type"]]
+    name = Path(module).stem
+    config["auto_map"] = {"AutoConfig": f"{name}.{config_class}", "AutoModel": f"{name}.{model_class}"}
+    return {f"{name}.py": bundle(module), "config.json": _to_json(config)}
+
+
+def _source(module: str) -> str:
+    return (PACKAGE / REPLACED.get(module, module)).read_text(encoding="utf-8")
+
+
+def _head(source: str) -> list[ast.stmt]:
+    """The docstring and the imports at the top of a module."""
+    return list(itertools.takewhile(lambda each: isinstance(each, HEAD), ast.parse(source).body))
+
+
+def _in_order_of_imports(module: str) -> list[str]:
+    """The module, after all modules of the package that it imports."""
+    order: list[str] = []
+    for statement in _head(_source(module)):
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            folder = Path(*Path(module).parts[: -statement.level])
+            imported = _in_order_of_imports(folder.joinpath(*statement.module.split(".")).as_posix() + ".py")
+            order += [name for name in imported if name not in order]
+    return [*order, module]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

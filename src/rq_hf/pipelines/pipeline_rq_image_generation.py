@@ -1,0 +1,394 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pictures from captions, class labels or nothing: RQ-Transformer, RQ-VAE and caption tokenizer in one pipeline.
+
+Symbols: B pictures, N prompts or labels, S condition tokens, H x W positions, D code depth.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..models.base import SAMPLING_FIELDS
+from ..models.configuration_rq_transformer import CODE_FIELDS
+from .editing import EditingMixin
+from .selection import (
+    CLIPRanker,
+    ImageClassifier,
+    RQImagePipelineOutput,
+    candidates_per_prompt,
+    first_drawn_depth,
+    ids_of_labels,
+    match_classes,
+    select_best,
+)
+from .sharing import SharingMixin
+
+logger = logging.get_logger(__name__)
+
+
+class RQImageGenerationPipeline(EditingMixin, SharingMixin, DiffusionPipeline):
+    r"""
+    Generates pictures: an RQ-Transformer draws codes, an RQ-VAE decodes them.
+
+    Args:
+        rqvae ([`RQVAEModel`]): Decodes codes to pictures.
+        transformer ([`RQTransformerForImageGeneration`]): Draws codes. Its codebook must be the RQ-VAE's.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): Turns captions into ids, for models conditioned on captions.
+        sampling (`dict`, *optional*):
+            Default sampling settings, written into `transformer.generation_config`: any of `do_sample`,
+            `temperature`, `top_k`, `top_p` and `guidance_scale`.
+
+    Attributes:
+        candidate_batch_size (`int`, defaults to 16): Number of candidates that are drawn and scored at once.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from rq_hf import RQImageGenerationPipeline
+    >>> pipe = RQImageGenerationPipeline.from_pretrained("checkpoints/emoji-64")
+    >>> image = pipe("a red heart, twemoji style", generator=torch.Generator().manual_seed(0)).images[0]
+    >>> image.size
+    (64, 64)
+    ```
+    """
+
+    model_cpu_offload_seq = "transformer->rqvae"
+    _optional_components = ["tokenizer"]
+    _callback_tensor_inputs = ["codes"]
+    candidate_batch_size = 16
+
+    def __init__(
+        self,
+        rqvae: PreTrainedModel,
+        transformer: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        sampling: dict | None = None,
+    ):
+        super().__init__()
+        check_components(rqvae, transformer, tokenizer)
+        self.register_modules(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
+        if transformer is not None:
+            for name, value in (sampling or {}).items():
+                if name not in SAMPLING_FIELDS:
+                    raise ValueError(f"`sampling` must have keys among {SAMPLING_FIELDS}, got {name!r}.")
+                setattr(transformer.generation_config, name, value)
+        is_grey = rqvae is not None and rqvae.config.num_channels == 1
+        self.image_processor = VaeImageProcessor(
+            do_resize=False, do_convert_rgb=not is_grey, do_convert_grayscale=is_grey
+        )
+        self._interrupt = False
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves a pipeline; see [`DiffusionPipeline.save_pretrained`]. The transformer's sampling settings go into
+        model_index.json, since diffusers does not download generation_config.json.
+
+        Raises:
+            `ValueError`: a transformer with an adapter, of which only the adapter would be saved.
+        """
+        if getattr(self.transformer, "peft_config", None):
+            raise ValueError(
+                "`transformer` must be saved without an adapter. Merge it first: `pipe.transformer = "
+                "peft_model.merge_and_unload()`."
+            )
+        if self.transformer is not None:
+            settings = {name: getattr(self.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
+            self.register_to_config(sampling={name: value for name, value in settings.items() if value is not None})
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        class_labels: int | str | list[int | str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        temperature: float | list[float] | None = None,
+        top_k: int | list[int] | None = None,
+        top_p: float | list[float] | None = None,
+        guidance_scale: float | None = None,
+        num_candidates: int | None = None,
+        ranker: str | Path | CLIPRanker | None = None,
+        classifier: str | Path | ImageClassifier | None = None,
+        acceptance_rate: float | None = None,
+        known_codes: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
+    ) -> RQImagePipelineOutput | tuple:
+        r"""Generates pictures.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*):
+                Captions, for a model trained on captions; see [`encode_prompt`].
+            class_labels (`int`, `str` or a list of them, *optional*):
+                Class ids or names, for a class-conditional model.
+            negative_prompt (`str` or `list[str]`, *optional*):
+                What guidance leads away from; one, or one per prompt. Needs a `guidance_scale`.
+            num_images_per_prompt (`int`, defaults to 1):
+                Pictures per prompt or label. Those of one prompt follow each other.
+            temperature, top_k, top_p, guidance_scale (*optional*):
+                Sampling settings, see [`RQTransformerForImageGeneration.generate`]. The defaults are those of
+                `transformer.generation_config`.
+            num_candidates, ranker (`int` and `str`, `Path` or [`CLIPRanker`], *optional*):
+                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best. The ranker is a
+                [`CLIPRanker`], the Hub id or folder of one, or `"likelihood"` for the transformer's own
+                [`~RQTransformerForImageGeneration.log_likelihood`].
+            classifier, acceptance_rate ([`ImageClassifier`], `str` or `Path`, and `float`, *optional*):
+                Rejection sampling (App. B.4): draw `num_images_per_prompt / acceptance_rate` pictures per label,
+                rounded up, and return those in which the classifier is surest of the label.
+            known_codes (`torch.LongTensor` of shape `(1 or N, H, W, D)`, *optional*):
+                Codes to keep. [`complete`] and [`vary`] take them from pictures.
+            known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(1 or N, H, W, D)`, *optional*):
+                Where to keep them; everywhere by default.
+            generator (`torch.Generator` or a list of one per picture, *optional*):
+                Makes the pictures reproducible. With one per picture a batch equals its singles. The candidates of a
+                prompt draw from the generators of its pictures in turn.
+            output_type (`str`, defaults to `"pil"`):
+                `"pil"`, `"np"` `(B, height, width, 3)` or `"pt"` `(B, 3, height, width)` in [0, 1], or `"latent"`
+                for the codes `(B, H, W, D)`.
+            return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
+            callback_on_step_end (*optional*):
+                `callback(pipe, step, position, {"codes": codes})`, called after each of the H*W positions of each
+                batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
+                `codes`; those of this position condition what follows. `pipe._interrupt = True` stops the call, which
+                returns the codes drawn so far; of candidates, the best of the finished batches.
+            callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
+                The tensors that the callback gets.
+
+        Returns:
+            [`RQImagePipelineOutput`] with `images` and, after a selection, their `scores`, or a tuple of these.
+
+        Raises:
+            `ValueError`: an argument that does not fit the model or the other arguments.
+        """
+        # 1. Check the inputs
+        self._check_inputs(prompt, class_labels, num_images_per_prompt, callback_on_step_end_tensor_inputs)
+        num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
+
+        # 2. Encode the conditions, one row per prompt
+        conditions = self._encode_conditions(prompt, class_labels, negative_prompt, known_codes, known_mask)
+        score = self._make_score(ranker, classifier, prompt, class_labels, conditions)
+        num_prompts = len(conditions["input_ids"])
+        rows = [row for row in range(num_prompts) for _ in range(num_drawn)]
+        generators = one_per_candidate(generator, num_prompts, num_images_per_prompt, num_drawn)
+        batch_size = len(rows) if score is None else self.candidate_batch_size
+
+        # 3. Draw codes, lazily: step 4 asks for one batch after the other
+        self._interrupt = False
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance_scale": guidance_scale}
+        step_end = partial(self._on_step_end, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        batches = self._draw(conditions, rows, generators, batch_size, step_end, **sampling)
+
+        # 4. Select the best candidates of each prompt
+        if score is None:
+            codes, scores = torch.cat([codes for _, codes in batches]), None
+        else:
+            codes, scores = select_best(batches, score, num_images_per_prompt)
+
+        # 5. Decode
+        images = codes
+        if output_type != "latent":
+            images = torch.cat([self.rqvae.decode(batch) for batch in codes.split(batch_size)])
+
+        # 6. Postprocess
+        images = self._postprocess(images, output_type)
+        self.maybe_free_model_hooks()
+        if return_dict:
+            return RQImagePipelineOutput(images=images, scores=scores)
+        return (images,) if scores is None else (images, scores)
+
+    def encode_prompt(self, prompt: str | list[str], name: str = "prompt") -> torch.LongTensor:
+        """Ids `(B, condition_length)` of captions; errors call them `name`.
+
+        A caption that does not fit is cut, with a warning that shows what is lost. A caption of which the tokenizer
+        knows nothing, such as one in another script, becomes the model's null condition, with a warning.
+
+        Raises:
+            `ValueError`: no captions, or a pipeline without a tokenizer.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(text, str) for text in prompts):
+            raise ValueError(f"`{name}` must be a caption or a list of at least one, got {prompt!r}.")
+        if self.tokenizer is None:
+            raise ValueError(f"`{name}` needs a pipeline with a `tokenizer`; this one has none.")
+        length = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add()
+        null_ids = self.transformer.config.null_condition_ids
+        whole = self.tokenizer(list(prompts), add_special_tokens=False, padding=False, truncation=False, verbose=False)
+        input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for row, (text, ids) in enumerate(zip(prompts, whole.input_ids, strict=True)):
+            if set(ids[:length]) == {self.tokenizer.unk_token_id}:
+                logger.warning(f"The tokenizer knows nothing of the prompt {text!r}: the model gets no condition.")
+                if null_ids is not None:
+                    input_ids[row] = torch.tensor(null_ids)
+            elif len(ids) > length:
+                cut = self.tokenizer.decode(ids[length:])
+                logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
+        return input_ids
+
+    def get_label_ids(self, labels: int | str | list[int | str]) -> list[int]:
+        """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
+        return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
+
+    def _check_inputs(self, prompt, class_labels, num_images_per_prompt, tensor_inputs) -> None:
+        config, expected = self.transformer.config, None
+        if config.condition_length > 1:
+            expected = "prompt"
+        elif config.vocab_size > 1:
+            expected = "class_labels"
+        for name, value in (("prompt", prompt), ("class_labels", class_labels)):
+            if (value is not None) != (name == expected):
+                must = "be given" if name == expected else "be None"
+                takes = f"`{expected}`" if expected else "no condition"
+                raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
+        if num_images_per_prompt < 1:
+            raise ValueError(f"`num_images_per_prompt` must be at least 1, got {num_images_per_prompt}.")
+        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}."
+            )
+
+    def _encode_conditions(
+        self, prompt, class_labels, negative_prompt, known_codes, known_mask
+    ) -> dict[str, torch.Tensor]:
+        """Arguments of `generate`, each with N rows."""
+        if prompt is not None:
+            input_ids = self.encode_prompt(prompt)  # (N, S)
+        elif class_labels is not None:
+            input_ids = torch.tensor(self.get_label_ids(class_labels))[:, None]  # (N, 1)
+        else:
+            input_ids = torch.zeros(1, 1, dtype=torch.long)  # the start id
+        conditions, num_rows = {"input_ids": input_ids}, len(input_ids)
+        if negative_prompt is not None:
+            conditions["negative_input_ids"] = self.encode_prompt(negative_prompt, "negative_prompt")
+        if known_codes is not None:
+            self.transformer.check_codes("`known_codes`", known_codes)
+            conditions["known_codes"] = known_codes
+            num_rows = len(known_codes) if num_rows == 1 else num_rows  # one prompt for several pictures
+        if known_mask is not None:
+            if not isinstance(known_mask, torch.Tensor):
+                raise ValueError(f"`known_mask` must be a bool tensor, got {type(known_mask).__name__}.")
+            if known_mask.ndim == 2:
+                known_mask = known_mask[..., None].expand(*known_mask.shape, self.transformer.config.code_shape[2])
+            conditions["known_mask"] = known_mask[None] if known_mask.ndim == 3 else known_mask  # (1 or N, H, W, D)
+        for name, values in conditions.items():
+            if len(values) not in (1, num_rows):
+                names = {"negative_input_ids": "`negative_prompt`", "known_codes": "`known_codes` or `image`"}
+                raise ValueError(f"{names.get(name, f'`{name}`')} must be one or {num_rows}, got {len(values)}.")
+            conditions[name] = values.expand(num_rows, *values.shape[1:]).to(self._execution_device)
+        return conditions
+
+    def _make_score(self, ranker, classifier, prompt, class_labels, conditions) -> Callable | None:
+        """The function `score(codes, rows)` of [`select_best`]; `None` without a selection."""
+        if ranker is None and classifier is None:
+            return None
+        if ranker == "likelihood":
+            input_ids, depth = conditions["input_ids"], first_drawn_depth(conditions.get("known_mask"))
+            return lambda codes, rows: self.transformer.log_likelihood(input_ids[rows], codes, depth)
+        if ranker is not None:
+            if prompt is None:
+                raise ValueError("`ranker` needs a `prompt` to compare pictures with, unless it is 'likelihood'.")
+            scorer = ranker if isinstance(ranker, CLIPRanker) else CLIPRanker(ranker)
+            targets = [prompt] if isinstance(prompt, str) else list(prompt)
+        else:
+            if class_labels is None:
+                raise ValueError("`classifier` needs `class_labels`, whose probability it gives.")
+            scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
+            config = self.transformer.config
+            classes = match_classes(config.id2label, config.class_ids, scorer.model.config.id2label)
+            targets = [classes[label] for label in self.get_label_ids(class_labels)]
+        if len(targets) == 1:
+            targets = targets * len(conditions["input_ids"])
+        scorer.model.to(self._execution_device)
+        return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
+
+    def _draw(self, conditions, rows, generators, batch_size, step_end, **sampling) -> Iterator[tuple]:
+        """Yields batches `(rows, codes)`, codes `(B, H, W, D)` drawn after these rows of the conditions.
+
+        An interrupt ends it. Then the unfinished batch is yielded only if it is the first one.
+        """
+        num_positions = self.transformer.config.num_positions
+        starts = range(0, len(rows), batch_size)
+        with self.progress_bar(total=len(starts) * num_positions) as progress_bar:
+            for index, start in enumerate(starts):
+                batch = slice(start, start + batch_size)
+                codes = self.transformer.generate(
+                    **{name: values[rows[batch]] for name, values in conditions.items()},
+                    generator=generators[batch],
+                    callback=partial(step_end, progress_bar, index * num_positions),
+                    **sampling,
+                )
+                if index == 0 or not self._interrupt:
+                    yield rows[batch], codes
+                if self._interrupt:
+                    return
+
+    def _on_step_end(self, callback_on_step_end, tensor_inputs, progress_bar, first_step, position, codes):
+        """The callback of `generate`: returns codes that `callback_on_step_end` has changed, or `False` to stop."""
+        step, outputs = first_step + position, None
+        progress_bar.update(step + 1 - progress_bar.n)
+        if callback_on_step_end is not None:
+            outputs = callback_on_step_end(self, step, position, {name: codes.clone() for name in tensor_inputs})
+        return False if self._interrupt else (outputs or {}).get("codes")
+
+    def _postprocess(self, images: torch.Tensor, output_type: str):
+        """Pixels in [-1, 1], or codes for the output type `"latent"`, as the caller wants them."""
+        if output_type == "latent":
+            return images
+        if not images.isfinite().all():
+            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity from `rqvae` in {images.dtype}.")
+        return self.image_processor.postprocess(images.float(), output_type=output_type)
+
+
+def check_components(rqvae, transformer, tokenizer) -> None:
+    """Checks that components belong together; each may be `None`.
+
+    Raises:
+        `ValueError`: code shapes, codebooks or caption lengths differ.
+    """
+    if tokenizer is not None and transformer is not None:
+        vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
+        if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:
+            raise ValueError(
+                f"`tokenizer` must have at most {vocab_size} ids and `model_max_length` {length}, as the transformer, "
+                f"got {len(tokenizer)} and {tokenizer.model_max_length}."
+            )
+    if rqvae is None or transformer is None:
+        return
+    for name in CODE_FIELDS:
+        ours, theirs = getattr(rqvae.config, name), getattr(transformer.config, name)
+        if ours != theirs:
+            raise ValueError(f"`transformer` must have the `{name}` of `rqvae`, {ours}, got {theirs}.")
+    ours, theirs = rqvae.codebook, transformer.codebook.weight
+    if ours.is_meta or theirs.is_meta:  # offloaded
+        return
+    # The transformer's codebook may have been rounded to bfloat16, which has 8 significant bits.
+    if not torch.allclose(ours.to(theirs.device).float(), theirs.float(), rtol=2**-7, atol=1e-6):
+        raise ValueError("`transformer` must have the codebook of `rqvae`, got that of another RQ-VAE.")
+
+
+def one_per_candidate(
+    generator: torch.Generator | list[torch.Generator] | None, num_prompts: int, num_images: int, num_drawn: int
+) -> list[torch.Generator | None]:
+    """The generator of each candidate; the candidates of a prompt use the generators of its pictures in turn."""
+    if not isinstance(generator, (list, tuple)):
+        return [generator] * (num_prompts * num_drawn)
+    if len(generator) != num_prompts * num_images:
+        raise ValueError(
+            f"`generator` must be one or a list of one per returned picture ({num_prompts * num_images}), "
+            f"got {len(generator)}."
+        )
+    places = [prompt * num_images + index % num_images for prompt in range(num_prompts) for index in range(num_drawn)]
+    return [generator[place] for place in places]

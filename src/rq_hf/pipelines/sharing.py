@@ -1,0 +1,41 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What the pipeline does on the Hub with rq_hf installed. Code bundled by `with_code` has another module here."""
+
+import tempfile
+from typing import Any
+
+from huggingface_hub import CommitInfo
+
+
+class SharingMixin:
+    """Pushes a pipeline; loads a repository that brings code without running that code."""
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Uploads all components and a card in one commit.
+
+        Args:
+            repo_id (`str`): The repository; it is made if it is missing.
+            kwargs:
+                Options of [`~rq_hf.hub.push_folder`], such as `private`, `revision`, `license` and `with_code`.
+
+        Returns:
+            `huggingface_hub.CommitInfo`
+        """
+        from ..hub import push_folder
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file, **kwargs):
+        # A repository with code names its own modules in model_index.json, for which diffusers asks for
+        # `trust_remote_code`. This puts the installed classes in their place. diffusers has no public hook here:
+        # `download` and `from_pretrained` both read the file by this method.
+        index = super()._dict_from_json_file(json_file, **kwargs)
+        if isinstance(index.get("_class_name"), list):  # ["pipeline", "RQImageGenerationPipeline"]
+            index["_class_name"] = index["_class_name"][1]
+            for component in ("rqvae", "transformer"):
+                index[component] = ["rq_hf", index[component][1]]
+        return index

@@ -1,0 +1,130 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Model cards: metadata that the Hub knows, no empty section, and snippets that run."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from rq_hf.hub import render_card, write_card
+
+KINDS = ("pipeline", "rqvae", "rq_transformer", "adapter", "tokenizer")
+FACTS = {
+    "license": "cc-by-4.0",
+    "language": "en",
+    "model_name": "emoji-64",
+    "datasets": ["me/emoji9"],
+    "base_model": "me/emoji-64-rqvae",
+    "tags": ["emoji"],
+    "repo_id": "me/emoji-64",
+    "summary": "Trained on nine styles of {{ emoji }}.",
+    "num_parameters": {"rqvae": 1234567, "transformer": 7654321},
+    "example_input": 'a "red" heart',
+    "sample_images": {"samples.png": "16 samples"},
+    "sampling": {"temperature": 1.0, "top_k": [64, 16], "top_p": None},
+    "training_data": "10,431 drawings of 1,634 concepts.",
+    "attribution": "Noto Emoji, Google, Apache-2.0.",
+    "training_arguments": {"learning_rate": 0.0006, "seed": 0, "max_steps": None, "bf16": True},
+    "training_commands": ["rq-hf train-rqvae a", "rq-hf train-rqt b"],
+    "metrics": {"psnr": 26.125, "pictures": 469, "code_usage": [0.75, 0.5]},
+    "metrics_split": "test_combos",
+    "intended_use": "To try the library.",
+    "limitations": "- It knows no flags.",
+}
+
+
+@pytest.fixture
+def configs(tiny_pipeline) -> dict:
+    return {"rqvae": tiny_pipeline.rqvae.config, "transformer": tiny_pipeline.transformer.config.to_dict()}
+
+
+def headings(text: str) -> list[str]:
+    """Headings outside of code; a heading that nothing follows is an error."""
+    text = re.sub(r"^```.*?^```", "code", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if line.strip()]
+    for line, following in zip(lines, [*lines[1:], "#"], strict=True):
+        levels = [len(re.match("#*", each)[0]) for each in (line, following)]
+        assert not levels[0] or not 0 < levels[1] <= levels[0], f"{line} is empty"
+    return [line for line in lines if line.startswith("#")]
+
+
+def read_back(card: ModelCard) -> dict:
+    """The metadata, as the client reads them from the file."""
+    metadata = ModelCard(str(card)).data.to_dict()
+    assert metadata == card.data.to_dict()
+    return metadata
+
+
+def snippets(card: ModelCard) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", card.text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_card_tells_what_it_is_given(kind, configs, tmp_path):
+    card = ModelCard.load(write_card(tmp_path / "new" / "folder", kind, {**FACTS, "configs": configs}))
+    metadata = read_back(card)
+    assert (metadata["license"], metadata["language"], metadata["datasets"]) == ("cc-by-4.0", "en", ["me/emoji9"])
+    assert {"emoji", "rq_hf"} <= set(metadata["tags"])
+    for text in (
+        *("# emoji-64\n", "nine styles of {{ emoji }}.", "1,234,567", "7,654,321", "![16 samples](samples.png)"),
+        *("4 x 4 x 3", "captions of up to 6 tokens", "| top_k | 64, 16 |", "10,431 drawings", "Google, Apache-2.0."),
+        *("| learning_rate | 0.0006 |", "| seed | 0 |", "| bf16 | True |", "train-rqvae a\nrq-hf train-rqt b\n"),
+        *("| PSNR (dB) | 26.12 |", "| code usage | 0.75, 0.5 |", "split `test_combos`"),
+        *("To try the library.", "- It knows no flags.", "@inproceedings{lee2022autoregressive"),
+    ):
+        assert text in card.text, text
+    assert "max_steps" not in card.text and "None" not in card.text and "path/to/this" not in card.text
+    if kind != "tokenizer":  # which has no task
+        (result,) = metadata["model-index"][0]["results"]
+        assert result["dataset"] == {"name": "me/emoji9", "type": "me/emoji9", "split": "test_combos"}
+        assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {"psnr": 26.125, "pictures": 469}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_given_has_no_section(kind, configs):
+    card = render_card(kind, {})
+    read_back(card)
+    assert headings(card.text)[1:] == ["## How to use", "## Intended use and limits", "## Citation"]
+    assert "None" not in card.text and "Undefined" not in card.text
+    for facts in ({name: value} for name, value in [*FACTS.items(), ("configs", configs)]):
+        text = render_card(kind, facts).text
+        assert len(headings(text)) >= 4 and "\n\n\n" not in text and text.endswith("```\n")
+
+
+def test_the_task_follows_the_condition(make_transformer):
+    class_task = "unconditional-image-generation"
+    for condition, task in (("text", "text-to-image"), ("class", class_task), ("none", class_task)):
+        configs = {"transformer": make_transformer(condition).config}
+        assert render_card("pipeline", {"configs": configs}).data.pipeline_tag == task
+    with pytest.raises(ValueError, match="`kind` must be one of .*'rqvae'.*, got 'vqgan'"):
+        render_card("vqgan", {})
+
+
+@pytest.mark.parametrize("condition, example", [("text", '"a red heart"'), ("class", "class_labels=0"), ("none", "")])
+def test_the_snippets_of_all_cards_run(make_pipeline, condition, example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe = make_pipeline(condition)
+    pipe.save_pretrained("pipeline")
+    Image.new("RGB", (20, 30), "red").save("picture.png")
+    configs = {"rqvae": pipe.rqvae.config, "transformer": pipe.transformer.config}
+    for kind, place in (
+        ("rqvae", "pipeline/rqvae"),
+        ("rq_transformer", "pipeline/transformer"),
+        ("pipeline", "pipeline"),
+        ("tokenizer", "pipeline/tokenizer"),
+    ):
+        if Path(place).exists():
+            card = render_card(kind, {"repo_id": place, "configs": configs, "base_model": "pipeline/rqvae"})
+            (snippet,) = snippets(card)
+            assert example in snippet or kind != "pipeline"
+            exec(snippet.replace("path/to/its/tokenizer", "pipeline/tokenizer"), {})
+            assert Image.open("picture.png").size == ((20, 30) if kind == "rqvae" else (16, 16))
+    assert Image.open("reconstruction.png").size == Image.open("coarse.png").size == (16, 16)
+
+
+def test_the_card_of_the_demo_is_complete():
+    card = ModelCard.load(Path(__file__).parents[2] / "checkpoints" / "emoji-64" / "README.md")
+    assert read_back(card)["license"] == "cc-by-4.0" and len(headings(card.text)) > 5

@@ -1,0 +1,150 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Repositories that mean harm: no pickle is read, no other file of the machine, and no code that is not trusted."""
+
+import contextlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+from huggingface_hub import create_repo, upload_folder
+from transformers import AutoModel
+
+from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEModel
+from rq_hf.hub import push_folder
+
+CODE = """
+from pathlib import Path
+Path({mark!r}).write_text(__file__)
+from rq_hf import RQVAEModel, RQTransformerForImageGeneration, RQImageGenerationPipeline
+class Evil(RQVAEModel):
+    pass
+"""
+
+
+class LeavesAMark:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def mark(tmp_path) -> Path:
+    return tmp_path / "was here"
+
+
+@pytest.fixture
+def saved(tiny_pipeline, tmp_path) -> Path:
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def upload(folder: Path, repo_id: str) -> None:
+    """Uploads all files of a folder, also those that `push_folder` would leave out."""
+    create_repo(repo_id, exist_ok=True)
+    upload_folder(repo_id=repo_id, folder_path=folder)
+
+
+def change(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_the_hostile_pickle_would_leave_its_mark(mark):
+    pickle.loads(pickle.dumps(LeavesAMark(mark)))
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("component", ["rqvae", "transformer"])
+def test_a_repository_with_only_a_pickle_is_refused(hub, saved, mark, component):
+    (saved / component / "model.safetensors").unlink()
+    (saved / component / "pytorch_model.bin").write_bytes(pickle.dumps(LeavesAMark(mark)))
+    upload(saved, "me/pickled")
+    model_class = {"rqvae": RQVAEModel, "transformer": RQTransformerForImageGeneration}[component]
+    for load in (
+        lambda: RQImageGenerationPipeline.from_pretrained("me/pickled"),
+        lambda: RQImageGenerationPipeline.from_pretrained(saved),
+        lambda: DiffusionPipeline.from_pretrained("me/pickled"),
+        lambda: model_class.from_pretrained("me/pickled", subfolder=component),
+        lambda: AutoModel.from_pretrained("me/pickled", subfolder=component),
+    ):
+        with pytest.raises((OSError, ValueError), match="safetensors"):
+            load()
+    assert not mark.exists()
+
+
+def test_pickles_beside_safetensors_are_neither_downloaded_nor_read(hub, saved, mark):
+    for name in ("rqvae/pytorch_model.bin", "transformer/pytorch_model.bin", "training_args.bin"):
+        (saved / name).write_bytes(pickle.dumps(LeavesAMark(mark)))
+    upload(saved, "me/both")
+    RQImageGenerationPipeline.from_pretrained("me/both")
+    AutoModel.from_pretrained("me/both", subfolder="rqvae")
+    assert not mark.exists() and not any(hub.cache.rglob("*.bin"))
+
+
+def test_a_pickled_adapter_is_not_pushed(hub, mark, tmp_path):
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["out_proj"], "task_type": None}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(LeavesAMark(mark)))
+    with pytest.raises(ValueError, match="`folder` must hold weights as safetensors"):
+        push_folder(tmp_path, "me/adapter")
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "pytorch_model.bin", "/etc/passwd"])
+def test_an_index_of_weights_cannot_name_pickles_or_other_files_of_the_machine(hub, saved, mark, name):
+    weights = saved / "rqvae" / "model.safetensors"
+    shutil.copy(weights, saved.parent / "secret.safetensors")
+    weights.rename(saved / "rqvae" / "model-00001-of-00001.safetensors")  # so that diffusers downloads the folder
+    (saved / "rqvae" / "pytorch_model.bin").write_bytes(pickle.dumps(LeavesAMark(mark)))
+    index = {"metadata": {}, "weight_map": {"encoder.conv_in.weight": name}}
+    (saved / "rqvae" / "model.safetensors.index.json").write_text(json.dumps(index))
+    upload(saved, "me/hostile")
+    for source in ("me/hostile", str(saved)):
+        for load, options in (
+            (RQImageGenerationPipeline, {}),
+            (DiffusionPipeline, {}),
+            (RQVAEModel, {"subfolder": "rqvae"}),
+            (AutoModel, {"subfolder": "rqvae"}),
+        ):
+            with pytest.raises(ValueError, match=r"must name plain \*.safetensors files, got "):
+                load.from_pretrained(source, **options)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_a_hostile_repository_runs_nothing_unless_it_is_trusted(hub, saved, mark, place):
+    for name in ("pipeline.py", "evil.py", "rqvae/evil.py", "transformer/evil.py", "tokenizer/evil.py"):
+        (saved / name).write_text(CODE.format(mark=str(mark)))
+    names = {"_class_name": ["pipeline", "RQImageGenerationPipeline"]}
+    change(saved / "model_index.json", **names, rqvae=["evil", "Evil"], transformer=["evil", "Evil"])
+    for component in ("rqvae", "transformer"):
+        change(saved / component / "config.json", auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"})
+    upload(saved, "me/hostile")
+    source = "me/hostile" if place == "hub" else str(saved)
+    for load in (RQImageGenerationPipeline.from_pretrained, DiffusionPipeline.from_pretrained):
+        for options in ({}, {"trust_remote_code": False}):
+            with pytest.raises(ValueError, match="has no class `Evil`|trust_remote_code"):
+                load(source, **options)
+    # The model types are the library's own. Its classes are taken, and the code stays where it is.
+    assert type(AutoModel.from_pretrained(source, subfolder="rqvae", trust_remote_code=False)) is RQVAEModel
+    assert not mark.exists()
+    with contextlib.suppress(Exception):  # once trusted, the code runs, whatever comes of it
+        DiffusionPipeline.from_pretrained(source, trust_remote_code=True, custom_pipeline=source, rqvae=None)
+    assert mark.exists()
+
+
+def test_a_pipeline_cannot_name_modules_of_the_machine(hub, saved, mark, tmp_path, monkeypatch):
+    (tmp_path / "lying_about.py").write_text(CODE.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    change(saved / "model_index.json", rqvae=["lying_about", "Evil"])
+    upload(saved, "me/hostile")
+    for source in ("me/hostile", saved):
+        with pytest.raises(ValueError, match="lying_about"):
+            RQImageGenerationPipeline.from_pretrained(source)
+    assert not mark.exists()

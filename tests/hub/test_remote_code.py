@@ -1,0 +1,152 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Repositories that bring the code to be loaded without this library."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from transformers import AutoModel
+
+from rq_hf import RQImageGenerationPipeline, RQVAEModel
+from rq_hf.hub import push_folder
+
+PROMPT = "a red heart"
+CODED = "me/coded"
+WITHOUT_THE_LIBRARY = """
+import importlib.util, sys
+sys.modules["rq_hf"] = None
+assert importlib.util.find_spec("rq_hf") is None
+"""
+
+
+def draw(pipe) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(PROMPT, generator=torch.Generator().manual_seed(0), output_type="np").images
+
+
+@pytest.fixture
+def coded(hub, tiny_pipeline, tmp_path) -> dict[str, Path]:
+    """The files of a pushed pipeline with code."""
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    push_folder(tmp_path / "pipeline", CODED, with_code=True)
+    return hub.files(CODED)
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess:
+    """Runs a program in a process with an empty cache, which cannot import this library."""
+    from hub_server import HUB
+
+    shutil.rmtree(HUB.cache, ignore_errors=True)
+    environment = os.environ | {"HF_MODULES_CACHE": str(folder / "modules")}
+    command = [sys.executable, "-c", WITHOUT_THE_LIBRARY + program]
+    return subprocess.run(
+        command, cwd=folder, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+
+
+def test_the_code_is_one_file_per_component(coded):
+    paths = [path for path in coded if path.endswith(".py")]
+    assert paths == [
+        *("modeling_rq_transformer.py", "modeling_rqvae.py", "pipeline.py"),
+        *("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"),
+    ]
+    for path in ("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"):
+        assert coded[path].read_text() == coded[Path(path).name].read_text()
+    for path in paths:
+        text = coded[path].read_text()
+        compile(text, path, "exec")
+        assert not re.search(r"^\s*(from \.|import rq_hf)", text, re.MULTILINE) and "push_folder" not in text
+    index = json.loads(coded["model_index.json"].read_text())
+    assert index["_class_name"] == ["pipeline", "RQImageGenerationPipeline"]
+    assert index["rqvae"] == ["modeling_rqvae", "RQVAEModel"]
+
+
+def test_no_name_has_two_meanings_in_a_file_of_code(coded):
+    for path in ("pipeline.py", "modeling_rqvae.py", "modeling_rq_transformer.py"):
+        meanings = {}
+        for statement in ast.parse(coded[path].read_text()).body:
+            meaning, names = ast.unparse(statement), []
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                names, meaning = [alias.asname or alias.name for alias in statement.names], meaning.split(" import")[0]
+            elif isinstance(statement, ast.ClassDef | ast.FunctionDef):
+                names = [statement.name]
+            elif isinstance(statement, ast.Assign):
+                names = [target.id for target in statement.targets]
+            for name in names:
+                assert meanings.setdefault(name, meaning) == meaning, f"{path}: {name}"
+
+
+def test_where_the_library_is_installed_it_takes_the_place_of_the_code(hub, coded, tiny_pipeline, tmp_path):
+    loaded = RQImageGenerationPipeline.from_pretrained(CODED)
+    assert type(loaded) is RQImageGenerationPipeline and type(loaded.rqvae) is RQVAEModel
+    assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    assert type(AutoModel.from_pretrained(CODED, subfolder="rqvae", trust_remote_code=False)) is RQVAEModel
+    loaded.push_to_hub("me/plain")
+    for path, file in hub.files("me/plain").items():  # which names no code that it does not have
+        assert not path.endswith(".py") and "auto_map" not in (file.read_text() if path.endswith(".json") else "")
+
+
+def test_the_code_computes_what_the_library_computes(coded, tiny_pipeline):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        DiffusionPipeline.from_pretrained(CODED)
+    for options in ({}, {"custom_pipeline": CODED}):
+        loaded = DiffusionPipeline.from_pretrained(CODED, trust_remote_code=True, **options)
+        assert type(loaded) is not RQImageGenerationPipeline and "diffusers_modules" in type(loaded.rqvae).__module__
+        assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    picture, mask = Image.effect_noise((16, 16), 90).convert("RGB"), torch.eye(4, dtype=torch.bool)
+    for name, options in (("complete", {"mask": mask}), ("vary", {"keep_depths": 1})):
+        edited = [
+            getattr(pipe, name)(picture, PROMPT, **options, generator=torch.Generator().manual_seed(0)).images[0]
+            for pipe in (loaded, tiny_pipeline)
+        ]
+        assert edited[0] == edited[1]
+
+
+@pytest.mark.slow
+def test_a_process_without_the_library_loads_draws_saves_and_loads_again(coded, tiny_pipeline, tmp_path):
+    program = f"""
+import numpy, torch
+from diffusers import DiffusionPipeline
+from transformers import AutoModel
+
+for repo_id in ("{CODED}", "again", "and_again"):
+    pipe = DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe).__module__.startswith("diffusers_modules"), type(pipe)
+    picture = pipe("{PROMPT}", generator=torch.Generator().manual_seed(0), output_type="np").images
+    numpy.save(f"{{repo_id.replace('/', '_')}}.npy", picture)
+    for name in ("rqvae", "transformer"):
+        options = dict(subfolder=name) if repo_id == "{CODED}" else dict()
+        place = repo_id if options else f"{{repo_id}}/{{name}}"
+        model = AutoModel.from_pretrained(place, trust_remote_code=True, **options)
+        own = getattr(pipe, name).state_dict()
+        assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items()), name
+    pipe.save_pretrained("and_again" if repo_id == "again" else "again")
+"""
+    finished = run(program, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    for name in ("me_coded", "again", "and_again"):
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), draw(tiny_pipeline))
+    assert np.array_equal(draw(RQImageGenerationPipeline.from_pretrained(tmp_path / "again")), draw(tiny_pipeline))
+
+
+@pytest.mark.slow
+def test_a_process_without_the_library_runs_no_code_that_it_does_not_trust(coded, tmp_path):
+    for loader, options in (
+        ("diffusers import DiffusionPipeline", ""),
+        ("transformers import AutoModel", ", subfolder='rqvae', trust_remote_code=False"),
+    ):
+        finished = run(f"from {loader} as Loader\nLoader.from_pretrained('{CODED}'{options})", tmp_path)
+        assert finished.returncode != 0 and "trust_remote_code" in finished.stderr, finished.stderr[-2000:]
+    assert not any((tmp_path / "modules").rglob("*modeling*.py"))

@@ -1,0 +1,186 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What a push uploads, what it never uploads, and that it loads again from the Hub."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard, list_repo_commits
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel, AutoTokenizer
+
+from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration
+from rq_hf.hub import push_folder
+
+PROMPT = "a red heart"
+FILES = {
+    *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors", "transformer/config.json"),
+    *("transformer/generation_config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json"),
+    "tokenizer/tokenizer_config.json",
+}
+BOTH_CLASSES = pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
+
+
+def draw(pipe, prompt: str = PROMPT) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="np").images
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tiny_pipeline, tmp_path) -> Path:
+    """A saved pipeline."""
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def test_a_pushed_pipeline_is_one_commit_and_draws_the_same_from_the_hub(hub, folder, tiny_pipeline):
+    before = contents(folder)
+    answer = push_folder(folder, "me/tiny", private=True)
+    assert answer.commit_url.startswith(f"{hub.endpoint}/me/tiny/commit/") and hub.repository("me/tiny").private
+    assert set(hub.files("me/tiny")) == FILES
+    assert contents(folder) == before
+    assert json.loads(hub.files("me/tiny")["model_index.json"].read_text())["rqvae"] == ["rq_hf", "RQVAEModel"]
+    assert len(list_repo_commits("me/tiny")) == 2  # the empty first one, and ours
+    assert push_folder(folder, "me/tiny").oid == answer.oid  # nothing has changed
+    for load in (RQImageGenerationPipeline, DiffusionPipeline):
+        loaded = load.from_pretrained("me/tiny")
+        assert type(loaded) is RQImageGenerationPipeline
+        assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    for name in ("rqvae", "transformer"):
+        model_class = type(getattr(tiny_pipeline, name))
+        for load in (model_class, AutoModel):
+            assert type(load.from_pretrained("me/tiny", subfolder=name)) is model_class
+
+
+def test_sampling_settings_reach_the_hub(hub, tiny_pipeline):
+    settings = {"top_k": [1, 2, 3], "temperature": 0.5}
+    tiny_pipeline.transformer.generation_config.update(**settings)
+    tiny_pipeline.push_to_hub("me/tiny")
+    loaded = DiffusionPipeline.from_pretrained("me/tiny")
+    assert not any(hub.cache.rglob("generation_config.json"))
+    assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    assert "| top_k | 1, 2, 3 |" in ModelCard.load("me/tiny").text
+
+
+def test_pickles_checkpoints_and_hidden_files_stay_on_the_machine(hub, folder):
+    for name in (
+        *("training_args.bin", "rqvae/optimizer.pt", "notes.pkl", "checkpoint-5/model.safetensors", "_unfinished/x"),
+        *(".git/config", "trainer_state.json", "tokenizer/words.pickle", "old.ckpt"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"anything")
+    (folder / "notes.txt").write_text("words")
+    push_folder(folder, "me/tiny")
+    assert set(hub.files("me/tiny")) == {*FILES, "notes.txt"}
+
+
+def test_no_path_of_the_machine_is_uploaded(hub, folder, tmp_path):
+    loaded = RQImageGenerationPipeline.from_pretrained(folder)
+    loaded.save_pretrained(tmp_path / "again")
+    (tmp_path / "again" / "README.md").write_text(
+        f'# Mine\n\n    pipe = RQImageGenerationPipeline.from_pretrained("{tmp_path / "again"}")\n'
+    )
+    get_peft_model(loaded.transformer, LoraConfig(r=2, target_modules=["out_proj"])).save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora" / "README.md").unlink()
+    for name in ("again", "again/rqvae", "again/tokenizer", "lora"):
+        push_folder(tmp_path / name, "me/tiny", with_code=name == "again")
+        for path, content in contents(hub.files("me/tiny")["README.md"].parent).items():
+            assert str(tmp_path).encode() not in content, path
+    assert 'from_pretrained("me/tiny")' in ModelCard.load("me/tiny").text
+
+
+def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, tmp_path):
+    for wrong, options, expected in (
+        (tmp_path / "nothing", {}, "`folder` must hold model_index.json"),
+        (folder / "tokenizer", {"with_code": True}, "`folder` must hold a pipeline or a config.json of `model_type`"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            push_folder(wrong, "me/tiny", **options)
+    (folder / "transformer" / "model.safetensors").rename(folder / "transformer" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, there are none in .*transformer"):
+        push_folder(folder, "me/tiny")
+    assert hub.repositories == {}
+
+
+def test_weights_of_an_earlier_push_are_deleted(hub, folder, tiny_pipeline):
+    def weights() -> list[str]:
+        return [path for path in hub.files("me/tiny") if path.startswith("transformer/model")]
+
+    push_folder(folder, "me/tiny")
+    assert weights() == ["transformer/model.safetensors"]
+    (folder / "transformer" / "model.safetensors").unlink()
+    tiny_pipeline.transformer.save_pretrained(folder / "transformer", max_shard_size="40KB")
+    push_folder(folder, "me/tiny")
+    assert len(weights()) > 2 and all("-of-" in path or "index" in path for path in weights())
+    assert np.array_equal(draw(RQImageGenerationPipeline.from_pretrained("me/tiny")), draw(tiny_pipeline))
+
+
+def test_a_push_goes_to_a_branch_or_a_pull_request(hub, folder):
+    push_folder(folder, "me/tiny")
+    before = hub.files("me/tiny")
+    (folder / "notes.txt").write_text("words")
+    push_folder(folder, "me/tiny", revision="trial", commit_message="Words")
+    answer = push_folder(folder, "me/tiny", create_pr=True)
+    assert answer.pr_url == f"{hub.endpoint}/me/tiny/discussions/1"
+    push_folder(folder, "me/tiny", revision="refs/pr/1")
+    assert hub.files("me/tiny") == before
+    for revision in ("trial", "refs/pr/1"):
+        assert set(hub.files("me/tiny", revision)) == {*before, "notes.txt"}
+    assert list_repo_commits("me/tiny", revision="trial")[0].title == "Words"
+    RQImageGenerationPipeline.from_pretrained("me/tiny", revision="trial")
+
+
+def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    lora = get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"]))
+    lora.peft_config["default"].base_model_name_or_path = "me/base"
+    lora.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").unlink()  # PEFT's own
+    for name, library in (
+        ("pipeline", "diffusers"),
+        ("pipeline/rqvae", "rq_hf"),
+        ("pipeline/transformer", "rq_hf"),
+        ("pipeline/tokenizer", "transformers"),
+        ("adapter", "peft"),
+    ):
+        push_folder(tmp_path / name, f"me/{Path(name).name}", license="mit")
+        card = ModelCard.load(f"me/{Path(name).name}")
+        assert (card.data.library_name, card.data.license) == (library, "mit")
+        assert f'("me/{Path(name).name}")' in card.text and "path/to/this" not in card.text
+    assert ModelCard.load("me/adapter").data.base_model == "me/base"
+    assert "16 x 16 pixels" in ModelCard.load("me/rqvae").text
+    assert AutoTokenizer.from_pretrained("me/tokenizer").get_vocab() == tiny_pipeline.tokenizer.get_vocab()
+    assert type(AutoModel.from_pretrained("me/transformer")) is RQTransformerForImageGeneration
+
+
+def test_a_card_that_is_there_is_kept(hub, folder):
+    push_folder(folder, "me/tiny")
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\n---\n# Mine\n\n"
+        '    RQImageGenerationPipeline.from_pretrained("path/to/this/folder")\n\n## Citation\n\nMe.\n'
+    )
+    push_folder(folder, "me/tiny", with_code=True, license="cc-by-4.0")
+    card = ModelCard.load("me/tiny")
+    assert card.data.license == "cc-by-4.0"
+    order = ["# Mine", 'from_pretrained("me/tiny")', "## Citation", "## Without rq_hf"]
+    assert sorted(order, key=card.text.index) == order
+    (folder / "README.md").unlink()
+    push_folder(folder, "me/tiny")
+    assert "# Mine" in ModelCard.load("me/tiny").text
+
+
+@BOTH_CLASSES
+def test_what_was_loaded_once_loads_without_the_hub(hub, folder, load):
+    push_folder(folder, "me/tiny")
+    expected = draw(load.from_pretrained("me/tiny"))
+    before = hub.num_requests
+    assert np.array_equal(draw(load.from_pretrained("me/tiny", local_files_only=True)), expected)
+    assert hub.num_requests == before

@@ -1,0 +1,307 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pictures from captions, labels or nothing: randomness, conditions, callbacks, offloading, bad input."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ImagePipelineOutput
+from tokenizers.processors import TemplateProcessing
+
+from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
+
+PROMPT = "a red heart"
+# How each kind of pipeline is asked for two pictures.
+TWO = {
+    "text": dict(prompt=["a red heart", "green apple"]),
+    "class": dict(class_labels=[1, "volcano"]),
+    "none": dict(num_images_per_prompt=2),
+}
+
+
+def seeded(*seeds: int):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(seeds) > 1 else generators[0]
+
+
+def draw(pipe, *args, seed: int = 0, output_type: str = "latent", **kwargs):
+    kwargs.setdefault("generator", seeded(seed))
+    return pipe(*args, output_type=output_type, **kwargs).images
+
+
+@pytest.fixture(params=TWO)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def pipe(make_pipeline, kind) -> RQImageGenerationPipeline:
+    return make_pipeline(kind)
+
+
+def test_equal_seeds_give_equal_pictures_and_others_differ(pipe, kind):
+    first, second, other = (draw(pipe, **TWO[kind], seed=seed, output_type="np") for seed in (1, 1, 2))
+    assert first.shape == (2, 16, 16, 3) and first.std() > 0.01
+    assert np.array_equal(first, second) and not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_with_one_generator_per_picture_a_batch_equals_its_singles(pipe, kind):
+    together = draw(pipe, **TWO[kind], generator=seeded(3, 4), output_type="np")
+    for index, seed in enumerate((3, 4)):
+        one = {name: value[index] if isinstance(value, list) else 1 for name, value in TWO[kind].items()}
+        alone = draw(pipe, **one, seed=seed, output_type="np")
+        np.testing.assert_allclose(alone[0], together[index], rtol=0, atol=1e-5)
+
+
+def test_the_pictures_are_the_decoded_codes_of_the_condition(tiny_pipeline, tiny_tokenizer):
+    settings = dict(temperature=0.8, top_k=[20, 10, 5], top_p=0.95)
+    codes = draw(tiny_pipeline, PROMPT, **settings)
+    input_ids = tiny_tokenizer([PROMPT], padding="max_length", return_tensors="pt").input_ids
+    assert torch.equal(codes, tiny_pipeline.transformer.generate(input_ids, generator=seeded(0), **settings))
+    expected = (tiny_pipeline.rqvae.decode(codes) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(draw(tiny_pipeline, PROMPT, output_type="pt", **settings), expected)
+
+
+def test_all_output_types_show_one_picture(tiny_pipeline):
+    images = {kind: draw(tiny_pipeline, PROMPT, output_type=kind) for kind in ("pil", "np", "pt", "latent")}
+    assert images["latent"].shape == (1, 4, 4, 3) and images["latent"].dtype == torch.long
+    assert images["pil"][0].size == (16, 16) and images["pil"][0].mode == "RGB"
+    assert np.array_equal(images["pt"].permute(0, 2, 3, 1).numpy(), images["np"])
+    assert 0 <= images["np"].min() and images["np"].max() <= 1
+    assert np.array_equal(np.asarray(images["pil"][0]), (images["np"][0] * 255).round().astype(np.uint8))
+
+
+def test_the_output_is_that_of_diffusers_or_a_tuple(tiny_pipeline):
+    output = tiny_pipeline(PROMPT)
+    assert isinstance(output, ImagePipelineOutput) and output.scores is None
+    as_tuple = tiny_pipeline(PROMPT, generator=seeded(0), output_type="latent", return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], draw(tiny_pipeline, PROMPT))
+
+
+def test_the_pictures_of_one_prompt_follow_each_other(tiny_pipeline):
+    prompts, generators = ["a red heart", "green apple"], seeded(1, 2, 3, 4)
+    codes = draw(tiny_pipeline, prompts, num_images_per_prompt=2, generator=generators)
+    for index in range(4):
+        assert torch.equal(codes[index], draw(tiny_pipeline, prompts[index // 2], seed=index + 1)[0])
+    assert not torch.equal(draw(tiny_pipeline, prompts[0]), draw(tiny_pipeline, prompts[1]))
+
+
+def test_label_names_stand_for_their_ids(make_pipeline):
+    pipe = make_pipeline("class")
+    for name in ("tabby, tabby cat", "tabby", "TABBY CAT", " tabby "):
+        assert pipe.get_label_ids(name) == [0]
+    assert pipe.get_label_ids(["volcano", 2, "Carassius auratus"]) == [3, 2, 2]
+    assert pipe.get_label_ids((np.int64(3), 1)) == [3, 1]
+    assert torch.equal(draw(pipe, class_labels=["tabby", "goose"]), draw(pipe, class_labels=[0, 1]))
+
+
+@pytest.mark.parametrize(("null", "classes"), [(0, [1, 2, 3, 4]), (4, [0, 1, 2, 3])])
+def test_the_null_condition_is_no_class(make_pipeline, null, classes):
+    pipe = make_pipeline("class", id2label=None, null_condition_ids=[null])
+    assert pipe.get_label_ids(classes) == classes
+    for label in (null, 5):
+        with pytest.raises(ValueError, match=f"the model's 4 classes, {classes[0]} to {classes[-1]}, got {label}"):
+            pipe(class_labels=label)
+
+
+def test_a_label_goes_before_a_part_and_a_name_of_two_classes_is_refused(make_pipeline):
+    names = {0: "ear, corn", 1: "corn", 2: "crane", 3: "Crane", 4: "heron, ear, Heron"}
+    pipe = make_pipeline("class", id2label=names, vocab_size=6, null_condition_ids=[5])
+    assert pipe.get_label_ids(["corn", "heron", "ear, corn"]) == [1, 4, 0]
+    for name, ids in {"crane": r"\[2, 3\]", "ear": r"\[0, 4\]"}.items():
+        with pytest.raises(ValueError, match=f"`class_labels` must name one class each, got '{name}'.*{ids}"):
+            pipe.get_label_ids(name)
+
+
+def test_guidance_leads_away_from_negative_prompts_or_the_null_condition(tiny_pipeline):
+    prompts, negatives = ["a red heart", "rocket"], ["green apple", "a pizza"]
+    plain = draw(tiny_pipeline, prompts)
+    assert not torch.equal(draw(tiny_pipeline, prompts, guidance_scale=3.0), plain)
+    assert torch.equal(draw(tiny_pipeline, prompts, guidance_scale=1.0), plain)
+    for negative, same in ((negatives, negatives), ("a pizza", ["a pizza"] * 2)):
+        for count in (1, 2):  # at scale 0 only the negative prompt counts
+            away = draw(
+                tiny_pipeline, prompts, negative_prompt=negative, guidance_scale=0.0, num_images_per_prompt=count
+            )
+            assert torch.equal(away, draw(tiny_pipeline, same, num_images_per_prompt=count))
+
+
+def test_sampling_defaults_are_those_of_the_generation_config(tiny_pipeline):
+    settings = dict(top_k=[1, 2, 3], temperature=0.5)
+    given = draw(tiny_pipeline, PROMPT, **settings)
+    plain = draw(tiny_pipeline, PROMPT)
+    pipe = RQImageGenerationPipeline(**tiny_pipeline.components, sampling=settings)
+    assert pipe.transformer.generation_config.top_k == [1, 2, 3]
+    assert torch.equal(draw(pipe, PROMPT), given) and not torch.equal(given, plain)
+    assert torch.equal(draw(pipe, PROMPT, top_k=32, temperature=1.0), plain)
+    with pytest.raises(ValueError, match="`sampling` must have keys among .*got 'num_beams'"):
+        RQImageGenerationPipeline(**tiny_pipeline.components, sampling={"num_beams": 2})
+
+
+def test_the_callback_sees_each_position_and_may_replace_codes(tiny_pipeline):
+    positions = []
+
+    def replace(pipe, step, position, tensors):
+        assert pipe is tiny_pipeline and set(tensors) == {"codes"} and step == position
+        positions.append(position)
+        if position == 2:
+            tensors["codes"][:, 0, 2] = 7
+        return tensors
+
+    plain = draw(tiny_pipeline, PROMPT)
+    changed = draw(tiny_pipeline, PROMPT, callback_on_step_end=replace)
+    assert positions == list(range(16))
+    assert torch.equal(changed[:, 0, :2], plain[:, 0, :2]) and (changed[:, 0, 2] == 7).all()
+    assert not torch.equal(changed[:, 0, 3:], plain[:, 0, 3:])
+
+
+@pytest.mark.parametrize("names", [["codes"], []], ids=str)
+def test_a_callback_that_only_looks_changes_nothing(tiny_pipeline, names):
+    seen = []
+    options = dict(callback_on_step_end=lambda *args: seen.append(list(args[3])))
+    codes = draw(tiny_pipeline, PROMPT, **options, callback_on_step_end_tensor_inputs=names)
+    assert torch.equal(codes, draw(tiny_pipeline, PROMPT)) and seen == [names] * 16
+
+
+def test_a_callback_may_interrupt(tiny_pipeline):
+    positions = []
+
+    def stop(pipe, step, position, tensors):
+        positions.append(position)
+        pipe._interrupt = position == 4
+        return tensors
+
+    plain = draw(tiny_pipeline, PROMPT).flatten(1, 2)
+    codes = draw(tiny_pipeline, PROMPT, callback_on_step_end=stop).flatten(1, 2)
+    assert positions == list(range(5))
+    assert torch.equal(codes[:, :5], plain[:, :5]) and not codes[:, 5:].any()
+    assert torch.equal(draw(tiny_pipeline, PROMPT).flatten(1, 2), plain)  # the next call is whole
+
+
+def test_offloading_hooks_see_each_call_and_are_freed_after_it(tiny_pipeline, pictures):
+    images = pictures / 2 + 0.5
+    expected = (
+        draw(tiny_pipeline, PROMPT, output_type="np"),
+        tiny_pipeline.reconstruct(images, output_type="np").images,
+    )
+    tiny_pipeline.enable_model_cpu_offload(device="cpu")
+    calls = []
+
+    def watch(name):
+        hook = getattr(tiny_pipeline, name)._hf_hook
+        before = hook.pre_forward
+        hook.pre_forward = lambda *args, **kwargs: calls.append(name) or before(*args, **kwargs)
+        return hook
+
+    hook, _ = watch("transformer"), watch("rqvae")
+    assert np.array_equal(draw(tiny_pipeline, PROMPT, output_type="np"), expected[0])
+    assert calls[0] == "transformer" and calls[-1] == "rqvae"
+    assert tiny_pipeline.transformer._hf_hook is not hook  # diffusers frees hooks by making new ones
+    calls.clear()
+    hook = watch("rqvae")
+    assert np.array_equal(tiny_pipeline.reconstruct(images, output_type="np").images, expected[1])
+    assert set(calls) == {"rqvae"} and tiny_pipeline.rqvae._hf_hook is not hook
+
+
+def test_text_of_which_the_tokenizer_knows_nothing_is_no_condition(tiny_pipeline, caplog):
+    null, length = [3, 0, 0, 0, 0, 0], tiny_pipeline.transformer.config.condition_length
+    tiny_pipeline.transformer.config.null_condition_ids = null
+    known, strange, mixed, late = tiny_pipeline.encode_prompt(
+        ["rocket", "猫犬", "rocket 猫", "猫 " * length + "rocket"]
+    )
+    assert strange.tolist() == late.tolist() == null
+    assert caplog.text.count("knows nothing of the prompt '猫") == 2 and "not used" not in caplog.text
+    assert mixed[0] == known[0] and 1 in mixed.tolist()
+    tiny_pipeline.transformer.config.null_condition_ids = None
+    assert set(tiny_pipeline.encode_prompt("猫犬").flatten().tolist()) == {0, 1}  # padding and unknown tokens
+
+
+def test_what_does_not_fit_the_condition_is_cut_with_a_warning_that_shows_it(tiny_pipeline, caplog):
+    tiny_pipeline(PROMPT)
+    assert caplog.text == ""
+    long, tokenizer = "a red heart, twemoji style of cheese", copy.deepcopy(tiny_pipeline.tokenizer)
+    whole = tokenizer(long, truncation=False, padding=False).input_ids
+    assert tiny_pipeline.encode_prompt(long).tolist() == [whole[:6]]
+    assert re.search("cut to 6 tokens; .*'.*style of cheese'", caplog.text)
+    tiny_pipeline.tokenizer = tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[UNK] $A [UNK]", special_tokens=[("[UNK]", tokenizer.unk_token_id)]
+    )
+    assert tiny_pipeline.encode_prompt(long)[0, 1:-1].tolist() == whole[:4]
+    assert f"cut to 4 tokens; this part is not used: {tokenizer.decode(whole[4:])!r}" in caplog.text
+
+
+CODES = torch.zeros(1, 4, 4, 3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, message",
+    [
+        ("text", dict(), "`prompt` must be given: this model takes `prompt`, got None"),
+        ("text", dict(prompt=[]), r"`prompt` must be a caption or a list of at least one, got \[\]"),
+        ("text", dict(prompt=["rocket", None]), "`prompt` must be a caption or a list"),
+        ("text", dict(prompt=PROMPT, class_labels=1), "`class_labels` must be None: .* takes `prompt`, got 1"),
+        ("text", dict(prompt=PROMPT, negative_prompt="pizza"), "needs? a `guidance_scale`"),
+        ("text", dict(prompt=PROMPT, negative_prompt=["a"] * 2, guidance_scale=2.0), "`negative_prompt` must.* or 1"),
+        ("text", dict(prompt=PROMPT, num_images_per_prompt=0), "`num_images_per_prompt` must be at least 1, got 0"),
+        ("text", dict(prompt=PROMPT, top_k=0), "`top_k` must be an integer of at least 1, got 0"),
+        ("text", dict(prompt=PROMPT, generator=[torch.Generator()] * 2), r"`generator` must be .*\(1\), got 2"),
+        ("text", dict(prompt=PROMPT, known_codes=CODES[0]), r"`known_codes` must have shape \(batch_size, 4, 4, 3\)"),
+        ("text", dict(prompt=PROMPT, known_mask=CODES.bool()), "`known_mask` needs `known_codes`, got None"),
+        ("text", dict(prompt=PROMPT, known_codes=CODES, known_mask=CODES), "`known_mask` must be.* bool"),
+        (
+            "text",
+            dict(prompt=PROMPT, known_codes=CODES, known_mask=[[True]]),
+            "`known_mask` must be.* bool .*got list",
+        ),
+        (
+            "text",
+            dict(prompt=PROMPT, callback_on_step_end_tensor_inputs=["latents"]),
+            r"`callback_on_step_end_tensor_inputs` must be in \['codes'\], got \['latents'\]",
+        ),
+        ("class", dict(prompt="goose"), "`prompt` must be None: this model takes `class_labels`, got 'goose'"),
+        ("class", dict(class_labels=[]), "`class_labels` must hold at least one label, got an empty list"),
+        ("class", dict(class_labels="goos"), "`class_labels` must be .* 4 classes, 0 to 3, got 'goos'.*'goose'"),
+        ("class", dict(class_labels=-1), "`class_labels` must be .* 4 classes, 0 to 3, got -1"),
+        ("class", dict(class_labels=[1, None]), "`class_labels` must be names or ids .*got None"),
+        ("class", dict(class_labels=1, negative_prompt="a"), "`negative_prompt` needs .*`tokenizer`"),
+        ("none", dict(class_labels=0), "`class_labels` must be None: this model takes no condition, got 0"),
+    ],
+)
+def test_bad_calls_are_refused(make_pipeline, kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_pipeline(kind)(**arguments)
+
+
+@pytest.mark.parametrize("component", ["rqvae", "transformer"])
+def test_weights_that_give_nan_are_an_error_and_no_black_picture(tiny_pipeline, component):
+    parameter = {"rqvae": "decoder.conv_out.bias", "transformer": "depth_projection.weight"}[component]
+    with torch.no_grad():
+        getattr(tiny_pipeline, component).get_parameter(parameter).fill_(float("nan"))
+    with pytest.raises(ValueError, match="must be finite, got NaN or infinity"):
+        tiny_pipeline(PROMPT)
+
+
+def test_parts_that_do_not_belong_together_are_refused(tiny_pipeline, make_rqvae, make_transformer, tiny_tokenizer):
+    rqvae, transformer = tiny_pipeline.rqvae, tiny_pipeline.transformer
+    for other, name in [
+        (make_transformer("text", codebook_size=16), "code_shape"),
+        (make_transformer("text", code_shape=(4, 4, 3), codebook_size=16), "codebook_size"),
+        (make_transformer("text", code_shape=(4, 4, 3), shared_codebook=False), "shared_codebook"),
+    ]:
+        with pytest.raises(ValueError, match=f"`transformer` must have the `{name}` of `rqvae`"):
+            RQImageGenerationPipeline(rqvae, other, tiny_tokenizer)
+    trained_on = make_rqvae()
+    trained_on.codebook.mul_(1.02)
+    with pytest.raises(ValueError, match="`transformer` must have the codebook of `rqvae`"):
+        RQImageGenerationPipeline(trained_on, transformer, tiny_tokenizer)
+    for tokenizer in (
+        train_caption_tokenizer(["abcdefghijklmnopqrstuvwxyz" * 2], vocab_size=90, max_length=6),
+        train_caption_tokenizer([PROMPT], vocab_size=40, max_length=7),
+    ):
+        with pytest.raises(ValueError, match="`tokenizer` must have at most 80 ids and `model_max_length` 6"):
+            RQImageGenerationPipeline(rqvae, transformer, tokenizer)

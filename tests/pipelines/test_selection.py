@@ -1,0 +1,270 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rejection sampling and re-ranking keep the best candidates, reproducibly and in bounded memory."""
+
+import weakref
+
+import pytest
+import torch
+from scorers import CLASSES, tiny_classifier, tiny_clip
+
+from rq_hf import CLIPRanker, ImageClassifier
+from rq_hf.images import to_pil
+from rq_hf.pipelines.selection import candidates_per_prompt, match_classes, select_best
+
+PROMPTS = ["a red heart", "green apple"]
+
+
+def seeded(*seeds: int):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(seeds) > 1 else generators[0]
+
+
+def likelihoods_by_hand(pipe, prompts, codes, depth: int = 1) -> torch.Tensor:
+    """Mean log-probabilities `(B,)` of the codes of a depth, picture by picture."""
+    means = []
+    for ids, own in zip(pipe.encode_prompt(prompts), codes, strict=True):
+        with torch.no_grad():
+            log_p = pipe.transformer(ids[None], own[None]).logits[0, :, :, depth - 1].log_softmax(-1)
+        means.append(log_p.gather(-1, own[..., depth - 1, None]).mean())
+    return torch.stack(means)
+
+
+@pytest.fixture
+def classifier() -> ImageClassifier:
+    return ImageClassifier(*tiny_classifier())
+
+
+@pytest.fixture
+def ranker(tiny_tokenizer) -> CLIPRanker:
+    return CLIPRanker(*tiny_clip(tiny_tokenizer))
+
+
+@pytest.fixture
+def class_pipeline(make_pipeline):
+    return make_pipeline("class")
+
+
+def test_rejection_sampling_returns_the_likeliest_of_all_candidates(class_pipeline, classifier):
+    options = dict(class_labels=["goose", "volcano"], output_type="latent")
+    chosen = class_pipeline(
+        **options, num_images_per_prompt=2, classifier=classifier, acceptance_rate=0.2, generator=seeded(0)
+    )
+    everything = class_pipeline(**options, num_images_per_prompt=10, generator=seeded(0)).images
+    scores = classifier.score(class_pipeline.rqvae.decode(everything), [1] * 10 + [3] * 10).view(2, 10)
+    best = scores.topk(2)
+    torch.testing.assert_close(chosen.scores.view(2, 2), best.values, rtol=0, atol=1e-6)
+    assert torch.equal(chosen.images, everything[(best.indices + torch.tensor([[0], [10]])).flatten()])
+    assert (best.values.min(1).values > scores.mean(1)).all()
+
+
+@pytest.mark.parametrize("by", ["clip", "likelihood"])
+def test_re_ranking_returns_the_best_of_all_candidates(tiny_pipeline, ranker, by):
+    options = dict(output_type="latent")
+    chosen = tiny_pipeline(
+        PROMPTS,
+        num_images_per_prompt=2,
+        num_candidates=7,
+        ranker=ranker if by == "clip" else "likelihood",
+        generator=seeded(0),
+        **options,
+    )
+    everything = tiny_pipeline(PROMPTS, num_images_per_prompt=7, generator=seeded(0), **options).images
+    prompts = [prompt for prompt in PROMPTS for _ in range(7)]
+    if by == "clip":
+        scores = ranker.score(tiny_pipeline.rqvae.decode(everything), prompts)
+    else:
+        scores = likelihoods_by_hand(tiny_pipeline, prompts, everything)
+    best = scores.view(2, 7).topk(2)  # the best first
+    torch.testing.assert_close(chosen.scores.view(2, 2), best.values, rtol=1e-5, atol=1e-5)
+    assert torch.equal(chosen.images, everything[(best.indices + torch.tensor([[0], [7]])).flatten()])
+
+
+@pytest.mark.parametrize("generators", [(3,), (3, 4)], ids=["one-generator", "one-per-picture"])
+def test_the_size_of_the_batches_decides_nothing(tiny_pipeline, ranker, generators):
+    drawn = []
+    for size in (1, 2, 16):
+        tiny_pipeline.candidate_batch_size = size
+        options = dict(num_images_per_prompt=2, num_candidates=5, ranker=ranker, output_type="latent")
+        drawn.append(tiny_pipeline("a red heart", generator=seeded(*generators), **options))
+    for other in drawn[1:]:
+        assert torch.equal(other.images, drawn[0].images)
+        torch.testing.assert_close(other.scores, drawn[0].scores, rtol=0, atol=1e-5)
+
+
+def test_with_one_generator_per_picture_a_batch_of_prompts_equals_its_singles(tiny_pipeline, ranker):
+    options = dict(num_candidates=4, ranker=ranker, output_type="latent")
+    together = tiny_pipeline(PROMPTS, generator=seeded(1, 2), **options)
+    for index, prompt in enumerate(PROMPTS):
+        alone = tiny_pipeline(prompt, generator=seeded(index + 1), **options)
+        assert torch.equal(alone.images[0], together.images[index])
+
+
+def test_pictures_of_rejected_candidates_are_not_kept(class_pipeline, classifier):
+    alive, numbers_alive = [], []
+
+    def watch(module, arguments):
+        numbers_alive.append(sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(arguments[0]))
+
+    classifier.model.register_forward_pre_hook(watch)
+    class_pipeline.candidate_batch_size = 2
+    output = class_pipeline(class_labels=1, classifier=classifier, acceptance_rate=0.05, generator=seeded(0))
+    assert len(output.images) == 1 and numbers_alive == [0] * 10
+
+
+def test_the_selection_is_the_sorted_head_of_all_candidates():
+    scores, codes = torch.tensor([0.2, 0.9, 0.9, 0.1, 0.5, 0.9, 0.3]), torch.arange(7)[:, None, None, None]
+    batches = [([0] * len(part), part) for part in codes.split((2, 4, 1))]
+    kept, values = select_best(batches, lambda codes, rows: scores[codes.flatten()], 3)
+    assert kept.flatten().tolist() == [1, 2, 5]  # of equal scores the earlier
+    assert values.tolist() == pytest.approx([0.9] * 3)
+    scores[0] = float("nan")
+    with pytest.raises(ValueError, match="scores of candidates must be finite"):
+        select_best(batches, lambda codes, rows: scores[codes.flatten()], 3)
+
+
+@pytest.mark.parametrize(
+    "rate, pictures, candidates",
+    [(0.1, 3, 30), (1 / 3, 10, 30), (0.9, 1, 2), (0.7, 7, 10), (1, 4, 4), (1e-4, 1, 10_000), (0.2999, 3, 11)],
+)
+def test_as_many_candidates_are_drawn_as_the_rate_asks_for(rate, pictures, candidates):
+    assert candidates_per_prompt(pictures, None, None, "classifier", rate) == candidates
+
+
+def test_guidance_and_selection_work_together_and_a_callback_sees_every_batch(tiny_pipeline, ranker):
+    steps = []
+    tiny_pipeline.candidate_batch_size = 2
+    options = dict(negative_prompt="green apple", guidance_scale=2.0, num_candidates=3, ranker=ranker)
+    tiny_pipeline("rocket", **options, callback_on_step_end=lambda pipe, *where: steps.append(where[:2]))
+    assert steps == [(step, step % 16) for step in range(32)]
+
+
+def test_an_interrupted_selection_returns_the_best_of_the_finished_batches(tiny_pipeline, ranker):
+    def stop_at(last: int):
+        return lambda pipe, step, position, tensors: setattr(pipe, "_interrupt", step == last)
+
+    options = dict(num_candidates=8, num_images_per_prompt=3, ranker=ranker, output_type="latent")
+    tiny_pipeline.candidate_batch_size = 1
+    output = tiny_pipeline("rocket", callback_on_step_end=stop_at(37), **options)  # in the third batch
+    assert len(output.images) == len(output.scores) == 2
+    tiny_pipeline.candidate_batch_size = 4
+    output = tiny_pipeline("rocket", callback_on_step_end=stop_at(5), **options)  # there is no other batch
+    assert len(output.images) == 3 and not output.images.flatten(1, 2)[:, 6:].any()
+
+
+@pytest.mark.parametrize("kind", ["class", "none"])
+def test_likelihood_ranking_needs_neither_captions_nor_a_decoder(make_pipeline, kind):
+    pipe = make_pipeline(kind)
+    options = {"class_labels": ["goose", "volcano"]} if kind == "class" else {}
+    drawn = pipe(num_candidates=5, ranker="likelihood", generator=seeded(0), **options)
+    assert len(drawn.images) == len(drawn.scores) == (2 if options else 1)
+    pipe.rqvae = None
+    codes = pipe(num_candidates=5, ranker="likelihood", generator=seeded(0), output_type="latent", **options)
+    assert torch.equal(codes.scores, drawn.scores)
+
+
+def test_given_first_codes_leave_the_likelihood_to_the_next(tiny_pipeline):
+    picture = tiny_pipeline("rocket", generator=seeded(1)).images[0]
+    options = dict(keep_depths=1, output_type="latent")
+    chosen = tiny_pipeline.vary(
+        picture, "rocket", num_candidates=6, ranker="likelihood", generator=seeded(0), **options
+    )
+    everything = tiny_pipeline.vary(picture, "rocket", num_images_per_prompt=6, generator=seeded(0), **options).images
+    scores = likelihoods_by_hand(tiny_pipeline, ["rocket"] * 6, everything, depth=2)
+    assert len(scores.unique()) > 1
+    assert torch.equal(chosen.images[0], everything[scores.argmax()])
+
+
+def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):
+    texts = [["a red heart", "rocket"][index % 2] for index in range(len(pictures))]
+    inputs = ranker.processor(text=texts, images=to_pil(pictures), return_tensors="pt", padding=True, truncation=True)
+    outputs = ranker.model(**inputs)
+    expected = outputs.logits_per_image.diagonal() / ranker.model.logit_scale.exp()
+    torch.testing.assert_close(ranker.score(pictures, texts), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_text_tower_without_a_mask_is_given_full_rows(ranker, tiny_tokenizer):
+    ranker.processor.tokenizer.model_input_names = ["input_ids"]  # as SigLIP's
+    seen = []
+    ranker.model.text_model.register_forward_pre_hook(
+        lambda module, arguments, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    assert ranker.embed_texts(["rocket", "a red heart"]).shape == (2, 8)
+    assert seen[0]["input_ids"].shape == (2, 6) and seen[0].get("attention_mask") is None
+
+
+def test_classifier_and_ranker_load_from_folders(class_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
+    for judge, processor in ((classifier, classifier.image_processor), (ranker, ranker.processor)):
+        judge.model.save_pretrained(tmp_path / type(judge).__name__)
+        processor.save_pretrained(tmp_path / type(judge).__name__)
+    options = dict(class_labels=2, acceptance_rate=0.5, output_type="latent")
+    by_path, by_object = (
+        class_pipeline(classifier=each, generator=seeded(0), **options)
+        for each in (str(tmp_path / "ImageClassifier"), classifier)
+    )
+    assert torch.equal(by_path.images, by_object.images) and torch.equal(by_path.scores, by_object.scores)
+    first, second = (
+        tiny_pipeline("rocket", num_candidates=3, ranker=each, generator=seeded(0)).scores
+        for each in (tmp_path / "CLIPRanker", ranker)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_classes_are_matched_by_name_whatever_their_order():
+    order = [3, 1, 0, 2]
+    shuffled = {place: CLASSES[index].upper() for place, index in enumerate(order)}
+    assert match_classes(CLASSES, range(4), shuffled) == {index: order.index(index) for index in range(4)}
+    more = {0: "shirt", **{index + 1: f"{name}, Latinum" for index, name in CLASSES.items() if "," not in name}}
+    assert match_classes({1: "goose", 3: "volcano"}, [1, 3], more) == {1: 2, 3: 4}
+
+
+def test_classes_are_matched_by_position_where_names_do_not_tell_them_apart():
+    alike = {index: index for index in range(4)}
+    nameless = {index: f"LABEL_{index}" for index in range(4)}
+    assert match_classes(CLASSES, range(4), nameless) == alike
+    assert match_classes(None, range(1, 5), nameless) == {1: 0, 2: 1, 3: 2, 4: 3}  # id 0 is the null condition
+    twice = {0: "crane", 1: "goose", 2: "crane"}  # ImageNet has such names
+    assert match_classes(twice, range(3), twice) == {0: 0, 1: 1, 2: 2}
+    with pytest.raises(ValueError, match="`classifier` must have the model's 4 classes, got 3"):
+        match_classes(CLASSES, range(4), twice)
+
+
+def test_models_whose_files_lack_weights_are_refused(classifier, tmp_path):
+    classifier.image_processor.save_pretrained(tmp_path / "headless")
+    whole = classifier.model.state_dict()
+    headless = {name: weight for name, weight in whole.items() if not name.startswith("classifier.")}
+    classifier.model.save_pretrained(tmp_path / "headless", state_dict=headless)
+    with pytest.raises(ValueError, match="must hold all weights of ResNetForImage.*such as `classifier.1.bias`"):
+        ImageClassifier(tmp_path / "headless")
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` go together, got None and 0.5"),
+        (dict(acceptance_rate=1.5, classifier="here"), r"`acceptance_rate` must be in \(0, 1\], got 1.5"),
+        (dict(num_candidates=4), "`ranker` and `num_candidates` go together, got None and 4"),
+        (dict(num_candidates=4, ranker=3), "`model` must have an image and a text tower.*got int"),
+        (dict(num_candidates=4, ranker="a", acceptance_rate=0.5, classifier="b"), "exclude each other"),
+        (dict(num_candidates=2, ranker="likelihood", num_images_per_prompt=3), "`num_candidates` must be at least"),
+        (dict(classifier="here", acceptance_rate=0.5), "`classifier` needs `class_labels`"),
+        (dict(num_candidates=2, ranker="likelihood", generator=seeded(0, 1)), r"`generator` must be .*\(1\), got 2"),
+    ],
+)
+def test_bad_arguments_are_named(tiny_pipeline, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        tiny_pipeline("rocket", **arguments)
+
+
+def test_models_that_cannot_score_are_refused(class_pipeline, classifier, ranker):
+    with pytest.raises(ValueError, match="`ranker` needs a `prompt`"):
+        class_pipeline(class_labels=0, num_candidates=2, ranker=ranker)
+    with pytest.raises(ValueError, match="`model` must have an image and a text tower.*got ResNet"):
+        CLIPRanker(classifier.model, ranker.processor)
+    with pytest.raises(ValueError, match="`processor` must be given with a `model` that is in memory"):
+        CLIPRanker(ranker.model)
+    with pytest.raises(ValueError, match="`image_processor` must be given with a `model` that is in memory"):
+        ImageClassifier(classifier.model)
+    with pytest.raises(ValueError, match="`pixel_values` must be finite"):
+        classifier.score(torch.full((1, 3, 16, 16), float("nan")), [0])

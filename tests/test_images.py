@@ -1,0 +1,177 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pictures of every kind become 8-bit pixels on white; sheets show what they are given."""
+
+import io
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rq_hf.images import coarse_to_fine_sheet, decode_picture, image_grid, to_pil, to_rgb, to_uint8
+
+
+def file_of(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def row_of(mode: str, *pixels: tuple[int, ...]) -> Image.Image:
+    picture = Image.new(mode, (len(pixels), 1))
+    picture.putdata(pixels)
+    return picture
+
+
+def grey(*levels: float, dtype: type = np.uint8) -> Image.Image:
+    return Image.fromarray(np.array([levels], dtype))
+
+
+def palette_picture() -> Image.Image:
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.putdata(range(3))
+    return picture
+
+
+SIXTEEN_BITS = (0, 128, 257, 32896, 65535)
+IN_8_BITS = [(0,) * 3, (0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]
+KINDS = {
+    "grey": (file_of(grey(0, 7, 255)), [(0,) * 3, (7,) * 3, (255,) * 3]),
+    "black and white": (file_of(grey(0, 255).convert("1")), [(0,) * 3, (255,) * 3]),
+    "grey with alpha": (file_of(row_of("LA", (9, 255), (9, 0), (0, 51))), [(9,) * 3, (255,) * 3, (204,) * 3]),
+    "RGBA": (
+        file_of(row_of("RGBA", (1, 2, 3, 255), (1, 2, 3, 0), (255, 0, 0, 51))),
+        [(1, 2, 3), (255, 255, 255), (255, 204, 204)],
+    ),
+    "palette": (file_of(palette_picture()), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]),
+    "palette with transparency": (
+        file_of(palette_picture(), transparency=bytes([255, 51, 0])),
+        [(255, 0, 0), (204, 255, 204), (255, 255, 255)],
+    ),
+    "RGB with a transparent colour": (
+        file_of(row_of("RGB", (1, 2, 3), (4, 5, 6)), transparency=(4, 5, 6)),
+        [(1, 2, 3), (255, 255, 255)],
+    ),
+    "CMYK": (
+        file_of(row_of("CMYK", (0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 0, 255)), "TIFF"),
+        [(255, 255, 255), (0, 255, 255), (0, 0, 0)],
+    ),
+    "16-bit PNG": (file_of(grey(*SIXTEEN_BITS, dtype=np.uint16)), IN_8_BITS),
+    "16-bit TIFF": (file_of(grey(*SIXTEEN_BITS, dtype=np.uint16), "TIFF"), IN_8_BITS),
+    "16-bit PGM, which Pillow opens as 32-bit integers": (
+        file_of(grey(*SIXTEEN_BITS, dtype=np.uint16), "PPM"),
+        IN_8_BITS,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_of_every_mode_become_exact_rgb_on_white(kind):
+    content, expected = KINDS[kind]
+    picture = decode_picture(content)
+    assert picture.mode == "RGB"
+    assert [picture.getpixel((x, 0)) for x in range(picture.width)] == expected
+    assert decode_picture(Image.open(io.BytesIO(content)), "L").tobytes() == picture.convert("L").tobytes()
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_is_taken(format):
+    red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    options = {"lossless": True} if format == "WEBP" else {}
+    content = file_of(red, format, save_all=True, append_images=[blue], duration=100, **options)
+    assert decode_picture(content).getcolors() == [(64, (255, 0, 0))]
+
+
+def test_exif_orientation_is_applied():
+    picture = Image.new("RGB", (32, 16), "black")
+    picture.paste("white", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
+    turned = decode_picture(file_of(picture, "JPEG", exif=exif))
+    assert turned.size == (16, 32)
+    assert turned.getpixel((8, 4)) == (255, 255, 255) and turned.getpixel((8, 28)) == (0, 0, 0)
+
+
+UNDECODABLE = {
+    "text": (b"no picture", "UnidentifiedImageError"),
+    "nothing": (b"", "UnidentifiedImageError"),
+    "truncated": (file_of(Image.effect_noise((64, 64), 50), "JPEG")[:900], "truncated"),
+    "32-bit integers": (file_of(grey(-1, 70000, dtype=np.int32), "TIFF"), r"must be in \[0, 65535\]"),
+    "floating-point pixels": (file_of(grey(0, 1, dtype=np.float32), "TIFF"), "no known range"),
+}
+
+
+@pytest.mark.parametrize("kind", UNDECODABLE)
+def test_an_undecodable_picture_is_a_value_error_that_says_why(kind):
+    content, match = UNDECODABLE[kind]
+    with pytest.raises(ValueError, match=f"`image` cannot be decoded.*{match}"):
+        decode_picture(content)
+
+
+def test_a_decompression_bomb_is_undecodable(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="DecompressionBombError"):
+        decode_picture(file_of(Image.new("L", (100, 100))))
+
+
+def test_to_uint8_rounds_and_clamps():
+    pixels = torch.tensor([[[[-2.0, -1.0, 0.8 / 255 - 1, 1.2 / 255 - 1, 1.0, 1.7]]]])
+    assert to_uint8(pixels).flatten().tolist() == [0, 0, 0, 1, 255, 255]
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(to_uint8(levels / 127.5 - 1), levels)
+    assert (to_uint8((levels / 127.5 - 1).bfloat16()).int() - levels.int()).abs().max() <= 1
+
+
+def test_pixels_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="`pixel_values` must be finite"):
+        to_uint8(torch.tensor([0.5, math.nan]))
+
+
+def test_to_pil_keeps_grey_grey_and_to_rgb_repeats_it(pictures):
+    images = to_pil(pictures)
+    assert [image.mode for image in images] == ["RGB"] * len(pictures)
+    assert np.array_equal(np.asarray(images[3]), to_uint8(pictures)[3].permute(1, 2, 0).numpy())
+    assert to_pil(pictures[:, :1])[0].mode == "L"
+    assert torch.equal(to_rgb(pictures[:, :1]), pictures[:, [0, 0, 0]]) and to_rgb(pictures) is pictures
+
+
+def test_a_grid_places_pictures_row_by_row_with_captions_below():
+    colours = ["red", "lime", "blue"]
+    sizes = [(64, 64), (8, 4), (32, 64)]
+    images = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours, strict=True)]
+    grid = image_grid(images, ["a heart", "a very long caption " * 9, ""], columns=2, tile_size=64)
+    assert grid.size == (2 * 72 + 8, 2 * (72 + 22) + 8)
+    centres = [grid.getpixel(place) for place in [(40, 40), (112, 40), (40, 134)]]
+    assert centres == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert grid.getpixel((112, 12)) == (255, 255, 255)  # a wide picture keeps its shape
+    caption = np.asarray(grid)[74:94]
+    assert caption[:, 8:72].min() < 128 and caption[:, 144:].min() == 255  # text under the tiles, none beside them
+    assert image_grid(images, tile_size=64).size == (3 * 72 + 8, 72 + 8)
+
+
+def test_a_caption_of_any_length_is_cut_at_once():
+    started, heart = time.monotonic(), Image.new("L", (8, 8))
+    grid = image_grid([heart], ["a heart " * 10**5])
+    assert grid.tobytes() == image_grid([heart], ["a heart " * 100]).tobytes()
+    assert time.monotonic() - started < 5  # a loop over all characters takes hours
+
+
+def test_a_grid_without_pictures_or_with_too_few_captions_is_refused():
+    with pytest.raises(ValueError, match="`images` must hold at least one picture"):
+        image_grid([])
+    with pytest.raises(ValueError, match="`captions` must be one per picture, got 1 for 2"):
+        image_grid([Image.new("L", (8, 8))] * 2, ["one"])
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_the_coarse_to_fine_sheet_shows_the_original_and_each_depth(make_rqvae, pictures, num_channels):
+    rqvae, pixel_values = make_rqvae(num_channels=num_channels), pictures[:2, :num_channels]
+    sheet = coarse_to_fine_sheet(rqvae, pixel_values)
+    codes = rqvae.encode(pixel_values)
+    columns = [to_pil(pixel_values), *(to_pil(rqvae.decode(codes[..., :depth])) for depth in (1, 2, 3))]
+    images = [columns[column][row] for row in (0, 1) for column in range(4)]
+    assert sheet.tobytes() == image_grid(images, ["original", "depth 1", "depth 2", "depth 3"] * 2, 4).tobytes()
