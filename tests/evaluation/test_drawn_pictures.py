@@ -1,0 +1,183 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Drawing into a folder that is its own resume state, and what is measured of the pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from picture_sets import MeanColour, Pixels, write_inception
+from PIL import Image
+from scorers import tiny_clip
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from rq_hf import CLIPRanker
+from rq_hf.evaluation.features import PictureFiles, build_extractor, extract_features
+from rq_hf.evaluation.generation import clip_score, draw_pictures, evaluate_samples, generation_metrics
+from rq_hf.images import to_pil
+from rq_hf.models.generation import seeded_generator
+
+PROMPTS = ["a red heart", "rocket", "rocket", "green apple", "a pizza"]
+CONDITIONS = {"text": PROMPTS, "class": [0, 3, 1, 0, 2], "none": 5}
+
+
+def equal_pictures(first: Path, second: Path) -> bool:
+    """Whether two files or folders hold the same pictures, but for a level by rounding in batches of other sizes."""
+    pairs = [(first, second)]
+    if first.is_dir():
+        names = [path.name for path in sorted(first.iterdir())]
+        assert names == [path.name for path in sorted(second.iterdir())]
+        pairs = [(first / name, second / name) for name in names]
+    return all(np.abs(np.int16(Image.open(one)) - np.int16(Image.open(other))).max() <= 1 for one, other in pairs)
+
+
+def save_pictures(pixel_values: torch.Tensor, folder: Path) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(to_pil(pixel_values)):
+        image.save(folder / f"{number:06d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_a_picture_depends_on_the_seed_its_number_and_its_condition_alone(make_pipeline, tmp_path, kind):
+    pipe, conditions = make_pipeline(kind), CONDITIONS[kind]
+    paths = draw_pictures(pipe, conditions, tmp_path / "whole", seed=3)
+    assert [path.name for path in paths] == [f"00000{number}.png" for number in range(5)]
+    draw_pictures(pipe, conditions, tmp_path / "parts", batch_size=2, seed=3)
+    assert equal_pictures(tmp_path / "whole", tmp_path / "parts")
+    one = {"text": {"prompt": "green apple"}, "class": {"class_labels": 0}, "none": {}}[kind]
+    pipe(**one, generator=seeded_generator(3, 3)).images[0].save(tmp_path / "single.png")
+    assert equal_pictures(tmp_path / "single.png", paths[3])
+    draw_pictures(pipe, conditions, tmp_path / "other", seed=4)
+    assert not equal_pictures(tmp_path / "whole", tmp_path / "other")
+
+
+def test_pictures_that_are_there_are_not_drawn_again(tiny_pipeline, tmp_path):
+    whole = draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "whole")
+    resumed = [tmp_path / "resumed" / path.name for path in whole]
+    resumed[0].parent.mkdir()
+    resumed[2].write_bytes(b"kept")
+    draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "resumed")
+    assert resumed[2].read_bytes() == b"kept"
+    resumed[2].write_bytes(whole[2].read_bytes())
+    assert equal_pictures(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, monkeypatch):
+    def killed(self, path, format):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        draw_pictures(tiny_pipeline, ["rocket"], tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_numbers_name_the_pictures_and_decide_what_is_drawn(tiny_pipeline, tmp_path):
+    whole = draw_pictures(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
+    paths = draw_pictures(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
+    assert [path.name for path in paths] == ["000003.png", "000001.png"]
+    assert equal_pictures(paths[0], whole[3]) and equal_pictures(paths[1], whole[1])
+
+
+def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
+    paths = draw_pictures(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
+    image = tiny_pipeline("rocket", top_k=1, generator=seeded_generator(7)).images[0]
+    assert image.tobytes() == Image.open(paths[0]).tobytes()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_pictures_of_one(make_pipeline, tmp_path):
+    pipe = make_pipeline("class")
+    pipe.save_pretrained(tmp_path / "pipe")
+    draw_pictures(pipe, list(range(4)), tmp_path / "one")
+    code = (
+        "import sys; from rq_hf import RQImageGenerationPipeline; "
+        "from rq_hf.evaluation.generation import draw_pictures; "
+        "pipe = RQImageGenerationPipeline.from_pretrained(sys.argv[1]); "
+        "assert len(draw_pictures(pipe, [0, 1, 2, 3], sys.argv[2])) == 4"
+    )
+    (tmp_path / "draw.py").write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, tmp_path / "draw.py", tmp_path / "pipe", tmp_path / "two"]
+    subprocess.run(command, check=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    assert equal_pictures(tmp_path / "two", tmp_path / "one")
+
+
+class FirstLayer(torch.nn.Module):
+    """The 64 features of Inception's first block: a distance of 2,048 features takes a minute."""
+
+    name, num_features = "inception", 64
+
+    def __init__(self, weights: Path):
+        super().__init__()
+        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["64"], str(weights)).eval()
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network(pictures)[0]
+
+
+@pytest.mark.slow
+def test_metrics_are_torch_fidelitys(tmp_path):
+    weights = write_inception(tmp_path)
+    drawn, real = (save_pictures(torch.rand(12, 3, 24, 24) * scale - 0.5, tmp_path / str(scale)) for scale in (1, 1.5))
+    first, whole = FirstLayer(weights), build_extractor(weights)
+    features, real_features = (extract_features(first, PictureFiles(folder)) for folder in (drawn, real))
+    found = generation_metrics(features, real_features, first, precision_recall=True)
+    found |= generation_metrics(extract_features(whole, PictureFiles(drawn)), None, whole)
+    expected = torch_fidelity.calculate_metrics(
+        input1=str(drawn), input2=str(real), fid=True, isc=True, prc=True, cuda=False, cache=False, verbose=False,
+        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), save_cpu_ram=True,
+        feature_layer_fid="64", feature_layer_prc="64",
+    )  # fmt: skip
+    assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    assert found["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
+    assert found["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-4)
+    assert [found["precision"], found["recall"]] == [expected["precision"], expected["recall"]]
+
+
+def test_the_distance_of_too_few_pictures_is_warned_of(caplog):
+    generation_metrics(torch.randn(6, 6), torch.randn(20, 6), MeanColour())
+    assert "fewer than 7 pictures" in caplog.text
+    caplog.clear()
+    generation_metrics(torch.randn(7, 6), torch.randn(20, 6), MeanColour())
+    assert not caplog.text
+
+
+def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures):
+    clip = CLIPRanker(*tiny_clip(tiny_tokenizer))
+    captions = ["a red heart", "rocket"] * 4
+    cosines = (clip.embed_pictures(pictures) * clip.embed_texts(captions)).sum(-1)
+    found = clip_score(Pixels(pictures), captions, clip, batch_size=3)
+    assert found == pytest.approx(cosines.mean().item(), rel=1e-4)
+
+
+def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenizer, pictures, tmp_path):
+    output = tmp_path / "samples.json"
+    options = {"extractor": MeanColour(), "reference": save_pictures(pictures, tmp_path / "real"), "top_k": 5}
+    results = evaluate_samples(
+        tiny_pipeline, PROMPTS, tmp_path / "drawn", clip=CLIPRanker(*tiny_clip(tiny_tokenizer)), output=output,
+        precision_recall=True, reference_features=tmp_path / "real.safetensors", **options,
+    )  # fmt: skip
+    assert json.loads(output.read_text()) == results and results["num_pictures"] == 5
+    names = ["frechet_distance_meancolour", "precision", "recall", "clip_score"]
+    assert list(results["metrics"]) == names and results["sampling"]["top_k"] == 5
+    features, real = (extract_features(MeanColour(), PictureFiles(tmp_path / name)) for name in ("drawn", "real"))
+    expected = generation_metrics(features, real, MeanColour())
+    assert results["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
+    options["reference"], options["reference_features"] = None, tmp_path / "real.safetensors"
+    again = evaluate_samples(tiny_pipeline, PROMPTS, tmp_path / "drawn", **options)
+    assert again["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
+
+
+def test_a_missing_reference_is_refused_before_anything_is_drawn(tiny_pipeline, tmp_path):
+    with pytest.raises(ValueError, match="`reference` must be given"):
+        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, extractor=MeanColour())
+    assert not list(tmp_path.iterdir())

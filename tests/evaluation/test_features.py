@@ -1,0 +1,121 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Features of pictures, against other implementations and definitions."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from picture_sets import Pixels, write_inception
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from rq_hf.evaluation.features import (
+    EfficientNetLite0,
+    PictureFiles,
+    build_extractor,
+    distance_name,
+    extract_features,
+    frechet_distance,
+)
+from rq_hf.images import to_pil
+
+
+@pytest.fixture(scope="module")
+def lite0() -> EfficientNetLite0:
+    return build_extractor("lite0")
+
+
+def test_lite0_has_the_features_of_its_weights_reference_implementation(lite0):
+    # Recorded with the network of efficientnet-lite-pytorch 0.1.0, by rq_hf at commit 6974aec.
+    picture = (torch.arange(3 * 40 * 48) * 7919 % 251).to(torch.uint8).view(1, 3, 40, 48)
+    features = lite0(picture)[0]
+    assert features.shape == (lite0.num_features,)
+    expected = torch.tensor([5.276654, 4.911534, 4.480617, 4.442507])
+    torch.testing.assert_close(features[[687, 1244, 701, 838]], expected, rtol=1e-4, atol=0)
+    assert features.sum().item() == pytest.approx(243.3224, rel=1e-4)
+
+
+def test_lite0_maps_halve_the_size_and_pass_gradients_to_the_pixels_alone(lite0):
+    pixel_values = torch.rand(2, 3, 64, 48, requires_grad=True)
+    maps = lite0.feature_maps(pixel_values)
+    shapes = [tuple(features.shape[1:]) for features in maps]
+    assert shapes == [(16, 32, 24), (24, 16, 12), (40, 8, 6), (112, 4, 3), (320, 2, 2)]
+    sum(features.square().mean() for features in maps).backward()
+    assert pixel_values.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in lite0.parameters())
+
+
+def test_pixel_features_are_the_means_of_cells_whatever_the_size():
+    extractor = build_extractor("pixels")
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    cells = pictures.double().view(2, 3, 16, 4, 16, 4).mean((3, 5)) / 255
+    torch.testing.assert_close(extractor(pictures).double(), cells.flatten(1), rtol=0, atol=1e-6)
+    larger = pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(extractor(larger), extractor(pictures))
+
+
+def test_inception_gives_torch_fidelitys_features_and_logits(tmp_path):
+    weights = write_inception(tmp_path)
+    extractor = build_extractor(weights)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(weights)).eval()
+    pictures = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        features, logits = network(pictures)
+        torch.testing.assert_close(extractor(pictures), features)
+        torch.testing.assert_close(extractor.logits(features), logits)
+    assert distance_name(extractor) == "fid" and distance_name(extractor, "rfid") == "rfid"
+
+
+def test_inception_weights_that_run_code_are_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    torch.save({"weight": Hostile()}, tmp_path / "inception.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        build_extractor(tmp_path / "inception.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_extractor_is_refused():
+    with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
+        build_extractor("resnet")
+
+
+def test_features_do_not_depend_on_the_batch_size_and_grey_is_repeated(lite0, pictures):
+    whole, parts = (extract_features(lite0, Pixels(pictures), batch_size) for batch_size in (8, 3))
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
+    grey = extract_features(lite0, Pixels(pictures[:, :1]))
+    torch.testing.assert_close(grey, extract_features(lite0, Pixels(pictures[:, [0, 0, 0]])))
+
+
+def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path):
+    for number, image in enumerate(to_pil(pictures)):
+        image.save(tmp_path / f"{number:06d}.png")
+    (tmp_path / "prompts.jsonl").touch()
+    files = PictureFiles(tmp_path)
+    assert len(files) == len(pictures)
+    read = torch.stack([files[index]["pixel_values"] for index in range(len(files))])
+    assert (read - pictures).abs().max() <= 0.5 / 127.5 + 1e-6
+    assert to_pil(read)[2].tobytes() == to_pil(pictures)[2].tobytes()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="got none"):
+        PictureFiles(tmp_path)
+
+
+def test_the_frechet_distance_of_features_is_its_formula():
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(size=(60, 5)), generator.normal(0.5, 2, size=(40, 5))
+    root = scipy.linalg.sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)).real
+    expected = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    expected += np.trace(np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * root)
+    distance = frechet_distance(5)
+    for part in torch.from_numpy(first).split(7):
+        distance.update(part, real=True)
+    distance.update(torch.from_numpy(second), real=False)
+    assert distance.compute().item() == pytest.approx(expected, rel=1e-6)
+    assert distance_name(build_extractor("pixels")) == "frechet_distance_pixels"
