@@ -1,56 +1,35 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Leaves what the trainer's data loader gives each process of a stream's first epoch; `accelerate launch` starts it.
+"""Writes the keys of a stream's first batches that each process gets; `torchrun` starts it.
 
-python tests/streaming_processes.py SHARDS FOLDER
+torchrun --nproc_per_node 2 tests/streaming_processes.py SHARDS FOLDER
 """
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch
-from gloo_threads import gloo_threads
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
-from rq_hf import RQVAEConfig, RQVAEModel
-from rq_hf.training import (
-    DataArguments,
-    PictureStream,
-    RQVAETrainer,
-    RQVAETrainingArguments,
-    load_dataset_splits,
-    training_pictures,
-)
+from rq_hf.training.arguments import DataArguments
+from rq_hf.training.data import PictureStream, SampleReader, load_splits
+from rq_hf.training.transforms import PictureTransform
 
 
-class KeyStream(PictureStream):
-    """Gives numbers, (epoch, shard, key), with the pixels."""
-
-    def __iter__(self):
-        for sample, row, words in self.samples():
-            shard = int(Path(row["__url__"]).stem)
-            yield {**sample, "numbers": torch.tensor([words[1], shard, int(row["__key__"])])}
+def read_key(row: dict, generator: torch.Generator) -> torch.Tensor:
+    return torch.tensor([int(row["__key__"])])
 
 
 def main(shards: str, folder: str) -> None:
-    arguments = RQVAETrainingArguments(
-        output_dir=folder, use_cpu=True, report_to="none", max_steps=4, per_device_train_batch_size=4,
-        perceptual_weight=0.0, adversarial_weight=0.0,
-    )  # fmt: skip
-    config = RQVAEConfig(
-        image_size=16, base_channels=8, channel_multiplier=[1, 2], norm_num_groups=4, attention_levels=[]
-    )
-    data = DataArguments(shards, image_column="jpg", streaming=True)
-    stream = training_pictures(load_dataset_splits(data)["train"], data, arguments, config.image_size, 3)
-    stream.__class__ = KeyStream
-    trainer = RQVAETrainer(model=RQVAEModel(config), args=arguments, train_dataset=stream)
-    batches = islice(trainer.get_train_dataloader(), 6)
-    numbers = [entry for batch in batches for entry in batch["numbers"].tolist() if entry[0] == 0]
-    found = {"shards": [shard for _, shard, _ in numbers], "keys": [key for _, _, key in numbers]}
-    Path(folder, f"{arguments.process_index}.json").write_text(json.dumps(found))
-    trainer.finish()
-    assert not gloo_threads()  # one of them could abort the process while it exits
+    rows = load_splits(DataArguments(shards, image_column="jpg", streaming=True))["train"]
+    stream = PictureStream(rows, SampleReader(PictureTransform(16), read_key, "jpg"), shuffle_buffer_size=5)
+    accelerator = Accelerator(cpu=True)
+    batches = iter(accelerator.prepare(DataLoader(stream, batch_size=3, num_workers=1)))
+    keys = [next(batches)["input_ids"].flatten().tolist() for _ in range(4)]
+    Path(folder, f"{accelerator.process_index}.json").write_text(json.dumps(keys))
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

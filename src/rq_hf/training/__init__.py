@@ -2,23 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training of both stages with transformers' `Trainer`."""
 
-from .arguments import ScriptArguments, parse_arguments, start_logging
+from .arguments import CodeDataArguments, DataArguments, Recipe, read_recipe
 from .checkpoints import resume_checkpoint
-from .conditions import (
-    CodeDataArguments,
-    code_datasets,
-    load_rqvae,
-    load_tokenizer,
-    training_pictures,
-    transformer_config,
-)
-from .data import CodeDataset, DataArguments, load_dataset_splits
-from .pictures import PictureDataset
-from .publishing import push_run, save_pipeline, write_card
-from .starting_point import initial_config, initial_model
-from .streaming import CodeStream, PictureStream
+from .losses import PatchDiscriminator, PerceptualLoss
+from .publishing import save_pipeline
 from .trainer import RQTrainer, RQTrainingArguments
-from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, cache_latents
-from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments, initial_rqvae
-from .transforms import TRANSFORMS, PictureTransform
-from .vocabulary import initial_transformer
+from .trainer_rq_transformer import RQTransformerTrainer, RQTransformerTrainingArguments, train_rq_transformer
+from .trainer_rqvae import RQVAETrainer, RQVAETrainingArguments, train_rqvae

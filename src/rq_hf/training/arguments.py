@@ -1,183 +1,113 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Command lines of the training scripts: `script.py [CONFIG.json] [--flag value ...]`, flags win."""
+"""Recipes, and the arguments that name the data of a training."""
 
-import argparse
 import json
-import logging
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
+from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 
-from ..card_metadata import TrainingFootprint
-from ..configuration_common import SAMPLING_DEFAULTS, unknown_field_message
-from .data import DataArguments
+from .transforms import TRANSFORMS
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS = ("model", "training", "data", "card")
-# Of a default configuration: what goes with its data set, not with another.
-OF_ITS_ROWS = ("caption_column", "num_caption_variants", "label_column", "filter", "transform")
-# What a card is made of, what a recipe of the paper says of its origin, and what its transformer stands on.
-CARD_FIELDS = (
-    "license", "language", "dataset", "model_name", "summary", "training_data", "training_procedure", "attribution",
-    "intended_use", "limitations", "example_input", "training_commands", "sampling", "footprint",
-    "paper", "published", "released", "notes", "processes", "global_batch_size", "rqvae",
-)  # fmt: skip
 
 
 @dataclass
-class ScriptArguments:
-    """What a training script was asked for."""
+class DataArguments:
+    """The pictures to train on."""
+
+    dataset_name: str | None = HfArg(default=None, help="Hub id, or a folder of pictures, tables or tar shards.")
+    dataset_config_name: str | None = HfArg(default=None, help="Configuration of the data set.")
+    streaming: bool = HfArg(default=False, help="Train without a copy of the data on disk; needs --max_steps.")
+    shuffle_buffer_size: int = HfArg(default=1000, help="Rows that each worker shuffles while streaming.")
+    train_split: str = HfArg(default="train", help="Split to train on.")
+    validation_split: str | None = HfArg(default=None, help="Split to evaluate on.")
+    image_column: str = HfArg(default="image", help="Column of pictures.")
+    caption_column: str | None = HfArg(default=None, help="Column of captions: texts, or lists to draw from.")
+    label_column: str | None = HfArg(default=None, help="Column of class labels: class names or whole numbers.")
+    filter: str | None = HfArg(default=None, help="Keep only rows with COLUMN=VALUE, separated by commas.")
+    transform: str = HfArg(
+        default="center_crop", help=f"How pictures are cropped: one of {', '.join(sorted(TRANSFORMS))}."
+    )
+    max_train_samples: int | None = HfArg(default=None, help="Train on this many rows at most.")
+    max_eval_samples: int | None = HfArg(default=None, help="Evaluate on this many rows at most.")
+
+    def __post_init__(self):
+        for each in fields(self):
+            if each.default is None and getattr(self, each.name) == "":  # `--validation_split ""` overrides a recipe
+                setattr(self, each.name, None)
+        if self.caption_column is not None and self.label_column is not None:
+            raise ValueError("Only one of `caption_column` and `label_column` can be given, got both.")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
+
+
+@dataclass
+class CodeDataArguments(DataArguments):
+    """The pictures and conditions of stage 2, and the models that encode them."""
+
+    rqvae_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the RQ-VAE or a pipeline.")
+    tokenizer_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the tokenizer or a pipeline.")
+    num_caption_variants: int | None = HfArg(default=None, help="Captions of a list to use at most.")
+
+
+@dataclass
+class Recipe:
+    """
+    All that a training needs to know.
+
+    Args:
+        training (`TrainingArguments`): Arguments of the stage: optimizer, batches, losses, seed.
+        data ([`DataArguments`]): The data of the stage.
+        model (`dict`): Fields of the model's configuration that differ from their defaults.
+        card (`dict`): Facts for the model card: licence, training data, intended use.
+        name (`str`, *optional*): Name of the recipe.
+    """
 
     training: TrainingArguments
     data: DataArguments
     model: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
+    name: str | None = None
 
 
-def _json_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(path.stem for path in RECIPES.glob("*.json"))
 
 
-def own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
-    """Fields that `config_class` adds to those of every configuration."""
-    common = {each.name for each in fields(PreTrainedConfig)}
-    return [each.name for each in fields(config_class) if each.name not in common or each.name == "id2label"]
-
-
-def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
-    """A training configuration file as its four sections; paths in section `data` that begin with "." are relative
-    to the file.
-
-    Raises:
-        `ValueError`: not a JSON object of known sections.
+def read_recipe(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"The configuration must be a JSON file, got {str(path)!r}, which is none.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The configuration {str(path)!r} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        raise ValueError(
-            f"The configuration {str(path)!r} must be an object of the sections {SECTIONS}, objects themselves, got "
-            f"{config!r:.200}."
-        )
-    for name in config:
-        if name not in SECTIONS:
-            raise ValueError(unknown_field_message(f"The configuration {str(path)!r}", name, list(SECTIONS)))
-    if "data" in config:
-        config["data"] = _resolved(config["data"], path.parent)
-    _check_card(path, config.get("card", {}))
-    return {name: config.get(name, {}) for name in SECTIONS}
-
-
-def _resolved(value: Any, folder: Path) -> Any:
-    """Paths that begin with "." are relative to the folder, also those in objects and lists."""
-    if isinstance(value, str):
-        return str((folder / value).resolve()) if value.startswith(".") else value
-    if isinstance(value, dict):
-        return {name: _resolved(each, folder) for name, each in value.items()}
-    return [_resolved(each, folder) for each in value] if isinstance(value, list) else value
-
-
-def _check_card(path: Path, card: dict[str, Any]) -> None:
-    """Refuses before the training what would be found wrong after it."""
-    footprint = [each.name for each in fields(TrainingFootprint) if each.name != "hours"]
-    known = {"": CARD_FIELDS, "sampling": SAMPLING_DEFAULTS, "footprint": footprint}
-    for section, names in known.items():
-        values = card.get(section, {}) if section else card
-        if not isinstance(values, dict):
-            raise ValueError(f"`{section}` of section `card` of {str(path)!r} must be an object, got {values!r}.")
-        for name in values:
-            if name not in names:
-                place = f"`{section}` of section `card`" if section else "Section `card`"
-                raise ValueError(unknown_field_message(f"{place} of {str(path)!r}", name, list(names)))
-    TrainingFootprint(**{"hours": 0.0, "hardware": "", **card.get("footprint", {})})
-
-
-def start_logging(training: TrainingArguments) -> None:
-    """Shows what this package and transformers tell of a training, as `--log_level` asks for."""
-    level = training.get_process_log_level()
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
-    transformers.logging.set_verbosity(level)
-
-
-def parse_arguments(
-    config_class: type[PreTrainedConfig],
-    training_class: type[TrainingArguments],
-    data_class: type[DataArguments],
-    default_config: str | Path,
-    description: str,
-    argv: Sequence[str] | None = None,
-) -> ScriptArguments:
-    """Reads `[CONFIG.json] [--flag value ...]`.
+    Reads a recipe as its sections "model", "training", "data" and "card".
 
     Args:
-        config_class: the model's configuration; its fields are flags with JSON values.
-        training_class: the stage's `TrainingArguments`.
-        data_class: the stage's `DataArguments`.
-        default_config: configuration file used where the command line names none; without its model and card where
-            that names a pretrained one, without what belongs to its rows and its card where it names a data set.
-        description: first line of `--help`.
-        argv: arguments instead of the command line's.
+        name_or_path (`str` or `Path`): Name of a recipe of the library, or path of a JSON file. Paths in the section
+            "data" that begin with "." are relative to that file.
 
     Raises:
-        `ValueError`: an unknown key or flag, named with the closest known one.
+        `ValueError`: If there is no such recipe or its JSON is not an object of these sections.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    command = shlex.join([sys.argv[0], *argv])
-    named = bool(argv) and not argv[0].startswith("-")
-    path = argv.pop(0) if named else default_config
-    sections = read_config(path)
-    flags = {word.partition("=")[0] for word in argv}
-    if "--num_train_epochs" in flags and "--max_steps" not in flags:  # which would win, also over a flag
-        sections["training"].pop("max_steps", None)
-    if not named:
-        if "--model_name_or_path" in flags:
-            sections |= {"model": {}, "card": {}}
-        if "--dataset_name" in flags:
-            data = {name: value for name, value in sections["data"].items() if name not in OF_ITS_ROWS}
-            sections |= {"data": data, "card": {}}
-
-    parser = HfArgumentParser(
-        (training_class, data_class),
-        description=description,
-        allow_abbrev=False,
-        usage="%(prog)s [CONFIG.json] [options]",
-    )
-    known = {
-        "model": own_fields(config_class),
-        "training": [each.name for each in fields(training_class) if each.init],
-        "data": [each.name for each in fields(data_class)],
-    }
-    for section, names in known.items():
-        for name in sections[section]:
-            if name not in names:
-                raise ValueError(unknown_field_message(f"Section `{section}` of {str(path)!r}", name, names))
-    for name in known["model"]:
-        parser.add_argument(f"--{name}", type=_json_value, default=argparse.SUPPRESS, help="model field, a JSON value")
-    parser.set_defaults(**sections["training"], **sections["data"])
-
-    training, data, *rest = parser.parse_args_into_dataclasses(
-        args=argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    *namespace, remaining = rest
-    for text in remaining:
-        if text.startswith("--"):
-            flags = [name for names in known.values() for name in names]
-            raise ValueError(unknown_field_message("The command line", text.lstrip("-").split("=")[0], flags))
-    if remaining:
-        raise ValueError(f"The command line takes one configuration file, first; got also {' '.join(remaining)}.")
-    model = {**sections["model"], **(vars(namespace[0]) if namespace else {})}
-    return ScriptArguments(training=training, data=data, model=model, card=sections["card"], command=command)
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = RECIPES / f"{name_or_path}.json"
+    if not path.is_file():
+        names = ", ".join(recipe_names())
+        raise ValueError(f"The recipe must be a JSON file or one of {names}; got {str(name_or_path)!r}.")
+    try:
+        sections = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The recipe {str(path)!r} must be valid JSON: {error}.") from error
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ValueError(f"The recipe {str(path)!r} must be an object of the objects {', '.join(SECTIONS)}.")
+    unknown = sorted(sections.keys() - set(SECTIONS))
+    if unknown:
+        raise ValueError(f"The sections of the recipe {str(path)!r} must be {', '.join(SECTIONS)}; got {unknown}.")
+    sections = {name: sections.get(name, {}) for name in SECTIONS}
+    for name, value in sections["data"].items():
+        if isinstance(value, str) and value.startswith("."):
+            sections["data"][name] = str((path.parent / value).resolve())
+    return sections

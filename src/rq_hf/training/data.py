@@ -1,301 +1,313 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Data sets: where pictures come from, Hub ids, folders and tar shards alike, and the samples of stage 2."""
+"""Training data: from a data set's name to samples of pictures and, in stage 2, their conditions.
 
-import json
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+`SampleReader` makes a sample of a row. `PictureDataset` calls it for the rows of a data set, `PictureStream` for those
+of a stream. Everything random about a sample is drawn from (seed, epoch, index), so that neither data loader workers
+nor a resumed training change it.
+"""
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+from transformers import TrainingArguments
+from transformers.utils import logging
 
-from ..caption_tokenizer import BPEDropoutEncoder
-from ..data_sources import Rows, read_dataset
-from .field_types import check_field_types
-from .pictures import PictureDataset, SeededDataset, undecoded
-from .transforms import TRANSFORMS, uniform
+from ..images import decode_picture
+from ..models import RQVAEModel
+from ..models.generation import seeded_generator
+from .arguments import DataArguments
+from .transforms import PictureTransform
 
+logger = logging.get_logger(__name__)
 
-@dataclass
-class DataArguments:
-    """Which pictures to train on."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id of a data set, or a folder of pictures, of their tables or tar shards."},
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
-    data_files: str | None = field(
-        default=None,
-        metadata={
-            "help": "Which of its files: a pattern or address, a JSON list of these, or a JSON object of them by "
-            "split. With --dataset_name webdataset these may be addresses of tar shards."
-        },
-    )
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read the training split as it comes, without a copy of it on disk; needs --max_steps."},
-    )
-    shuffle_buffer_size: int = field(
-        default=1000, metadata={"help": "Pictures, not decoded, among which each worker draws while streaming."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    validation_split: str | None = field(default=None, metadata={"help": "Split to evaluate on."})
-    image_column: str = field(default="image", metadata={"help": "Column of pictures."})
-    caption_column: str | None = field(
-        default=None, metadata={"help": "Column of captions, strings or lists of variants of which one is drawn."}
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of class labels."})
-    filter: str | None = field(
-        default=None, metadata={"help": "Keep only rows with COLUMN=VALUE, several separated by commas."}
-    )
-    transform: str = field(default="center_crop", metadata={"help": "Name of a training transform."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many."})
-    max_corrupt_fraction: float = field(
-        default=0.01,
-        metadata={
-            "help": "Stop when more than this part of the pictures cannot be decoded, in [0, 1]; others stand in for "
-            "those. It is judged on 1,000 pictures or more, or on all where there are fewer."
-        },
-    )
-
-    def __post_init__(self):
-        for each in fields(self):  # an empty flag takes back what a configuration says
-            if each.default is None and getattr(self, each.name) == "":
-                setattr(self, each.name, None)
-        if isinstance(self.data_files, dict | list):  # of a configuration
-            self.data_files = json.dumps(self.data_files)
-        check_field_types(self)
-        if not 0 <= self.max_corrupt_fraction <= 1:
-            raise ValueError(f"`max_corrupt_fraction` must be in [0, 1], got {self.max_corrupt_fraction}.")
-        if self.shuffle_buffer_size < 1:
-            raise ValueError(f"`shuffle_buffer_size` must be at least 1, got {self.shuffle_buffer_size}.")
-        if self.transform not in TRANSFORMS:
-            raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
-        if self.streaming and self.max_train_samples is not None:
-            raise ValueError("`max_train_samples` must not be given with `streaming`: `max_steps` bounds a stream.")
+Rows = datasets.Dataset | datasets.IterableDataset
 
 
-def load_dataset_splits(arguments: DataArguments) -> dict[str, Rows]:
-    """The training split and, if there is one, the validation split, as "train" and "validation".
+def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
+    """
+    Reads a data set with `datasets.load_dataset`. From a folder `SPLIT/*.tar` it reads the tar shards only.
 
-    Pictures stay files, `datasets.Image(decode=False)`. With `streaming` the training split is a
-    `datasets.IterableDataset`; the validation split is read once into the cache of `datasets`, so that every
-    evaluation sees all of it on any number of processes.
+    Args:
+        name (`str`): Hub id or folder.
+        config_name (`str`, *optional*): Configuration of the data set.
+        kwargs: Of `datasets.load_dataset`, such as `split` and `streaming`.
+    """
+    # img2dataset writes tables beside its shards, which `datasets` would read instead.
+    shards: dict[str, list[str]] = {}
+    for file in sorted(Path(name).glob("*/*.tar")):
+        shards.setdefault(file.parent.name, []).append(str(file))
+    if shards:
+        return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
+    return datasets.load_dataset(name, config_name, **kwargs)
+
+
+def load_splits(data: DataArguments) -> dict[str, Rows]:
+    """
+    Loads the training split and, if one is named, the validation split, as "train" and "validation".
+
+    Pictures stay undecoded files. With `streaming` the training split is a `datasets.IterableDataset`. The validation
+    split is always a `datasets.Dataset`: a streamed one is copied to the cache of `datasets`.
 
     Raises:
-        `ValueError`: no data set named, none found, or one without the split, a column or any row.
+        `ValueError`: If no data set is named, or it lacks a split, a column or any row.
+        `OSError`: If the data set cannot be read.
     """
-    if arguments.dataset_name is None:
+    if data.dataset_name is None:
         raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
-    try:
-        available = read_dataset(
-            arguments.dataset_name,
-            arguments.dataset_config_name,
-            arguments.data_files,
-            streaming=arguments.streaming,
-        )
-    except (FileNotFoundError, ValueError) as error:
-        named = arguments.dataset_name
-        raise ValueError(f"`dataset_name` must be a data set that can be read, got {named!r}: {error}") from error
+    available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     splits = {}
     for name, split, limit in (
-        ("train", arguments.train_split, arguments.max_train_samples),
-        ("validation", arguments.validation_split, arguments.max_eval_samples),
+        ("train", data.train_split, data.max_train_samples),
+        ("validation", data.validation_split, data.max_eval_samples),
     ):
         if split is None:
             continue
         if split not in available:
             raise ValueError(f"`{name}_split` must be one of {list(available)}, got {split!r}.")
         rows = available[split]
-        if rows.column_names is None:  # of a stream of files that do not say
-            rows = rows._resolve_features()
-        for argument in ("image_column", "caption_column", "label_column"):
-            column = getattr(arguments, argument)
-            if column is not None:
-                check_column(rows, column, argument)
-        rows = undecoded(rows, arguments.image_column)
-        if arguments.filter is not None:
-            rows = select_rows(rows, parse_filter(arguments.filter))
+        _check_columns(rows, data)
+        rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
+        if data.filter is not None:
+            rows = _filtered(rows, data.filter)
         if limit is not None:
-            rows = rows.take(limit if arguments.streaming else min(limit, len(rows)))
-        if arguments.streaming and name == "validation":
+            rows = rows.take(limit if data.streaming else min(limit, len(rows)))
+        if data.streaming and name == "validation":
             rows = datasets.Dataset.from_generator(_each, gen_kwargs={"rows": rows}, features=rows.features)
-        if _is_empty(rows):
-            raise ValueError(f"`{name}_split` must have rows, got {split!r} of {arguments.dataset_name!r} with none.")
+        if next(iter(rows), None) is None:
+            raise ValueError(f"`{name}_split` must have rows, got none of {split!r} with `filter` {data.filter!r}.")
         splits[name] = rows
     return splits
 
 
-def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
-    yield from rows
+def _check_columns(rows: Rows, data: DataArguments) -> None:
+    if rows.features is None:
+        raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")
+    for argument in ("image_column", "caption_column", "label_column"):
+        column = getattr(data, argument)
+        if column is not None and column not in rows.features:
+            raise ValueError(f"`{argument}` must be one of the columns {list(rows.features)}, got {column!r}.")
 
 
-def sorted_names(labels: Iterable[Any]) -> list[str]:
-    """Names of the different labels, whole numbers by value, anything else by text; what is missing is no label.
-
-    Raises:
-        `ValueError`: a label that is neither a number nor a text.
-    """
-    different = {label for label in map(plain_label, labels) if label is not None}
-    if all(isinstance(label, int) for label in different):
-        return [str(label) for label in sorted(different)]
-    return sorted({str(label) for label in different})
-
-
-def plain_label(label: Any) -> Any:
-    """A label as it was meant: a column of integers with gaps is read as one of floats; `None` is none, or a blank.
-
-    Raises:
-        `ValueError`: a label that is neither a number nor a text.
-    """
-    if isinstance(label, str):
-        return label if label.strip() else None
-    if isinstance(label, float):
-        return None if math.isnan(label) else int(label) if label.is_integer() else label
-    if label is not None and not isinstance(label, int):
-        raise ValueError(f"`label_column` must hold numbers or texts, got {label!r:.100}.")
-    return label
-
-
-def check_column(rows: Rows, column: str, argument: str) -> None:
-    """Raises a `ValueError` if the data set has no such column."""
-    if column not in (rows.column_names or []):
-        raise ValueError(f"`{argument}` must name a column of the data set, {rows.column_names}, got {column!r}.")
-
-
-def parse_filter(text: str) -> dict[str, str]:
-    """ "a=b,c=d" as a dictionary.
-
-    Raises:
-        `ValueError`: a part without "=".
-    """
-    pairs = [part.split("=", 1) for part in text.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"`filter` must be COLUMN=VALUE, several separated by commas, got {text!r}.")
-    return {column.strip(): value.strip() for column, value in pairs}
-
-
-def select_rows(rows: Rows, conditions: dict[str, str]) -> Rows:
-    """Rows whose columns have these values (as text); pictures are not decoded for it.
-
-    Raises:
-        `ValueError`: a column that is missing, or no row left.
-    """
-    for column, value in conditions.items():
-        check_column(rows, column, "filter")
-        if isinstance(rows, datasets.IterableDataset):
-            rows = rows.filter(_has_value, fn_kwargs={"value": value}, input_columns=[column])
-        else:
-            rows = rows.select([index for index, entry in enumerate(rows[column]) if str(entry) == value])
-        if _is_empty(rows):
-            raise ValueError(f"`filter` must leave some rows, got {column}={value!r}, which none has.")
+def _filtered(rows: Rows, text: str) -> Rows:
+    """The rows whose columns have the values of "COLUMN=VALUE,COLUMN=VALUE", as text."""
+    for pair in text.split(","):
+        column, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator or column not in rows.features:
+            raise ValueError(f"`filter` must be COLUMN=VALUE of the columns {list(rows.features)}, got {pair!r}.")
+        rows = rows.filter(_has_value, input_columns=[column], fn_kwargs={"value": value})
     return rows
-
-
-def _is_empty(rows: Rows) -> bool:
-    if isinstance(rows, datasets.IterableDataset):
-        return next(iter(rows), None) is None
-    return len(rows) == 0
 
 
 def _has_value(entry: Any, value: str) -> bool:
     return str(entry) == value
 
 
-class ConditionEncoder:
-    """Turns a condition, a caption, a list of caption variants, a class id or `None`, into ids.
+def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    yield from rows
+
+
+def open_picture(picture: dict[str, Any] | None, mode: str) -> Image.Image | None:
+    """Decodes a picture `{"bytes": ..., "path": ...}`. Warns and returns `None` if that fails."""
+    path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
+    try:
+        if content is None:
+            with fsspec.open(str(path), "rb") as file:
+                content = file.read()
+        return decode_picture(content, mode)
+    except (OSError, ValueError):
+        logger.warning_once(f"Skipped picture {path}: it cannot be read or decoded.")
+        return None
+
+
+@dataclass
+class SampleReader:
+    """
+    Makes the training sample of a row.
 
     Args:
-        encoder (`BPEDropoutEncoder`, *optional*):
-            Turns captions into ids.
-        bpe_dropout (`float`): rate of BPE dropout, 0 in evaluation.
-        condition_dropout (`float`): part of the samples that get `null_condition_ids`, 0 in evaluation.
-        null_condition_ids (`list[int]`, *optional*): ids of "no condition".
-        training (`bool`): whether variants are drawn, or the first is taken.
+        transform ([`PictureTransform`]): Makes pixels of a decoded picture.
+        read_condition (`Callable`, *optional*): A [`ConditionReader`], in stage 2.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of undecoded pictures.
+        seed (`int`, *optional*, defaults to 0): Seed of all random choices.
     """
 
-    def __init__(
-        self,
-        encoder: BPEDropoutEncoder | None = None,
-        bpe_dropout: float = 0.0,
-        condition_dropout: float = 0.0,
-        null_condition_ids: list[int] | tuple[int, ...] | None = None,
-        training: bool = True,
-    ):
-        for name, rate in (("bpe_dropout", bpe_dropout), ("condition_dropout", condition_dropout)):
-            if not 0 <= rate <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {rate}.")
-        if condition_dropout > 0 and null_condition_ids is None:
-            raise ValueError(f"`condition_dropout` needs `null_condition_ids`, got {condition_dropout} without them.")
-        self.encoder = encoder
-        self.bpe_dropout = bpe_dropout
-        self.condition_dropout = condition_dropout
-        self.null_condition_ids = null_condition_ids
-        self.training = training
+    transform: PictureTransform
+    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
+    image_column: str = "image"
+    seed: int = 0
 
-    def input_ids(self, condition: Any, generator: torch.Generator) -> torch.Tensor:
-        """Ids of a condition, `(condition_length,)`; `None` is the start id of unconditional models."""
-        return torch.tensor(self._ids(condition, generator))
+    def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor] | None:
+        """
+        Makes a sample of a row with a picture or its cached `latents`. All is drawn from `(seed, epoch, index)`.
 
-    def _ids(self, condition: Any, generator: torch.Generator) -> list[int] | tuple[int, ...]:
-        if condition is None:
-            return [0]
-        if self.condition_dropout > 0 and torch.rand((), generator=generator) < self.condition_dropout:
-            return self.null_condition_ids
-        if self.encoder is None:
-            return [int(condition)]
-        if not isinstance(condition, str):
-            drawn = int(uniform(generator, 0, len(condition))) if self.training else 0
-            condition = condition[drawn]
-        return self.encoder(condition, self.bpe_dropout, generator)
+        Returns:
+            `dict` with `pixel_values` or `latents`, and with `input_ids` in stage 2; `None` if the picture cannot be
+            decoded.
+        """
+        if "latents" in row:
+            sample = {"latents": row["latents"]}
+        else:
+            picture = open_picture(row[self.image_column], self.transform.mode)
+            if picture is None:
+                return None
+            sample = {"pixel_values": self.transform(picture, seeded_generator(self.seed, epoch, index, 0))}
+        if self.read_condition is not None:  # the crop of the picture does not decide the caption
+            sample["input_ids"] = self.read_condition(row, seeded_generator(self.seed, epoch, index, 1))
+        return sample
 
 
-class CodeDataset(ConditionEncoder, SeededDataset):
-    """Samples of stage 2: a condition `input_ids` `(condition_length,)` with `pixel_values`, cached `latents`
-    or cached `codes`.
+class PictureDataset(Dataset):
+    """
+    Training samples of the rows of a data set. The next picture stands in for one that cannot be decoded.
 
     Args:
-        pictures (`PictureDataset` or `datasets.Dataset`):
-            The pictures, or rows with a column `latents` or `codes` (see [`cache_latents`]).
-        conditions (`list`):
-            For each row a caption, a list of caption variants of which one is drawn, or a class id; `None`:
-            unconditional.
-        seed (`int`): of the random choices.
-        encoding: of [`ConditionEncoder`].
+        rows (`datasets.Dataset`): Rows as [`load_splits`] gives them, or of [`cache_latents`].
+        reader ([`SampleReader`]): Makes the samples.
     """
 
-    def __init__(
-        self,
-        pictures: PictureDataset | datasets.Dataset,
-        conditions: list[Any] | None,
-        seed: int = 0,
-        **encoding,
-    ):
-        if conditions is not None and len(conditions) != len(pictures):
-            raise ValueError(f"`conditions` must be one per picture ({len(pictures)}), got {len(conditions)}.")
-        ConditionEncoder.__init__(self, **encoding)
-        SeededDataset.__init__(self, seed)
-        self.pictures = pictures
-        self.conditions = conditions
+    def __init__(self, rows: datasets.Dataset, reader: SampleReader):
+        self.rows = rows
+        self.reader = reader
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each epoch."""
-        super().set_epoch(epoch)
-        if isinstance(self.pictures, PictureDataset):
-            self.pictures.set_epoch(epoch)
+        """Sets the epoch, on which random choices depend. `Trainer` calls it before each epoch."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if isinstance(self.pictures, PictureDataset):
-            sample, row = self.pictures.sample(index)  # where another picture stands in, its caption comes with it
-        else:
-            sample, row = self.pictures[index], index
-        condition = None if self.conditions is None else self.conditions[row]
-        generator = self.generator(index, stream=1)  # the picture's crop does not decide the caption
-        return {**sample, "input_ids": self.input_ids(condition, generator)}
+        for row in itertools.chain(range(index, len(self)), range(index)):
+            sample = self.reader(self.rows[row], int(self._epoch), index)
+            if sample is not None:
+                return sample
+        raise ValueError(f"`image_column` must hold pictures, got {self.reader.image_column!r} without any.")
+
+
+class PictureStream(IterableDataset):
+    """
+    Endless training samples of a stream, epoch after epoch. Pictures that cannot be decoded are left out.
+
+    Each epoch reads the shards in an order of its own, through a buffer. Data loader workers share the shards.
+    The index of a sample is the checksum of its file, so the crop does not depend on the worker that reads it. With
+    several processes the first one reads for all; `accelerate` hands out the batches. A resumed training reads and
+    skips the samples that it was trained on before. The result is exact for the same batch size and number of workers.
+
+    Args:
+        rows (`datasets.IterableDataset`): Rows as [`load_splits`] gives them.
+        reader ([`SampleReader`]): Makes the samples.
+        shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows among which a worker draws the next one.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, reader: SampleReader, shuffle_buffer_size: int = 1000):
+        self.rows = rows.shuffle(seed=reader.seed, buffer_size=shuffle_buffer_size)
+        self.reader = reader
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for epoch in itertools.count():
+            self.rows.set_epoch(epoch)
+            num_samples = 0
+            for row in self.rows:
+                picture = row[self.reader.image_column] or {}
+                checksum = zlib.crc32(picture.get("bytes") or str(picture.get("path")).encode())
+                sample = self.reader(row, epoch, checksum)
+                if sample is not None:
+                    num_samples += 1
+                    yield sample
+            if num_samples == 0:  # a worker without a shard of its own
+                return
+
+
+def picture_datasets(
+    splits: dict[str, Rows],
+    data: DataArguments,
+    training: TrainingArguments,
+    image_size: int,
+    num_channels: int,
+) -> dict[str, PictureDataset | PictureStream]:
+    """
+    Makes the samples of stage 1, `{"pixel_values"}`, of each split.
+
+    Args:
+        splits (`dict`): As [`load_splits`] gives them.
+        data ([`DataArguments`]): Column and transform of the pictures.
+        training (`TrainingArguments`): Seed and, for a stream, strategies.
+        image_size (`int`), num_channels (`int`): Of the model.
+    """
+    prepared = {}
+    for name, rows in splits.items():
+        transform = PictureTransform(image_size, num_channels, data.transform, training=name == "train")
+        prepared[name] = make_samples(rows, data, training, transform)
+    return prepared
+
+
+def make_samples(
+    rows: Rows,
+    data: DataArguments,
+    training: TrainingArguments,
+    transform: PictureTransform,
+    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
+) -> PictureDataset | PictureStream:
+    """The samples of one split: a `PictureDataset` of its rows, or a `PictureStream`."""
+    reader = SampleReader(transform, read_condition, data.image_column, training.seed)
+    if isinstance(rows, datasets.Dataset):
+        columns = {data.image_column, data.caption_column, data.label_column} - {None}
+        return PictureDataset(rows.select_columns(sorted(columns)), reader)
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if getattr(training, name) == "epoch":
+            raise ValueError(f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch': a stream has no end.")
+    return PictureStream(rows, reader, data.shuffle_buffer_size)
+
+
+@torch.no_grad()
+def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int = 64) -> datasets.Dataset:
+    """
+    Encodes every picture once. `datasets` keeps the result for the same pictures, transform and weights.
+
+    Args:
+        pictures ([`PictureDataset`]): Pictures whose transform is not random. Those that cannot be decoded are left
+            out.
+        rqvae ([`RQVAEModel`]): The first stage, on the device that encodes.
+        batch_size (`int`, *optional*, defaults to 64): Pictures to encode at once.
+
+    Returns:
+        `datasets.Dataset`: The rows with fp32 `latents` `(H, W, n_z)` in place of pictures.
+    """
+    column, transform = pictures.reader.image_column, pictures.reader.transform
+    shape = (*rqvae.config.code_shape[:2], rqvae.config.codebook_dim)
+    features = datasets.Features(pictures.rows.features | {"latents": datasets.Array3D(shape, "float32")})
+    del features[column]
+    encoded = pictures.rows.map(
+        _encode,
+        batched=True,
+        batch_size=batch_size,
+        remove_columns=pictures.rows.column_names,
+        features=features,
+        fn_kwargs={"image_column": column, "transform": transform, "rqvae": rqvae},
+        desc="Encoding pictures",
+    )
+    return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
+
+
+def _encode(
+    batch: dict[str, list], image_column: str, transform: PictureTransform, rqvae: RQVAEModel
+) -> dict[str, list]:
+    """One batch of [`cache_latents`]."""
+    pictures = [open_picture(value, transform.mode) for value in batch.pop(image_column)]
+    kept = [index for index, picture in enumerate(pictures) if picture is not None]
+    encoded = {name: [values[index] for index in kept] for name, values in batch.items()}
+    if not kept:
+        return encoded | {"latents": []}
+    pixel_values = torch.stack([transform(pictures[index]) for index in kept])
+    return encoded | {"latents": rqvae.encode_latents(pixel_values.to(rqvae.device)).cpu().numpy()}

@@ -1,0 +1,65 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Recipes by name and path, and the arguments that name the data."""
+
+import json
+
+import pytest
+
+from rq_hf.training.arguments import CodeDataArguments, DataArguments, read_recipe, recipe_names
+
+SECTIONS = ["model", "training", "data", "card"]
+
+
+def test_every_recipe_of_the_library_is_found_by_its_name():
+    assert "cc3m-rqt-8x8x4-654M" in recipe_names()
+    for name in recipe_names():
+        assert list(read_recipe(name)) == SECTIONS
+
+
+def test_a_recipe_may_be_a_file_with_some_of_the_sections(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({"training": {"max_steps": 3}}))
+    expected = {"model": {}, "training": {"max_steps": 3}, "data": {}, "card": {}}
+    assert read_recipe(tmp_path / "mine.json") == expected
+
+
+def test_paths_in_data_that_begin_with_a_dot_are_relative_to_the_recipe(tmp_path):
+    data = {"dataset_name": "./pictures", "rqvae_name_or_path": "../rqvae", "filter": "a=.b", "max_eval_samples": 3}
+    (tmp_path / "mine.json").write_text(json.dumps({"data": data, "card": {"license": "./x"}}))
+    sections = read_recipe(tmp_path / "mine.json")
+    paths = {"dataset_name": str(tmp_path / "pictures"), "rqvae_name_or_path": str(tmp_path.parent / "rqvae")}
+    assert sections["data"] == data | paths
+    assert sections["card"] == {"license": "./x"}
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_of_all(tmp_path):
+    for name in ("cc3m-rqt", tmp_path / "none.json"):
+        with pytest.raises(ValueError, match="must be a JSON file or one of .*cc3m-rqt-8x8x4-654M.*; got '"):
+            read_recipe(name)
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        ("{", "must be valid JSON"),
+        ("[]", "must be an object of the objects model, training, data, card"),
+        ('{"model": 3}', "must be an object of the objects"),
+        ('{"trainning": {}}', r"must be model, training, data, card; got \['trainning'\]"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, match):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_recipe(tmp_path / "bad.json")
+
+
+def test_an_empty_text_takes_back_what_a_recipe_says():
+    data = CodeDataArguments(validation_split="", filter="", tokenizer_name_or_path="")
+    assert data.validation_split is data.filter is data.tokenizer_name_or_path is None
+
+
+def test_bad_data_arguments_are_refused():
+    with pytest.raises(ValueError, match="`transform` must be one of .*'imagenet'.* got 'flip'"):
+        DataArguments(transform="flip")
+    with pytest.raises(ValueError, match="Only one of `caption_column` and `label_column` can be given"):
+        CodeDataArguments(caption_column="text", label_column="label")

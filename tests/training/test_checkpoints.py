@@ -1,0 +1,98 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Which checkpoints are whole and resumed from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import logged, rqt_trainer, rqvae_trainer
+
+from rq_hf.training import resume_checkpoint
+from rq_hf.training.checkpoints import MARKER, whole_checkpoints
+
+
+def write_checkpoint(folder: Path, whole: bool) -> str:
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    if whole:
+        (folder / MARKER).touch()
+    return str(folder)
+
+
+def test_last_is_the_newest_whole_checkpoint(tmp_path):
+    assert resume_checkpoint(tmp_path, "last") is None
+    write_checkpoint(tmp_path / "checkpoint-9", True)
+    newest = write_checkpoint(tmp_path / "checkpoint-10", True)
+    broken = write_checkpoint(tmp_path / "checkpoint-11", False)
+    write_checkpoint(tmp_path / "checkpoint-best", True)
+    for last in ("last", True, "True"):
+        assert resume_checkpoint(tmp_path, last) == newest
+    assert resume_checkpoint(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
+    for folder in (broken, str(tmp_path / "nowhere")):
+        with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
+            resume_checkpoint(tmp_path, folder)
+
+
+def test_a_fresh_start_among_checkpoints_is_refused(tmp_path):
+    write_checkpoint(tmp_path / "checkpoint-5", False)
+    assert resume_checkpoint(tmp_path, None) is None
+    write_checkpoint(tmp_path / "checkpoint-6", True)
+    with pytest.raises(ValueError, match="`output_dir` must have no checkpoints for a fresh start.* with 1"):
+        resume_checkpoint(tmp_path, None)
+
+
+@pytest.mark.parametrize("make", [rqvae_trainer, rqt_trainer])
+def test_a_resumed_training_equals_the_uninterrupted_one_to_the_bit(make, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "ema_decay": 0.9, "muon_learning_rate": 1e-2}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 2, "bf16": True}
+    if make is rqt_trainer:
+        options |= {"self_correction": 0.5, "self_correction_passes": 2}
+    whole, resumed = make(tmp_path / "whole", **options), make(tmp_path / "resumed", **options)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert len(set(logged(whole, "loss"))) == 6 and logged(resumed, "loss") == logged(whole, "loss")
+    states = []
+    for trainer in (whole, resumed):
+        states.append([*trainer.model.state_dict().values(), *trainer.average.shadow_params])
+        if make is rqvae_trainer:
+            states[-1] += trainer.accelerator.unwrap_model(trainer.discriminator).state_dict().values()
+            assert trainer.discriminator_scheduler.last_epoch == 6
+    assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
+
+
+def test_a_finished_training_that_is_resumed_takes_no_more_steps(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 6, "eval_strategy": "steps", "eval_steps": 6}
+    first = rqvae_trainer(tmp_path, **options)
+    first.train()
+    again = rqvae_trainer(tmp_path, **options)
+    again.train("last")
+    assert again.state.global_step == 6 and logged(again, "loss") == logged(first, "loss")
+    for weight, other in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(weight, other)
+
+
+def test_a_checkpoint_loses_its_marker_before_it_is_overwritten(tmp_path):
+    trainer = rqvae_trainer(tmp_path, adversarial_weight=0.0)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint-1", True)
+    trainer.save_model(checkpoint, _internal_call=True)  # what `Trainer` writes first
+    assert not (tmp_path / "checkpoint-1" / MARKER).exists()
+
+
+def test_a_checkpoint_without_optimizer_is_not_marked(tmp_path):
+    rqvae_trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1, save_only_model=True).train()
+    assert (tmp_path / "checkpoint-1").is_dir() and not whole_checkpoints(tmp_path)
+
+
+def test_the_best_checkpoint_is_loaded_with_its_own_average(tmp_path):
+    trainer = rqvae_trainer(
+        tmp_path, adversarial_weight=0.0, ema_decay=0.5, save_strategy="steps", save_steps=2, eval_strategy="steps",
+        eval_steps=2, load_best_model_at_end=True, metric_for_best_model="eval_psnr", greater_is_better=False,
+    )  # fmt: skip
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name == "checkpoint-2"  # the worst, so that it is not the last
+    weights, average = load_file(best / "model.safetensors"), torch.load(best / "ema.pt")["shadow_params"]
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(trainer.average.shadow_params, average, strict=True))

@@ -1,0 +1,263 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Captions and labels: missing, too long, of no class; and the configuration that depends on them."""
+
+import datasets
+import pytest
+import torch
+from picture_files import emoji_rows, jpeg
+from transformers import PreTrainedTokenizerFast
+
+from rq_hf import RQTransformerConfig
+from rq_hf.training import Recipe, RQTransformerTrainingArguments
+from rq_hf.training.arguments import CodeDataArguments
+from rq_hf.training.conditions import ConditionReader, code_datasets, condition_config, load_tokenizer
+
+CLASSES = ["goose", "volcano", "tabby"]
+NULL = 3
+
+
+def make_rows(values: list, feature=None, stream: bool = False):
+    """Rows of pictures with these values in the column "words"."""
+    pictures = [{"bytes": jpeg(row), "path": None} for row in emoji_rows()[: len(values)]]
+    feature = feature or datasets.Dataset.from_dict({"words": values}).features["words"]
+    features = datasets.Features({"image": datasets.Image(decode=False), "words": feature})
+    rows = datasets.Dataset.from_dict({"image": pictures, "words": values}, features=features)
+    return rows.to_iterable_dataset() if stream else rows
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def training(tmp_path) -> RQTransformerTrainingArguments:
+    return RQTransformerTrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, bpe_dropout=0.0)
+
+
+@pytest.fixture
+def captions_config(tiny_rqvae) -> RQTransformerConfig:
+    fields = {"vocab_size": 80, "condition_length": 6, "null_condition_ids": [0] * 6}
+    return RQTransformerConfig.from_rqvae_config(tiny_rqvae.config, **fields)
+
+
+def class_config(tiny_rqvae, **fields) -> RQTransformerConfig:
+    defaults = {"vocab_size": 4, "id2label": dict(enumerate(CLASSES)), "null_condition_ids": [NULL]}
+    return RQTransformerConfig.from_rqvae_config(tiny_rqvae.config, condition_length=1, **defaults | fields)
+
+
+@pytest.fixture(params=[False, True], ids=["rows", "stream"])
+def read(request, tiny_rqvae, tiny_tokenizer, captions_config, training):
+    """Gives the condition ids of a training split: of rows in their order, or of a stream in its own."""
+
+    def read_ids(values: list, feature=None, kind: str = "caption", **fields) -> list[list[int]]:
+        data = CodeDataArguments(**{f"{kind}_column": "words"}, streaming=request.param, shuffle_buffer_size=1)
+        config = class_config(tiny_rqvae, **fields)
+        if kind == "caption":
+            config = RQTransformerConfig.from_dict(captions_config.to_dict() | fields)
+        rows = make_rows(values, feature, stream=request.param)
+        tokenizer = tiny_tokenizer if kind == "caption" else None
+        samples = iter(code_datasets(Recipe(training, data), {"train": rows}, tiny_rqvae, config, tokenizer)["train"])
+        return sorted(next(samples)["input_ids"].tolist() for _ in values)
+
+    return read_ids
+
+
+@pytest.fixture
+def encode(tiny_tokenizer):
+    return lambda text: tiny_tokenizer(text, padding="max_length", truncation=True).input_ids
+
+
+@pytest.mark.parametrize("value", [None, "", " \n ", "\u00a0"])
+def test_a_missing_caption_is_the_null_condition(read, encode, value):
+    assert read(["a red heart", value]) == [[0] * 6, encode("a red heart")]
+    with pytest.raises(ValueError, match=r"must hold a condition for every picture, got .*`condition_dropout`"):
+        read(["a red heart", value], null_condition_ids=None)
+
+
+def test_missing_variants_are_left_out(read, encode):
+    heart = encode("a red heart")
+    assert read([["", "a red heart", None], ["a red heart"], [], [None, ""]]) == [[0] * 6, [0] * 6, heart, heart]
+
+
+@pytest.mark.parametrize("values", [[3, 4], [[["a"]], [["b"]]], [[1], [2]]])
+def test_captions_that_are_no_text_are_refused(read, values):
+    with pytest.raises(ValueError, match="`caption_column` must hold texts or lists of texts, got "):
+        read(values)
+
+
+def test_a_long_caption_is_cut(read, encode):
+    assert read(["a red heart " * 417, "a"]) == sorted([encode("a red heart a red"), encode("a")])
+
+
+def test_labels_are_the_names_of_the_models_classes(read):
+    assert read(["tabby", "goose", "tabby"], kind="label") == [[0], [2], [2]]
+    assert read([0, 1, 0], datasets.ClassLabel(names=["tabby", "goose"]), kind="label") == [[0], [2], [2]]
+    assert read([5, 7], kind="label", id2label={0: "7", 1: "5", 2: "goose"}) == [[0], [1]]
+
+
+def test_labels_are_class_ids_for_a_model_without_names(read):
+    assert read([2, 0], kind="label", id2label=None) == [[0], [2]]
+    assert read([2, 0], datasets.ClassLabel(names=["x", "y", "z"]), kind="label", id2label=None) == [[0], [2]]
+
+
+@pytest.mark.parametrize(
+    "values, feature", [([None, "goose"], None), ([-1, 0], datasets.ClassLabel(names=CLASSES))], ids=["none", "class"]
+)
+def test_a_missing_label_is_the_null_condition(read, values, feature):
+    assert read(values, feature, kind="label") == [[0], [NULL]]
+    with pytest.raises(ValueError, match="must hold a condition for every picture"):
+        read(values, feature, kind="label", null_condition_ids=None)
+
+
+@pytest.mark.parametrize(
+    "values, feature, fields",
+    [
+        (["volcanoo"], None, {}),
+        ([0], None, {}),
+        ([NULL], None, {"id2label": None}),
+        ([1], datasets.ClassLabel(names=["goose", "swan"]), {}),
+        ([4], datasets.ClassLabel(num_classes=5), {"id2label": None}),
+    ],
+)
+def test_a_label_of_no_class_is_refused(read, values, feature, fields):
+    with pytest.raises(ValueError, match=r"`label_column` must hold the classes of the model, \['.*'\], got '"):
+        read(values, feature, kind="label", **fields)
+
+
+# Training draws, evaluation does not
+
+
+CAPTIONS = CodeDataArguments(caption_column="words")
+
+
+def test_one_of_the_first_captions_is_drawn_in_training(tiny_tokenizer, captions_config, training, encode):
+    row = {"words": ["a", "red", "heart", "pizza"]}
+    data = CodeDataArguments(caption_column="words", num_caption_variants=3)
+    drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
+    found = {tuple(drawn(row, seeded(seed)).tolist()) for seed in range(40)}
+    assert found == {tuple(encode(text)) for text in row["words"][:3]}
+    first = ConditionReader(data, captions_config, tiny_tokenizer)
+    assert {tuple(first(row, seeded(seed)).tolist()) for seed in range(20)} == {tuple(encode("a"))}
+
+
+def test_equal_generators_give_equal_ids(tiny_tokenizer, captions_config, training):
+    training.bpe_dropout, training.condition_dropout = 0.5, 0.2
+    read = ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
+    row = {"words": ["a red heart", "green apple"]}
+    rows = [read(row, seeded(seed)).tolist() for seed in range(30)]
+    assert rows == [read(row, seeded(seed)).tolist() for seed in range(30)]
+    assert len(set(map(tuple, rows))) > 6
+
+
+def test_conditions_are_dropped_at_their_rate(tiny_tokenizer, captions_config, training):
+    training.condition_dropout = 0.3
+    read = ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
+    dropped = sum(read({"words": "a red heart"}, seeded(seed)).sum() == 0 for seed in range(400))
+    assert 80 < dropped < 160
+
+
+def test_rates_are_for_the_training_split_only(tiny_tokenizer, tiny_rqvae, captions_config, training, encode):
+    training.bpe_dropout = training.condition_dropout = 1.0
+    splits = {"train": make_rows(["a red heart"]), "validation": make_rows(["a red heart"])}
+    samples = code_datasets(Recipe(training, CAPTIONS), splits, tiny_rqvae, captions_config, tiny_tokenizer)
+    assert samples["train"][0]["input_ids"].tolist() == [0] * 6
+    assert samples["validation"][0]["input_ids"].tolist() == encode("a red heart")
+
+
+# Before a training starts
+
+
+def test_a_bad_row_is_named_and_missing_captions_are_counted(tiny_tokenizer, captions_config, caplog):
+    rows = make_rows(["a", None, "b", ""])
+    ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
+    assert caplog.messages == ["2 of 4 rows lack words and train the null condition."]
+    captions_config.null_condition_ids = None
+    with pytest.raises(ValueError, match="Row 1: Column 'words' must hold a condition"):
+        ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
+
+
+def test_a_model_of_other_conditions_is_refused(tiny_tokenizer, captions_config, training):
+    for fields in ({"condition_length": 5, "null_condition_ids": None}, {"vocab_size": 20}):
+        config = RQTransformerConfig.from_dict(captions_config.to_dict() | fields)
+        with pytest.raises(ValueError, match="`condition_length` 6 and `vocab_size` 80 or more for these data, got "):
+            ConditionReader(CAPTIONS, config, tiny_tokenizer)
+    with pytest.raises(ValueError, match="must have `condition_length` 1"):
+        ConditionReader(CodeDataArguments(label_column="words"), captions_config)
+    captions_config.null_condition_ids, training.condition_dropout = None, 0.1
+    with pytest.raises(ValueError, match="`condition_dropout` must be 0 for a model without `null_condition_ids`"):
+        ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
+
+
+def test_streams_are_not_cached(tiny_rqvae, training):
+    training.cache_latents = True
+    with pytest.raises(ValueError, match="`cache_latents` must be False with `streaming`"):
+        code_datasets(Recipe(training, CodeDataArguments(streaming=True)), {}, tiny_rqvae, None, None)
+
+
+def test_cached_samples_have_latents_and_their_own_condition(
+    tiny_rqvae, tiny_tokenizer, captions_config, training, encode
+):
+    training.cache_latents = True
+    data = CodeDataArguments(caption_column="words", transform="imagenet")
+    splits = {"train": make_rows(["a", "red", "heart"])}
+    samples = code_datasets(Recipe(training, data), splits, tiny_rqvae, captions_config, tiny_tokenizer)["train"]
+    for index, text in enumerate(("a", "red", "heart")):
+        assert samples[index].keys() == {"latents", "input_ids"} and samples[index]["latents"].shape == (4, 4, 8)
+        assert samples[index]["input_ids"].tolist() == encode(text)
+
+
+# The configuration of a new transformer
+
+
+def test_captions_give_the_configuration(tiny_tokenizer, training):
+    expected = {"vocab_size": 80, "condition_length": 6, "pad_token_id": 0}
+    assert condition_config(CAPTIONS, training, tiny_tokenizer, {}) == expected | {"null_condition_ids": None}
+    training.condition_dropout = 0.1
+    assert condition_config(CAPTIONS, training, tiny_tokenizer, {}) == expected | {"null_condition_ids": [0] * 6}
+    assert condition_config(CodeDataArguments(), training, None, {}) == {"vocab_size": 1, "condition_length": 1}
+
+
+@pytest.mark.parametrize(
+    "values, feature, names",
+    [
+        ([2, 0], datasets.ClassLabel(names=CLASSES), CLASSES),
+        (["tabby", "goose", None, "Tabby"], None, ["Tabby", "goose", "tabby"]),
+        ([10, None, 2, -1], None, ["2", "10"]),
+    ],
+)
+def test_labels_give_the_configuration(training, values, feature, names):
+    data, splits = CodeDataArguments(label_column="words"), {"train": make_rows(values, feature)}
+    for rate, null_condition_ids in ((0.0, None), (0.1, [len(names)])):
+        training.condition_dropout = rate
+        assert condition_config(data, training, None, splits) == {
+            "vocab_size": len(names) + (rate > 0),
+            "condition_length": 1,
+            "id2label": dict(enumerate(names)),
+            "null_condition_ids": null_condition_ids,
+        }
+
+
+def test_streamed_labels_need_class_labels_or_names(training):
+    data, splits = CodeDataArguments(label_column="words"), {"train": make_rows([2, 0], stream=True)}
+    with pytest.raises(ValueError, match="`label_column` must be a `ClassLabel` while streaming"):
+        condition_config(data, training, None, splits)
+    assert condition_config(data, training, None, splits, {"0": "a", "2": "b"})["vocab_size"] == 3
+    splits = {"train": make_rows([2, 0], datasets.ClassLabel(names=CLASSES), stream=True)}
+    assert condition_config(data, training, None, splits)["id2label"] == dict(enumerate(CLASSES))
+
+
+def test_a_tokenizer_is_loaded_from_its_folder_or_from_a_pipeline(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path / "pipeline" / "tokenizer")
+    for folder in (tmp_path / "pipeline", tmp_path / "pipeline" / "tokenizer"):
+        loaded = load_tokenizer(CodeDataArguments(caption_column="text", tokenizer_name_or_path=str(folder)))
+        assert loaded.get_vocab() == tiny_tokenizer.get_vocab()
+    assert load_tokenizer(CodeDataArguments()) is None
+
+
+def test_captions_without_a_tokenizer_of_fixed_length_are_refused(tiny_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="`tokenizer_name_or_path` must be given with `caption_column`, got None"):
+        load_tokenizer(CAPTIONS)
+    PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must have a `model_max_length`"):
+        load_tokenizer(CodeDataArguments(caption_column="text", tokenizer_name_or_path=str(tmp_path)))

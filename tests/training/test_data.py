@@ -1,0 +1,188 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Data sets: what is read and refused, corrupt pictures, seeded samples, cached latents."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from picture_files import FIXTURE, LETTERS, emoji_rows, write_folder, write_shard
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from rq_hf.training.arguments import DataArguments
+from rq_hf.training.data import PictureDataset, SampleReader, cache_latents, load_splits
+from rq_hf.training.transforms import PictureTransform
+
+
+@pytest.fixture(scope="module")
+def emoji() -> datasets.DatasetDict:
+    """The splits of the fixture, undecoded."""
+    data = DataArguments(str(FIXTURE), validation_split="validation")
+    return datasets.DatasetDict(load_splits(data))
+
+
+def make_pictures(
+    rows: datasets.Dataset, size: int = 16, transform: str = "center_crop", training: bool = True, **reader
+) -> PictureDataset:
+    return PictureDataset(rows, SampleReader(PictureTransform(size, 3, transform, training), **reader))
+
+
+def folder_rows(folder: Path, size: int, corrupt: list[int]) -> datasets.Dataset:
+    return load_splits(DataArguments(str(write_folder(folder, size, corrupt))))["train"]
+
+
+def pixels_of_every_row(pictures: PictureDataset, workers: int) -> torch.Tensor:
+    return torch.cat([batch["pixel_values"] for batch in DataLoader(pictures, batch_size=3, num_workers=workers)])
+
+
+# Reading
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_splits_are_filtered_and_limited(emoji, streaming):
+    arguments = {"validation_split": "validation", "filter": "tone=default, style=noto", "max_train_samples": 4}
+    splits = load_splits(DataArguments(str(FIXTURE), streaming=streaming, **arguments))
+    assert [row["style"] for row in splits["train"]] == ["noto"] * 4
+    expected = [row["text"] for row in emoji["validation"] if (row["tone"], row["style"]) == ("default", "noto")]
+    assert splits["validation"]["text"][:] == expected
+    assert len(load_splits(DataArguments(str(FIXTURE), max_train_samples=10**6))["train"]) == len(emoji["train"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"dataset_name": None}, "`dataset_name` must be a Hub id or a folder, got None"),
+        ({"train_split": "trian"}, "`train_split` must be one of"),
+        ({"validation_split": "dev"}, "`validation_split` must be one of"),
+        ({"image_column": "picture"}, "`image_column` must be one of the columns .*'image'.* got 'picture'"),
+        ({"caption_column": "caption"}, "`caption_column` must be one of the columns"),
+        ({"filter": "tone"}, "`filter` must be COLUMN=VALUE of the columns .* got 'tone'"),
+        ({"filter": "colour=green"}, "`filter` must be COLUMN=VALUE of the columns"),
+        ({"filter": "tone=green"}, "`train_split` must have rows, got none of 'train' with `filter` 'tone=green'"),
+    ],
+)
+def test_data_that_are_not_there_are_refused(streaming, changes, match):
+    with pytest.raises(ValueError, match=match):
+        load_splits(DataArguments(**{"dataset_name": str(FIXTURE), "streaming": streaming, **changes}))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tar_shards_are_read_though_tables_lie_beside_them(tmp_path, streaming):
+    rows = emoji_rows()
+    for split, start in (("train", 0), ("validation", 6)):
+        write_shard(tmp_path / split / "00000.tar", rows[start : start + 3], start=start)
+        datasets.Dataset.from_dict({"key": ["0"], "url": ["https://a"]}).to_parquet(tmp_path / split / "00000.parquet")
+    arguments = {"image_column": "jpg", "caption_column": "txt", "validation_split": "validation"}
+    splits = load_splits(DataArguments(str(tmp_path), streaming=streaming, **arguments))
+    for split, start in (("train", 0), ("validation", 6)):
+        assert [row["txt"] for row in splits[split]] == [row["text"] for row in rows[start : start + 3]]
+    assert isinstance(splits["validation"], datasets.Dataset)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "paths", "structs"])
+def test_pictures_may_be_bytes_paths_or_both(tmp_path, kind):
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    structs = {"bytes": content, "path": None, "width": 16}
+    value = {"bytes": content, "paths": str(tmp_path / "a.png"), "structs": structs}[kind]
+    (tmp_path / "table").mkdir()
+    datasets.Dataset.from_dict({"image": [value]}).to_parquet(tmp_path / "table" / "train.parquet")
+    rows = load_splits(DataArguments(str(tmp_path / "table")))["train"]
+    expected = torch.tensor([10, 20, 30]) / 127.5 - 1
+    torch.testing.assert_close(make_pictures(rows)[0]["pixel_values"][:, 3, 5], expected)
+
+
+# Corrupt pictures
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_picture_stands_in_for_a_corrupt_one(tmp_path, caplog, workers):
+    pictures = make_pictures(folder_rows(tmp_path, 12, [3, 4, 11]), 64)
+    first, second = (pixels_of_every_row(pictures, workers) for _ in range(2))
+    assert torch.equal(first, second)
+    for corrupt, stand_in in ((3, 5), (4, 5), (11, 0)):
+        assert torch.equal(first[corrupt], first[stand_in])
+    assert not torch.equal(first[2], first[3])
+    if workers == 0:  # each is named once
+        names = [record.getMessage().split(":")[0] for record in caplog.records]
+        assert names == [f"Skipped picture {tmp_path}/train/{number:03d}.png" for number in (3, 4, 11)]
+
+
+def test_the_condition_comes_with_the_picture_that_stands_in(tmp_path):
+    def read_condition(row, generator):
+        return torch.tensor([LETTERS.index(row["text"])])
+
+    pictures = make_pictures(folder_rows(tmp_path, 6, [1]), read_condition=read_condition)
+    assert [pictures[index]["input_ids"].item() for index in range(6)] == [0, 2, 2, 3, 4, 5]
+    assert torch.equal(pictures[1]["pixel_values"], pictures[2]["pixel_values"])
+
+
+def test_a_data_set_without_any_picture_is_refused():
+    files = [None, {"bytes": None, "path": "/nowhere/a.png"}, {"bytes": b"", "path": None}]
+    features = datasets.Features(image=datasets.Image(decode=False))
+    pictures = make_pictures(datasets.Dataset.from_dict({"image": files}, features))
+    with pytest.raises(ValueError, match="`image_column` must hold pictures, got 'image' without any"):
+        pictures[0]
+
+
+# Random choices
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(emoji):
+    rows = emoji["train"].select(range(6))
+
+    def pixels(seed: int, epoch: int) -> torch.Tensor:
+        pictures = make_pictures(rows, 32, "imagenet", seed=seed)
+        pictures.set_epoch(epoch)
+        alone, shared = (pixels_of_every_row(pictures, workers) for workers in (0, 2))
+        assert torch.equal(alone, shared)
+        assert torch.equal(alone[4], pictures[4]["pixel_values"])
+        return alone
+
+    first = pixels(1, 0)
+    assert torch.equal(first, pixels(1, 0))
+    assert not torch.equal(first, pixels(1, 1)) and not torch.equal(first, pixels(0, 0))
+
+
+def test_persistent_workers_see_the_epoch_change(emoji):
+    pictures = make_pictures(emoji["train"].select(range(4)), 32, "imagenet")
+    loader = DataLoader(pictures, batch_size=4, num_workers=1, persistent_workers=True)
+    batches = []
+    for epoch in range(2):
+        pictures.set_epoch(epoch)
+        batches.append(next(iter(loader))["pixel_values"])
+    assert not torch.equal(*batches)
+
+
+# Cached latents
+
+
+@pytest.fixture
+def encode(tiny_rqvae) -> Callable[[datasets.Dataset], datasets.Dataset]:
+    return lambda rows: cache_latents(make_pictures(rows, training=False), tiny_rqvae, batch_size=4)
+
+
+def test_cached_latents_keep_other_columns_and_leave_corrupt_pictures_out(tmp_path, encode, tiny_rqvae):
+    rows = folder_rows(tmp_path, 10, [1, 4, 5, 6, 7])  # a whole batch among them
+    cached = encode(rows)
+    assert cached["text"][:] == [LETTERS[number] for number in (0, 2, 3, 8, 9)]
+    samples = PictureDataset(cached, SampleReader(PictureTransform(16)))
+    expected = make_pictures(rows.select([8]), training=False)[0]["pixel_values"]
+    torch.testing.assert_close(samples[3]["latents"], tiny_rqvae.encode_latents(expected[None])[0].detach())
+
+
+def test_cached_latents_belong_to_the_weights_that_made_them(emoji, encode, tiny_rqvae):
+    rows = emoji["train"].select(range(4))
+    first, again = encode(rows), encode(rows)
+    assert again.cache_files == first.cache_files
+    with torch.no_grad():
+        next(tiny_rqvae.encoder.parameters()).view(-1)[0] += 0.5
+        fresh = tiny_rqvae.encode_latents(pixels_of_every_row(make_pictures(rows, training=False), 0))
+    other = encode(rows)
+    assert other.cache_files != first.cache_files
+    torch.testing.assert_close(other["latents"][:], fresh)
+    assert other["latents"][:].dtype == torch.float32

@@ -1,0 +1,89 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Low-rank adapters of the transformer."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from training_runs import COMMON
+
+from rq_hf import RQImageGenerationPipeline
+from rq_hf.training import CodeDataArguments, Recipe, RQTransformerTrainingArguments, train_rq_transformer
+from rq_hf.training.lora import add_lora
+
+EMOJI = Path(__file__).parents[1] / "fixtures" / "emoji"
+CAPTION = "green apple, noto style"
+
+
+@pytest.fixture
+def base(make_pipeline, tmp_path) -> str:
+    """A pipeline of random weights."""
+    make_pipeline().save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def recipe(base, tmp_path):
+    """Makes the recipe of a training on one picture."""
+
+    def make(run: str, **training) -> Recipe:
+        options = {"lora_rank": 4, "model_name_or_path": base, "bpe_dropout": 0.0, "learning_rate": 1e-2}
+        arguments = RQTransformerTrainingArguments(output_dir=str(tmp_path / run), **COMMON | options | training)
+        names = {"dataset_name": str(EMOJI), "rqvae_name_or_path": base, "tokenizer_name_or_path": base}
+        return Recipe(arguments, CodeDataArguments(caption_column="text", max_train_samples=1, **names))
+
+    return make
+
+
+def test_new_adapters_change_nothing_and_alone_train(tiny_transformer):
+    config, original = tiny_transformer.config, copy.deepcopy(tiny_transformer)
+    input_ids = torch.zeros(2, config.condition_length, dtype=torch.long)
+    codes = torch.randint(config.codebook_size, (2, *config.code_shape))
+    adapted = add_lora(tiny_transformer, rank=2)
+    torch.testing.assert_close(adapted(input_ids, codes).logits, original(input_ids, codes).logits)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name for name in trained)
+    matrices = 4 * (config.num_spatial_layers + config.num_depth_layers)
+    assert len(trained) == 2 * matrices
+
+
+def test_an_adapter_learns_what_the_base_does_not_draw_and_belongs_to_it(recipe, base, tmp_path):
+    trainer = train_rq_transformer(recipe("run", max_steps=15))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    merged = RQImageGenerationPipeline.from_pretrained(tmp_path / "run")
+    loaded = RQImageGenerationPipeline.from_pretrained(base)
+    loaded.transformer = PeftModel.from_pretrained(loaded.transformer, tmp_path / "run" / "adapter")
+    input_ids, codes = loaded.encode_prompt(CAPTION), torch.zeros(1, 4, 4, 3, dtype=torch.long)
+    logits = merged.transformer(input_ids, codes).logits
+    torch.testing.assert_close(loaded.transformer(input_ids, codes).logits, logits, rtol=1e-4, atol=1e-4)
+    with loaded.transformer.disable_adapter():
+        assert not torch.allclose(loaded.transformer(input_ids, codes).logits, logits, atol=1e-2)
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "of rank 4" in card
+    assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+
+
+def test_training_an_adapter_resumes_exactly(recipe):
+    options = {"save_strategy": "steps", "save_steps": 3, "ema_decay": 0.5, "lora_dropout": 0.1}
+    options |= {"lr_scheduler_type": "constant"}
+    expected = train_rq_transformer(recipe("whole", **options))
+    train_rq_transformer(recipe("run", max_steps=3, **options))
+    trainer = train_rq_transformer(recipe("run", resume_from_checkpoint="last", **options))
+    assert trainer.resumed_checkpoint is not None and trainer.state.global_step == 6
+    for value, other in zip(trainer.average.shadow_params, expected.average.shadow_params, strict=True):
+        assert torch.equal(value, other)
+
+
+def test_the_adapter_alone_is_pushed_and_loads_by_its_repository(hub, recipe, base, tmp_path):
+    train_rq_transformer(recipe("run", max_steps=1, push_to_hub=True, hub_model_id="me/adapter"))
+    files = set(hub.files("me/adapter")) - {".gitattributes"}
+    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    pipeline = RQImageGenerationPipeline.from_pretrained(base)
+    pipeline.transformer.load_adapter("me/adapter")
+    assert pipeline(CAPTION).images[0].size == (16, 16)

@@ -1,0 +1,193 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Training of the RQ-Transformer: its codes and labels, evaluations, pictures."""
+
+import itertools
+
+import pytest
+import torch
+from PIL import Image
+from training_runs import Samples, logged, rqt_trainer
+
+from rq_hf.training import RQTransformerTrainer, RQTransformerTrainingArguments
+
+HARD = {"stochastic_codes": False, "soft_labels": False}
+
+
+def batch(trainer: RQTransformerTrainer, count: int = 4) -> dict[str, torch.Tensor]:
+    """Inputs of one step, and the random numbers of it."""
+    trainer.generator = torch.Generator().manual_seed(0)
+    trainer.model.train()
+    data = Samples()
+    return {"pixel_values": data.pictures[:count], "input_ids": data.input_ids[:count]}
+
+
+def latents_of(trainer: RQTransformerTrainer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return trainer.rqvae.encode_latents(inputs["pixel_values"])
+
+
+def test_training_lowers_the_loss_and_logs_image_text_and_depths(tmp_path):
+    trainer = rqt_trainer(tmp_path, max_steps=20, learning_rate=1e-2)
+    trainer.train()
+    assert logged(trainer, "loss")[-1] < logged(trainer, "loss")[0]
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(0.9 * first["image_loss"] + 0.1 * first["text_loss"], abs=1e-4)
+    depths = [first[f"image_loss_depth_{depth}"] for depth in (1, 2)]
+    assert first["image_loss"] == pytest.approx(sum(depths) / 2, abs=1e-4)
+    metrics = trainer.evaluate()
+    assert {"eval_loss", "eval_image_loss", "eval_text_loss", "eval_image_loss_depth_2"} <= set(metrics)
+    assert not any(name.startswith("rqvae") for name, _ in trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize("name, options", [("latents", {}), ("codes", HARD)])
+def test_cached_latents_and_codes_train_as_pictures_do(tmp_path, name, options):
+    runs = [rqt_trainer(tmp_path, model={"dropout": 0.0}, max_steps=3, **options) for _ in range(2)]
+    latents = latents_of(runs[0], {"pixel_values": Samples().pictures})
+    kept = latents if name == "latents" else runs[0].rqvae.quantize(latents)[0].int()
+    runs[1].train_dataset = [{name: row, "input_ids": ids} for row, ids in zip(kept, Samples().input_ids, strict=True)]
+    for trainer in runs:
+        trainer.train()
+    assert logged(runs[1], "loss") == pytest.approx(logged(runs[0], "loss"), abs=1e-4)
+
+
+def test_codes_are_refused_where_latents_are_needed(tmp_path):
+    for name in HARD:
+        trainer = rqt_trainer(tmp_path, **HARD | {name: True})
+        with pytest.raises(ValueError, match="need `pixel_values` or `latents`, got `codes`"):
+            trainer.training_codes({"codes": torch.zeros(1, 4, 4, 2)})
+
+
+def test_training_codes_are_hard_in_evaluations_and_drawn_in_training(tmp_path):
+    trainer = rqt_trainer(tmp_path, code_temperature=[5.0, 1e-9])
+    inputs = batch(trainer)
+    latents = latents_of(trainer, inputs)
+    hard, hard_residuals = trainer.rqvae.quantize(latents)
+    codes, residuals = trainer.training_codes(inputs)
+    assert (codes[..., 0] != hard[..., 0]).float().mean() > 0.3  # tau of depth 1
+    torch.testing.assert_close(residuals[..., 1, :], latents - trainer.rqvae.codebook[0][codes[..., 0]])
+    assert torch.equal(codes[..., 1], torch.cdist(residuals[..., 1, :], trainer.rqvae.codebook).argmin(-1))
+    again, _ = trainer.training_codes(inputs | {"latents": latents})
+    assert not torch.equal(again, codes)  # the next batch of an accumulated step
+    batch(trainer)
+    assert torch.equal(trainer.training_codes(inputs)[0], codes)
+    trainer.model.eval()
+    for ours, theirs in zip(trainer.training_codes(inputs), (hard, hard_residuals), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("share, count", [(0.5, 2), (0.1, 1), (1.0, 4)])
+def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_to_them(tmp_path, share, count):
+    trainer = rqt_trainer(tmp_path, model={"dropout": 0.5}, self_correction=share, stochastic_codes=False)
+    trainer.model.generation_config.do_sample = False
+    inputs = batch(trainer)
+    latents = latents_of(trainer, inputs)
+    hard, hard_residuals = trainer.rqvae.quantize(latents)
+    codes, residuals = trainer.training_codes(inputs)
+    assert trainer.model.training
+    expected = trainer.model.eval().redraw_codes(inputs["input_ids"], hard, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(expected[:count], hard[:count])
+    torch.manual_seed(0)
+    assert torch.equal(codes[count:], hard[count:]) and torch.equal(residuals[count:], hard_residuals[count:])
+    vectors = trainer.rqvae.codebook[0][codes[:count, ..., 0]]
+    torch.testing.assert_close(residuals[:count, ..., 0, :], latents[:count])
+    torch.testing.assert_close(residuals[:count, ..., 1, :], latents[:count] - vectors)  # what the own code leaves
+
+
+def test_self_corrected_pictures_are_drawn_over_as_often_as_each_number_of_passes(tmp_path):
+    trainer = rqt_trainer(tmp_path, self_correction=1.0, self_correction_passes=4, self_correction_temperature=0.7)
+    drawn, draw = [], trainer.model.redraw_codes
+
+    def redraw(input_ids, codes, temperature, generator):
+        assert temperature == 0.7 and not trainer.model.training
+        drawn.append((codes, draw(input_ids, codes, temperature, generator)))
+        return drawn[-1][1]
+
+    trainer.model.redraw_codes = redraw
+    codes, _ = trainer.training_codes(batch(trainer, count=8))
+    assert [len(after) for _, after in drawn] == [8, 6, 4, 2]
+    for (_, after), (before, _) in itertools.pairwise(drawn):
+        assert torch.equal(before, after[: len(before)])
+    assert torch.equal(codes[:2], drawn[3][1]) and torch.equal(codes[6:], drawn[0][1][6:])
+
+
+def test_every_trained_parameter_gets_a_gradient(tmp_path):
+    for depth in (1, 2):
+        trainer = rqt_trainer(tmp_path, model={"code_depth": depth})
+        trainer.compute_loss(trainer.model, batch(trainer)).backward()
+        parameters = trainer.model.named_parameters()
+        assert [name for name, each in parameters if each.requires_grad and each.grad is None] == []
+
+
+def test_accumulated_batches_train_as_the_large_batch(tmp_path):
+    common = {"max_steps": 2, "stochastic_codes": False, "max_grad_norm": 0.0}
+    whole, parts = (
+        rqt_trainer(
+            tmp_path, model={"dropout": 0.0}, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size,
+            **common,
+        )
+        for size in (8, 2)
+    )  # fmt: skip
+    for trainer in (whole, parts):
+        trainer.train()
+    for name in ("loss", "text_loss", "grad_norm"):
+        assert logged(parts, name) == pytest.approx(logged(whole, name), rel=1e-4), name
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_evaluations_draw_the_same_pictures_with_the_averaged_weights(tmp_path, precision):
+    trainer = rqt_trainer(
+        tmp_path, model={"initializer_range": 0.3}, eval_pictures=3, ema_decay=0.5, learning_rate=1e-2, **precision
+    )
+    trainer.train()
+    sheets = []
+    for _ in range(2):
+        trainer.evaluate()
+        with Image.open(tmp_path / "pictures" / "step-6.png") as sheet:
+            sheets.append(sheet.tobytes())
+    with trainer.averaged_weights():
+        averaged = trainer.draw_pictures(trainer.eval_dataset)
+    assert sheets[0] == sheets[1] == averaged.tobytes()
+    assert trainer.draw_pictures(trainer.eval_dataset).tobytes() != sheets[0]
+
+
+def test_drawing_changes_nothing_of_the_training(tmp_path):
+    losses = []
+    for count in (2, 0):
+        trainer = rqt_trainer(tmp_path, eval_pictures=count, eval_strategy="steps", eval_steps=2)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == losses[1]
+
+
+def test_a_model_with_another_codebook_than_the_rqvae_is_refused(tmp_path):
+    trainer = rqt_trainer(tmp_path)
+    trainer.model.codebook.weight.neg_()
+    with pytest.raises(ValueError, match="must have the codebook of `rqvae`"):
+        RQTransformerTrainer(trainer.model, trainer.args, rqvae=trainer.rqvae)
+
+
+@pytest.mark.parametrize("option", [{"ema_decay": 0.9}, {"muon_learning_rate": 1e-3}, {"self_correction": 0.5}])
+def test_what_needs_whole_weights_is_refused_with_shards(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(RQTransformerTrainer, "is_sharded", True)
+    with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be off with FSDP and DeepSpeed"):
+        rqt_trainer(tmp_path, **option)
+
+
+def test_temperatures_are_one_number_or_one_for_each_depth(tmp_path):
+    assert rqt_trainer(tmp_path, code_temperature=2.0).code_temperature == 2.0
+    for bad in ([1.0, 1.0, 1.0], [], 0.0, [1.0, 0.0]):
+        with pytest.raises(ValueError, match="`code_temperature` must be"):
+            rqt_trainer(tmp_path, code_temperature=bad)
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        ({"self_correction": 0.5, "soft_labels": False}, "`self_correction` must be 0 without `soft_labels`"),
+        ({"lora_rank": 2}, "`model_name_or_path` must be given with `lora_rank`"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(tmp_path, changes, error):
+    with pytest.raises(ValueError, match=error):
+        RQTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)

@@ -1,0 +1,156 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Training of the RQ-VAE: losses, discriminator, evaluations, averaged weights."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from training_runs import RQVAE_FIELDS, Samples, logged, make_rqvae, rqvae_trainer
+
+from rq_hf.models import RQVAEModel
+from rq_hf.training import RQVAETrainingArguments
+from rq_hf.training.losses import adversarial_loss, discriminator_loss
+
+
+def one_step(trainer, pixel_values: torch.Tensor) -> torch.Tensor:
+    """A training step outside of `train`."""
+    trainer.current_gradient_accumulation_steps = 1
+    if trainer.discriminator is not None:
+        trainer.create_optimizer()
+        trainer.create_scheduler(1)
+    return trainer.training_step(trainer.model, {"pixel_values": pixel_values})
+
+
+def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
+    trainer = rqvae_trainer(tmp_path, max_steps=20, l1_weight=0.5, adversarial_weight=0.0, learning_rate=3e-3)
+    codebook = trainer.model.codebook.clone()
+    trainer.train()
+    losses = logged(trainer, "loss")
+    assert losses[-1] < 0.8 * losses[0]
+    assert not torch.equal(codebook, trainer.model.codebook)
+    assert not any("adversarial" in name for entry in trainer.state.log_history for name in entry)
+    parts = [logged(trainer, name) for name in ("reconstruction_loss", "commitment_loss")]
+    assert all(len(values) == 20 for values in parts)
+    assert all(loss > error + 0.25 * commitment for loss, error, commitment in zip(losses, *parts, strict=True))
+
+
+def test_the_step_has_the_gradients_of_the_weighted_losses(tmp_path):
+    pictures = Samples().pictures[:4]
+    trainer = rqvae_trainer(tmp_path, l1_weight=0.3, adversarial_weight=0.5)
+    twin, discriminator = make_rqvae().train(), trainer.discriminator
+    before = {name: value.clone() for name, value in discriminator.state_dict().items()}
+    loss = one_step(trainer, pictures)
+
+    discriminator.load_state_dict(before)
+    outputs = twin(pictures, codebook_update="per_step")
+    error = outputs.reconstruction_loss + 0.3 * F.l1_loss(outputs.reconstruction, pictures)
+    adversarial = adversarial_loss(discriminator(outputs.reconstruction))
+    last = twin.decoder.conv_out.weight
+    norms = [torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (error, adversarial)]
+    weight = norms[0] / (norms[1] + 1e-4)
+    expected = error + twin.config.commitment_weight * outputs.commitment_loss + 0.5 * weight * adversarial
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for parameter, other in zip(trainer.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_discriminator_learns_from_its_own_loss_alone(tmp_path):
+    pictures = Samples().pictures[:4]
+    trainer = rqvae_trainer(tmp_path, learning_rate=0.1)
+    discriminator = trainer.discriminator
+    before = {name: value.clone() for name, value in discriminator.named_parameters()}
+    with torch.no_grad():
+        fake = make_rqvae().train()(pictures).reconstruction
+    loss = discriminator_loss(discriminator(pictures), discriminator(fake))
+    gradients = torch.autograd.grad(0.75 * loss, list(discriminator.parameters()))
+    one_step(trainer, pictures)
+    for (name, parameter), gradient in zip(discriminator.named_parameters(), gradients, strict=True):
+        step = before[name] - parameter.detach()  # Adam's first step has the sign of the gradient
+        clear = gradient.abs() > 1e-5
+        assert torch.equal(step[clear].sign(), gradient[clear].sign()), name
+
+
+def test_an_evaluation_gives_figures_of_all_rows_and_leaves_a_sheet(tmp_path):
+    trainer = rqvae_trainer(tmp_path, model={"code_depth": 3}, adversarial_weight=0.0)
+    metrics = trainer.evaluate()
+    with torch.no_grad():
+        outputs = trainer.model.eval()(Samples().pictures)
+    assert metrics["eval_reconstruction_loss"] == pytest.approx(outputs.reconstruction_loss.item(), abs=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(outputs.loss.item(), abs=1e-5)
+    assert metrics["eval_psnr"] == pytest.approx(-10 * math.log10(metrics["eval_mse"]))
+    assert metrics["eval_codes_used"] == len(outputs.codes.unique())
+    assert "eval_code_usage_depth_3" in metrics
+    with Image.open(tmp_path / "pictures" / "step-0.png") as sheet:
+        assert sheet.width > 4 * 16 and sheet.height > 8 * 16  # 8 pictures, each with three depths beside it
+
+
+def test_evaluation_and_saved_model_use_the_averaged_weights(tmp_path):
+    trainer = rqvae_trainer(tmp_path / "run", ema_decay=0.5, adversarial_weight=0.0)
+    trainer.train()
+    raw = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.save_model(tmp_path / "saved")
+    saved = RQVAEModel.from_pretrained(tmp_path / "saved")
+    for value, expected in zip(saved.parameters(), trainer.average.shadow_params, strict=True):
+        assert torch.equal(value, expected)
+    measured = trainer.evaluate()["eval_reconstruction_loss"]
+    with torch.no_grad():
+        pictures = Samples().pictures
+        assert measured == pytest.approx(saved.eval()(pictures).reconstruction_loss.item(), rel=1e-3)
+        assert measured != pytest.approx(trainer.model.eval()(pictures).reconstruction_loss.item(), rel=1e-3)
+    assert all(torch.equal(*pair) for pair in zip(trainer.model.parameters(), raw, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["per_depth", "per_step"])
+def test_the_codebook_is_updated_with_each_accumulated_batch(tmp_path, rule):
+    trainer = rqvae_trainer(
+        tmp_path, adversarial_weight=0.0, codebook_update=rule, max_steps=2, gradient_accumulation_steps=2
+    )
+    before = trainer.model.quantizer.num_updates.clone()
+    trainer.train()
+    per_batch = RQVAE_FIELDS["code_depth"] if rule == "per_depth" else 1
+    assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * per_batch]
+    trainer.evaluate()
+    assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * per_batch]
+
+
+def test_grey_pictures_train_with_all_losses(tmp_path):
+    trainer = rqvae_trainer(
+        tmp_path, model={"num_channels": 1}, max_steps=1, perceptual_weight=1.0, perceptual_net="lite0"
+    )
+    trainer.train()
+    assert logged(trainer, "perceptual_loss")[0] > 0 and logged(trainer, "adversarial_loss")
+
+
+def test_training_by_a_schedule_with_a_cooldown_ends_at_rate_0_for_both_models(tmp_path):
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}
+    trainer = rqvae_trainer(tmp_path, warmup_steps=1, **schedule)
+    trainer.train()
+    rates = logged(trainer, "learning_rate")
+    assert rates[1:3] == [1e-3, 1e-3] and 0 < rates[5] < rates[4] < 1e-3
+    for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        ({"torch_compile": True}, "`fp16` and `torch_compile` must be False with a discriminator"),
+        ({"save_total_limit": 1}, "`save_total_limit` must be at least 2"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(tmp_path, changes, error):
+    with pytest.raises(ValueError, match=error):
+        RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
+
+
+def test_training_stops_early_where_evaluations_get_no_better(tmp_path):
+    trainer = rqvae_trainer(
+        tmp_path, learning_rate=0.0, adversarial_weight=0.0, codebook_update="per_step", early_stopping_patience=2,
+        eval_strategy="steps", eval_steps=1, metric_for_best_model="eval_code_usage", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 3  # one evaluation is the best, two are no better

@@ -1,0 +1,105 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Transforms of training pictures: sizes, randomness from a generator alone, and what each may change."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rq_hf.training.transforms import TRANSFORMS, PictureTransform
+
+RANDOM = ("imagenet", "ffhq", "cc3m", "altered_emoji")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_pixels_have_the_size_and_depend_on_the_generator_alone(name):
+    transform = PictureTransform(32, 3, name)
+    pickled = pickle.loads(pickle.dumps(transform))
+    first, second = transform(noise(120, 110), seeded(3)), pickled(noise(120, 110), seeded(3))
+    assert torch.equal(first, second) and first.shape == (3, 32, 32) and first.dtype == torch.float32
+    assert first.min() >= -1 and first.max() <= 1
+    several = {transform(noise(120, 120), seeded(seed)).numpy().tobytes() for seed in range(8)}
+    assert (len(several) > 1) == (name in RANDOM)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_evaluation_draws_nothing(name):
+    transform = PictureTransform(32, 3, name, training=False)
+    assert torch.equal(transform(noise(90, 130)), transform(noise(90, 130), seeded(1)))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_smallest_and_the_longest_pictures_are_taken(name):
+    for training in (True, False):
+        for channels, mode in ((3, "RGB"), (1, "L")):
+            transform = PictureTransform(16, channels, name, training)
+            for size in ((1, 1), (1, 40), (300, 7)):
+                assert transform(Image.new(mode, size), seeded(0)).shape == (channels, 16, 16)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_leaves_global_random_numbers_and_its_generator_alone(name):
+    generator, state = seeded(0), torch.get_rng_state()
+    PictureTransform(16, 3, name)(noise(40, 30), generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(generator.get_state(), seeded(0).get_state())
+
+
+def test_pictures_of_the_models_size_stay_as_they_are():
+    picture = noise(64, 64)
+    pixels = PictureTransform(64)(picture, seeded(0))
+    assert torch.equal(pixels, torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1)
+
+
+def test_which_transforms_mirror_pictures():
+    picture = Image.new("RGB", (64, 64), "black")
+    picture.paste("white", (0, 0, 32, 64))
+    for name in TRANSFORMS:
+        transform = PictureTransform(32, 3, name)
+        lefts = {bool(transform(picture, seeded(seed))[0, 16, 8] > 0) for seed in range(12)}
+        assert lefts == ({True, False} if name in ("imagenet", "ffhq", "altered_emoji") else {True}), name
+
+
+def test_the_crop_of_dalle_stays_near_the_centre():
+    picture = Image.new("RGB", (128, 32), "black")
+    picture.paste("white", (36, 0, 92, 32))  # 3/8 to 5/8 of the slack of 96, and the square of 32
+    transform = PictureTransform(32, 3, "cc3m")
+    for seed in range(20):
+        assert transform(picture, seeded(seed))[:, :, 2:-2].min() > 0.9
+
+
+@pytest.mark.parametrize("mode, channels", [("RGB", 3), ("L", 1)])
+def test_altered_emoji_are_moved_made_smaller_and_recoloured_on_white(mode, channels):
+    colour = (200, 100, 40) if mode == "RGB" else 100
+    picture = Image.new(mode, (64, 64), "white")
+    picture.paste(colour, (16, 16, 48, 48))
+    transform = PictureTransform(64, channels, "altered_emoji")
+    sides, tops, colours = set(), set(), set()
+    for seed in range(100):
+        levels = ((transform(picture, seeded(seed)) + 1) * 127.5).round().int()
+        rows, columns = torch.nonzero((levels < 250).any(0), as_tuple=True)
+        sides.add(int(columns.max() + 1 - columns.min()))
+        tops.add(int(rows.min()))
+        colours.add(tuple(levels[:, (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2].tolist()))
+        assert (levels == 255).all(0).float().mean() > 0.7  # the ground has no colour
+    assert 25 <= min(sides) <= 27 and max(sides) <= 34
+    assert min(tops) < 12 and max(tops) > 20
+    assert len(colours) > 20
+    if mode == "RGB":
+        assert len({each for each in colours if sorted(each) == sorted(colour)}) > 1  # permuted channels
+
+
+def test_other_channels_than_grey_and_rgb_are_refused():
+    with pytest.raises(ValueError, match="`num_channels` must be 1 or 3 for picture files, got 4"):
+        PictureTransform(16, 4)
