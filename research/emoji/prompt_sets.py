@@ -72,11 +72,12 @@ def word_prompts(words: dict[str, Words], keys: Sequence[str], lists: dict[str, 
         lists: for each concept the words to choose from.
     """
     num_concepts = Counter(word for each in lists.values() for word in set(each))
+    names = {each.name.lower() for each in words.values()}
     return [
         {"prompt": word, "concept": key}
         for key in keys
         for word in lists[key]
-        if num_concepts[word] == 1 and word.isascii() and is_new(word, words[key].name)
+        if num_concepts[word] == 1 and word.isascii() and word not in names and is_new(word, words[key].name)
     ]
 
 

@@ -1,0 +1,150 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Serve a page in the browser that draws with a pipeline, reconstructs and completes pictures.
+
+    rq-hf app checkpoints/emoji-64
+
+Needs `pip install "rq_hf[demo]"`. The page has one queue: the model works for one visitor after the other.
+GRADIO_SERVER_NAME=0.0.0.0 also serves other machines.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import torch
+from PIL import Image, ImageOps
+
+from ..images import decode_picture, to_pil
+from ..pipelines import RQImageGenerationPipeline
+from . import options
+
+SHOWN_SIZE = 256  # pixels of a picture on the page
+MAX_PICTURES = 9
+MAX_CANDIDATES = 16  # for each picture
+INTRODUCTION = """# {name}
+An RQ-Transformer draws a map of {height} x {width} positions with {depth} codes each; an RQ-VAE decodes it to a
+picture. The first code of a position says roughly what is there, each further one makes it finer."""
+
+
+class Studio:
+    """What the buttons of the page do. The visitor's codes (B, H, W, D) are handed in and out."""
+
+    def __init__(self, pipe: RQImageGenerationPipeline):
+        self.pipe = pipe
+
+    def draw(self, condition, depth, *sampling, progress=gr.Progress(track_tqdm=True)):  # noqa: B008  as gradio wants
+        """Codes of new pictures, and the pictures."""
+        return self._run(self.pipe, {}, condition, depth, *sampling)
+
+    def complete(self, image, condition, rows, depth, *sampling, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+        """Codes of pictures that keep the first rows of an uploaded one, and the pictures."""
+        height, width, _ = self.pipe.transformer.config.code_shape
+        mask = (torch.arange(height) < rows)[:, None].expand(height, width)
+        picture = {"image": self._square(image), "mask": mask}
+        return self._run(self.pipe.complete, picture, condition, depth, *sampling)
+
+    def reconstruct(self, image, depth):
+        """Codes of an uploaded picture, and what they decode to."""
+        codes = self.pipe.reconstruct(self._square(image), output_type="latent").images.cpu()
+        return codes, self.decode(codes, depth)
+
+    @torch.inference_mode()
+    def decode(self, codes: torch.Tensor | None, depth: int) -> list[Image.Image]:
+        """The enlarged pictures that the first codes of each position decode to."""
+        if codes is None:
+            return []
+        rqvae = self.pipe.rqvae
+        images = to_pil(rqvae.decode(codes[..., : int(depth)].to(rqvae.device)))
+        size = max(SHOWN_SIZE, images[0].width)
+        return [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+
+    def _square(self, image: Image.Image | None) -> Image.Image:
+        if image is None:
+            raise ValueError("Upload a picture first.")
+        size = self.pipe.rqvae.config.image_size
+        return ImageOps.fit(decode_picture(image), (size, size), Image.Resampling.LANCZOS)
+
+    def _run(
+        self, call: Callable, arguments: dict[str, Any], condition, depth, count, seed, candidates, temperature, top_k
+    ):
+        config, count = self.pipe.transformer.config, int(count)
+        if config.condition_length > 1:
+            arguments["prompt"] = condition
+        elif config.vocab_size > 1:
+            arguments["class_labels"] = condition
+        if candidates > 1:
+            arguments |= {"num_candidates": int(count * candidates), "ranker": "likelihood"}
+        generators = [torch.Generator().manual_seed(int(seed or 0) + index) for index in range(count)]
+        arguments |= {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
+        codes = call(**arguments, temperature=temperature, top_k=top_k).images.cpu()
+        return codes, self.decode(codes, depth)
+
+
+def condition_control(pipe: RQImageGenerationPipeline, elem_id: str) -> gr.components.Component:
+    """A text box for captions, a menu of classes, or nothing visible."""
+    config = pipe.transformer.config
+    if config.condition_length > 1:
+        return gr.Textbox("a red heart, twemoji style", label="Prompt", max_lines=1, elem_id=elem_id)
+    choices = [((config.id2label or {}).get(index, str(index)), index) for index in config.class_ids]
+    return gr.Dropdown(choices, value=choices[0][1], label="Class", visible=config.vocab_size > 1, elem_id=elem_id)
+
+
+def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
+    """The page; its `launch` serves it."""
+    studio, (height, width, depths) = Studio(pipe), pipe.transformer.config.code_shape
+    with gr.Blocks(title=name, analytics_enabled=False) as page:
+        codes = gr.State()  # (B, H, W, D), the visitor's own
+        gr.Markdown(INTRODUCTION.format(name=name, height=height, width=width, depth=depths))
+        with gr.Row():
+            with gr.Column(scale=2):
+                with gr.Tab("Draw"):
+                    prompt = condition_control(pipe, "prompt")
+                    draw = gr.Button("Draw", variant="primary", elem_id="draw")
+                with gr.Tab("Reconstruct"):
+                    original = gr.Image(type="pil", image_mode=None, label="Picture", height=220, elem_id="original")
+                    reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
+                with gr.Tab("Complete"):
+                    upload = gr.Image(type="pil", image_mode=None, label="Picture", height=220, elem_id="upload")
+                    completion = condition_control(pipe, "completion-prompt")
+                    label = f"Rows of codes that are kept, of {height}"
+                    rows = gr.Slider(1, height, value=(height + 1) // 2, step=1, label=label, elem_id="rows")
+                    complete = gr.Button("Complete", variant="primary", elem_id="complete")
+                with gr.Row():
+                    count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
+                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+                about = "For each picture the likeliest of this many is shown."
+                candidates = gr.Slider(1, MAX_CANDIDATES, 1, step=1, label="Candidates", info=about)
+                with gr.Accordion("Sampling", open=False):  # empty: the checkpoint's own
+                    temperature = gr.Number(None, label="Temperature", elem_id="temperature")
+                    top_k = gr.Number(None, precision=0, label="Top k", elem_id="top_k")
+                sampling = [count, seed, candidates, temperature, top_k]
+            with gr.Column(scale=3):
+                pictures = gr.Gallery(
+                    show_label=False, columns=3, height=570, object_fit="contain", format="png", elem_id="pictures"
+                )
+                label = f"Coarse to fine: the first codes of each position, of {depths}"
+                depth = gr.Slider(1, depths, value=depths, step=1, label=label, elem_id="depth")
+        queue = {"concurrency_id": "model", "concurrency_limit": 1}
+        outputs = [codes, pictures]
+        draw.click(studio.draw, [prompt, depth, *sampling], outputs, **queue)
+        reconstruct.click(studio.reconstruct, [original, depth], outputs, **queue)
+        complete.click(studio.complete, [upload, completion, rows, depth, *sampling], outputs, **queue)
+        depth.change(studio.decode, [codes, depth], pictures, trigger_mode="always_last", **queue)
+    return page
+
+
+@options.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf app`."""
+    parser = options.CommandParser(prog="rq-hf app", usage="%(prog)s MODEL [options]", description=__doc__)
+    options.add_model_arguments(parser)
+    parser.add_argument("--port", type=int, help="by default GRADIO_SERVER_PORT, or the first free one from 7860 on")
+    arguments = parser.parse_args(argv)
+
+    page = build_page(options.load_pipeline(arguments), arguments.model.rstrip("/").split("/")[-1])
+    theme = gr.themes.Soft(font=["system-ui"], font_mono=["monospace"])  # fonts that the browser need not fetch
+    page.queue().launch(server_port=arguments.port, theme=theme, ssr_mode=False, show_error=True)

@@ -1,0 +1,50 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Convert an official checkpoint of kakaobrain/rq-vae-transformer to a folder that `from_pretrained` loads.
+
+    rq-hf convert --checkpoint cc3m.tar.gz --output cc3m --vocab bpe-16k-vocab.json --merges bpe-16k-merges.txt
+
+The checkpoint is an archive as it is published, or a folder with stage1/ and/or stage2/, each of model.pt and
+config.yaml. Both stages give a pipeline, stage 1 alone an RQVAEModel, stage 2 alone an RQTransformerForImageGeneration
+without its codebook.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..conversion import LICENSE, convert_checkpoint
+from ..hub import push_folder
+from .options import DTYPES, CommandParser, command
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf convert`."""
+    parser = CommandParser(prog="rq-hf convert", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder or .tar.gz archive")
+    parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write")
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights of the transformer")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    parser.add_argument("--vocab", type=Path, help="bpe-16k-vocab.json or bpe-30k-vocab.json of the official code")
+    parser.add_argument("--merges", type=Path, help="bpe-16k-merges.txt or bpe-30k-merges.txt of the official code")
+    parser.add_argument("--license", default=LICENSE, help="of the weights, for the card (default: %(default)s)")
+    parser.add_argument("--allow_pickle", action="store_true", help="load more than tensors, which can execute code")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="upload the result to this repository")
+    arguments = parser.parse_args(argv)
+    kind = convert_checkpoint(
+        arguments.checkpoint,
+        arguments.output,
+        ema=arguments.ema,
+        dtype=getattr(torch, arguments.dtype),
+        vocab_file=arguments.vocab,
+        merges_file=arguments.merges,
+        license=arguments.license,
+        allow_pickle=arguments.allow_pickle,
+        repo_id=arguments.push_to_hub,
+    )
+    print(f"{arguments.output} holds the converted {kind}.")
+    if arguments.push_to_hub is not None:
+        message = "Convert an official checkpoint"
+        print(push_folder(arguments.output, arguments.push_to_hub, commit_message=message).commit_url)

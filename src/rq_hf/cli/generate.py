@@ -1,0 +1,50 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Draw pictures of prompts, of class labels or of nothing, and write them as one sheet, a row per prompt.
+
+rq-hf generate checkpoints/emoji-64 "a red heart, twemoji style" --num_images 4 --seed 0
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..images import image_grid
+from . import options
+
+
+@options.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf generate`."""
+    usage = "%(prog)s MODEL [PROMPT ...] [options]"
+    parser = options.CommandParser(prog="rq-hf generate", usage=usage, description=__doc__)
+    options.add_model_arguments(parser)
+    parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="captions")
+    parser.add_argument("--class_labels", nargs="+", help="class ids or names, instead of captions")
+    parser.add_argument("--negative_prompt", help="what guidance leads away from")
+    parser.add_argument("--num_images", type=int, default=4, help="per prompt (default: %(default)s)")
+    options.add_drawing_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the next one has the next seed")
+    parser.add_argument("--output", type=Path, help="file to write; by default a new one in out/")
+    arguments = parser.parse_intermixed_args(argv)  # prompts may follow an option
+
+    pipe = options.load_pipeline(arguments)
+    labels = arguments.class_labels
+    if labels is not None:
+        labels = [int(label) if label.isdecimal() else label for label in labels]
+    captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
+    count = len(captions) * arguments.num_images
+    result = pipe(
+        prompt=arguments.prompts or None,
+        class_labels=labels,
+        negative_prompt=arguments.negative_prompt,
+        num_images_per_prompt=arguments.num_images,
+        generator=[torch.Generator().manual_seed(arguments.seed + index) for index in range(count)],
+        **options.drawing_options(arguments),
+    )
+    texts = [caption for caption in captions for _ in range(arguments.num_images)]
+    sheet = image_grid(result.images, texts, arguments.num_images, tile_size=256)
+    stem = re.sub(r"[^a-z0-9]+", "-", captions[0].lower()).strip("-")[:60] or "pictures"
+    options.write_sheet(sheet, arguments.output, stem)

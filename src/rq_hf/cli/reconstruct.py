@@ -1,0 +1,40 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Show what an RQ-VAE keeps of pictures: the original, then what the first 1, 2, ..., D codes per position give.
+
+    rq-hf reconstruct picture.png [more.png ...] --model checkpoints/emoji-64
+
+Pictures are cropped to a centred square and resized to the model's size; transparent parts become white.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageOps
+
+from ..images import coarse_to_fine_sheet, decode_picture
+from ..models import RQVAEModel
+from ..pipelines import load_component
+from .options import CommandParser, command, write_sheet
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf reconstruct`."""
+    parser = CommandParser(prog="rq-hf reconstruct", description=__doc__)
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
+    parser.add_argument("--model", required=True, help="Hub id or folder of an RQ-VAE or of a pipeline")
+    parser.add_argument("--output", type=Path, help="file to write; by default a new one in out/")
+    arguments = parser.parse_args(argv)
+
+    rqvae = load_component(RQVAEModel, arguments.model, "rqvae")
+    size, is_grey, pictures = rqvae.config.image_size, rqvae.config.num_channels == 1, []
+    for path in arguments.pictures:
+        picture = decode_picture(Image.open(path), "L" if is_grey else "RGB")
+        pictures.append(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
+    processor = VaeImageProcessor(do_resize=False, do_convert_grayscale=is_grey)
+    with torch.inference_mode():
+        sheet = coarse_to_fine_sheet(rqvae, processor.preprocess(pictures))
+    write_sheet(sheet, arguments.output, f"{arguments.pictures[0].stem}-reconstruction")

@@ -1,0 +1,47 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Train the caption tokenizer of a text-to-image model on the captions of a data set.
+
+rq-hf train-tokenizer --dataset_name data/emoji-64 --caption_column captions --output_dir runs/emoji-tokenizer
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset
+
+from ..caption_tokenizer import train_caption_tokenizer
+from ..training.data import read_dataset
+from .options import CommandParser, command
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf train-tokenizer`."""
+    parser = CommandParser(prog="rq-hf train-tokenizer", description=__doc__)
+    parser.add_argument("--dataset_name", required=True, help="Hub id or folder of a data set")
+    parser.add_argument("--split", default="train", help="split to read (default: %(default)s)")
+    parser.add_argument("--caption_column", default="text", help="texts, or lists of them (default: %(default)s)")
+    parser.add_argument("--streaming", action="store_true", help="read the data set without a copy on disk")
+    parser.add_argument("--vocab_size", type=int, default=16384, help="entries, at most (default: %(default)s)")
+    parser.add_argument("--max_length", type=int, default=32, help="tokens of a caption (default: %(default)s)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to save the tokenizer in")
+    arguments = parser.parse_args(argv)
+
+    dataset = read_dataset(arguments.dataset_name, split=arguments.split, streaming=arguments.streaming)
+    dataset = dataset.select_columns(arguments.caption_column)  # leaves pictures undecoded
+    tokenizer = train_caption_tokenizer(
+        read_captions(dataset, arguments.caption_column),
+        vocab_size=arguments.vocab_size,
+        max_length=arguments.max_length,
+        show_progress=True,
+    )
+    tokenizer.save_pretrained(arguments.output_dir)
+    print(f"{len(tokenizer)} entries saved in {arguments.output_dir}.")
+
+
+def read_captions(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
+    """The captions of all rows, each of which holds a text or a list of texts; missing ones are left out."""
+    for row in dataset:
+        captions = row[column] if isinstance(row[column], list) else [row[column]]
+        yield from (caption for caption in captions if caption is not None)

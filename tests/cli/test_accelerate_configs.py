@@ -1,0 +1,28 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The files of docs/accelerate for `accelerate launch --config_file`."""
+
+import argparse
+from pathlib import Path
+
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from rq_hf import RQTransformerForImageGeneration
+
+YAMLS = sorted((Path(__file__).parents[2] / "docs" / "accelerate").glob("*.yaml"))
+
+
+def launch_arguments(path: Path) -> argparse.Namespace:
+    """What `accelerate launch --config_file` makes of a file."""
+    return _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(path), "train.py"]))[0]
+
+
+def test_each_file_launches_its_strategy():
+    assert [path.stem for path in YAMLS] == ["ddp", "deepspeed-zero3", "fsdp2"]
+    ddp, zero3, fsdp2 = map(launch_arguments, YAMLS)
+    assert ddp.multi_gpu and not ddp.use_fsdp and not ddp.use_deepspeed
+    assert zero3.use_deepspeed and str(zero3.zero_stage) == "3"
+    assert fsdp2.use_fsdp and str(fsdp2.fsdp_version) == "2"
+    assert {arguments.mixed_precision for arguments in (ddp, zero3, fsdp2)} == {"bf16"}
+    wrapped = fsdp2.fsdp_transformer_layer_cls_to_wrap.split(",")
+    assert set(wrapped) == set(RQTransformerForImageGeneration._no_split_modules)

@@ -1,0 +1,188 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The page as a visitor sees it, in Debian's Chromium."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from rq_hf import RQImageGenerationPipeline
+from rq_hf.cli import app
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "checkpoints" / "emoji-64"
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+INSTALL = "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver"
+
+
+def require_chromium() -> None:
+    """Installs Debian's Chromium where it is missing. Without it a test fails in CI and is skipped elsewhere."""
+    if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)) and shutil.which("apt-get") and os.getuid() == 0:
+        subprocess.run(INSTALL, shell=True, capture_output=True, timeout=900)
+    if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{CHROMIUM} and {DRIVER} are missing: {INSTALL}")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def opened(url: str, process: subprocess.Popen) -> str | None:
+    assert process.poll() is None, process.stdout.read()
+    try:
+        return url if urlopen(url, timeout=5).status == 200 else None
+    except OSError:
+        return None
+
+
+def wait_for(find: Callable, seconds: float = 60):
+    """What `find` returns, once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := find():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came within {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of the page of the demo checkpoint."""
+    require_chromium()
+    port = free_port()
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), str(DEMO), "--port", str(port), "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, so that sums are rounded alike
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, **output) as process:
+        try:
+            yield wait_for(lambda: opened(f"http://127.0.0.1:{port}/", process), 120)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def open_browser(address) -> Iterator[Callable[[], webdriver.Chrome]]:
+    """Opens browsers, each of another visitor."""
+    drivers = []
+
+    def open_one() -> webdriver.Chrome:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1240,900"):
+            options.add_argument(f"--{argument}")
+        driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        drivers.append(driver)
+        driver.get(address)
+        wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#prompt textarea, #prompt input"))
+        return driver
+
+    yield open_one
+    for driver in drivers:
+        driver.quit()
+
+
+def fill_in(driver: webdriver.Chrome, name: str, text: object) -> None:
+    selector = f"#{name} textarea, #{name} input:not([type=range])"
+    (field,) = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, selector))
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(str(text), Keys.TAB)
+
+
+def click(driver: webdriver.Chrome, name: str) -> None:
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, f"button#{name}"))[0].click()
+
+
+def open_tab(driver: webdriver.Chrome, name: str) -> None:
+    tabs = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "button[role=tab]"))
+    next(tab for tab in tabs if tab.text == name).click()
+
+
+def upload(driver: webdriver.Chrome, name: str, path: Path) -> None:
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, f"#{name} input[type=file]"))[0].send_keys(str(path))
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, f"#{name} img"))
+
+
+def wait_for_pictures(driver: webdriver.Chrome, expected: list[Image.Image]) -> None:
+    """Waits until the page shows just these pictures, but for the rounding of a value."""
+    arrays = [np.asarray(picture.convert("RGB"), int) for picture in expected]
+
+    def all_shown() -> bool:
+        sources = [image.get_attribute("src") for image in driver.find_elements(By.CSS_SELECTOR, "#pictures img")]
+        shown = [np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB"), int) for source in sources]
+        return len(shown) == len(arrays) and all(
+            picture.shape == array.shape and np.abs(picture - array).max() <= 2
+            for picture, array in zip(shown, arrays, strict=True)
+        )
+
+    wait_for(all_shown)
+
+
+@pytest.fixture(scope="module")
+def studio() -> app.Studio:
+    return app.Studio(RQImageGenerationPipeline.from_pretrained(DEMO))
+
+
+def options(count: int, seed: int = 0) -> dict:
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
+    return {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
+
+
+def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, open_browser):
+    driver = open_browser()
+    fill_in(driver, "prompt", "a castle, noto style")
+    fill_in(driver, "count", 2)
+    fill_in(driver, "seed", 7)
+    click(driver, "draw")
+    codes = studio.pipe("a castle, noto style", **options(2, 7)).images
+    wait_for_pictures(driver, studio.decode(codes, 3))
+    fill_in(driver, "depth", 1)
+    wait_for_pictures(driver, studio.decode(codes, 1))
+    driver.find_element(By.XPATH, "//button[contains(., 'Sampling')]").click()
+    fill_in(driver, "temperature", 0.5)
+    click(driver, "draw")
+    codes = studio.pipe("a castle, noto style", temperature=0.5, **options(2, 7)).images
+    wait_for_pictures(driver, studio.decode(codes, 1))
+
+
+def test_an_uploaded_picture_is_reconstructed_and_completed(studio, open_browser, tmp_path):
+    picture = studio.pipe("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
+    picture.save(tmp_path / "picture.png")
+    driver = open_browser()
+    fill_in(driver, "count", 2)
+    open_tab(driver, "Reconstruct")
+    upload(driver, "original", tmp_path / "picture.png")
+    click(driver, "reconstruct")
+    wait_for_pictures(driver, studio.decode(studio.pipe.reconstruct(picture, output_type="latent").images, 3))
+    open_tab(driver, "Complete")
+    upload(driver, "upload", tmp_path / "picture.png")
+    fill_in(driver, "completion-prompt", "a pizza")
+    click(driver, "complete")
+    mask = (torch.arange(8) < 4)[:, None].expand(8, 8)
+    wait_for_pictures(driver, studio.decode(studio.pipe.complete(picture, "a pizza", mask, **options(2)).images, 3))
+
+
+def test_the_page_tells_the_visitor_what_is_wrong(open_browser):
+    driver = open_browser()
+    open_tab(driver, "Complete")
+    click(driver, "complete")
+    wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)

@@ -1,0 +1,110 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The command `rq-hf`: its dispatch, its errors, and the commands that draw."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rq_hf import __version__
+from rq_hf.cli import COMMANDS, main
+from rq_hf.images import coarse_to_fine_sheet, image_grid
+
+ROOT = Path(__file__).parents[2]
+FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
+
+
+def run(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def ends_with(capsys, code: int, *arguments: object) -> str:
+    """The one line on stderr with which a command ends."""
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    if isinstance(ended.value.code, str):  # which Python prints at the end, with exit code 1
+        assert code == 1
+        lines = [ended.value.code]
+    else:
+        assert ended.value.code == code
+        lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+@pytest.fixture
+def pipeline_folder(make_pipeline, tmp_path) -> Path:
+    make_pipeline("text").save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(command, "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: rq-hf {command} ")
+
+
+def test_the_command_alone_names_its_commands(capsys):
+    assert "COMMAND" in ends_with(capsys, 2)
+    assert "'train-rqvae'" in ends_with(capsys, 2, "draw")
+    with pytest.raises(SystemExit):
+        run("--version")
+    assert capsys.readouterr().out == f"rq_hf {__version__}\n"
+
+
+def test_generate_writes_a_sheet_and_overwrites_none(pipeline_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run("generate", pipeline_folder, "a heart", "--num_images", 2, "--seed", 5, "a cat")
+    printed = capsys.readouterr().out.split()
+    assert printed == ["out/a-heart.png", "out/a-heart-1.png"]
+    first, second = (Image.open(path) for path in printed)
+    assert first.tobytes() == second.tobytes()
+    assert first.width > 2 * 256 and first.height > 2 * 256
+
+
+def test_generate_takes_class_ids_and_names(make_pipeline, tmp_path):
+    pipe = make_pipeline("class")
+    pipe.save_pretrained(tmp_path / "pipeline")
+    labels, output = ["0", "goose"], tmp_path / "sheet.png"
+    run("generate", tmp_path / "pipeline", "--class_labels", *labels, "--num_images", 1, "--output", output)
+    images = pipe(class_labels=[0, 1], generator=[torch.Generator().manual_seed(seed) for seed in range(2)]).images
+    assert Image.open(output).tobytes() == image_grid(images, labels, 1, tile_size=256).tobytes()
+
+
+def test_generate_names_what_is_wrong(pipeline_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = json.loads((pipeline_folder / "transformer" / "config.json").read_text())
+    damaged = tmp_path / "damaged"
+    shutil.copytree(pipeline_folder, damaged)
+    (damaged / "transformer" / "config.json").write_text(json.dumps(config | {"num_attention_heads": 7}))
+    for arguments, expected in (
+        ([pipeline_folder], "`prompt`"),
+        ([pipeline_folder, "a heart", "--top_k", 0], "`top_k`"),
+        ([damaged, "a heart"], "`hidden_size` must be a multiple of `num_attention_heads` = 7"),
+    ):
+        assert expected in ends_with(capsys, 1, "generate", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reconstruct_shows_original_and_every_depth(make_rqvae, make_pipeline, tmp_path):
+    picture, pipe = next(FIXTURE.rglob("*.png")), make_pipeline()
+    pipe.save_pretrained(tmp_path / "pipeline")
+    pipe.rqvae.save_pretrained(tmp_path / "rqvae")
+    with Image.open(picture) as image:
+        image = image.convert("RGBA")
+        square = (
+            Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").resize((16, 16), 3)
+        )
+    expected = np.asarray(coarse_to_fine_sheet(pipe.rqvae, pipe.image_processor.preprocess(square)), int)
+    for model in ("pipeline", "rqvae"):
+        output = tmp_path / f"{model}.png"
+        run("reconstruct", picture, "--model", tmp_path / model, "--output", output)
+        assert np.abs(np.asarray(Image.open(output), int) - expected).max() <= 1

@@ -1,0 +1,61 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What `pip install rq_hf` brings."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rq_hf.training.arguments import recipe_names
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_command_recipes_card_templates_and_types(tmp_path):
+    source, site = tmp_path / "source", tmp_path / "site"
+    for name in ("src", "model_cards"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", *options, source], check=True, cwd=tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    assert {path.stem for path in (site / "rq_hf" / "recipes").glob("*.json")} == set(recipe_names())
+    templates = {path.name for path in (ROOT / "model_cards").glob("*.md")}
+    assert templates and {path.name for path in (site / "rq_hf" / "model_cards").glob("*.md")} == templates
+    assert (site / "rq_hf" / "py.typed").exists()
+    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"rq_hf"}
+    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
+    assert "rq-hf = rq_hf.cli:main" in entry_points.read_text()
+
+
+@pytest.mark.slow
+def test_drawing_needs_nothing_that_only_training_brings(tmp_path):
+    script = """
+import json, sys
+sys.modules |= dict.fromkeys(("datasets", "lpips", "peft", "timm", "torchvision", "torchmetrics", "gradio"))
+from rq_hf.cli import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        print(ended.code)
+"""
+    picture, model = str(tmp_path / "heart.png"), str(ROOT / "checkpoints" / "emoji-64")
+    commands = [
+        ["generate", model, "a red heart", "--num_images", "1", "--output", picture],
+        ["reconstruct", picture, "--model", model, "--output", str(tmp_path / "sheet.png")],
+        ["train-rqvae"],
+        ["app", model],
+    ]
+    command = [sys.executable, "-c", script, json.dumps(commands)]
+    told = subprocess.run(command, check=True, text=True, capture_output=True, cwd=tmp_path).stdout.splitlines()
+    assert told[:2] == [picture, str(tmp_path / "sheet.png")]
+    assert len(told) == 4 and all("pip install 'rq_hf[train,eval,demo]'" in line for line in told[2:])

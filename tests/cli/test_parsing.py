@@ -1,0 +1,94 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Command lines of the trainings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rq_hf.cli.parsing import parse_recipe
+from rq_hf.models import RQTransformerConfig, RQVAEConfig
+from rq_hf.training import RQTransformerTrainingArguments, RQVAETrainingArguments
+from rq_hf.training.arguments import CodeDataArguments, DataArguments, Recipe
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "recipes" / "emoji-rqt-fixture.json"
+CPU = ["--use_cpu", "true", "--bf16", "false"]
+
+
+def parse_rqt(*argv: str, default: Path | None = None) -> Recipe:
+    classes = (RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments)
+    return parse_recipe("rq-hf train-rqt", *classes, "", [*argv, *CPU], default)
+
+
+def parse_rqvae(*argv: str, default: Path | None = None) -> Recipe:
+    classes = (RQVAEConfig, RQVAETrainingArguments, DataArguments)
+    return parse_recipe("rq-hf train-rqvae", *classes, "", [*argv, *CPU], default)
+
+
+def test_a_recipe_is_found_by_name_and_by_file(tmp_path):
+    named = parse_rqt("imagenet-rqt-8x8x4-1.4B")
+    assert named.name == "imagenet-rqt-8x8x4-1.4B" and named.training.output_dir == "runs/imagenet-rqt-8x8x4-1.4B"
+    assert named.model["hidden_size"] == 1536 and named.data.label_column == "label"
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"model": {"hidden_size": 8}, "training": {"output_dir": "there", "max_steps": 3}}))
+    mine = parse_rqt(str(path))
+    assert (mine.name, mine.model, mine.training.output_dir) == ("mine", {"hidden_size": 8}, "there")
+    assert mine.training.max_steps == 3
+
+
+def test_flags_win_over_the_recipe():
+    recipe = parse_rqvae(
+        "emoji-rqvae-8x8x3-4M", "--max_steps", "7", "--channel_multiplier", "[1,2,2]", "--validation_split", "",
+        "--output_dir", "here", "--image_size=32", "--l1_weight", "0",
+    )  # fmt: skip
+    assert recipe.training.max_steps == 7 and recipe.training.output_dir == "here" and recipe.training.l1_weight == 0
+    assert recipe.model["channel_multiplier"] == [1, 2, 2] and recipe.model["image_size"] == 32
+    assert recipe.model["codebook_size"] == 2048 and recipe.data.validation_split is None
+
+
+def test_the_default_recipe_gives_way_to_own_data():
+    whole = parse_rqt(default=FIXTURE)
+    assert whole.name == "emoji-rqt-fixture" and whole.card["license"] == "cc-by-4.0"
+    own_data = parse_rqt("--dataset_name", "mine", default=FIXTURE)
+    assert own_data.model == whole.model and set(own_data.card) == {"training_commands"}
+    assert own_data.data == CodeDataArguments(dataset_name="mine", validation_split="validation")
+    named = parse_rqt(str(FIXTURE), "--dataset_name", "mine", default=FIXTURE)
+    assert named.data.caption_column == "captions" and named.card["license"] == "cc-by-4.0"
+
+
+def test_the_command_is_kept_for_the_card():
+    assert parse_rqt(str(FIXTURE)).card["training_commands"] == [f"rq-hf train-rqt {FIXTURE} {' '.join(CPU)}"]
+    assert len(parse_rqt("emoji-rqt-8x8x3-15M").card["training_commands"]) == 4  # the recipe's own
+    assert "training_commands" not in parse_rqt(str(FIXTURE), "--hub_token", "secret").card
+
+
+def test_without_a_recipe_the_recipes_of_the_stage_are_listed():
+    with pytest.raises(ValueError, match="must be a JSON file or one of emoji-rqvae-8x8x3-4M, .*ffhq-rqvae") as error:
+        parse_rqvae()
+    assert "-rqt-" not in str(error.value)
+    with pytest.raises(ValueError, match="cc3m-rqt-8x8x4-654M.* got 'cc3m'"):
+        parse_rqt("cc3m")
+
+
+def test_an_unknown_name_is_an_error(tmp_path):
+    for words in (["--learning_rat", "1"], ["--hidden_siz=1"], ["second.json"]):
+        with pytest.raises(ValueError, match=f"not used by the HfArgumentParser: .*{words[0]}"):
+            parse_rqt(str(FIXTURE), *words)
+    for section, name in (("model", "hiden_size"), ("training", "max_step"), ("data", "captions_column")):
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({section: {name: 1}}))
+        with pytest.raises(ValueError, match=f"Recipe 'mine', section `{section}`: there is no field `{name}`"):
+            parse_rqt(str(path))
+    with pytest.raises(ValueError, match="section `model`: there is no field"):
+        parse_rqvae("imagenet-rqt-8x8x4-480M")  # a recipe of the other stage
+
+
+def test_a_bad_value_is_an_error_of_the_command_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_rqt(str(FIXTURE), "--max_steps", "many")
+    assert ended.value.code == 2
+    message = "argument --max_steps/--max-steps: invalid int value: 'many'; see rq-hf train-rqt --help"
+    assert capsys.readouterr().err == f"error: {message}\n"
+    with pytest.raises(ValueError, match="`self_correction` must be 0"):
+        parse_rqt(str(FIXTURE), "--self_correction", "0.5", "--soft_labels", "false")

@@ -1,0 +1,136 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The training commands from start to end: recipes made small by flags, and scripts as a user runs them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
+from rq_hf.cli import main
+from rq_hf.training.arguments import read_recipe
+
+ROOT = Path(__file__).parents[2]
+FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
+SHORT = {
+    "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
+    "dataloader_num_workers": 0, "logging_steps": 1, "disable_tqdm": True, "max_train_samples": 8,
+    "max_eval_samples": 2,
+}  # fmt: skip
+SMALL_TRANSFORMER = {"hidden_size": 32, "num_spatial_layers": 2, "num_depth_layers": 1, "num_attention_heads": 2}
+
+
+def run(command: str, *arguments: object, **flags: object) -> None:
+    words = [str(argument) for argument in arguments]
+    for name, value in flags.items():
+        words += [
+            f"--{name}",
+            value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value),
+        ]
+    main([command, *words])
+
+
+def logged(output: Path) -> list[dict]:
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_caption_tokenizer(["a red heart", "a green apple"], vocab_size=100, max_length=32).save_pretrained(folder)
+    return folder
+
+
+def small_rqvae(recipe: dict) -> dict:
+    """Fields that keep a recipe's map of codes on narrow towers."""
+    side = RQVAEConfig(**recipe["model"]).code_shape[0]
+    return {
+        "image_size": 2 * side, "base_channels": 8, "channel_multiplier": [1, 1], "num_res_blocks": 1,
+        "attention_levels": [1], "latent_channels": 8, "norm_num_groups": 4, "codebook_size": 64, "codebook_dim": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["imagenet-rqvae-8x8x4-k4096-separate", "lsun-cat-rqvae-8x8x4-k16384", "emoji-rqvae-8x8x3-4M"],
+)
+def test_an_rqvae_recipe_trains_two_steps(name, data, tmp_path):
+    recipe = read_recipe(name)
+    small, flags = small_rqvae(recipe), {}
+    if recipe["training"].get("perceptual_weight", 1) > 0:
+        flags["perceptual_net"] = "lite0"  # VGG's weights are downloaded
+    if "model_name_or_path" in recipe["training"]:
+        RQVAEModel(RQVAEConfig(**recipe["model"] | small)).save_pretrained(tmp_path / "origin")
+        flags["model_name_or_path"], small = tmp_path / "origin", {}
+    run("train-rqvae", name, dataset_name=data, output_dir=tmp_path / "run", **SHORT, **small, **flags)
+    steps = logged(tmp_path / "run")
+    assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
+    assert ("discriminator_loss" in steps[0]) == (recipe["training"].get("adversarial_weight", 1) > 0)
+    model = RQVAEModel.from_pretrained(tmp_path / "run")
+    assert model.config.code_shape == RQVAEConfig(**recipe["model"]).code_shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["cc3m-rqt-8x8x4-654M", "imagenet-rqt-8x8x4-3.8B", "ffhq-rqt-8x8x4-355M", "emoji-rqt-8x8x3-15M"],
+)
+def test_a_transformer_recipe_trains_two_steps(name, data, tokenizer, tmp_path):
+    recipe = read_recipe(name)
+    first_stage = read_recipe(recipe["data"]["rqvae_name_or_path"].removeprefix("runs/"))
+    RQVAEModel(RQVAEConfig(**first_stage["model"] | small_rqvae(first_stage))).save_pretrained(tmp_path / "rqvae")
+    flags = {"codebook_size": 64, "codebook_dim": 8, "rqvae_name_or_path": tmp_path / "rqvae"}
+    if "caption_column" in recipe["data"]:
+        flags["tokenizer_name_or_path"] = tokenizer
+    output = tmp_path / "run"
+    flags |= {"gradient_accumulation_steps": 2, "dataset_name": data, "output_dir": output}
+    run("train-rqt", name, **SHORT, **SMALL_TRANSFORMER, **flags)
+    steps = logged(output)
+    assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
+    pipe = RQImageGenerationPipeline.from_pretrained(output)
+    for field, value in recipe["card"]["sampling"].items():
+        assert getattr(pipe.transformer.generation_config, field) == value
+    assert (output / "checkpoint-2" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path):
+    """Own data without a recipe: tokenizer, RQ-VAE, transformer, pictures."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def script(name: str, *arguments: object) -> str:
+        command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, arguments)]
+        finished = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        return finished.stdout
+
+    own = ["--dataset_name", FIXTURE, "--use_cpu", "true", "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2]
+    own += ["--max_train_samples", 16, "--max_eval_samples", 4, "--disable_tqdm", "true"]
+    sizes = ["--vocab_size", 300, "--max_length", 8]
+    told = script("train_caption_tokenizer", "--dataset_name", FIXTURE, "--caption_column", "captions", *sizes,
+                  "--output_dir", "tokenizer")  # fmt: skip
+    assert "300 entries saved in tokenizer." in told
+    script("train_rqvae", *own, "--image_size", 32, "--output_dir", "rqvae")
+    models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
+    script("train_rqt", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    assert "cc-by-4.0" not in (tmp_path / "pipeline" / "README.md").read_text()  # the licence of our pictures
+    assert script("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
+
+
+@pytest.mark.slow
+def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", ROOT / "scripts" / "train_rqt.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    output = tmp_path / "runs" / "emoji-rqt-fixture"
+    losses = [entry["loss"] for entry in logged(output)]
+    assert losses[-1] < losses[0]
+    RQImageGenerationPipeline.from_pretrained(output)
