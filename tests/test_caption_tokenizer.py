@@ -5,7 +5,6 @@
 import json
 import pickle
 import random
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -96,11 +95,6 @@ def test_a_character_of_the_captions_is_known_anywhere_in_a_word(tokenizer):
     assert tokenizer("ж q 😃").input_ids.count(tokenizer.unk_token_id) == 3  # none of them is in the captions
 
 
-def test_limit_alphabet_keeps_the_most_frequent_characters():
-    limited = train_caption_tokenizer(["zzzz zzy zyyc", "dd c"], limit_alphabet=2)
-    assert limited("cyz d").input_ids == [1, *limited("yz").input_ids, 1]
-
-
 def test_case_and_spacing_are_normalized_and_accents_are_kept(tokenizer):
     assert encode(tokenizer, "  RED\t\nHeart ") == encode(tokenizer, "red heart")
     assert encode(tokenizer, "süßer") != encode(tokenizer, "sußer")
@@ -121,20 +115,6 @@ def test_a_saved_tokenizer_gives_equal_ids(tokenizer, tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert rows(loaded) == rows(tokenizer)
     assert loaded.get_vocab() == tokenizer.get_vocab() and loaded.model_max_length == 16
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"captions": []}, "`captions` must contain text, got no captions or only blank ones."),
-        ({"captions": ["", " \n"]}, "`captions` must contain text"),
-        ({"captions": "red heart"}, "`captions` must be an iterable of strings, got one string."),
-        ({"vocab_size": 7}, "`vocab_size` must be at least 8 for the 3 characters of these captions, got 7."),
-    ],
-)
-def test_training_names_bad_input(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        train_caption_tokenizer(**{"captions": ["red"], **arguments})
 
 
 def test_decode_gives_the_lower_case_words_back(tokenizer):
@@ -172,13 +152,6 @@ def test_ids_are_the_published_tokenizers(files, length):
     assert tokenizer(TEXTS, padding="max_length", truncation=True).input_ids == expected
 
 
-def test_a_saved_published_tokenizer_gives_equal_ids(files, tmp_path):
-    convert_char_bpe_tokenizer(*files, 16).save_pretrained(tmp_path)
-    assert rows(AutoTokenizer.from_pretrained(tmp_path)) == published_rows(files, 16)
-    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))  # the file alone pads and cuts too
-    assert [backend.encode(text).ids for text in TEXTS] == published_rows(files, 16)
-
-
 def test_special_tokens_typed_in_capitals_are_special_in_the_published_tokenizer(files):
     tokenizer = convert_char_bpe_tokenizer(*files, 16)
     assert tokenizer("[PAD] red[UNK]").input_ids == [0, *tokenizer("red").input_ids, 1]
@@ -196,22 +169,6 @@ def write(folder: Path, vocab: dict, merges: str) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize(
-    ("vocab", "merges", "message"),
-    [
-        (list(VOCAB), MERGES, "`vocab_file` and `merges_file` must be files of one tokenizer: "),
-        (VOCAB, json.dumps(VOCAB), "must be files of one tokenizer: "),
-        (VOCAB, MERGES + "b a\n", "must be files of one tokenizer: .*`ba` out of vocabulary"),
-        (VOCAB | {"[PAD]": 1, "[UNK]": 0}, MERGES, r"`vocab_file` must have \[PAD\] as 0 and \[UNK\] as 1"),
-    ],
-)
-def test_files_that_are_swapped_broken_or_of_two_tokenizers_are_refused(tmp_path, vocab, merges, message):
-    with pytest.raises(ValueError, match=message):
-        convert_char_bpe_tokenizer(*write(tmp_path, vocab, merges), max_length=4)
-    with pytest.raises(ValueError, match="must be files of one tokenizer: .*No such file"):
-        convert_char_bpe_tokenizer(tmp_path / "none.json", tmp_path / "merges.txt", 4)
-
-
 # BPE dropout
 
 
@@ -221,11 +178,6 @@ def test_without_dropout_the_ids_are_the_tokenizers(tokenizer, files):
         for text in TEXTS:
             if len(text) < 1000:  # longer words are merged in pieces
                 assert encoder(text, 0.0, seeded()) == encode(each, text), repr(text)
-
-
-def test_full_dropout_gives_characters(tokenizer):
-    tokens = tokenizer.convert_ids_to_tokens(BPEDropoutEncoder(tokenizer)("Red cat", 1.0, seeded()))
-    assert tokens == [*("r", "e", "d</w>", "c", "a", "t</w>"), *["[PAD]"] * 10]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

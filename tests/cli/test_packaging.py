@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What `pip install rq_hf` brings."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -34,28 +33,3 @@ def test_the_wheel_brings_command_recipes_card_templates_and_types(tmp_path):
     assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"rq_hf"}
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
     assert "rq-hf = rq_hf.cli:main" in entry_points.read_text()
-
-
-@pytest.mark.slow
-def test_drawing_needs_nothing_that_only_training_brings(tmp_path):
-    script = """
-import json, sys
-sys.modules |= dict.fromkeys(("datasets", "lpips", "peft", "timm", "torchvision", "torchmetrics", "gradio"))
-from rq_hf.cli import main
-for arguments in json.loads(sys.argv[1]):
-    try:
-        main(arguments)
-    except SystemExit as ended:
-        print(ended.code)
-"""
-    picture, model = str(tmp_path / "heart.png"), str(ROOT / "checkpoints" / "emoji-64")
-    commands = [
-        ["generate", model, "a red heart", "--num_images", "1", "--output", picture],
-        ["reconstruct", picture, "--model", model, "--output", str(tmp_path / "sheet.png")],
-        ["train-rqvae"],
-        ["app", model],
-    ]
-    command = [sys.executable, "-c", script, json.dumps(commands)]
-    told = subprocess.run(command, check=True, text=True, capture_output=True, cwd=tmp_path).stdout.splitlines()
-    assert told[:2] == [picture, str(tmp_path / "sheet.png")]
-    assert len(told) == 4 and all("pip install 'rq_hf[train,eval,demo]'" in line for line in told[2:])

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch_fidelity
-from picture_sets import MeanColour, Pixels, write_inception
+from picture_sets import MeanColour, Pixels
 from PIL import Image
 from scorers import tiny_clip
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from rq_hf import CLIPRanker
-from rq_hf.evaluation.features import PictureFiles, build_extractor, extract_features
+from rq_hf.evaluation.features import PictureFiles, extract_features
 from rq_hf.evaluation.generation import clip_score, draw_pictures, evaluate_samples, generation_metrics
 from rq_hf.images import to_pil
 from rq_hf.models.generation import seeded_generator
@@ -122,25 +121,6 @@ class FirstLayer(torch.nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.network(pictures)[0]
-
-
-@pytest.mark.slow
-def test_metrics_are_torch_fidelitys(tmp_path):
-    weights = write_inception(tmp_path)
-    drawn, real = (save_pictures(torch.rand(12, 3, 24, 24) * scale - 0.5, tmp_path / str(scale)) for scale in (1, 1.5))
-    first, whole = FirstLayer(weights), build_extractor(weights)
-    features, real_features = (extract_features(first, PictureFiles(folder)) for folder in (drawn, real))
-    found = generation_metrics(features, real_features, first, precision_recall=True)
-    found |= generation_metrics(extract_features(whole, PictureFiles(drawn)), None, whole)
-    expected = torch_fidelity.calculate_metrics(
-        input1=str(drawn), input2=str(real), fid=True, isc=True, prc=True, cuda=False, cache=False, verbose=False,
-        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), save_cpu_ram=True,
-        feature_layer_fid="64", feature_layer_prc="64",
-    )  # fmt: skip
-    assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
-    assert found["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
-    assert found["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-4)
-    assert [found["precision"], found["recall"]] == [expected["precision"], expected["recall"]]
 
 
 def test_the_distance_of_too_few_pictures_is_warned_of(caplog):

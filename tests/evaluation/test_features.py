@@ -4,9 +4,7 @@
 
 import pickle
 
-import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from picture_sets import Pixels, write_inception
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -17,7 +15,6 @@ from rq_hf.evaluation.features import (
     build_extractor,
     distance_name,
     extract_features,
-    frechet_distance,
 )
 from rq_hf.images import to_pil
 
@@ -105,17 +102,3 @@ def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="got none"):
         PictureFiles(tmp_path)
-
-
-def test_the_frechet_distance_of_features_is_its_formula():
-    generator = np.random.default_rng(0)
-    first, second = generator.normal(size=(60, 5)), generator.normal(0.5, 2, size=(40, 5))
-    root = scipy.linalg.sqrtm(np.cov(first, rowvar=False) @ np.cov(second, rowvar=False)).real
-    expected = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    expected += np.trace(np.cov(first, rowvar=False) + np.cov(second, rowvar=False) - 2 * root)
-    distance = frechet_distance(5)
-    for part in torch.from_numpy(first).split(7):
-        distance.update(part, real=True)
-    distance.update(torch.from_numpy(second), real=False)
-    assert distance.compute().item() == pytest.approx(expected, rel=1e-6)
-    assert distance_name(build_extractor("pixels")) == "frechet_distance_pixels"

@@ -161,22 +161,6 @@ def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, tiny_pipeline, tmp_pat
     assert type(AutoModel.from_pretrained("me/transformer")) is RQTransformerForImageGeneration
 
 
-def test_a_card_that_is_there_is_kept(hub, folder):
-    push_folder(folder, "me/tiny")
-    (folder / "README.md").write_text(
-        "---\nlicense: mit\n---\n# Mine\n\n"
-        '    RQImageGenerationPipeline.from_pretrained("path/to/this/folder")\n\n## Citation\n\nMe.\n'
-    )
-    push_folder(folder, "me/tiny", with_code=True, license="cc-by-4.0")
-    card = ModelCard.load("me/tiny")
-    assert card.data.license == "cc-by-4.0"
-    order = ["# Mine", 'from_pretrained("me/tiny")', "## Citation", "## Without rq_hf"]
-    assert sorted(order, key=card.text.index) == order
-    (folder / "README.md").unlink()
-    push_folder(folder, "me/tiny")
-    assert "# Mine" in ModelCard.load("me/tiny").text
-
-
 @BOTH_CLASSES
 def test_what_was_loaded_once_loads_without_the_hub(hub, folder, load):
     push_folder(folder, "me/tiny")

@@ -114,14 +114,6 @@ def test_encoding_and_decoding_make_no_graph_and_latents_do(tiny_rqvae, pictures
         torch.testing.assert_close(tiny_rqvae.encode_latents(pictures), latents, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("levels", [(), (0,), (1, 2), (2,)])
-def test_attention_is_where_the_levels_say(make_rqvae, levels):
-    model = make_rqvae(attention_levels=levels, num_res_blocks=2)
-    for blocks, each in ((model.encoder.down_blocks, 2), (list(model.decoder.up_blocks)[::-1], 3)):
-        found = [len(getattr(block, "attentions", [])) for block in blocks]
-        assert found == [each if level in levels else 0 for level in range(3)]
-
-
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_recomputes_and_changes_nothing(make_rqvae, pictures):
     model = make_rqvae().train()

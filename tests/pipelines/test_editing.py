@@ -108,22 +108,6 @@ def test_new_codes_depend_on_what_is_kept_above_and_not_on_what_is_kept_below(ti
     assert torch.equal(middle(0, kept_row=3), middle(1, kept_row=3))
 
 
-def test_several_pictures_share_a_prompt_or_have_their_own(make_pipeline, pictures, upper_half):
-    images = pictures[:2] / 2 + 0.5
-    for kind, condition in CONDITIONS.items():
-        pipe = make_pipeline(kind)
-        codes = pipe.reconstruct(images, output_type="latent").images
-        options = dict(num_images_per_prompt=2, output_type="latent")
-        found = pipe.complete(images, mask=upper_half, **options, **condition).images
-        assert torch.equal(found[:, upper_half], codes.repeat_interleave(2, 0)[:, upper_half])
-    pipe = make_pipeline("text")
-    options, prompts = dict(mask=upper_half, output_type="latent"), ["rocket", "a red heart"]
-    together = pipe.complete(images, prompts, generator=[seeded(0), seeded(1)], **options)
-    for index, prompt in enumerate(prompts):
-        alone = pipe.complete(images[[index]], prompt, generator=seeded(index), **options)
-        assert torch.equal(together.images[[index]], alone.images)
-
-
 def test_variations_share_the_first_depths(pipe_and_condition, picture):
     pipe, condition = pipe_and_condition
     codes = pipe.reconstruct(picture, output_type="latent").images.expand(2, -1, -1, -1)

@@ -2,15 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Rejection sampling and re-ranking keep the best candidates, reproducibly and in bounded memory."""
 
-import weakref
-
 import pytest
 import torch
 from scorers import CLASSES, tiny_classifier, tiny_clip
 
 from rq_hf import CLIPRanker, ImageClassifier
 from rq_hf.images import to_pil
-from rq_hf.pipelines.selection import candidates_per_prompt, match_classes, select_best
+from rq_hf.pipelines.selection import candidates_per_prompt, match_classes
 
 PROMPTS = ["a red heart", "green apple"]
 
@@ -100,30 +98,6 @@ def test_with_one_generator_per_picture_a_batch_of_prompts_equals_its_singles(ti
         assert torch.equal(alone.images[0], together.images[index])
 
 
-def test_pictures_of_rejected_candidates_are_not_kept(class_pipeline, classifier):
-    alive, numbers_alive = [], []
-
-    def watch(module, arguments):
-        numbers_alive.append(sum(reference() is not None for reference in alive))
-        alive.append(weakref.ref(arguments[0]))
-
-    classifier.model.register_forward_pre_hook(watch)
-    class_pipeline.candidate_batch_size = 2
-    output = class_pipeline(class_labels=1, classifier=classifier, acceptance_rate=0.05, generator=seeded(0))
-    assert len(output.images) == 1 and numbers_alive == [0] * 10
-
-
-def test_the_selection_is_the_sorted_head_of_all_candidates():
-    scores, codes = torch.tensor([0.2, 0.9, 0.9, 0.1, 0.5, 0.9, 0.3]), torch.arange(7)[:, None, None, None]
-    batches = [([0] * len(part), part) for part in codes.split((2, 4, 1))]
-    kept, values = select_best(batches, lambda codes, rows: scores[codes.flatten()], 3)
-    assert kept.flatten().tolist() == [1, 2, 5]  # of equal scores the earlier
-    assert values.tolist() == pytest.approx([0.9] * 3)
-    scores[0] = float("nan")
-    with pytest.raises(ValueError, match="scores of candidates must be finite"):
-        select_best(batches, lambda codes, rows: scores[codes.flatten()], 3)
-
-
 @pytest.mark.parametrize(
     "rate, pictures, candidates",
     [(0.1, 3, 30), (1 / 3, 10, 30), (0.9, 1, 2), (0.7, 7, 10), (1, 4, 4), (1e-4, 1, 10_000), (0.2999, 3, 11)],
@@ -182,16 +156,6 @@ def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):
     outputs = ranker.model(**inputs)
     expected = outputs.logits_per_image.diagonal() / ranker.model.logit_scale.exp()
     torch.testing.assert_close(ranker.score(pictures, texts), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_text_tower_without_a_mask_is_given_full_rows(ranker, tiny_tokenizer):
-    ranker.processor.tokenizer.model_input_names = ["input_ids"]  # as SigLIP's
-    seen = []
-    ranker.model.text_model.register_forward_pre_hook(
-        lambda module, arguments, kwargs: seen.append(kwargs), with_kwargs=True
-    )
-    assert ranker.embed_texts(["rocket", "a red heart"]).shape == (2, 8)
-    assert seen[0]["input_ids"].shape == (2, 6) and seen[0].get("attention_mask") is None
 
 
 def test_classifier_and_ranker_load_from_folders(class_pipeline, tiny_pipeline, ranker, classifier, tmp_path):

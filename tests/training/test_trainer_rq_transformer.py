@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training of the RQ-Transformer: its codes and labels, evaluations, pictures."""
 
-import itertools
-
 import pytest
 import torch
 from PIL import Image
@@ -94,44 +92,12 @@ def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_
     torch.testing.assert_close(residuals[:count, ..., 1, :], latents[:count] - vectors)  # what the own code leaves
 
 
-def test_self_corrected_pictures_are_drawn_over_as_often_as_each_number_of_passes(tmp_path):
-    trainer = rqt_trainer(tmp_path, self_correction=1.0, self_correction_passes=4, self_correction_temperature=0.7)
-    drawn, draw = [], trainer.model.redraw_codes
-
-    def redraw(input_ids, codes, temperature, generator):
-        assert temperature == 0.7 and not trainer.model.training
-        drawn.append((codes, draw(input_ids, codes, temperature, generator)))
-        return drawn[-1][1]
-
-    trainer.model.redraw_codes = redraw
-    codes, _ = trainer.training_codes(batch(trainer, count=8))
-    assert [len(after) for _, after in drawn] == [8, 6, 4, 2]
-    for (_, after), (before, _) in itertools.pairwise(drawn):
-        assert torch.equal(before, after[: len(before)])
-    assert torch.equal(codes[:2], drawn[3][1]) and torch.equal(codes[6:], drawn[0][1][6:])
-
-
 def test_every_trained_parameter_gets_a_gradient(tmp_path):
     for depth in (1, 2):
         trainer = rqt_trainer(tmp_path, model={"code_depth": depth})
         trainer.compute_loss(trainer.model, batch(trainer)).backward()
         parameters = trainer.model.named_parameters()
         assert [name for name, each in parameters if each.requires_grad and each.grad is None] == []
-
-
-def test_accumulated_batches_train_as_the_large_batch(tmp_path):
-    common = {"max_steps": 2, "stochastic_codes": False, "max_grad_norm": 0.0}
-    whole, parts = (
-        rqt_trainer(
-            tmp_path, model={"dropout": 0.0}, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size,
-            **common,
-        )
-        for size in (8, 2)
-    )  # fmt: skip
-    for trainer in (whole, parts):
-        trainer.train()
-    for name in ("loss", "text_loss", "grad_norm"):
-        assert logged(parts, name) == pytest.approx(logged(whole, name), rel=1e-4), name
 
 
 @pytest.mark.parametrize("precision", [{}, {"bf16": True}])

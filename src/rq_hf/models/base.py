@@ -32,13 +32,8 @@ class RQConfig(PreTrainedConfig):
     """A `PreTrainedConfig` that refuses unknown fields from a caller and warns about them in a saved file."""
 
     @classmethod
-    def known_fields(cls) -> list[str]:
-        """Names of all fields that a caller may give."""
-        return [field.name for field in fields(cls)]
-
-    @classmethod
     def _unknown_field(cls, name: str) -> str:
-        closest = difflib.get_close_matches(name, cls.known_fields(), n=1, cutoff=0.0)[0]
+        closest = difflib.get_close_matches(name, [field.name for field in fields(cls)], n=1, cutoff=0.0)[0]
         return f"{cls.__name__} has no field `{name}`; the closest known one is `{closest}`."
 
     def __post_init__(self, **kwargs):
@@ -54,11 +49,7 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads a config.json. Where there is none the base class returns no fields, and so a default model.
-
-        Raises:
-            `OSError`: there is no config.json.
-        """
+        """Reads a config.json; raises an `OSError` where there is none, which the base class takes for defaults."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:
             raise OSError(f"`{pretrained_model_name_or_path}` must hold a file config.json; there is none.")
@@ -66,20 +57,19 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds a configuration from the contents of a config.json.
-
-        Fields of the file that this version does not know are ignored with a warning.
+        """Builds a configuration from a config.json, whose unknown fields are ignored with a warning.
 
         Raises:
             `ValueError`: an unknown field in `kwargs`.
         """
-        known = {*cls.known_fields(), *_BASE_KEYS}
+        own = [field.name for field in fields(cls)]
+        known = {*own, *_BASE_KEYS}
         for name in config_dict:
             if name not in known and name not in SAMPLING_FIELDS and not name.startswith("_"):
                 logger.warning(f"{cls._unknown_field(name)} It is ignored.")
         config_dict = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
         # Given fields are validated together with those of the file; `dtype` is the model loader's as well.
-        given = [name for name in cls.known_fields() if name in kwargs and name != "dtype"]
+        given = [name for name in own if name in kwargs and name != "dtype"]
         config_dict |= {name: kwargs.pop(name) for name in given}
         if not kwargs.get("return_unused_kwargs"):
             for name in kwargs:

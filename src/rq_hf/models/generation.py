@@ -44,11 +44,7 @@ class Sampling:
     temperature: tuple[float, ...] = ()
     top_k: tuple[int | None, ...] = ()
     top_p: tuple[float | None, ...] = ()
-    guidance_scale: float = 1.0
-
-    @property
-    def is_guided(self) -> bool:
-        return self.guidance_scale != 1.0
+    guidance_scale: float = 1.0  # 1 turns guidance off
 
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
@@ -116,7 +112,7 @@ def predict_codes(
         inputs = context if d == 0 else model.depth_projection(_rows(quantized, len(context)))  # (B, 1, n_e)
         states = model.depth_transformer(model.depth_positions(inputs, offset=d), caches, d)
         logits = model.code_head(states)[:, 0].float()  # (B, K)
-        if sampling.is_guided:
+        if sampling.guidance_scale != 1.0:
             conditional, null = logits.chunk(2)
             logits = null + sampling.guidance_scale * (conditional - null)
         smallest, largest = logits.aminmax()  # NaN if there is one
@@ -329,18 +325,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
         temperature: float | Sequence[float] | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.LongTensor:
-        """Draws the codes of every position after the given codes of the positions before it, all at once.
+        """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before.
 
-        Training uses it to show the model its own codes. Guidance is off.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
-            temperature (`float` or `list[float]`, *optional*): as in [`generate`].
-            generator (`torch.Generator`, *optional*): of the draws, on any device.
-
-        Returns:
-            `torch.LongTensor` of shape `(B, H, W, D)`.
+        Training uses it to show the model its own codes. Settings are as in [`generate`], without guidance.
         """
         sampling = self._resolve_sampling(self.generation_config, None, temperature, None, None, 1.0)
         quantized = self.codebook(codes.flatten(1, 2)).sum(-2)  # (B, T, n_z), z-hat_t
@@ -387,16 +374,12 @@ class RQTransformerGenerationMixin(GenerationMixin):
         return -torch.cat(losses).view(len(codes), -1).mean(1)
 
     def check_sampling(self, temperature=None, top_k=None, top_p=None, guidance_scale=None) -> None:
-        """Raises the `ValueError` that [`generate`] would raise for these settings, before a long series of calls."""
+        """Raises the `ValueError` that [`generate`] would raise for these settings."""
         sampling = self._resolve_sampling(self.generation_config, None, temperature, top_k, top_p, guidance_scale)
         self._with_null_conditions(torch.zeros(1, self.config.condition_length, dtype=torch.long), None, sampling)
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] | None = None) -> None:
-        """Checks codes `(B, H, W, D)` of one of the `batch_sizes`, integers in [0, K); any B by default.
-
-        Raises:
-            `ValueError`: calls them `name` and tells what was expected and what came.
-        """
+        """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
         if not isinstance(codes, torch.Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(codes).__name__}.")
         fits = codes.ndim == 4 and tuple(codes.shape[1:]) == self.config.code_shape
@@ -446,7 +429,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self, input_ids: torch.Tensor, negative_input_ids: torch.Tensor | None, sampling: Sampling
     ) -> torch.Tensor:
         """Conditions `(B, S)`, and with guidance the null conditions after them, `(2B, S)`."""
-        if not sampling.is_guided:
+        if sampling.guidance_scale == 1.0:
             if negative_input_ids is not None:
                 raise ValueError("A negative prompt or `negative_input_ids` needs a `guidance_scale` other than 1.")
             return input_ids

@@ -245,7 +245,7 @@ class RQVAEModel(RQPreTrainedModel):
         return self.decoder(self.post_quant_conv(channels_first))
 
     def _check_finite(self, name: str, values: torch.Tensor) -> None:
-        # NaN has no nearest code and no colour; without this check it would become code 0 or a black picture.
+        # Without this check NaN would become code 0 or a black picture.
         if not torch.compiler.is_compiling() and not values.isfinite().all():
             dtype = self.quant_conv.weight.dtype
             raise ValueError(f"{name} must be finite, got NaN or infinity from weights in {dtype}.")

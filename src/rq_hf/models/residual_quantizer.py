@@ -117,10 +117,6 @@ class Codebook(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim, dtype=dtype))
 
-    def at_depth(self, depth: int) -> torch.Tensor:
-        """`(K, n_z)` code vectors that are searched at `depth`, counted from 0."""
-        return self(None, depth)
-
     def forward(self, codes: torch.Tensor | None, first_depth: int = 0) -> torch.Tensor:
         """Code vectors e(k) `(..., d, n_z)` of codes `(..., d)`; the first has depth `first_depth`, counted from 0.
         `None` gives all `(K, n_z)` of that depth."""
@@ -225,7 +221,7 @@ class ResidualQuantizer(nn.Module):
         with without_autocast(latents.device.type):
             residual = latents.float().reshape(-1, width)  # (N, n_z), r_0 = z
             for depth, tau in enumerate(temperatures):
-                codebook = self.codebook.at_depth(depth)
+                codebook = self.codebook(None, depth)
                 code = self._draw(residual, codebook, tau, generator) if stochastic and tau else None
                 code = nearest_codes(residual, codebook) if code is None else code  # k_d
                 residuals.append(residual)
@@ -269,8 +265,8 @@ class ResidualQuantizer(nn.Module):
             residual, partial_sum = flat.detach(), torch.zeros_like(flat)
             codes, residuals, commitment_losses = [], [], []
             for depth in range(self.code_depth):
-                code = nearest_codes(residual, self.codebook.at_depth(depth))
-                vectors = F.embedding(code, self.codebook.at_depth(depth))  # e(k_d), before any update
+                code = nearest_codes(residual, self.codebook(None, depth))
+                vectors = F.embedding(code, self.codebook(None, depth))  # e(k_d), before any update
                 if codebook_update == "per_depth":
                     self._update("per_depth", depth if len(self.cluster_size) > 1 else 0, residual, code)
                 residuals.append(residual)
