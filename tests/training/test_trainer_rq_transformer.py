@@ -49,13 +49,6 @@ def test_cached_latents_and_codes_train_as_pictures_do(tmp_path, name, options):
     assert logged(runs[1], "loss") == pytest.approx(logged(runs[0], "loss"), abs=1e-4)
 
 
-def test_codes_are_refused_where_latents_are_needed(tmp_path):
-    for name in HARD:
-        trainer = rqt_trainer(tmp_path, **HARD | {name: True})
-        with pytest.raises(ValueError, match="need `pixel_values` or `latents`, got `codes`"):
-            trainer.training_codes({"codes": torch.zeros(1, 4, 4, 2)})
-
-
 def test_training_codes_are_hard_in_evaluations_and_drawn_in_training(tmp_path):
     trainer = rqt_trainer(tmp_path, code_temperature=[5.0, 1e-9])
     inputs = batch(trainer)

@@ -80,7 +80,7 @@ class Studio:
             arguments |= {"num_candidates": int(count * candidates), "ranker": "likelihood"}
         generators = [torch.Generator().manual_seed(int(seed or 0) + index) for index in range(count)]
         arguments |= {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
-        codes = call(**arguments, temperature=temperature, top_k=top_k).images.cpu()
+        codes = call(**arguments, temperature=temperature or None, top_k=top_k or None).images.cpu()
         return codes, self.decode(codes, depth)
 
 
@@ -118,9 +118,9 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                     seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
                 about = "For each picture the likeliest of this many is shown."
                 candidates = gr.Slider(1, MAX_CANDIDATES, 1, step=1, label="Candidates", info=about)
-                with gr.Accordion("Sampling", open=False):  # empty: the checkpoint's own
-                    temperature = gr.Number(None, label="Temperature", elem_id="temperature")
-                    top_k = gr.Number(None, precision=0, label="Top k", elem_id="top_k")
+                with gr.Accordion("Sampling (0: the checkpoint's own)", open=False):
+                    temperature = gr.Number(0, minimum=0, step=0.1, label="Temperature", elem_id="temperature")
+                    top_k = gr.Number(0, precision=0, minimum=0, label="Top k", elem_id="top_k")
                 sampling = [count, seed, candidates, temperature, top_k]
             with gr.Column(scale=3):
                 pictures = gr.Gallery(

@@ -33,7 +33,7 @@ def command(main: Callable) -> Callable:
         except USER_ERRORS as error:
             message = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, ModuleNotFoundError):
-                message += "; pip install 'rq_hf[train,eval,demo]' brings what only some commands need"
+                message += "; install rq_hf with the extra train, eval or demo: pip install '.[train]' in a clone"
             sys.exit(f"error: {message}")
 
     return run

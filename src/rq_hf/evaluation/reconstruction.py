@@ -129,7 +129,7 @@ def evaluate_rqvae(
         if extractor is not None:
             real_features = extractor(original)
         for depth in depths:
-            partial_sum = rqvae.quantizer.embed(codes[..., : depth + 1])  # z-hat^(d), Eq. 4
+            partial_sum = rqvae.quantizer.embed(codes[..., : depth + 1])  # z-hat^(d)
             decoded = rqvae.decode(codes[..., : depth + 1]).float()
             rounded = to_rgb(to_uint8(decoded))
             errors = {

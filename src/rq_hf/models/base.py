@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Base classes of both models: strict configurations, and weights from safetensors files alone."""
+"""Base classes of both models: strict configurations, and weights from safetensors files by default."""
 
 import difflib
 import json

@@ -4,7 +4,7 @@
 
 Symbols: B pictures, S condition tokens, T = H*W positions, D code depth, K codebook size, n_z codebook width,
 n_e hidden width. z-hat_t sum of the code vectors of position t, h_t context from which its codes are predicted.
-With guidance B counts the conditional rows first and the null conditions after them.
+Guidance adds B null rows after the B conditional rows; such shapes are written (2B, ...).
 """
 
 import math
@@ -32,7 +32,7 @@ _KNOWN_FIELDS = {
 }  # fmt: skip
 # Logits of parallel predictions are held in blocks of at most this many elements (64 MiB in fp32).
 LOGIT_BLOCK_ELEMENTS = 2**24
-# A smaller `top_p` would round to 0 in fp32 and keep no code; the likeliest code alone is kept long before.
+# A smaller `top_p` would round to 0 in fp32 and keep no code; at this value only the likeliest code is kept.
 MIN_TOP_P = 1e-30
 
 
@@ -64,12 +64,12 @@ def draw_uniforms(
     generators = generator if isinstance(generator, (list, tuple)) else [generator] * batch_size
     if len(generators) != batch_size:
         raise ValueError(f"`generator` must be one or a list of {batch_size}, got {len(generators)}.")
+    if not all(isinstance(each, torch.Generator | None) for each in generators):
+        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r:.200}.")
     devices = [torch.device("cpu") if each is None else each.device for each in generators]
-    uniforms = [
-        torch.rand(shape, generator=each, device=device, dtype=torch.float32).to(devices[0])
-        for each, device in zip(generators, devices, strict=True)
-    ]
-    return torch.stack(uniforms)
+    pairs = zip(generators, devices, strict=True)
+    drawn = [torch.rand(shape, generator=each, device=at, dtype=torch.float32) for each, at in pairs]
+    return torch.stack([each.to(devices[0]) for each in drawn])
 
 
 def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
@@ -206,8 +206,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
     ) -> torch.LongTensor:
         r"""Samples code maps, position by position in raster order and depth by depth (Eq. 9).
 
-        Settings that are `None` come from the generation config, and else are `do_sample=True`, temperature 1, all
-        codes, and no guidance. The model should be in eval mode.
+        Settings that are `None` come from the generation config. Without any, all codes may be drawn, at temperature 1
+        and without guidance. The model should be in eval mode.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, condition_length)`):
@@ -230,8 +230,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
             generator (`torch.Generator` or a list of one per picture, *optional*):
                 Gives one uniform number per code before the loop. With one per picture a batch equals its singles.
             callback (*optional*):
-                `callback(position, codes)` after each position that is drawn, with codes `(B, H, W, D)`, 0 where
-                nothing is drawn yet. It may return other codes, after which the rest is drawn, or `False` to stop.
+                `callback(position, codes)` after each position, with codes `(B, H, W, D)`, 0 where nothing is known or
+                drawn yet. It may return codes; later positions follow those of this position. `False` stops the loop.
                 Leading positions that are known in all pictures are read at once, without a call.
             generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
             compile_config (`transformers.CompileConfig`, *optional*):
@@ -305,10 +305,10 @@ class RQTransformerGenerationMixin(GenerationMixin):
     def prefill(
         self, input_ids: torch.Tensor, codes: torch.Tensor, caches: Caches | None = None
     ) -> tuple[torch.Tensor, Caches]:
-        """Reads conditions `(B, S)` and the codes `(B or B/2, P, D)` of the first P positions, all but the last token.
+        """Reads conditions `(B or 2B, S)` and codes `(B, P, D)` of the first P positions, all but the last token.
 
         Returns:
-            The last token `(B, 1, n_e)` and the caches with all tokens before it.
+            The last token `(B or 2B, 1, n_e)` and the caches with all tokens before it.
         """
         quantized = self.codebook(codes).sum(-2)  # (B, P, n_z), z-hat_t
         tokens = self.spatial_inputs(input_ids, _rows(quantized, len(input_ids)))  # (B, S + P, n_e)

@@ -95,9 +95,8 @@ class CodeHead(PredictionHead):
         Args:
             x: `(..., D, n_e)`.
             labels: `(..., D)` codes or `(..., D, K)` distributions.
-            residuals: `(..., D, n_z)`, for soft targets Q_tau (Eq. 15), with
-            codebook: `(1 or D, K, n_z)` and
-            temperatures: tau of each depth.
+            residuals: `(..., D, n_z)`; the targets are their Q_tau (Eq. 15).
+            codebook, temperatures: `(1 or D, K, n_z)` and tau of each depth, needed with residuals.
         """
         if labels is None and residuals is None:
             return super().forward(x)
@@ -130,8 +129,9 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
     r"""
     Autoregressive model of code maps under a condition (section 3.2).
 
-    The spatial transformer reads the condition and, for each position, the sum of its code vectors. Its output h_t is
-    the context from which the depth transformer predicts the D codes of the next position, coarse to fine (Eq. 9-13).
+    The spatial transformer reads the condition and, for each position, the sum of its code vectors. Its output h_t,
+    which has seen all positions before t, is the context from which the depth transformer predicts the D codes of
+    position t, coarse to fine (Eq. 9-13).
 
     Args:
         config ([`RQTransformerConfig`]): architecture.
@@ -226,8 +226,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         """Inputs of the spatial transformer `(B, S + P, n_e)` (Eq. 10): conditions `(B, S)`, then one token for each
         z-hat_t of `quantized` `(B, P, n_z)`."""
         condition = self.condition_positions(self.condition_embedding(input_ids))  # (B, S, n_e)
-        tokens = self.spatial_positions(self.spatial_projection(quantized))  # (B, P, n_e)
-        return self.embedding_dropout(torch.cat([condition, tokens], dim=1))
+        inputs = condition
+        if quantized.shape[1] > 0:  # quantized linear layers take no empty tensor
+            tokens = self.spatial_positions(self.spatial_projection(quantized))  # (B, P, n_e)
+            inputs = torch.cat([condition, tokens], dim=1)
+        return self.embedding_dropout(inputs)
 
     def spatial_states(self, input_ids: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
         """Outputs of the spatial transformer for conditions `(B, S)` and z-hat_t `(B, T, n_z)`: `(B, S + T - 1, n_e)`,

@@ -18,7 +18,7 @@ from torch import nn
 
 # Distances, or probabilities Q_tau, are computed in blocks of at most this many elements (8 MiB in fp32).
 BLOCK_ELEMENTS = 2**21
-# Quotients by smaller temperatures overflow fp32; the nearest code has all the mass long before.
+# Dividing by a smaller temperature overflows fp32; at this value the nearest code has probability 1.
 MIN_TEMPERATURE = 1e-30
 # "per_step" restarts a code whose average count falls below this fraction of the codebook's mean count.
 RESTART_FRACTION = 0.1
@@ -56,9 +56,9 @@ def without_autocast(device_type: str) -> AbstractContextManager:
 
 
 def nearest_codes(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Q(r; C), the nearest of the code vectors `(K, n_z)` to each residual `(N, n_z)` (Eq. 3): indexes `(N,)`.
+    """Q(r; C), the nearest of the code vectors `(K, n_z)` to each residual `(N, n_z)` (Eq. 1): indexes `(N,)`.
 
-    Of equally near ones it is the first. Distances are rounded as in the official code, for equal codes.
+    Of equally near ones it is the first. The operations have the official order, so that rounding gives equal codes.
     """
     residual_norms = residuals.pow(2).sum(-1, keepdim=True)  # (N, 1)
     code_norms = codebook.t().pow(2).sum(0, keepdim=True)  # (1, K)
@@ -220,7 +220,7 @@ class ResidualQuantizer(nn.Module):
         codes, residuals = [], []
         with without_autocast(latents.device.type):
             residual = latents.float().reshape(-1, width)  # (N, n_z), r_0 = z
-            for depth, tau in enumerate(temperatures):
+            for depth, tau in enumerate(temperatures):  # Eq. 4
                 codebook = self.codebook(None, depth)
                 code = self._draw(residual, codebook, tau, generator) if stochastic and tau else None
                 code = nearest_codes(residual, codebook) if code is None else code  # k_d
@@ -238,7 +238,7 @@ class ResidualQuantizer(nn.Module):
         return latents.float()[..., None, :] - F.pad(partial_sums[..., :-1, :], (0, 0, 1, 0))
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        """z-hat^(d), the sum of the code vectors (Eq. 4): `(B, H, W, d)` long, d <= D, to `(B, H, W, n_z)`."""
+        """z-hat^(d), the sum of the first d code vectors: `(B, H, W, d)` long, d <= D, to `(B, H, W, n_z)`."""
         return self.codebook(codes).sum(-2)
 
     def forward(
@@ -264,7 +264,7 @@ class ResidualQuantizer(nn.Module):
             flat = latents.float().reshape(-1, latents.shape[-1])  # (N, n_z), z
             residual, partial_sum = flat.detach(), torch.zeros_like(flat)
             codes, residuals, commitment_losses = [], [], []
-            for depth in range(self.code_depth):
+            for depth in range(self.code_depth):  # Eq. 4
                 code = nearest_codes(residual, self.codebook(None, depth))
                 vectors = F.embedding(code, self.codebook(None, depth))  # e(k_d), before any update
                 if codebook_update == "per_depth":
@@ -272,7 +272,7 @@ class ResidualQuantizer(nn.Module):
                 residuals.append(residual)
                 codes.append(code)
                 residual = residual - vectors  # r_d = r_{d-1} - e(k_d)
-                partial_sum = partial_sum + vectors  # z-hat^(d), Eq. 4
+                partial_sum = partial_sum + vectors  # z-hat^(d)
                 commitment_losses.append(F.mse_loss(flat, partial_sum))  # ||z - sg[z-hat^(d)]||^2, Eq. 7
             if codebook_update == "per_step" and len(self.cluster_size) == 1:  # all depths train one codebook
                 self._update("per_step", 0, torch.cat(residuals), torch.cat(codes))

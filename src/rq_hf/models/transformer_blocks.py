@@ -37,9 +37,9 @@ class KeyValueCache(nn.Module):
         """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on.
 
         Returns:
-            Keys, values and mask to attend to. For an integer `position` they are those of the tokens so far, without
-            a mask. For a tensor `(1,)`, with which all positions share one compiled program, they have the whole
-            capacity, and the mask `(1, 1, 1, capacity)` tells the tokens so far.
+            Keys, values and mask. An integer `position` returns the tokens so far and no mask. A tensor `(1,)` returns
+            the whole cache and a mask `(1, 1, 1, capacity)`, `True` for the tokens so far. These shapes are fixed, so
+            one compiled program serves all positions.
         """
         if isinstance(position, int):
             end = position + keys.shape[2]

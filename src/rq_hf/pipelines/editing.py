@@ -73,7 +73,7 @@ class EditingMixin:
         """
         shape = self.transformer.config.code_shape[:2]
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != shape:
-            got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask)
+            got = (mask.dtype, tuple(mask.shape)) if isinstance(mask, torch.Tensor) else type(mask).__name__
             raise ValueError(f"`mask` must be a bool tensor of shape {shape}, got {got}.")
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
         return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)

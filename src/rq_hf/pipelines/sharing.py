@@ -9,10 +9,10 @@ from huggingface_hub import CommitInfo
 
 
 class SharingMixin:
-    """Pushes a pipeline; loads a repository that brings code without running that code."""
+    """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
-        """Uploads all components and a card in one commit.
+        """Uploads all components in one commit, with a card if the repository has none.
 
         Args:
             repo_id (`str`): The repository; it is made if it is missing.

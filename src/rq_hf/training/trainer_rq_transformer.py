@@ -82,8 +82,7 @@ class RQTransformerTrainer(RQTrainer):
         args ([`RQTransformerTrainingArguments`]): the arguments.
         rqvae ([`RQVAEModel`]): the frozen first stage.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): decodes the captions below the pictures.
-        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)`, and `pixel_values`, `latents` `(B, H, W, n_z)` or,
-            with neither stochastic codes nor soft labels, `codes` `(B, H, W, D)`.
+        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)`, and `pixel_values` or `latents` `(B, H, W, n_z)`.
     """
 
     def __init__(
@@ -124,17 +123,13 @@ class RQTransformerTrainer(RQTrainer):
         return (outputs.loss, {"loss": outputs.loss}) if return_outputs else outputs.loss
 
     @torch.no_grad()
-    def training_codes(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def training_codes(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The codes `(B, H, W, D)` that the model reads, and the residuals `(B, H, W, D, n_z)` of its soft labels.
 
         Evaluations use the nearest codes (Eq. 3). Training uses the nearest ones or draws from Q_tau (Eq. 15). With
-        `self_correction` the model draws the codes of a batch's first pictures. Cached codes have no residuals.
+        `self_correction` the model draws the codes of a batch's first pictures.
         """
         args, quantizer = self.args, self.rqvae.quantizer
-        if "codes" in inputs:
-            if args.stochastic_codes or args.soft_labels:
-                raise ValueError("Stochastic codes and soft labels need `pixel_values` or `latents`, got `codes`.")
-            return inputs["codes"].long(), None
         latents = inputs["latents"] if "latents" in inputs else self.rqvae.encode_latents(inputs["pixel_values"])
         if not self.model.training:
             return quantizer.quantize(latents)
@@ -147,8 +142,8 @@ class RQTransformerTrainer(RQTrainer):
         return codes, residuals
 
     def redrawn_codes(self, input_ids: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(B, H, W, D)` that the model draws in place of the given ones. With P = `self_correction_passes`, one
-        P-th of the pictures is drawn once, one P-th twice, and so on up to P times."""
+        """Codes `(B, H, W, D)` that the model draws in place of the given ones. The pictures form
+        `self_correction_passes` equal groups; the last group is redrawn once, the one before twice, and so on."""
         passes, temperature = self.args.self_correction_passes, self.args.self_correction_temperature
         self.model.eval()
         for turn in range(passes):
