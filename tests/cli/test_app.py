@@ -60,7 +60,7 @@ def test_a_completion_keeps_the_codes_of_the_first_rows(tiny_pipeline):
 def test_bad_input_is_an_error_on_the_page(tiny_pipeline):
     studio = app.Studio(tiny_pipeline)
     with pytest.raises(ValueError, match="`temperature`"):
-        studio.draw("a heart", 3, 1, 0, 1, 0, 8)
+        studio.draw("a heart", 3, 1, 0, 1, -1, 8)
     with pytest.raises(ValueError, match="Upload a picture"):
         studio.complete(None, "a red heart", 2, 3, *SAMPLING)
     assert studio.decode(None, 2) == []
