@@ -75,21 +75,6 @@ def test_psnr_of_known_errors():
     assert psnr(0.02) == pytest.approx(16.9897) and psnr(1.0) == 0 and psnr(0.0) == math.inf
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_running_figures_are_those_of_the_whole_set(make_rqvae, pictures, shared):
-    rqvae = make_rqvae(shared_codebook=shared)
-    config, output = rqvae.config, rqvae(pictures)
-    figures = ReconstructionFigures(config.codebook_size, config.code_depth, config.shared_codebook)
-    for batch in torch.arange(len(pictures)).split(3):
-        figures.update(pictures[batch], output.reconstruction[batch], output.codes[batch])
-    found, expected = figures.compute(), evaluate_rqvae(rqvae, Pixels(pictures))
-    for name in ("psnr", "mse", "codes_used", "code_usage", "code_perplexity"):
-        assert found[name] == pytest.approx(expected["metrics"][name], rel=1e-5)
-    for row in expected["depths"]:
-        for name in ("code_usage", "code_perplexity"):
-            assert found[f"{name}_depth_{row['depth']}"] == pytest.approx(row[name])
-
-
 def test_running_figures_of_no_pictures_are_empty():
     assert ReconstructionFigures(codebook_size=4, code_depth=2).compute() == {}
 

@@ -219,16 +219,3 @@ def test_models_whose_files_lack_weights_are_refused(classifier, tmp_path):
 def test_bad_arguments_are_named(tiny_pipeline, arguments, match):
     with pytest.raises(ValueError, match=match):
         tiny_pipeline("rocket", **arguments)
-
-
-def test_models_that_cannot_score_are_refused(class_pipeline, classifier, ranker):
-    with pytest.raises(ValueError, match="`ranker` needs a `prompt`"):
-        class_pipeline(class_labels=0, num_candidates=2, ranker=ranker)
-    with pytest.raises(ValueError, match="`model` must have an image and a text tower.*got ResNet"):
-        CLIPRanker(classifier.model, ranker.processor)
-    with pytest.raises(ValueError, match="`processor` must be given with a `model` that is in memory"):
-        CLIPRanker(ranker.model)
-    with pytest.raises(ValueError, match="`image_processor` must be given with a `model` that is in memory"):
-        ImageClassifier(classifier.model)
-    with pytest.raises(ValueError, match="`pixel_values` must be finite"):
-        classifier.score(torch.full((1, 3, 16, 16), float("nan")), [0])
