@@ -60,7 +60,7 @@ def convert_checkpoint(
     r"""Converts an official checkpoint to a folder that `from_pretrained` loads.
 
     Both stages give a pipeline, stage 1 alone an [`RQVAEModel`], stage 2 alone an [`RQTransformerForImageGeneration`].
-    Stage 2 has no codebook of its own. If it is alone, its codebook is NaN until
+    Stage 2 files hold no codebook. If stage 2 is alone, its codebook is NaN until
     [`~RQTransformerForImageGeneration.set_codebook`] is called with that of its RQ-VAE.
 
     Args:

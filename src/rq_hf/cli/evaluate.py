@@ -168,7 +168,7 @@ def first_value(row: dict[str, Any], column: str) -> str | int:
 
 
 def random_rows(rows: datasets.Dataset, size: int, seed: int) -> list[int]:
-    """So many different places of rows, in their order."""
+    """Indexes of `size` random rows, sorted."""
     return torch.randperm(len(rows), generator=seeded_generator(seed))[:size].sort().values.tolist()
 
 

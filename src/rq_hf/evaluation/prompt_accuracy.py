@@ -94,7 +94,7 @@ def copy_rates(drawn: Dataset, originals: Dataset, rqvae: RQVAEModel, batch_size
     Items of both sets are `{"pixel_values": (C, h, w)}` in [-1, 1].
 
     Returns:
-        `dict` with the shares `exact_copies` (at least 60 dB, equal but for rounding) and `near_copies` (at least 30
+        `dict` with the shares `exact_copies` (at least 60 dB, equal up to rounding) and `near_copies` (at least 30
         dB, hardly different to the eye; exact ones included), each followed by its standard error.
     """
     flat = torch.cat([to_uint8(to_rgb(batch)).flatten(1) for batch in pixel_batches(drawn, batch_size)]).double()

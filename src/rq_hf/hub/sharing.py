@@ -112,7 +112,7 @@ def push_folder(
 
 
 def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Rounds weights to another dtype, but for integers and the moving averages of a codebook."""
+    """Rounds weights to another dtype, except integers and the moving averages of a codebook."""
     return {
         name: value.to(dtype) if value.is_floating_point() and not name.endswith(KEPT_IN_FP32) else value
         for name, value in weights.items()

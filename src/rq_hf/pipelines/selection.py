@@ -122,7 +122,7 @@ class CLIPRanker:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit vectors `(B, F)` of texts; what is longer than the text tower takes is cut."""
+        """Unit vectors `(B, F)` of texts; longer texts than the text tower takes are cut."""
         inputs = self.processor.tokenizer(
             list(texts),
             padding="max_length",  # SigLIP was trained on full rows

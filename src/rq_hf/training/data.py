@@ -199,7 +199,7 @@ class PictureStream(IterableDataset):
     """
     Endless training samples of a stream, epoch after epoch. Pictures that cannot be decoded are left out.
 
-    Each epoch reads the shards in an order of its own, through a buffer. Data loader workers share the shards.
+    Each epoch shuffles the shards and reads them through a buffer. Data loader workers share the shards.
     The index of a sample is the checksum of its file, so the crop does not depend on the worker that reads it. With
     several processes the first one reads for all; `accelerate` hands out the batches. A resumed training reads and
     skips the samples that it was trained on before. The result is exact for the same batch size and number of workers.
