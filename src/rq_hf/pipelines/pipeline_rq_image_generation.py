@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..models.base import SAMPLING_FIELDS
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
+from .lora import LoraMixin
 from .selection import (
     CLIPRanker,
     ImageClassifier,
@@ -34,7 +35,7 @@ from .sharing import SharingMixin
 logger = logging.get_logger(__name__)
 
 
-class RQImageGenerationPipeline(EditingMixin, SharingMixin, DiffusionPipeline):
+class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, DiffusionPipeline):
     r"""
     Generates pictures: an RQ-Transformer draws codes, an RQ-VAE decodes them.
 
@@ -96,8 +97,8 @@ class RQImageGenerationPipeline(EditingMixin, SharingMixin, DiffusionPipeline):
         """
         if getattr(self.transformer, "peft_config", None):
             raise ValueError(
-                "`transformer` must be saved without an adapter. Merge it first: `pipe.transformer = "
-                "peft_model.merge_and_unload()`."
+                "`transformer` must be saved without an adapter. Call `pipe.fuse_lora()` to keep it, then "
+                "`pipe.unload_lora_weights()`."
             )
         if self.transformer is not None:
             settings = {name: getattr(self.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}

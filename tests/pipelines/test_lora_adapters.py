@@ -1,0 +1,111 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""LoRA adapters in a pipeline, compared with PEFT."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from rq_hf.training.lora import LORA_TARGET_MODULES
+
+CALL = {"prompt": "a red heart", "temperature": 1.0, "output_type": "latent"}
+
+
+def draw(pipe) -> torch.Tensor:
+    return pipe(**CALL, generator=torch.Generator().manual_seed(0)).images
+
+
+def logits(transformer) -> torch.Tensor:
+    config = transformer.config
+    input_ids = torch.arange(config.condition_length)[None] % config.vocab_size
+    codes = torch.arange(torch.tensor(config.code_shape).prod()).view(1, *config.code_shape) % config.codebook_size
+    with torch.no_grad():
+        return transformer(input_ids, codes).logits
+
+
+@pytest.fixture
+def pipe_and_adapters(make_pipeline, tmp_path):
+    """A pipeline, the adapters "one" and "two" on disk, and its transformer as it was."""
+    pipe = make_pipeline()
+    original = copy.deepcopy(pipe.transformer)
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=2, lora_alpha=8, target_modules=LORA_TARGET_MODULES, init_lora_weights=False)
+        get_peft_model(copy.deepcopy(original), config).save_pretrained(tmp_path / name, save_embedding_layers=False)
+    return pipe, tmp_path, original
+
+
+def with_peft(original, tmp_path, weights) -> torch.nn.Module:
+    """The transformer with adapters by PEFT alone, weighted and merged."""
+    model = PeftModel.from_pretrained(copy.deepcopy(original), tmp_path / "one", adapter_name="one")
+    model.load_adapter(tmp_path / "two", adapter_name="two")
+    model.add_weighted_adapter(list(weights), list(weights.values()), "sum", combination_type="cat")
+    model.set_adapter("sum")
+    return model.merge_and_unload()
+
+
+def test_adapters_load_weigh_fuse_and_unload_as_by_peft(pipe_and_adapters):
+    pipe, folder, original = pipe_and_adapters
+    before = draw(pipe)
+    pipe.load_lora_weights(folder / "one", adapter_name="one")
+    alone = PeftModel.from_pretrained(copy.deepcopy(original), folder / "one")
+    torch.testing.assert_close(logits(pipe.transformer), logits(alone))
+    pipe.load_lora_weights(str(folder / "two"), adapter_name="two")
+    assert pipe.get_active_adapters() == ["two"]
+
+    pipe.set_adapters(["one", "two"], [0.7, 0.4])
+    assert pipe.get_list_adapters() == {"transformer": ["one", "two"]} and pipe.get_active_adapters() == ["one", "two"]
+    expected = with_peft(original, folder, {"one": 0.7, "two": 0.4})
+    torch.testing.assert_close(logits(pipe.transformer), logits(expected))
+    weighted = draw(pipe)
+    assert not torch.equal(weighted, before)
+    pipe.transformer, adapted = expected, pipe.transformer
+    assert torch.equal(draw(pipe), weighted)
+    pipe.transformer = adapted
+
+    pipe.fuse_lora()
+    assert torch.equal(draw(pipe), weighted)
+    pipe.unfuse_lora()
+    pipe.disable_lora()
+    assert torch.equal(draw(pipe), before)
+    pipe.enable_lora()
+    pipe.delete_adapters("two")
+    assert pipe.get_list_adapters() == {"transformer": ["one"]}
+    pipe.unload_lora_weights()
+    assert torch.equal(draw(pipe), before) and pipe.get_list_adapters() == {}
+    assert pipe.transformer.state_dict().keys() == original.state_dict().keys()
+
+
+def test_a_pipeline_is_saved_without_adapters_or_with_fused_ones(pipe_and_adapters, tmp_path):
+    pipe, folder, _ = pipe_and_adapters
+    pipe.load_lora_weights(folder / "one")
+    with pytest.raises(ValueError, match="without an adapter"):
+        pipe.save_pretrained(tmp_path / "saved")
+    adapted = draw(pipe)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "saved")
+    assert torch.equal(draw(type(pipe).from_pretrained(tmp_path / "saved")), adapted)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_and_leaves_nothing(pipe_and_adapters, make_transformer, tmp_path):
+    pipe, folder, original = pipe_and_adapters
+    before = draw(pipe)
+    other = make_transformer("text", hidden_size=2 * original.config.hidden_size)
+    config = LoraConfig(r=2, target_modules=LORA_TARGET_MODULES)
+    get_peft_model(other, config).save_pretrained(tmp_path / "other", save_embedding_layers=False)
+    with pytest.raises(ValueError, match="must fit the transformer"):
+        pipe.load_lora_weights(tmp_path / "other")
+    assert pipe.get_list_adapters().get("transformer", []) == [] and torch.equal(draw(pipe), before)
+    pipe.load_lora_weights(folder / "one")
+    with pytest.raises(ValueError, match="must be new, got 'default'"):
+        pipe.load_lora_weights(folder / "two")
+
+
+def test_drawing_and_training_do_not_need_peft(tmp_path):
+    code = "import sys; sys.modules['peft'] = None; import rq_hf, rq_hf.training"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
