@@ -4,6 +4,7 @@
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from conftest import RQVAE_FIELDS
@@ -65,7 +66,7 @@ def test_reconstruct_takes_pictures_of_any_kind(tiny_pipeline):
 @pytest.mark.parametrize(
     "image, depth, message",
     [
-        (PIL.Image.new("RGB", (16, 18)), None, r"must have shape .*multiples of 4, got \(1, 3, 18, 16\)"),
+        (torch.rand(1, 3, 18, 16), None, r"must have shape .*multiples of 4, got \(1, 3, 18, 16\)"),
         ([], None, "`image` must hold at least one picture, got an empty list"),
         (torch.full((1, 3, 16, 16), 255.0), None, r"`image` must hold floats in \[0, 1\].*float32 .*to 509"),
         (torch.full((1, 3, 16, 16), float("nan")), None, r"`image` must hold floats in \[0, 1\].*nan"),
@@ -137,9 +138,42 @@ def test_grey_pictures_are_edited_and_stay_grey(make_transformer):
     assert np.array_equal(completed, pipe.reconstruct(picture.convert("L")).images[0])
 
 
-@pytest.mark.parametrize("mask", [torch.ones(16, 16).bool(), torch.ones(4, 4), None], ids=["pixels", "float", "none"])
+def test_pillow_pictures_of_any_size_are_fitted(tiny_pipeline, upper_half):
+    photograph = PIL.Image.fromarray(noise(20, 30, 3))
+    assert tiny_pipeline.reconstruct(photograph).images[0].size == (28, 20)
+    square = PIL.ImageOps.fit(photograph, (16, 16), PIL.Image.Resampling.LANCZOS)
+    for method, options in (("complete", {"mask": upper_half}), ("vary", {})):
+        options |= {"prompt": "rocket", "output_type": "latent"}
+        fitted, expected = (
+            getattr(tiny_pipeline, method)(image, generator=seeded(), **options).images
+            for image in (photograph, square)
+        )
+        assert torch.equal(fitted, expected)
+
+
+def test_masks_of_every_kind_mean_the_same(tiny_pipeline, picture, upper_half):
+    def kept(mask) -> torch.Tensor:
+        codes = tiny_pipeline.complete(picture, "rocket", mask, output_type="latent", generator=seeded()).images
+        return codes
+
+    expected = kept(upper_half)
+    pixels = upper_half.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    image = PIL.Image.fromarray(pixels.numpy())
+    photograph_mask = PIL.Image.new("L", (300, 200))
+    photograph_mask.paste(255, (0, 0, 300, 100))
+    for mask in (pixels, pixels.float(), pixels.numpy(), upper_half.numpy().astype(np.uint8), image, photograph_mask):
+        assert torch.equal(kept(mask), expected)
+    assert torch.equal(kept(PIL.Image.fromarray(upper_half.numpy())), expected)
+    pixels[7, 0] = False  # one pixel of a position is drawn, so all of it is
+    upper_half[1, 0] = False
+    assert torch.equal(kept(pixels), kept(upper_half))
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(8, 16).bool(), torch.full((4, 4), 0.5), None], ids=["shape", "half", "none"]
+)
 def test_a_mask_of_another_shape_or_type_is_refused(tiny_pipeline, picture, mask):
-    with pytest.raises(ValueError, match=r"`mask` must be a bool tensor of shape \(4, 4\), got "):
+    with pytest.raises(ValueError, match=r"`mask` must be .* \[\(4, 4\), \(16, 16\)\], got "):
         tiny_pipeline.complete(picture, "rocket", mask)
 
 

@@ -8,7 +8,9 @@ before it in this order, never on what is kept after it.
 
 from typing import Any
 
+import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from diffusers.image_processor import PipelineImageInput
 
@@ -31,8 +33,9 @@ class EditingMixin:
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                Pictures of one size, a multiple of the RQ-VAE's `downsample_factor` in each direction; arrays
-                `(B, height, width, 3)` and tensors `(B, 3, height, width)` in [0, 1].
+                Pictures of one size. Pillow pictures are cropped by a few pixels to multiples of the RQ-VAE's
+                `downsample_factor`. Arrays `(B, height, width, C)` and tensors `(B, C, height, width)` in [0, 1] must
+                have such a size.
             depth (`int`, *optional*): Number of depths to decode, from 1 to D; all by default.
             output_type (`str`, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"`, or `"latent"` for the codes of those depths.
@@ -52,31 +55,33 @@ class EditingMixin:
         self,
         image: PipelineImageInput,
         prompt: str | list[str] | None = None,
-        mask: torch.BoolTensor | None = None,
+        mask: PIL.Image.Image | np.ndarray | torch.Tensor | None = None,
         class_labels: int | str | list[int | str] | None = None,
         **kwargs: Any,
     ) -> RQImagePipelineOutput | tuple:
-        r"""Draws the masked-out parts of pictures anew.
+        r"""Draws anew what `mask` does not keep.
 
         Kept codes stay exactly as they are. Their pixels change a little, since the decoder sees all codes at once.
         New codes continue what is kept above or left of them. They may not fit what is kept below or right of them.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                One picture, or one per prompt, of the model's size; see [`reconstruct`].
-            mask (`torch.BoolTensor` of shape `(H, W)`): `True` where codes are kept, `False` where they are drawn.
+                One picture, or one per prompt. Pillow pictures of any size are cropped to a square and scaled to the
+                model's size. Arrays and tensors must have it; see [`reconstruct`].
+            mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+                White, 1 or `True` is **kept**, black, 0 or `False` is drawn. The masks of inpainting pipelines in
+                diffusers mean the opposite. A Pillow mask is fitted like the picture. An array or tensor has a value
+                for each code position, `(H, W)`, or for each pixel of the model's size. A position is kept if all its
+                pixels are.
             prompt, class_labels, kwargs:
                 Arguments of `__call__`. `num_images_per_prompt` pictures are drawn from each picture.
 
         Returns:
             [`RQImagePipelineOutput`] with `images`, or a tuple of them.
         """
-        shape = self.transformer.config.code_shape[:2]
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != shape:
-            got = (mask.dtype, tuple(mask.shape)) if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"`mask` must be a bool tensor of shape {shape}, got {got}.")
+        kept = self._kept_positions(mask)
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
-        return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
+        return self(prompt, class_labels, known_codes=codes, known_mask=kept, **kwargs)
 
     def vary(
         self,
@@ -116,7 +121,7 @@ class EditingMixin:
             raise ValueError("`image` must hold at least one picture, got an empty list.")
         if isinstance(images[0], PIL.Image.Image):
             mode = "L" if self.rqvae.config.num_channels == 1 else "RGB"
-            images = [decode_picture(each, mode) for each in images]
+            images = [self._fit(decode_picture(each, mode), size) for each in images]
         pixel_values = self.image_processor.preprocess(images[0] if len(images) == 1 else images)
         if not (pixel_values.is_floating_point() and pixel_values.abs().max() <= 1):
             raise ValueError(
@@ -127,3 +132,24 @@ class EditingMixin:
         if size is not None and (height, width) != (size, size):
             raise ValueError(f"`image` must be of the model's size, {size} x {size} pixels, got {width} x {height}.")
         return pixel_values.to(self._execution_device, self.rqvae.dtype)
+
+    def _fit(self, image: PIL.Image.Image, size: int | None) -> PIL.Image.Image:
+        """Crops to a square of `size` pixels, or only to multiples of the downsampling factor."""
+        factor = self.rqvae.config.downsample_factor
+        shape = (size, size) if size else [max(length // factor, 1) * factor for length in image.size]
+        return PIL.ImageOps.fit(image, shape, PIL.Image.Resampling.LANCZOS)
+
+    def _kept_positions(self, mask: PIL.Image.Image | np.ndarray | torch.Tensor | None) -> torch.Tensor:
+        """Bool `(H, W)` from any mask that [`complete`] takes."""
+        height, width, _ = self.transformer.config.code_shape
+        size = self.rqvae.config.image_size
+        if isinstance(mask, PIL.Image.Image):
+            if mask.size != (width, height):
+                mask = PIL.ImageOps.fit(mask.convert("L"), (size, size), PIL.Image.Resampling.NEAREST)
+            mask = np.asarray(mask.convert("L")) >= 128
+        mask = torch.as_tensor(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else None
+        shapes = [(height, width), (size, size)]
+        if mask is None or tuple(mask.shape) not in shapes or not ((mask == 0) | (mask == 1)).all():
+            got = None if mask is None else (mask.dtype, tuple(mask.shape))
+            raise ValueError(f"`mask` must be a picture, or zeros and ones of one of the shapes {shapes}, got {got}.")
+        return mask.bool().reshape(height, -1, width, mask.shape[1] // width).all(3).all(1)
