@@ -134,7 +134,8 @@ def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkp
 def test_stage_1_alone_is_an_rqvae(checkpoint, tmp_path):
     shutil.copytree(checkpoint("ffhq") / "stage1", tmp_path / "source" / "stage1")
     assert convert_checkpoint(tmp_path / "source", tmp_path / "out") == "rqvae"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    files = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert type(model) is RQVAEModel
     assert torch.equal(model.encode(pictures("ffhq")), OFFICIAL["ffhq.codes"])

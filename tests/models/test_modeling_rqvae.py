@@ -5,10 +5,12 @@
 import inspect
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from rq_hf import RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, RQVAEOutput
 
@@ -245,3 +247,16 @@ def test_using_a_model_warns_of_nothing(tiny_rqvae, pictures, tmp_path):
         tiny_rqvae.save_pretrained(tmp_path)
         model = RQVAEModel.from_pretrained(tmp_path)
         model.decode(model.encode(pictures))
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_a_saved_model_brings_an_image_processor(make_rqvae, tmp_path, num_channels):
+    model = make_rqvae(num_channels=num_channels)
+    model.save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    noise = np.random.default_rng(0).integers(256, size=(16, 16, num_channels), dtype=np.uint8)
+    picture = Image.fromarray(noise.squeeze())
+    pixel_values = processor(picture, return_tensors="pt").pixel_values
+    expected = torch.tensor(noise).permute(2, 0, 1)[None] / 127.5 - 1
+    torch.testing.assert_close(pixel_values, expected)
+    assert model.encode(processor(picture.resize((30, 20)), return_tensors="pt").pixel_values).shape[:3] == (1, 4, 4)

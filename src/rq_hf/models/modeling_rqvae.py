@@ -6,8 +6,10 @@ Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codeboo
 z latents, z-hat^(d) partial sums of code vectors. Pixels are in [-1, 1], channels first.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -127,6 +129,19 @@ class RQVAEModel(RQPreTrainedModel):
             init.zeros_(module.cluster_size)
             init.zeros_(module.num_updates)
             init.copy_(module.embedding_sum, module.codebook.weight)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves the model; see [`PreTrainedModel.save_pretrained`]. Beside it are the settings of an image processor,
+        so that `AutoImageProcessor.from_pretrained` prepares pictures of any size: centre crop, [-1, 1]."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        size, half = self.config.image_size, [0.5] * self.config.num_channels
+        settings = {
+            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": self.config.num_channels == 3,
+            "do_resize": True, "size": {"shortest_edge": size}, "resample": 3,
+            "do_center_crop": True, "crop_size": {"height": size, "width": size},
+            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": half, "image_std": half,
+        }  # fmt: skip
+        Path(save_directory, "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @property
     def codebook(self) -> torch.Tensor:
