@@ -63,7 +63,7 @@ def nearest_codes(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tens
     residual_norms = residuals.pow(2).sum(-1, keepdim=True)  # (N, 1)
     code_norms = codebook.t().pow(2).sum(0, keepdim=True)  # (1, K)
     codes = [
-        torch.addmm(residual_norms[block] + code_norms, residuals[block], codebook.t(), alpha=-2).argmin(-1)
+        (residual_norms[block] + code_norms).addmm_(residuals[block], codebook.t(), alpha=-2).argmin(-1)
         for block in row_blocks(len(residuals), len(codebook))
     ]  # ||r - e(k)||^2
     return torch.cat(codes)
@@ -327,10 +327,12 @@ class ResidualQuantizer(nn.Module):
     def _random_vectors(self, vectors: torch.Tensor) -> torch.Tensor:
         """K random ones of vectors `(N, n_z)`, the same on all processes; repeated with a little noise if N < K."""
         size, width = self.codebook.weight.shape[1:]
-        if len(vectors) < size:
-            vectors = vectors.repeat(-(-size // len(vectors)), 1)
-            vectors = vectors + torch.rand_like(vectors) * (0.01 / width**0.5)
-        drawn = vectors[torch.randperm(len(vectors), device=vectors.device)[:size]]  # (K, n_z)
+        count = -(-size // len(vectors)) * len(vectors)
+        noise = torch.rand(count, width, device=vectors.device) if count > len(vectors) else None
+        indexes = torch.randperm(count, device=vectors.device)[:size]  # (K,)
+        drawn = vectors[indexes % len(vectors)]  # (K, n_z)
+        if noise is not None:
+            drawn += noise[indexes] * (0.01 / width**0.5)
         if _is_distributed():
             dist.broadcast(drawn, 0)
         return drawn
