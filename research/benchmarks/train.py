@@ -6,7 +6,8 @@
 
 A step begins with latents and ends with gradients: stochastic codes, forward pass, soft-label loss, backward pass.
 Encoder and optimizer are left out, which cost both sides the same. Gradients exist before the step, so `extra_mib` is
-what activations and the loss take. "checkpointing" is our step with gradient checkpointing.
+what activations and the loss take. "checkpointing" is our step with gradient checkpointing. On a CPU attention is
+written out, as `--attn_implementation eager` does.
 """
 
 import argparse
@@ -63,6 +64,8 @@ def our_loss(settings: Settings, fields: Settings, latents: torch.Tensor, input_
     config = RQTransformerConfig(**fields, dropout=DROPOUT, text_loss_weight=TEXT_LOSS_WEIGHT)
     model = RQTransformerForImageGeneration(config).to(latents.device).train()
     model.set_codebook(quantizer.codebook.weight)
+    if latents.device.type == "cpu":
+        model.set_attn_implementation("eager")
     if settings["checkpointing"]:
         model.gradient_checkpointing_enable()
 
