@@ -19,6 +19,7 @@ from rq_hf.hub import push_folder
 PROMPT = "a red heart"
 FILES = {
     *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors", "transformer/config.json"),
+    "rqvae/preprocessor_config.json",
     *("transformer/generation_config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json"),
     "tokenizer/tokenizer_config.json",
 }
@@ -108,6 +109,52 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, tmp_path):
     with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, there are none in .*transformer"):
         push_folder(folder, "me/tiny")
     assert hub.repositories == {}
+
+
+def test_the_card_travels_with_a_pipeline(hub, folder, monkeypatch, tmp_path):
+    card = """---
+license: cc-by-4.0
+---
+
+# Mine
+
+Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence](LICENSE) and [below](#use).
+
+![Sample](pictures/sample.png)
+
+## Use
+
+    pipe = RQImageGenerationPipeline.from_pretrained("runs/pipeline")
+    rq-hf evaluate rqvae runs/pipeline --output runs/pipeline-figures.json
+"""
+    (folder / "README.md").write_text(card)
+    (folder / "LICENSE").write_text("words")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "sample.png").write_bytes(b"png")
+    (tmp_path / "runs").mkdir()
+    folder = folder.rename(tmp_path / "runs" / "pipeline")
+    monkeypatch.chdir(tmp_path)
+    RQImageGenerationPipeline.from_pretrained("runs/pipeline").push_to_hub("me/first")
+    RQImageGenerationPipeline.from_pretrained("me/first").push_to_hub("me/second", license="mit", with_code=True)
+    for name, license in (("me/first", "cc-by-4.0"), ("me/second", "mit")):
+        pushed = ModelCard.load(name)
+        assert pushed.data.license == license and "pictures/sample.png" in hub.files(name)
+        assert "see notes, the licence and [below](#use)" in pushed.text and "(https://example.org)" in pushed.text
+        assert f'from_pretrained("{name}")' in pushed.text
+        assert f"evaluate rqvae {name} --output runs/pipeline-figures.json" in pushed.text
+    push_folder(folder, "me/third")
+    assert "[the licence](LICENSE)" in ModelCard.load("me/third").text
+
+
+def test_a_push_without_a_card_counts_parameters_and_tells_who_can_load_it(hub, folder, tiny_pipeline, caplog):
+    push_folder(folder, "me/tiny")
+    text = ModelCard.load("me/tiny").text
+    for model in (tiny_pipeline.rqvae, tiny_pipeline.transformer):
+        assert f"| Parameters | {model.num_parameters():,} |" in text
+    assert "push it `with_code`" in caplog.text
+    caplog.clear()
+    push_folder(folder, "me/tiny", with_code=True)
+    assert "with_code" not in caplog.text
 
 
 def test_weights_of_an_earlier_push_are_deleted(hub, folder, tiny_pipeline):

@@ -4,6 +4,6 @@
 
 from .cards import render_card, write_card
 from .remote_code import code_files
-from .sharing import cast_weights, push_folder
+from .sharing import cast_weights, copy_card, push_folder
 
-__all__ = ["cast_weights", "code_files", "push_folder", "render_card", "write_card"]
+__all__ = ["cast_weights", "code_files", "copy_card", "push_folder", "render_card", "write_card"]

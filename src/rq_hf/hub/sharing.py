@@ -3,7 +3,9 @@
 """Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Nothing pickled."""
 
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,9 +13,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
+from safetensors import safe_open
+from transformers.utils import logging
 
 from .cards import NO_REPOSITORY, write_card
 from .remote_code import code_files
+
+logger = logging.get_logger(__name__)
 
 # Patterns of names that are never uploaded: pickles, checkpoints of a training, hidden files.
 IGNORED = (
@@ -50,8 +56,9 @@ def push_folder(
     r"""Uploads the folder of a pipeline, a model, an adapter or a tokenizer in one commit. The folder stays as it is.
 
     Not uploaded: pickles, checkpoints of a training, hidden files, and files whose names begin with `_`. Weights of an
-    earlier push that this push does not replace are deleted. The README.md of the folder becomes the card; if neither
-    the folder nor the repository has one, a card is rendered.
+    earlier push that this push does not replace are deleted. The README.md of the folder becomes the card, with the
+    repository in place of the folder's path and without links to files that are not uploaded. If neither the folder
+    nor the repository has one, a card is rendered.
 
     Args:
         folder (`str` or `Path`):
@@ -100,7 +107,9 @@ def push_folder(
         if not card.is_file() and not api.file_exists(repo_id, "README.md", revision=revision):
             write_card(stage, kind, facts | {"repo_id": repo_id})
         if card.is_file():
-            _complete_card(card, kind, repo_id, str(folder), with_code, license)
+            _complete_card(card, kind, repo_id, folder, with_code, license)
+        if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
+            logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=stage,
@@ -119,15 +128,41 @@ def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[s
     }
 
 
+def copy_card(source: str, folder: str | Path) -> None:
+    """Copies the card of a folder or a repository, and the pictures that it shows, to another folder.
+
+    Args:
+        source (`str`): folder or Hub id of a model or a pipeline; without a card nothing is copied.
+        folder (`str` or `Path`): where README.md and pictures go.
+    """
+    place = Path(source)
+    if not place.is_dir():
+        try:
+            place = Path(HfApi().snapshot_download(source, allow_patterns=["README.md", "*.png", "*.jpg"]))
+        except (OSError, ValueError):  # no such repository, or no Hub
+            return
+    if not (place / "README.md").is_file():
+        return
+    text = (place / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"!\[[^]]*\]\(([^):]+)\)", text):
+        target = Path(folder, path)
+        if (place / path).is_file() and target.resolve().is_relative_to(Path(folder).resolve()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place / path, target)
+    Path(folder, "README.md").write_text(_renamed(text, source, NO_REPOSITORY), encoding="utf-8")
+
+
 def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
     """The kind of what a folder holds, and the facts that its files tell a card."""
     if index := _read_json(folder / "model_index.json"):
         names = [name for name in ("rqvae", "transformer") if index.get(name, [None])[0] is not None]
         configs = {name: _read_json(folder / name / "config.json") for name in names}
-        return "pipeline", {"configs": configs, "sampling": index.get("sampling")}
+        counts = {name: _num_parameters(folder / name) for name in names}
+        return "pipeline", {"configs": configs, "num_parameters": counts, "sampling": index.get("sampling")}
     config = _read_json(folder / "config.json")
     if config.get("model_type") in ("rqvae", "rq_transformer"):
-        return config["model_type"], {"configs": {config["model_type"].removeprefix("rq_"): config}}
+        name = config["model_type"].removeprefix("rq_")
+        return config["model_type"], {"configs": {name: config}, "num_parameters": {name: _num_parameters(folder)}}
     if adapter := _read_json(folder / "adapter_config.json"):
         base = adapter.get("base_model_name_or_path")
         is_local = base is not None and Path(base).exists()
@@ -138,6 +173,16 @@ def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
         "`folder` must hold model_index.json, the config.json of an RQ-VAE or an RQ-Transformer, adapter_config.json "
         f"or tokenizer_config.json, got {str(folder)!r}."
     )
+
+
+def _num_parameters(folder: Path) -> int:
+    """Parameters in the weights of a model, without the buffers of its codebook."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if "quantizer." not in name and not name.startswith("codebook.")]
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def _copy(source: str, target: str) -> None:
@@ -162,11 +207,12 @@ def _clean_configurations(stage: Path) -> None:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _complete_card(path: Path, kind: str, repo_id: str, place: str, with_code: bool, license: str | None) -> None:
-    """Lets a card name the repository instead of a folder, its code and its licence."""
+def _complete_card(path: Path, kind: str, repo_id: str, folder: Path, with_code: bool, license: str | None) -> None:
+    """Lets a card name the repository instead of a folder, its code and its licence, and unlinks missing files."""
     card = ModelCard.load(path)
-    for old in (NO_REPOSITORY, place):
-        card.text = card.text.replace(f'from_pretrained("{old}"', f'from_pretrained("{repo_id}"')
+    card.text = _renamed(card.text, folder, repo_id)
+    links = r"(?<!!)\[([^]]*)\]\((?!https?:|#)([^)]+)\)"
+    card.text = re.sub(links, lambda link: link[int(not (path.parent / link[2]).exists())], card.text)
     if with_code and "trust_remote_code" not in card.text:
         library, loader, name = "transformers", "AutoModel", "model"
         if kind == "pipeline":
@@ -175,6 +221,14 @@ def _complete_card(path: Path, kind: str, repo_id: str, place: str, with_code: b
     if license is not None:
         card.data.license = license
     card.save(path)
+
+
+def _renamed(text: str, source: str | Path, name: str) -> str:
+    """Puts `name` in place of the names of `source` that snippets of a card load."""
+    for old in set(re.findall(r"from_pretrained\(\"([^\"]+)\"", text)):
+        if old == NO_REPOSITORY or f"{Path(source).resolve()}/".endswith(f"/{old.strip('./')}/"):
+            text = re.sub(rf"(?<![\w/]){re.escape(old)}(?![\w/-])", name, text)
+    return text
 
 
 def _read_json(path: Path) -> dict[str, Any]:

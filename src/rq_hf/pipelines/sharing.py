@@ -12,7 +12,8 @@ class SharingMixin:
     """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
-        """Uploads all components in one commit, with a card if the repository has none.
+        """Uploads all components in one commit, with the card of the folder or repository that the pipeline was
+        loaded from. Without one the repository keeps its card or gets a new one.
 
         Args:
             repo_id (`str`): The repository; it is made if it is missing.
@@ -22,10 +23,12 @@ class SharingMixin:
         Returns:
             `huggingface_hub.CommitInfo`
         """
-        from ..hub import push_folder
+        from ..hub import copy_card, push_folder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            if self.name_or_path:
+                copy_card(self.name_or_path, folder)
             return push_folder(folder, repo_id, **kwargs)
 
     @classmethod
