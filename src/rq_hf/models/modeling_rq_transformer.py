@@ -212,7 +212,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         """Copies the code vectors of an RQ-VAE, [`RQVAEModel.codebook`], whose codes this model reads and predicts.
 
         Args:
-            codebook (`torch.Tensor` of shape `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`).
+            codebook (`torch.Tensor`): `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`.
 
         Raises:
             `ValueError`: wrong shape.
