@@ -7,8 +7,8 @@
     python research/benchmarks/generate.py --model 1.4B --against 1.4B-16x16x1 --device cuda --batch_sizes 100 200
 
 Variants are a precision, with a suffix for a compiled step: `-compiled` is plain `torch.compile`, `-constant` also
-lets the compiler treat weights as constants (CPU only). On a CPU a compiled step has attention written out. Weights are
-random. The official code runs in fp32, and on a GPU with its own mixed precision as well.
+lets the compiler treat weights as constants (CPU only). On a CPU a compiled step has attention written out. Weights
+are random. The official code runs in fp32, and on a GPU with its own mixed precision as well.
 """
 
 import argparse
