@@ -1,0 +1,31 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The notebooks run from top to bottom."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
+    for name, value in hub.environment.items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 6
+    (repo_id,) = hub.repositories
+    assert "pipeline.py" in hub.files(repo_id)
