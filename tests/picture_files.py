@@ -4,15 +4,18 @@
 
 import io
 import json
+import random
 import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 FIXTURE = Path(__file__).parent / "fixtures" / "emoji"
 LETTERS = "redhatnglops"  # captions of one token each
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), "yellow": (240, 200, 20)}
 
 
 def emoji_rows() -> list[dict]:
@@ -63,3 +66,33 @@ def write_folder(folder: Path, size: int, corrupt: Sequence[int] = ()) -> Path:
         lines.append(json.dumps({"file_name": name, "text": LETTERS[number]}))
     (folder / "train" / "metadata.jsonl").write_text("\n".join(lines))
     return folder
+
+
+def write_shapes(folder: Path, count: int = 60) -> Path:
+    """Draws shapes of several sizes at several places, with captions such as "a red circle", for training."""
+    draw_at, lines = random.Random(0), []
+    (folder / "train").mkdir(parents=True)
+    for number in range(count):
+        colour, shape = list(COLOURS)[number % 4], ("circle", "square", "triangle")[number // 4 % 3]
+        side = draw_at.choice([80, 96, 120])
+        picture = Image.new("RGB", (side, side), "white")
+        radius = draw_at.uniform(0.25, 0.4) * side
+        x, y = (draw_at.uniform(radius, side - radius) for _ in range(2))
+        if shape == "circle":
+            ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), COLOURS[colour])
+        else:
+            sides = 4 if shape == "square" else 3
+            ImageDraw.Draw(picture).regular_polygon((x, y, radius), sides, fill=COLOURS[colour])
+        picture.save(folder / "train" / f"{number:03d}.png")
+        lines.append(json.dumps({"file_name": f"{number:03d}.png", "text": f"a {colour} {shape}"}))
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def shown_colour(picture: Image.Image) -> str:
+    """Which of the colours the pixels that are not white have on average; "none" without such pixels."""
+    pixels = np.asarray(picture.convert("RGB"), float).reshape(-1, 3)
+    shape = pixels[pixels.min(1) < 170]
+    if len(shape) < len(pixels) / 50:
+        return "none"
+    return min(COLOURS, key=lambda name: ((shape.mean(0) - COLOURS[name]) ** 2).sum())

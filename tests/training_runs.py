@@ -142,7 +142,7 @@ def run(stage: str, folder: str, resume: str | None = None, **options) -> None:
         return train_sharded(folder)
     trainer = {"rqvae": rqvae_trainer, "rqt": rqt_trainer}[stage](folder, **options)
     trainer.train(resume)
-    weights = dict(trainer.model.state_dict())
+    weights = dict(trainer.model.state_dict()) | {"losses": torch.tensor(logged(trainer, "loss"))}
     if getattr(trainer, "discriminator", None) is not None:
         discriminator = trainer.accelerator.unwrap_model(trainer.discriminator)
         weights |= {f"discriminator.{name}": value for name, value in discriminator.named_parameters()}

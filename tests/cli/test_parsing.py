@@ -52,9 +52,33 @@ def test_the_default_recipe_gives_way_to_own_data():
     assert whole.name == "emoji-rqt-fixture" and whole.card["license"] == "cc-by-4.0"
     own_data = parse_rqt("--dataset_name", "mine", default=FIXTURE)
     assert own_data.model == whole.model and set(own_data.card) == {"training_commands"}
-    assert own_data.data == CodeDataArguments(dataset_name="mine", validation_split="validation")
+    assert own_data.data == CodeDataArguments("mine", validation_split="validation", hold_out=True)
     named = parse_rqt(str(FIXTURE), "--dataset_name", "mine", default=FIXTURE)
     assert named.data.caption_column == "captions" and named.card["license"] == "cc-by-4.0"
+
+
+def test_a_pipeline_to_fine_tune_brings_its_architecture_rqvae_and_tokenizer():
+    recipe = parse_rqt("emoji-rqt-8x8x3-15M", "--model-name-or-path", "mine", "--tokenizer_name_or_path", "other")
+    assert recipe.training.model_name_or_path == "mine" and recipe.training.muon_learning_rate == 0.0066
+    assert recipe.model == {} and recipe.data.caption_column == "captions"
+    assert recipe.data.rqvae_name_or_path is None and recipe.data.tokenizer_name_or_path == "other"
+
+
+def test_rows_are_held_out_unless_a_validation_split_is_asked_for():
+    for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation-split=dev"], False)):
+        assert parse_rqvae("emoji-rqvae-8x8x3-4M", *words).data.hold_out == expected
+
+
+def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
+    with pytest.raises(SystemExit):
+        parse_rqt("--help")
+    text = capsys.readouterr().out
+    titles = ["\ndata:", "\ntraining of this stage:", "\nmodel:", "\ntraining in general (transformers.Training"]
+    places = [text.index(title) for title in titles]
+    flags = ["  --caption_column", "  --code_temperature", "  --hidden_size", "  --learning_rate"]
+    assert places == sorted(places) and text.index("--no_soft_labels") < places[2]
+    for flag, start, end in zip(flags, places, [*places[1:], len(text)], strict=True):
+        assert start < text.index(flag) < end, flag
 
 
 def test_the_command_is_kept_for_the_card():
@@ -64,21 +88,24 @@ def test_the_command_is_kept_for_the_card():
 
 
 def test_without_a_recipe_the_recipes_of_the_stage_are_listed():
-    with pytest.raises(ValueError, match="must be a JSON file or one of emoji-rqvae-8x8x3-4M, .*ffhq-rqvae") as error:
+    with pytest.raises(ValueError, match="must be a JSON file or one of emoji-rqvae-8x8x3-4M, .*small-rqv") as error:
         parse_rqvae()
     assert "-rqt-" not in str(error.value)
     with pytest.raises(ValueError, match="cc3m-rqt-8x8x4-654M.* got 'cc3m'"):
         parse_rqt("cc3m")
 
 
-def test_an_unknown_name_is_an_error(tmp_path):
-    for words in (["--learning_rat", "1"], ["--hidden_siz=1"], ["second.json"]):
-        with pytest.raises(ValueError, match=f"not used by the HfArgumentParser: .*{words[0]}"):
-            parse_rqt(str(FIXTURE), *words)
+def test_an_unknown_name_is_an_error_with_the_closest_known_one(tmp_path, capsys):
+    typos = {"--learning_rat": "learning_rate", "--hidden_siz=1": "hidden_size", "--caption-colum": "caption_column"}
+    for word, close in typos.items():
+        with pytest.raises(SystemExit):
+            parse_rqt(str(FIXTURE), word)
+        message = f"error: unknown argument {word!r}; the closest one is `{close}`; see rq-hf train-rqt --help\n"
+        assert capsys.readouterr().err == message
     for section, name in (("model", "hiden_size"), ("training", "max_step"), ("data", "captions_column")):
         path = tmp_path / "mine.json"
         path.write_text(json.dumps({section: {name: 1}}))
-        with pytest.raises(ValueError, match=f"Recipe 'mine', section `{section}`: there is no field `{name}`"):
+        with pytest.raises(ValueError, match=f"Recipe 'mine', section `{section}`: there is no field `{name}`; the"):
             parse_rqt(str(path))
     with pytest.raises(ValueError, match="section `model`: there is no field"):
         parse_rqvae("imagenet-rqt-8x8x4-480M")  # a recipe of the other stage

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from picture_files import COLOURS, shown_colour, write_shapes
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
 from rq_hf.cli import main
@@ -116,21 +118,56 @@ def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path)
     sizes = ["--vocab_size", 300, "--max_length", 8]
     told = script("train_caption_tokenizer", "--dataset_name", FIXTURE, "--caption_column", "captions", *sizes,
                   "--output_dir", "tokenizer")  # fmt: skip
-    assert "300 entries saved in tokenizer." in told
-    script("train_rqvae", *own, "--image_size", 32, "--output_dir", "rqvae")
+    assert "300 entries saved in tokenizer. Next: rq-hf train-rqt small-rqt-64 --dataset_name " in told
+    told = script("train_rqvae", *own, "--image_size", 32, "--output_dir", "rqvae")
+    second = f"rq-hf train-rqt RECIPE --dataset_name {FIXTURE} --rqvae_name_or_path rqvae"
+    assert told.endswith(f"rqvae holds the RQ-VAE. Next: {second}\n")
     models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
-    script("train_rqt", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    told = script("train_rqt", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")
     assert "cc-by-4.0" not in (tmp_path / "pipeline" / "README.md").read_text()  # the licence of our pictures
     assert script("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
 
 
+def launch(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs `accelerate launch`."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+
+
 @pytest.mark.slow
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", ROOT / "scripts" / "train_rqt.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    finished = launch(tmp_path, ROOT / "scripts" / "train_rqt.py")
     assert finished.returncode == 0, finished.stderr[-4000:]
     output = tmp_path / "runs" / "emoji-rqt-fixture"
     losses = [entry["loss"] for entry in logged(output)]
     assert losses[-1] < losses[0]
     RQImageGenerationPipeline.from_pretrained(output)
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_without_a_trace(tmp_path):
+    """`accelerate launch` adds a trace of its own."""
+    words = ["small-rqt-64", "--dataset_name", "mine"]
+    finished = launch(tmp_path, "--quiet", "--num_processes", 2, "--cpu", "-m", "rq_hf.cli.train_rqt", *words)
+    command = "rq-hf train-rqvae small-rqvae-64 --dataset_name mine --output_dir runs/small-rqvae-64"
+    assert finished.returncode != 0 and f"`{command}` makes one." in finished.stderr
+    assert "rq_hf/" not in finished.stderr
+
+
+@pytest.mark.slow
+def test_the_small_recipes_learn_the_colours_of_sixty_shapes(tmp_path, monkeypatch, capsys):
+    """The commands of a user, with fewer steps."""
+    write_shapes(tmp_path / "data" / "mine")
+    monkeypatch.chdir(tmp_path)
+    few = {"dataset_name": "data/mine", "disable_tqdm": True}
+    run("train-rqvae", "small-rqvae-64", **few, max_steps=300)
+    run("train-tokenizer", dataset_name="data/mine")
+    run("train-rqt", "small-rqt-64", **few, max_steps=300)
+    assert "Next: rq-hf generate runs/small-rqt-64" in capsys.readouterr().out
+    pipe = RQImageGenerationPipeline.from_pretrained("runs/small-rqt-64")
+    prompts = [f"a {colour} {shape}" for colour in COLOURS for shape in ("circle", "square", "triangle")]
+    pictures = pipe(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))]).images
+    shown = [shown_colour(picture) == prompt.split()[1] for picture, prompt in zip(pictures, prompts, strict=True)]
+    assert sum(shown) >= 0.8 * len(shown), shown

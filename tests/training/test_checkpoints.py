@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_runs import logged, rqt_trainer, rqvae_trainer
+from transformers import TrainerCallback
 
 from rq_hf.training import resume_checkpoint
 from rq_hf.training.checkpoints import MARKER, whole_checkpoints
@@ -46,13 +47,15 @@ def test_a_fresh_start_among_checkpoints_is_refused(tmp_path):
 @pytest.mark.parametrize("make", [rqvae_trainer, rqt_trainer])
 def test_a_resumed_training_equals_the_uninterrupted_one_to_the_bit(make, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "ema_decay": 0.9, "muon_learning_rate": 1e-2}
+    options |= {"logging_steps": 4}
     options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 2, "bf16": True}
     if make is rqt_trainer:
         options |= {"self_correction": 0.5, "self_correction_passes": 2}
     whole, resumed = make(tmp_path / "whole", **options), make(tmp_path / "resumed", **options)
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    assert len(set(logged(whole, "loss"))) == 6 and logged(resumed, "loss") == logged(whole, "loss")
+    assert len(set(logged(whole, "loss"))) == 3 and logged(resumed, "loss") == logged(whole, "loss")
+    assert logged(resumed, "image_loss") == logged(whole, "image_loss") and not logged(resumed, "train_loss")
     states = []
     for trainer in (whole, resumed):
         states.append([*trainer.model.state_dict().values(), *trainer.average.shadow_params])
@@ -96,3 +99,18 @@ def test_the_best_checkpoint_is_loaded_with_its_own_average(tmp_path):
     weights, average = load_file(best / "model.safetensors"), torch.load(best / "ema.pt")["shadow_params"]
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(trainer.average.shadow_params, average, strict=True))
+
+
+class SecondTraining(TrainerCallback):
+    """Tries to train in the same folder in the middle of a training."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        with pytest.raises(ValueError, match="`output_dir` must be free, got .*, in which another training runs"):
+            rqvae_trainer(args.output_dir, max_steps=1).train()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    trainer = rqvae_trainer(tmp_path, max_steps=1)
+    trainer.add_callback(SecondTraining)
+    trainer.train()
+    rqvae_trainer(tmp_path, max_steps=1).train()  # when the first has ended

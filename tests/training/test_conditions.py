@@ -238,12 +238,18 @@ def test_a_tokenizer_is_loaded_from_its_folder_or_from_a_pipeline(tiny_tokenizer
     for folder in (tmp_path / "pipeline", tmp_path / "pipeline" / "tokenizer"):
         loaded = load_tokenizer(CodeDataArguments(caption_column="text", tokenizer_name_or_path=str(folder)))
         assert loaded.get_vocab() == tiny_tokenizer.get_vocab()
+    assert load_tokenizer(CAPTIONS, str(tmp_path / "pipeline")).get_vocab() == tiny_tokenizer.get_vocab()
     assert load_tokenizer(CodeDataArguments()) is None
 
 
 def test_captions_without_a_tokenizer_of_fixed_length_are_refused(tiny_tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="`tokenizer_name_or_path` must be given with `caption_column`, got None"):
-        load_tokenizer(CAPTIONS)
+    data = CodeDataArguments("data/mine", caption_column="words")
+    made = r"`rq-hf train-tokenizer --dataset_name data/mine --caption_column words{}` makes one"
+    with pytest.raises(ValueError, match="`tokenizer_name_or_path` must be .*, got None; " + made.format("")):
+        load_tokenizer(data)
+    data.tokenizer_name_or_path = str(tmp_path / "none")
+    with pytest.raises(ValueError, match="cannot be loaded .*; " + made.format(f" --output_dir {tmp_path}/none")):
+        load_tokenizer(data)
     PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="must have a `model_max_length`"):
         load_tokenizer(CodeDataArguments(caption_column="text", tokenizer_name_or_path=str(tmp_path)))

@@ -2,13 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: what is read and refused, corrupt pictures, seeded samples, cached latents."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from picture_files import FIXTURE, LETTERS, emoji_rows, write_folder, write_shard
+from picture_files import FIXTURE, LETTERS, emoji_rows, jpeg, write_folder, write_shard
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -94,6 +95,53 @@ def test_pictures_may_be_bytes_paths_or_both(tmp_path, kind):
     rows = load_splits(DataArguments(str(tmp_path / "table")))["train"]
     expected = torch.tensor([10, 20, 30]) / 127.5 - 1
     torch.testing.assert_close(make_pictures(rows)[0]["pixel_values"][:, 3, 5], expected)
+
+
+# Held out
+
+
+def held_out(folder: Path, **arguments) -> dict[str, set[str]]:
+    """Captions of the training rows and of the rows that are held out."""
+    splits = load_splits(DataArguments(str(folder), validation_split="validation", hold_out=True, **arguments))
+    return {name: set(rows["text"][:]) for name, rows in splits.items()}
+
+
+def test_rows_are_held_out_by_their_pictures_alone(tmp_path, caplog):
+    rows = [row | {"text": row["file_name"]} for row in emoji_rows()]
+    tables = {"all": rows, "reversed": rows[::-1], "some": rows[:150], "few": rows[2:5]}
+    for name, table in tables.items():
+        pictures = [{"bytes": jpeg(row), "path": None} for row in table]
+        (tmp_path / name).mkdir()
+        columns = {"image": pictures, "text": [row["text"] for row in table]}
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / name / "train.parquet")
+    whole, turned, part, few = (held_out(tmp_path / name) for name in tables)
+    assert whole == turned and not whole["train"] & whole["validation"]
+    assert len(whole["train"] | whole["validation"]) == len(rows)
+    assert 0.04 < len(whole["validation"]) / len(rows) < 0.11
+    assert part["validation"] == whole["validation"] & {row["text"] for row in rows[:150]}
+    assert not whole["validation"] & {row["text"] for row in rows[2:5]} and len(few["validation"]) == 1
+    count = len(whole["validation"])
+    message = f"{tmp_path / 'all'} has no split 'validation': {count} of {len(rows)} pictures are held out for it, "
+    assert caplog.messages[0] == f"{message}by a hash of their files."
+
+
+def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_taken(tmp_path, emoji):
+    assert held_out(FIXTURE)["validation"] == set(emoji["validation"]["text"][:])
+    folder = write_folder(tmp_path, 12)
+    flat = shutil.copytree(tmp_path / "train", tmp_path / "flat")
+    assert held_out(flat) == held_out(folder) and len(held_out(flat)["validation"]) == 3
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{}, {"train.parquet": "PAR1, or not"}, {"train/a.csv": "image,text\na.png,a\n", "train/b.csv": "text,word\na,b\n"}],
+)
+def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="`dataset_name` '.*' cannot be read: "):
+        load_splits(DataArguments(str(tmp_path)))
 
 
 # Corrupt pictures

@@ -56,8 +56,8 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "rqt"])
-def test_a_training_killed_at_random_moments_and_resumed_ends_with_the_same_weights(train, tmp_path, stage):
-    options = OPTIONS[stage] | {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+def test_a_training_killed_at_random_moments_and_resumed_ends_with_the_same_weights_and_losses(train, tmp_path, stage):
+    options = OPTIONS[stage] | {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "logging_steps": 4}
     assert train(stage, tmp_path / "whole", **options) == [0], log(tmp_path / "whole")
     expected, generator, resumed_from = weights(tmp_path / "whole"), random.Random(0), set()
     for number in range(10):

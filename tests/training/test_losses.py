@@ -62,6 +62,13 @@ def test_the_perceptual_loss_grows_with_the_difference_and_trains_the_reconstruc
     assert perceptual_loss(grey, grey.flip(-1)) > 0
 
 
+def test_weights_that_cannot_be_downloaded_are_an_error_that_names_the_flags(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="VGG16 .* cannot be downloaded .* `--perceptual_net lite0`, or `--perceptual_w"):
+        PerceptualLoss("vgg")
+
+
 def test_an_unknown_net_is_refused():
     with pytest.raises(ValueError, match="`net` must be 'vgg' or 'lite0', got 'alex'"):
         PerceptualLoss("alex")

@@ -3,12 +3,15 @@
 """Training of the RQ-VAE: losses, discriminator, evaluations, averaged weights."""
 
 import math
+import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import RQVAE_FIELDS, Samples, logged, make_rqvae, rqvae_trainer
+from transformers.utils import is_torch_bf16_gpu_available
 
 from rq_hf.models import RQVAEModel
 from rq_hf.training import RQVAETrainingArguments
@@ -147,10 +150,38 @@ def test_arguments_that_cannot_work_are_refused(tmp_path, changes, error):
         RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
 
 
-def test_training_stops_early_where_evaluations_get_no_better(tmp_path):
+def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_the_best(tmp_path, caplog):
     trainer = rqvae_trainer(
-        tmp_path, learning_rate=0.0, adversarial_weight=0.0, codebook_update="per_step", early_stopping_patience=2,
-        eval_strategy="steps", eval_steps=1, metric_for_best_model="eval_code_usage", greater_is_better=True,
+        tmp_path, learning_rate=0.1, adversarial_weight=0.0, early_stopping_patience=2, eval_strategy="steps",
+        eval_steps=1, max_steps=30, save_total_limit=2,
     )  # fmt: skip
     trainer.train()
-    assert trainer.state.global_step == 3  # one evaluation is the best, two are no better
+    losses = logged(trainer, "eval_loss")
+    best, stopped = losses.index(min(losses)) + 1, len(losses)
+    assert stopped == best + 2 < 30
+    message = f"Stopped early, at step {stopped} of 30. Kept are the weights of step {best} with the best loss, "
+    assert [text for text in caplog.messages if text.startswith("Stopped")] == [f"{message}{min(losses):.4g}."]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+    with pytest.raises(ValueError, match="`eval_strategy` must not be 'no' with `early_stopping_patience`"):
+        rqvae_trainer(tmp_path, early_stopping_patience=2)
+
+
+def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog):
+    if is_torch_bf16_gpu_available():
+        pytest.skip("a device with bf16")
+    arguments = RQVAETrainingArguments(str(tmp_path), bf16=True)
+    assert not arguments.bf16 and arguments.mixed_precision == "no"
+    assert [text for text in caplog.messages if "bf16" in text] == ["cpu has no bf16 here: the training runs in fp32."]
+    assert RQVAETrainingArguments(str(tmp_path), bf16=True, use_cpu=True).bf16  # asked for
+
+
+def test_pictures_per_second_are_logged_and_go_to_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    start = time.perf_counter()
+    trainer = rqvae_trainer(tmp_path, report_to="tensorboard", logging_steps=3)
+    trainer.train()
+    speeds, seconds = logged(trainer, "pictures_per_second"), time.perf_counter() - start
+    assert len(speeds) == 2 and sum(12 / speed for speed in speeds) < seconds  # 3 steps of 4 pictures each
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [event.value for event in events.Scalars("train/pictures_per_second")] == pytest.approx(speeds)
+    assert len(events.Scalars("train/loss")) == 2

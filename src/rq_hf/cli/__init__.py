@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The console command `rq-hf`. Each command is a function of a module, which takes `argv`."""
+"""The console command `rq-hf`. Each command is the `main` of the module of its name."""
 
 import importlib
 import sys
@@ -10,17 +10,16 @@ from typing import Any
 from .. import __version__
 from .options import CommandParser, command
 
-# command: (module, its function, what it does)
 COMMANDS = {
-    "train-rqvae": ("train", "train_rqvae", "train an RQ-VAE (stage 1)"),
-    "train-rqt": ("train", "train_rqt", "train an RQ-Transformer (stage 2) and assemble the pipeline"),
-    "train-tokenizer": ("train_tokenizer", "main", "train a caption tokenizer"),
-    "generate": ("generate", "main", "draw pictures"),
-    "reconstruct": ("reconstruct", "main", "show what an RQ-VAE keeps of a picture, coarse to fine"),
-    "evaluate": ("evaluate", "main", "measure an RQ-VAE or a pipeline"),
-    "convert": ("convert", "main", "convert an official checkpoint"),
-    "push": ("push", "main", "upload a folder to the Hub"),
-    "app": ("app", "main", "serve a page in the browser that draws"),
+    "train-rqvae": "train an RQ-VAE (stage 1)",
+    "train-rqt": "train an RQ-Transformer (stage 2) and assemble the pipeline",
+    "train-tokenizer": "train a caption tokenizer",
+    "generate": "draw pictures",
+    "reconstruct": "show what an RQ-VAE keeps of a picture, coarse to fine",
+    "evaluate": "measure an RQ-VAE or a pipeline",
+    "convert": "convert an official checkpoint",
+    "push": "upload a folder to the Hub",
+    "app": "serve a page in the browser that draws",
 }
 
 
@@ -33,9 +32,9 @@ def main(argv: Sequence[str] | None = None, **options: Any) -> None:
         prog="rq-hf",
         usage="rq-hf COMMAND [arguments]",
         description="RQ-VAE and RQ-Transformer: training, sampling, evaluation and sharing.",
-        epilog="\n".join(["commands:", *(f"  {name:{width}}{about}" for name, (*_, about) in COMMANDS.items())]),
+        epilog="\n".join(["commands:", *(f"  {name:{width}}{about}" for name, about in COMMANDS.items())]),
     )
     parser.add_argument("--version", action="version", version=f"rq_hf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="COMMAND --help says more")
-    module, function, _ = COMMANDS[parser.parse_args(argv[:1]).command]
-    getattr(importlib.import_module(f".{module}", __name__), function)(argv[1:], **options)
+    module = parser.parse_args(argv[:1]).command.replace("-", "_")
+    importlib.import_module(f".{module}", __name__).main(argv[1:], **options)

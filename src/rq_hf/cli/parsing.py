@@ -3,11 +3,12 @@
 """Command lines of the trainings: `RECIPE [--flag value ...]`, where flags win over the recipe."""
 
 import argparse
+import difflib
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class RecipeParser(CommandParser, HfArgumentParser):
-    """An `HfArgumentParser` with the errors of a command."""
+    """An `HfArgumentParser` with the errors of a command, whose help has the flags in groups: titles with names."""
+
+    def __init__(self, *args, groups: dict[str, Iterable[str]], **options):
+        self.titles = {name: title for title, names in groups.items() for name in names}
+        self.groups: dict[str, Any] = {}
+        super().__init__(*args, **options)
+
+    def add_argument(self, *names, **options) -> argparse.Action:
+        """Adds an argument to its group."""
+        if not self.groups:  # `--help` is the first argument
+            self.groups = {title: self.add_argument_group(title) for title in dict.fromkeys(self.titles.values())}
+        name = names[0].removeprefix("--")
+        title = self.titles.get(name, self.titles.get(name.removeprefix("no_")))
+        return (self.groups[title] if title else super()).add_argument(*names, **options)
 
 
 def parse_recipe(
@@ -39,19 +53,28 @@ def parse_recipe(
     """Reads `RECIPE [--flag value ...]`. Each field of the sections `model`, `training` and `data` is a flag.
 
     `output_dir` is `runs/<recipe>` unless it is given. `default_recipe` is taken where none is named; its sections
-    `data` and `card` give way to `--dataset_name`.
+    `data` and `card` give way to `--dataset_name`. `--model_name_or_path` replaces the recipe's architecture, RQ-VAE
+    and tokenizer. Without the validation split that a recipe names, rows for validation are held out.
 
     Raises:
         `ValueError`: No recipe, or a field that the stage does not know.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
     known = {
         "model": _own_fields(config_class),
         "training": [each.name for each in fields(training_class) if each.init],
         "data": [each.name for each in fields(data_class)],
     }
+    base = {each.name for each in fields(TrainingArguments)}
     parser = RecipeParser(
         (training_class, data_class),
+        groups={
+            "data": known["data"],
+            "training of this stage": [each for each in known["training"] if each not in base],
+            "model": known["model"],
+            "training in general (transformers.TrainingArguments)": base,
+        },
         prog=command,
         usage="%(prog)s RECIPE [options]",
         description=description,
@@ -65,16 +88,24 @@ def parse_recipe(
     name = argv[0] if is_named else default_recipe
     if name is not None:
         sections, name = read_recipe(name), Path(name).name.removesuffix(".json")
-        flags = {word.partition("=")[0] for word in argv}
-        if not is_named and "--dataset_name" in flags:
+        if not is_named and "dataset_name" in flags:
             sections |= {"data": {"validation_split": sections["data"].get("validation_split")}, "card": {}}
-        if "--num_train_epochs" in flags:
+        if "num_train_epochs" in flags:
             sections["training"].pop("max_steps", None)  # it would win over the flag
         for section, names in known.items():
             if unknown := sections[section].keys() - set(names):
-                raise ValueError(f"Recipe '{name}', section `{section}`: there is no field `{min(unknown)}`.")
-        parser.set_defaults(**{"output_dir": f"runs/{name}"} | sections["training"], **sections["data"])
+                hint = _closest(min(unknown), names)
+                raise ValueError(f"Recipe '{name}', section `{section}`: there is no field `{min(unknown)}`{hint}.")
+        if "model_name_or_path" in flags:
+            sections["model"] = {}
+            for each in ("rqvae_name_or_path", "tokenizer_name_or_path"):
+                sections["data"].pop(each, None)
+        defaults = {"output_dir": f"runs/{name}", "hold_out": "validation_split" not in flags}
+        parser.set_defaults(**defaults | sections["training"] | sections["data"])
 
+    if unknown := parser.parse_known_args(argv)[1]:
+        hint = _closest(unknown[0].partition("=")[0].removeprefix("--"), sum(known.values(), []))
+        parser.error(f"unknown argument {unknown[0]!r}{hint}")
     training, data, namespace = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
     if name is None:
         names = ", ".join(each for each in recipe_names() if ("-rqt-" in each) == command.endswith("rqt"))
@@ -97,6 +128,11 @@ def _own_fields(config_class: type[PreTrainedConfig]) -> list[str]:
     """Fields that `config_class` adds to those of every configuration, and the class names."""
     common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
     return [each.name for each in fields(config_class) if each.name not in common]
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    """The end of an error about an unknown name."""
+    return "".join(f"; the closest one is `{close}`" for close in difflib.get_close_matches(name, known, 1))
 
 
 def _json_value(text: str) -> Any:

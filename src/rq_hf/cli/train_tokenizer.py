@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Train the caption tokenizer of a text-to-image model on the captions of a data set.
 
-rq-hf train-tokenizer --dataset_name data/emoji-64 --caption_column captions --output_dir runs/emoji-tokenizer
+rq-hf train-tokenizer --dataset_name data/mine
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--streaming", action="store_true", help="read the data set without a copy on disk")
     parser.add_argument("--vocab_size", type=int, default=16384, help="entries, at most (default: %(default)s)")
     parser.add_argument("--max_length", type=int, default=32, help="tokens of a caption (default: %(default)s)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to save the tokenizer in")
+    parser.add_argument("--output_dir", type=Path, default="runs/tokenizer", help="default: %(default)s")
     arguments = parser.parse_args(argv)
 
     dataset = read_dataset(arguments.dataset_name, split=arguments.split, streaming=arguments.streaming)
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_progress=True,
     )
     tokenizer.save_pretrained(arguments.output_dir)
-    print(f"{len(tokenizer)} entries saved in {arguments.output_dir}.")
+    words = ["rq-hf", "train-rqt", "small-rqt-64", "--dataset_name", arguments.dataset_name]
+    words += ["--caption_column", arguments.caption_column, "--tokenizer_name_or_path", str(arguments.output_dir)]
+    print(f"{len(tokenizer)} entries saved in {arguments.output_dir}. Next: {shlex.join(words)}")
 
 
 def read_captions(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
@@ -45,3 +48,7 @@ def read_captions(dataset: Dataset | IterableDataset, column: str) -> Iterator[s
     for row in dataset:
         captions = row[column] if isinstance(row[column], list) else [row[column]]
         yield from (caption for caption in captions if caption is not None)
+
+
+if __name__ == "__main__":
+    main()

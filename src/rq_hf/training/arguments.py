@@ -3,14 +3,15 @@
 """Recipes, and the arguments that name the data of a training."""
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
-
-from .transforms import TRANSFORMS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS = ("model", "training", "data", "card")
@@ -26,12 +27,16 @@ class DataArguments:
     shuffle_buffer_size: int = HfArg(default=1000, help="Rows that each worker shuffles while streaming.")
     train_split: str = HfArg(default="train", help="Split to train on.")
     validation_split: str | None = HfArg(default=None, help="Split to evaluate on.")
+    hold_out: bool = HfArg(
+        default=False, help="Without that split, hold out one training row in 14, by a hash of the pictures."
+    )
     image_column: str = HfArg(default="image", help="Column of pictures.")
     caption_column: str | None = HfArg(default=None, help="Column of captions: texts, or lists to draw from.")
     label_column: str | None = HfArg(default=None, help="Column of class labels: class names or whole numbers.")
     filter: str | None = HfArg(default=None, help="Keep only rows with COLUMN=VALUE, separated by commas.")
     transform: str = HfArg(
-        default="center_crop", help=f"How pictures are cropped: one of {', '.join(sorted(TRANSFORMS))}."
+        default="center_crop",
+        help="How pictures are cropped: altered_emoji, cc3m, center_crop, ffhq, imagenet or lsun.",
     )
     max_train_samples: int | None = HfArg(default=None, help="Train on this many rows at most.")
     max_eval_samples: int | None = HfArg(default=None, help="Evaluate on this many rows at most.")
@@ -42,6 +47,8 @@ class DataArguments:
                 setattr(self, each.name, None)
         if self.caption_column is not None and self.label_column is not None:
             raise ValueError("Only one of `caption_column` and `label_column` can be given, got both.")
+        from .transforms import TRANSFORMS  # torchvision, which a training on tensors does not need
+
         if self.transform not in TRANSFORMS:
             raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
 
@@ -53,6 +60,21 @@ class CodeDataArguments(DataArguments):
     rqvae_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the RQ-VAE or a pipeline.")
     tokenizer_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the tokenizer or a pipeline.")
     num_caption_variants: int | None = HfArg(default=None, help="Captions of a list to use at most.")
+
+
+@contextmanager
+def made_by(argument: str, name: str | None, pipeline: str | None, *command: str) -> Iterator[str]:
+    """Gives where to load from: the name, or else the pipeline. Where nothing is, an error names the command."""
+    if name is None and pipeline is not None:
+        yield pipeline
+        return
+    hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"
+    if name is None:
+        raise ValueError(f"`{argument}` must be a Hub id or a folder, got None; {hint}.")
+    try:
+        yield name
+    except OSError as error:
+        raise ValueError(f"`{argument}` cannot be loaded ({str(error).splitlines()[0]}); {hint}.") from error
 
 
 @dataclass

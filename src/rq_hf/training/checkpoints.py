@@ -7,9 +7,33 @@ checkpoint. A training that is killed while it saves therefore leaves a checkpoi
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
+
 MARKER = "checkpoint_is_whole"
+LOCK = ".lock"
+
+
+@contextmanager
+def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
+    """Refuses an `output_dir` in which another training runs. The system ends the lock of a process that is killed."""
+    lock, is_free = FileLock(Path(args.output_dir, LOCK)), [True]
+    if args.should_save:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            is_free = [False]
+    if not broadcast_object_list(is_free)[0]:
+        raise ValueError(f"`output_dir` must be free, got {args.output_dir!r}, in which another training runs.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -11,30 +11,31 @@ from transformers.utils import logging
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..models import RQTransformerConfig, RQVAEModel
-from .arguments import CodeDataArguments, Recipe
+from .arguments import CodeDataArguments, Recipe, made_by
 from .data import PictureDataset, PictureStream, Rows, cache_latents, make_samples
-from .transforms import PictureTransform
 
 logger = logging.get_logger(__name__)
 
 
-def load_tokenizer(data: CodeDataArguments) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreTrainedTokenizerBase | None:
     """
-    Loads the caption tokenizer. Without a column of captions there is none.
+    Loads the caption tokenizer: the one that is named, or else that of a pipeline. Without a column of captions there
+    is none.
 
     Raises:
-        `ValueError`: If no tokenizer is named, or it has no `model_max_length`.
+        `ValueError`: If there is no such tokenizer, or it has no `model_max_length`.
     """
     if data.caption_column is None:
         return None
-    if data.tokenizer_name_or_path is None:
-        raise ValueError("`tokenizer_name_or_path` must be given with `caption_column`, got None.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer_name_or_path, subfolder="tokenizer")
-    except (OSError, ValueError):  # not a pipeline
-        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer_name_or_path)
+    command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
+    command += ["--caption_column", data.caption_column]
+    with made_by("tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command) as name:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
+        except (OSError, ValueError):  # not a pipeline
+            tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.model_max_length > 10**6:  # transformers writes "no limit" as 1e30
-        raise ValueError(f"The tokenizer {data.tokenizer_name_or_path!r} must have a `model_max_length`.")
+        raise ValueError(f"The tokenizer {name!r} must have a `model_max_length`.")
     return tokenizer
 
 
@@ -226,6 +227,8 @@ def code_datasets(
     Raises:
         `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.
     """
+    from .transforms import PictureTransform  # torchvision
+
     training, data = recipe.training, recipe.data
     if data.streaming and training.cache_latents:
         raise ValueError("`cache_latents` must be False with `streaming`.")

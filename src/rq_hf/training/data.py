@@ -7,6 +7,7 @@ of a stream. Everything random about a sample is drawn from (seed, epoch, index)
 nor a resumed training change it.
 """
 
+import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import datasets
 import fsspec
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
@@ -26,10 +28,10 @@ from ..images import decode_picture
 from ..models import RQVAEModel
 from ..models.generation import seeded_generator
 from .arguments import DataArguments
-from .transforms import PictureTransform
 
 logger = logging.get_logger(__name__)
 
+HELD_OUT = 1 / 14  # share of the rows
 Rows = datasets.Dataset | datasets.IterableDataset
 
 
@@ -41,14 +43,20 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
         name (`str`): Hub id or folder.
         config_name (`str`, *optional*): Configuration of the data set.
         kwargs: Of `datasets.load_dataset`, such as `split` and `streaming`.
+
+    Raises:
+        `ValueError`: If it cannot be read.
     """
     # img2dataset writes tables beside its shards, which `datasets` would read instead.
     shards: dict[str, list[str]] = {}
     for file in sorted(Path(name).glob("*/*.tar")):
         shards.setdefault(file.parent.name, []).append(str(file))
-    if shards:
-        return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
-    return datasets.load_dataset(name, config_name, **kwargs)
+    try:
+        if shards:
+            return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
+        return datasets.load_dataset(name, config_name, **kwargs)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}") from error
 
 
 def load_splits(data: DataArguments) -> dict[str, Rows]:
@@ -56,37 +64,66 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     Loads the training split and, if one is named, the validation split, as "train" and "validation".
 
     Pictures stay undecoded files. With `streaming` the training split is a `datasets.IterableDataset`. The validation
-    split is always a `datasets.Dataset`: a streamed one is copied to the cache of `datasets`.
+    split is always a `datasets.Dataset`: a streamed one is copied to the cache of `datasets`. With `hold_out` some
+    training rows, chosen by a hash of each picture's file, replace a validation split that is missing.
 
     Raises:
-        `ValueError`: If no data set is named, or it lacks a split, a column or any row.
-        `OSError`: If the data set cannot be read.
+        `ValueError`: If no data set is named, it cannot be read, or it lacks a split, a column or any row.
     """
     if data.dataset_name is None:
         raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
-    splits = {}
-    for name, split, limit in (
-        ("train", data.train_split, data.max_train_samples),
-        ("validation", data.validation_split, data.max_eval_samples),
-    ):
-        if split is None:
-            continue
-        if split not in available:
+    names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
+    for name, split in names.items():
+        if split in available:
+            _check_columns(available[split], data)
+            splits[name] = available[split].cast_column(data.image_column, datasets.Image(decode=False))
+            if data.filter is not None:
+                splits[name] = _filtered(splits[name], data.filter)
+        elif name == "validation" and data.hold_out and split is not None and not data.streaming:
+            splits["train"], splits[name] = _hold_out(splits["train"], data)
+        elif split is not None:
             raise ValueError(f"`{name}_split` must be one of {list(available)}, got {split!r}.")
-        rows = available[split]
-        _check_columns(rows, data)
-        rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
-        if data.filter is not None:
-            rows = _filtered(rows, data.filter)
+    for name, rows in splits.items():
+        limit = data.max_train_samples if name == "train" else data.max_eval_samples
         if limit is not None:
             rows = rows.take(limit if data.streaming else min(limit, len(rows)))
         if data.streaming and name == "validation":
             rows = datasets.Dataset.from_generator(_each, gen_kwargs={"rows": rows}, features=rows.features)
         if next(iter(rows), None) is None:
-            raise ValueError(f"`{name}_split` must have rows, got none of {split!r} with `filter` {data.filter!r}.")
+            raise ValueError(
+                f"`{name}_split` must have rows, got none of {names[name]!r} with `filter` {data.filter!r}."
+            )
         splits[name] = rows
     return splits
+
+
+def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Rows for training, and at least one for validation. Neither other rows nor the order change a row's part."""
+    places = rows.map(_place, input_columns=[data.image_column], remove_columns=rows.column_names, desc="Holding out")
+    places = np.array(places["place"][:])
+    held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
+    logger.warning(
+        f"{data.dataset_name} has no split {data.validation_split!r}: {held_out.sum()} of {len(rows)} pictures are "
+        "held out for it, by a hash of their files."
+    )
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def _place(picture: dict[str, Any] | None) -> dict[str, float]:
+    """A number in [0, 1) that depends on the content of a picture's file only."""
+    try:
+        content = _read_file(picture)
+    except (OSError, TypeError):  # left out later
+        content = b""
+    return {"place": int.from_bytes(hashlib.sha256(content).digest()[:6]) / 2**48}
+
+
+def _read_file(picture: dict[str, Any]) -> bytes:
+    if picture["bytes"] is not None:
+        return picture["bytes"]
+    with fsspec.open(str(picture["path"]), "rb") as file:
+        return file.read()
 
 
 def _check_columns(rows: Rows, data: DataArguments) -> None:
@@ -116,16 +153,15 @@ def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def open_picture(picture: dict[str, Any] | None, mode: str) -> Image.Image | None:
-    """Decodes a picture `{"bytes": ..., "path": ...}`. Warns and returns `None` if that fails."""
-    path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
+def open_picture(picture: Image.Image | dict[str, Any] | None, mode: str) -> Image.Image | None:
+    """Decodes a picture: Pillow's, or `{"bytes": ..., "path": ...}`. Warns and returns `None` if that fails."""
+    if isinstance(picture, Image.Image):
+        return decode_picture(picture, mode)
+    picture = picture or {"bytes": None, "path": None}
     try:
-        if content is None:
-            with fsspec.open(str(path), "rb") as file:
-                content = file.read()
-        return decode_picture(content, mode)
+        return decode_picture(_read_file(picture), mode)
     except (OSError, ValueError):
-        logger.warning_once(f"Skipped picture {path}: it cannot be read or decoded.")
+        logger.warning_once(f"Skipped picture {picture['path']}: it cannot be read or decoded.")
         return None
 
 
@@ -141,7 +177,7 @@ class SampleReader:
         seed (`int`, *optional*, defaults to 0): Seed of all random choices.
     """
 
-    transform: PictureTransform
+    transform: Callable[[Image.Image, torch.Generator], torch.Tensor]
     read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
     image_column: str = "image"
     seed: int = 0
@@ -245,6 +281,8 @@ def picture_datasets(
         training (`TrainingArguments`): Seed and, for a stream, strategies.
         image_size (`int`), num_channels (`int`): Of the model.
     """
+    from .transforms import PictureTransform  # torchvision
+
     prepared = {}
     for name, rows in splits.items():
         transform = PictureTransform(image_size, num_channels, data.transform, training=name == "train")
@@ -256,7 +294,7 @@ def make_samples(
     rows: Rows,
     data: DataArguments,
     training: TrainingArguments,
-    transform: PictureTransform,
+    transform: Callable[[Image.Image, torch.Generator], torch.Tensor],
     read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
 ) -> PictureDataset | PictureStream:
     """The samples of one split: a `PictureDataset` of its rows, or a `PictureStream`."""
@@ -300,9 +338,7 @@ def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int =
     return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
 
 
-def _encode(
-    batch: dict[str, list], image_column: str, transform: PictureTransform, rqvae: RQVAEModel
-) -> dict[str, list]:
+def _encode(batch: dict[str, list], image_column: str, transform: Callable, rqvae: RQVAEModel) -> dict[str, list]:
     """One batch of [`cache_latents`]."""
     pictures = [open_picture(value, transform.mode) for value in batch.pop(image_column)]
     kept = [index for index, picture in enumerate(pictures) if picture is not None]

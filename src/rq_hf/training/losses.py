@@ -73,7 +73,13 @@ class PerceptualLoss(nn.Module):
         if net == "vgg":
             import lpips  # of the extra "train"
 
-            self.net = lpips.LPIPS(net="vgg", verbose=False)
+            try:
+                self.net = lpips.LPIPS(net="vgg", verbose=False)
+            except OSError as error:
+                raise OSError(
+                    f"The weights of VGG16 for LPIPS cannot be downloaded ({error}); choose `--perceptual_net lite0`, "
+                    "or `--perceptual_weight 0` for no perceptual loss."
+                ) from error
         elif net == "lite0":
             self.net = build_extractor("lite0")
         else:

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What the trainers of both stages share: averaged weights, logged parts of the loss, checkpoints that are whole."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.hf_argparser import HfArg
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from ..models.generation import seeded_generator
-from .checkpoints import MARKER, resume_checkpoint
+from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
+
+logger = logging.get_logger(__name__)
 
 AVERAGE_FILE = "ema.pt"
 PICTURE_FOLDER = "pictures"
@@ -32,7 +36,8 @@ class RQTrainingArguments(TrainingArguments):
     ema_decay: float | None = HfArg(default=None, help="Decay of averaged weights, which are published; 0 is off.")
     muon_learning_rate: float | None = HfArg(default=None, help="Train matrices and kernels by Muon at this rate.")
     early_stopping_patience: int | None = HfArg(
-        default=None, help="Evaluations without a better result before the end."
+        default=None,
+        help="Stop after so many evaluations without a better result. Saves at each evaluation, and keeps the best.",
     )
     # Other defaults than the base class has.
     remove_unused_columns: bool = HfArg(default=False, help="The data sets give only what is used.")
@@ -40,11 +45,23 @@ class RQTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Every parameter is used.")
     ddp_broadcast_buffers: bool | None = HfArg(default=False, help="All processes update the codebook alike.")
     hub_strategy: str = HfArg(default="end", help="One push, after the training.")
+    log_level_replica: str = HfArg(
+        default="error", help="One warns for all.", metadata={"choices": [*logging.get_log_levels_dict(), "passive"]}
+    )
 
     def __post_init__(self):
-        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            self.metric_for_best_model = "loss"
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no":
+                raise ValueError("`eval_strategy` must not be 'no' with `early_stopping_patience`.")
+            self.metric_for_best_model = self.metric_for_best_model or "loss"
+            self.load_best_model_at_end = True
+            self.save_strategy, self.save_steps = self.eval_strategy, self.eval_steps or self.logging_steps
+        lacks_bf16 = self.bf16 and not self.use_cpu and not is_torch_bf16_gpu_available()
+        self.bf16 = self.bf16 and not lacks_bf16
         super().__post_init__()
+        if lacks_bf16 and self.should_log:
+            logger.warning(f"{self.device.type} has no bf16 here: the training runs in fp32.")
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         if self.save_total_limit == 1:
             raise ValueError("`save_total_limit` must be at least 2: one checkpoint stays while the next is written.")
         if self.n_gpu > 1:
@@ -68,10 +85,16 @@ class TrainerEvents(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.generator = seeded_generator(args.seed, state.global_step, args.process_index, device=args.device)
+        self.trainer.log_start = self.trainer.log_start or time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.trainer.average is not None:
             self.trainer.average.step(trained_parameters(model))
+        self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # A checkpoint leaves nothing to log, so that a resumed training logs what an uninterrupted one does.
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
@@ -82,6 +105,12 @@ class TrainerEvents(TrainerCallback):
             (checkpoint / MARKER).touch()
 
     def on_train_end(self, args, state, control, **kwargs):
+        is_early = state.global_step < state.max_steps and state.best_metric is not None
+        if is_early and args.early_stopping_patience and state.is_world_process_zero:
+            logger.warning(
+                f"Stopped early, at step {state.global_step} of {state.max_steps}. Kept are the weights of step "
+                f"{state.best_global_step} with the best {args.metric_for_best_model}, {state.best_metric:.4g}."
+            )
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.trainer.load_average(Path(state.best_model_checkpoint))
 
@@ -114,6 +143,7 @@ class RQTrainer(Trainer):
         self.average: EMAModel | None = None
         self.generator: torch.Generator | None = None
         self.resumed_checkpoint: str | None = None
+        self.log_start: float | None = None  # when the first step since the last log began
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
         if self.is_sharded:
             for name in ("ema_decay", "muon_learning_rate", "self_correction", "lora_rank"):
@@ -148,7 +178,8 @@ class RQTrainer(Trainer):
         if resume_from_checkpoint:
             resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
         self.resumed_checkpoint = resume_from_checkpoint or None
-        return super().train(self.resumed_checkpoint, **kwargs)
+        with lock_output_dir(self.args):
+            return super().train(self.resumed_checkpoint, **kwargs)
 
     def save_own_state(self, checkpoint: Path) -> None:
         """Writes to a checkpoint what `Trainer` does not; only the main process calls this."""
@@ -186,7 +217,7 @@ class RQTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        figures = self._take_means(self._sums["eval"]) | self.end_evaluation(dataloader.dataset)
+        figures = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         return output
 
@@ -201,15 +232,19 @@ class RQTrainer(Trainer):
             value = value.detach().float()
             sums[name] = sums.get(name, 0) + torch.stack([num_rows * value, torch.full_like(value, num_rows)])
 
-    def _take_means(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Means over the rows of all processes since the last call."""
+    def _take_means(self, sums: dict[str, torch.Tensor]) -> tuple[dict[str, float], float]:
+        """Means over the rows of all processes since the last call, and the number of these rows."""
         totals = {name: self.accelerator.reduce(total, "sum").tolist() for name, total in sums.items()}
         sums.clear()
-        return {name: round(total / count, 6) for name, (total, count) in totals.items()}
+        means = {name: round(total / count, 6) for name, (total, count) in totals.items()}
+        return means, max((count for _, count in totals.values()), default=0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs.update(self._take_means(self._sums["train"]))
+            means, pictures = self._take_means(self._sums["train"])
+            logs.update(means, pictures_per_second=round(pictures / (time.perf_counter() - self.log_start), 2))
+            self.log_start = None
+        logs.pop("train_loss", None)  # the mean of the steps since a resume only
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

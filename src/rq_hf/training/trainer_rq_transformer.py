@@ -8,6 +8,7 @@ Symbols: B pictures, S condition tokens, H x W positions, D code depth, n_z code
 import math
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,8 +25,9 @@ from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import check_components
-from .arguments import Recipe
+from .arguments import Recipe, made_by, recipe_names
 from .checkpoints import resume_checkpoint
+from .collator import PictureCollator
 from .conditions import code_datasets, condition_config, load_tokenizer
 from .data import load_splits
 from .publishing import publish_pipeline
@@ -82,7 +84,8 @@ class RQTransformerTrainer(RQTrainer):
         args ([`RQTransformerTrainingArguments`]): the arguments.
         rqvae ([`RQVAEModel`]): the frozen first stage.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): decodes the captions below the pictures.
-        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)`, and `pixel_values` or `latents` `(B, H, W, n_z)`.
+        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)`, and `pixel_values` or `latents` `(B, H, W, n_z)`; a
+            [`PictureCollator`] makes them from a plain `datasets.Dataset`.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class RQTransformerTrainer(RQTrainer):
         **kwargs,
     ):
         check_components(rqvae, model, None)
+        if args.condition_dropout > 0 and isinstance(kwargs.get("data_collator"), PictureCollator):
+            raise ValueError("`condition_dropout` must be 0 with a `PictureCollator`, which drops no conditions.")
         temperatures = args.code_temperature
         self.code_temperature = temperatures[0] if len(temperatures) == 1 else temperatures
         depth = rqvae.config.code_depth
@@ -162,7 +167,7 @@ class RQTransformerTrainer(RQTrainer):
     def draw_pictures(self, dataset: Dataset) -> Image.Image:
         """Draws pictures of conditions that are spread over a map-style data set."""
         rows = torch.linspace(0, len(dataset) - 1, min(self.args.eval_pictures, len(dataset))).long().tolist()
-        input_ids = torch.stack([dataset[row]["input_ids"] for row in rows])
+        input_ids = self.data_collator([dataset[row] for row in rows])["input_ids"]
         generators = [seeded_generator(self.args.seed, index) for index in range(len(rows))]
         codes = self.model.generate(input_ids.to(self.args.device), generator=generators)
         captions, names = None, self.model.config.id2label
@@ -171,6 +176,16 @@ class RQTransformerTrainer(RQTrainer):
         elif names:
             captions = [names.get(index, str(index)) for index in input_ids[:, 0].tolist()]
         return image_grid(to_pil(self.rqvae.decode(codes)), captions, columns=4)
+
+
+def load_first_stage(recipe: Recipe) -> RQVAEModel:
+    """The RQ-VAE that a recipe names, or else that of the pipeline which it fine-tunes."""
+    name, pipeline = recipe.data.rqvae_name_or_path, recipe.training.model_name_or_path
+    made = Path(name or "").name  # a folder may have the name of its recipe
+    command = ["rq-hf", "train-rqvae", made if made in recipe_names() else "small-rqvae-64"]
+    command += ["--dataset_name", str(recipe.data.dataset_name)]
+    with made_by("rqvae_name_or_path", name, pipeline, *command) as source:
+        return load_component(RQVAEModel, source, "rqvae", dtype=torch.float32)
 
 
 def starting_transformer(
@@ -202,10 +217,8 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     training, data = recipe.training, recipe.data
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
-    if data.rqvae_name_or_path is None:
-        raise ValueError("`rqvae_name_or_path` must be a Hub id or a folder, got None.")
-    rqvae = load_component(RQVAEModel, data.rqvae_name_or_path, "rqvae", dtype=torch.float32)
-    tokenizer = load_tokenizer(data)
+    rqvae = load_first_stage(recipe)
+    tokenizer = load_tokenizer(data, training.model_name_or_path)
     splits = load_splits(data)
     model = starting_transformer(recipe, rqvae, tokenizer, splits)
     datasets = code_datasets(recipe, splits, rqvae, model.config, tokenizer)

@@ -67,7 +67,7 @@ class RQVAETrainer(RQTrainer):
     Args:
         model ([`RQVAEModel`]): the model to train.
         args ([`RQVAETrainingArguments`]): the arguments.
-        kwargs: of `Trainer`.
+        kwargs: of `Trainer`. For a plain `datasets.Dataset`, `data_collator` is a [`PictureCollator`].
     """
 
     def __init__(self, model: RQVAEModel, args: RQVAETrainingArguments, **kwargs):
