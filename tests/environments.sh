@@ -26,14 +26,17 @@ for age in "$@"; do
     fi
     environment=$folder/$age
     "$uv" venv --quiet --clear --python "$python" "$environment"
-    "$uv" pip install --quiet --python "$environment" --resolution "$resolution" \
-        "rq_hf[train,eval,data,demo,quantization] @ file://$wheel"
-    "$uv" pip list --python "$environment"
+    "$uv" pip compile --quiet --no-annotate --python "$environment" --resolution "$resolution" --extra train \
+        --extra eval --extra data --extra demo --extra quantization --output-file "$folder/$age.txt" setup.py
+    cat "$folder/$age.txt"
+    "$uv" pip install --quiet --python "$environment" --requirement "$folder/$age.txt"
+    "$uv" pip install --quiet --python "$environment" --no-deps "$wheel"
 
     runs=$folder/$age-runs
     rm -rf "$runs"
     rq_hf=$environment/bin/rq-hf
     recipes=tests/fixtures/recipes
+    export TQDM_DISABLE=1
     options="--use_cpu true --max_steps 10 --save_strategy no"
     "$rq_hf" generate checkpoints/emoji-64 "a castle" --output "$runs/castle.png"
     "$rq_hf" train-rqvae "$recipes/emoji-rqvae-fixture.json" $options --output_dir "$runs/rqvae"

@@ -19,7 +19,7 @@ def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
     pictures = [
         output
         for cell in notebook.cells
