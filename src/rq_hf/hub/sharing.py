@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
+from safetensors import SafetensorError, safe_open
 
 from .cards import NO_REPOSITORY, write_card
 from .remote_code import code_files
@@ -71,7 +72,7 @@ def push_folder(
         `huggingface_hub.CommitInfo`
 
     Raises:
-        `ValueError`: `folder` holds none of these kinds or lacks safetensors.
+        `ValueError`: `folder` holds none of these kinds, lacks safetensors, or has damaged files.
     """
     folder = Path(folder)
     kind, facts = _describe(folder)
@@ -89,6 +90,11 @@ def push_folder(
         for place in places:
             if not any((stage / place).glob(f"{weights_name}*.safetensors")):
                 raise ValueError(f"`folder` must hold weights as safetensors, there are none in {folder / place}.")
+        for path in stage.rglob("*.safetensors"):
+            try:
+                safe_open(path, "pt")
+            except SafetensorError as error:
+                raise ValueError(f"`folder` must hold whole weights, {path.relative_to(stage)}: {error}") from error
         if with_code:
             for path, text in code_files(stage).items():
                 (stage / path).write_text(text, encoding="utf-8")
@@ -122,7 +128,7 @@ def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[s
 def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
     """The kind of what a folder holds, and the facts that its files tell a card."""
     if index := _read_json(folder / "model_index.json"):
-        names = [name for name in ("rqvae", "transformer") if index.get(name, [None])[0] is not None]
+        names = [name for name in ("rqvae", "transformer") if (index.get(name) or [None])[0] is not None]
         configs = {name: _read_json(folder / name / "config.json") for name in names}
         return "pipeline", {"configs": configs, "sampling": index.get("sampling")}
     config = _read_json(folder / "config.json")
@@ -178,4 +184,7 @@ def _complete_card(path: Path, kind: str, repo_id: str, place: str, with_code: b
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} must hold a JSON object: {error}") from error
