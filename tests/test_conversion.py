@@ -79,12 +79,13 @@ def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch
         assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
 
 
-def assert_refused(checkpoint: Path, message: str, **arguments) -> None:
+def assert_refused(checkpoint: Path, message: str, **arguments) -> Exception:
     """The conversion fails with this message and leaves nothing behind."""
     folder = checkpoint.parent / "results"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message) as refused:
         convert_checkpoint(checkpoint, folder / "out", **arguments)
-    assert not folder.exists() or list(folder.iterdir()) == []
+    assert not folder.exists()
+    return refused.value
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -249,6 +250,29 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(name, link, tmp_path
     with tarfile.open(tmp_path / "church.tar.gz", "w:gz") as file:
         file.addfile(member)
     assert_refused(tmp_path / "church.tar.gz", "church.tar.gz must be a tar archive, but cannot be unpacked")
+
+
+def test_an_archive_is_sized_before_it_is_unpacked(tmp_path):
+    """A member of 256 MiB is refused by its header; the archive does not even hold it."""
+    for name, size, count in (("church/stage1/model.pt", 2**28, 1), ("church/stage1/{}", 0, 1001)):
+        with tarfile.open(tmp_path / "church.tar.gz", "w:gz") as file:
+            for number in range(count):
+                member = tarfile.TarInfo(name.format(number))
+                member.size = size
+                file.addfile(member)
+        assert_refused(tmp_path / "church.tar.gz", "church.tar.gz must hold at most 1000 files and 1[0-9]{6} bytes")
+
+
+@pytest.mark.parametrize("stage", [0, 1], ids=["stage1", "stage2"])
+def test_no_message_prints_a_hostile_configuration(broken, stage):
+    laughs = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    whole = json.dumps(configs("church")[stage])
+    for text in (
+        laughs + '"arch": *a11', "x: " + "y" * 10**6, "[" * 9000, "\0", "[]", "arch:", '{"arch": {"type": "x"}}',
+        whole.replace('"n_embed": 64', '"n_embed": "' + "y" * 9999 + '"').replace('"n_layer": ', '"n_layer": 0.'),
+    ):  # fmt: skip
+        (broken / f"stage{stage + 1}" / "config.yaml").write_text(text)
+        assert len(str(assert_refused(broken, "stage|config.yaml"))) < 500
 
 
 def test_a_folder_without_a_stage_is_refused(tmp_path):

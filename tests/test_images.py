@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pictures of every kind become 8-bit pixels on white; sheets show what they are given."""
 
+import contextlib
 import io
 import math
+import os
 import time
 
 import numpy as np
@@ -116,6 +118,30 @@ def test_a_decompression_bomb_is_undecodable(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="DecompressionBombError"):
         decode_picture(file_of(Image.new("L", (100, 100))))
+
+
+def test_a_format_for_which_pillow_starts_a_program_is_refused(tmp_path, monkeypatch):
+    mark, ghostscript = tmp_path / "was here", tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "a.png").write_bytes(file_of(Image.new("L", (8, 8)), "EPS"))
+    for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+        with pytest.raises(ValueError, match="cannot be decoded: UnidentifiedImageError"):
+            decode_picture(source)
+    assert not mark.exists()
+    with contextlib.suppress(OSError):  # so it would be without a list of formats
+        Image.open(tmp_path / "a.png").load()
+    assert mark.exists()
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    header = file_of(Image.new("I;16", (13300, 13300)))[:64]  # decoding it would tell that the rest is missing
+    (tmp_path / "a.png").write_bytes(header)
+    for source, name in ((header, ""), (tmp_path / "a.png", f" {tmp_path / 'a.png'}")):
+        with pytest.raises(ValueError, match=f"`image`{name} cannot .*: 13300 x 13300 are more than 33554432 pixels"):
+            decode_picture(source, max_pixels=2**25)
+    assert decode_picture(file_of(Image.new("L", (8, 4))), max_pixels=32).size == (8, 4)
 
 
 def test_to_uint8_rounds_and_clamps():

@@ -57,8 +57,8 @@ def train_caption_tokenizer(
         gives `max_length` ids.
 
     Raises:
-        `ValueError`: If `captions` is a string or has no text, or `vocab_size` cannot hold the special tokens and the
-            characters.
+        `ValueError`: If `captions` is a string or has no text, a number is no integer of at least 1, or `vocab_size`
+            cannot hold the special tokens and the characters.
 
     Example:
 
@@ -74,9 +74,14 @@ def train_caption_tokenizer(
     """
     if isinstance(captions, str):
         raise ValueError("`captions` must be an iterable of strings, got one string.")
+    for name, value in (("max_length", max_length), ("limit_alphabet", limit_alphabet)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
     normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     word_counts = Counter()
     for caption in captions:
+        if not isinstance(caption, str):
+            raise ValueError(f"`captions` must hold strings, got {caption!r:.80}.")
         words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption))
         word_counts.update(word for word, _ in words)
     if not word_counts:

@@ -20,10 +20,13 @@ from transformers.utils import logging
 from .caption_tokenizer import convert_char_bpe_tokenizer
 from .hub import write_card
 from .models import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from .models.base import named_errors
 from .pipelines import RQImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
+# An official config.yaml has about 2,000 characters. Weights hardly compress.
+MAX_CONFIG_LENGTH, MAX_COMPRESSION, MAX_FILES = 2**16, 20, 1000
 LICENSE = "cc-by-nc-sa-4.0"
 # Parts of our names and the official ones, replaced in this order.
 _RQVAE_NAMES = {
@@ -96,23 +99,26 @@ def convert_checkpoint(
         raise ValueError(f"`output` must be a new or empty folder, got {output}.")
     if (vocab_file is None) != (merges_file is None):
         raise ValueError("`vocab_file` and `merges_file` must be given together, got only one.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unpacked:
-        stages = _find_stages(checkpoint, Path(unpacked))
-        official = {name: yaml.safe_load((stages[name] / "config.yaml").read_text("utf-8")) for name in stages}
+    parent = next(folder for folder in output.parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=parent) as place:
+        unfinished = Path(place, "output")
+        stages = _find_stages(checkpoint, Path(place, "unpacked"))
+        official = {name: _read_config(stages[name]) for name in stages}
         models = {}
         if "stage1" in stages:
             # A transformer was trained on the codes of the plain weights.
             weights = _read_weights(stages["stage1"], ema and "stage2" not in stages, allow_pickle)
-            config = rqvae_config(official["stage1"])
-            models["rqvae"] = _build(RQVAEModel, config, weights, rqvae_rule, {})
+            with named_errors("stage1"):
+                config = rqvae_config(official["stage1"])
+                models["rqvae"] = _build(RQVAEModel, config, weights, rqvae_rule, {})
         if "stage2" in stages:
             weights = _read_weights(stages["stage2"], ema, allow_pickle)
-            config = transformer_config(official["stage2"], models["rqvae"].config if models else None)
-            missing = torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
-            given = {"codebook.weight": models["rqvae"].codebook if models else missing}
-            transformer = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given)
-            transformer.generation_config.update(**sampling_settings(official["stage2"]))
+            with named_errors("stage2"):
+                config = transformer_config(official["stage2"], models["rqvae"].config if models else None)
+                missing = torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
+                given = {"codebook.weight": models["rqvae"].codebook if models else missing}
+                transformer = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given)
+                transformer.generation_config.update(**sampling_settings(official["stage2"]))
             models["transformer"] = transformer
         models = {name: model.to(dtype).eval() for name, model in models.items()}
         if len(models) == 2:
@@ -123,9 +129,11 @@ def convert_checkpoint(
         else:
             saved = next(iter(models.values()))
             kind = saved.config.model_type
-        saved.save_pretrained(output)
-    facts = {"model_name": output.name, "license": license, "repo_id": repo_id, **_facts(checkpoint, models)}
-    write_card(output, kind, facts)
+        saved.save_pretrained(unfinished)
+        facts = {"model_name": output.name, "license": license, "repo_id": repo_id, **_facts(checkpoint, models)}
+        write_card(unfinished, kind, facts)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.replace(output)
     return kind
 
 
@@ -236,8 +244,13 @@ def _find_stages(checkpoint: Path, unpacked: Path) -> dict[str, Path]:
     if checkpoint.is_file():
         root = unpacked
         try:
+            size, largest = 0, MAX_COMPRESSION * checkpoint.stat().st_size + 2**20
             with tarfile.open(checkpoint) as archive:
-                archive.extractall(root, filter="data")  # refuses paths and links that lead out of the folder
+                for number, member in enumerate(archive):
+                    size += member.size
+                    if size > largest or number >= MAX_FILES:
+                        raise ValueError(f"{checkpoint} must hold at most {MAX_FILES} files and {largest} bytes.")
+                    archive.extract(member, root, filter="data")  # refuses paths and links out of the folder
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{checkpoint} must be a tar archive, but cannot be unpacked: {error}") from error
     folders = [folder for pattern in ("stage[12]", "*/stage[12]") for folder in root.glob(pattern)]
@@ -247,6 +260,15 @@ def _find_stages(checkpoint: Path, unpacked: Path) -> dict[str, Path]:
             f"{checkpoint} with {[folder.relative_to(root).as_posix() for folder in folders]}."
         )
     return {folder.name: folder for folder in folders}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The contents of a config.yaml. It must be short and have no aliases, so that every message about it is short."""
+    with open(folder / "config.yaml", encoding="utf-8", errors="replace") as file, named_errors(folder.name):
+        text = file.read(MAX_CONFIG_LENGTH + 1)
+        if len(text) > MAX_CONFIG_LENGTH or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError(f"config.yaml must have at most {MAX_CONFIG_LENGTH} characters and no aliases.")
+        return yaml.safe_load(text)
 
 
 def _read_weights(folder: Path, ema: bool, allow_pickle: bool) -> dict[str, torch.Tensor]:
@@ -265,8 +287,8 @@ def _read_weights(folder: Path, ema: bool, allow_pickle: bool) -> dict[str, torc
         with zipfile.ZipFile(folder / "model.pt") as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{name} is damaged: the checksum of {damaged!r} in it does not hold.")
-    if key not in checkpoint:
-        raise ValueError(f"{name} must hold `{key}`, got {list(checkpoint)}.")
+    if not isinstance(checkpoint, dict) or key not in checkpoint:
+        raise ValueError(f"{name} must hold `{key}`, got {list(checkpoint)!s:.200}.")
     return checkpoint[key]
 
 
@@ -286,7 +308,7 @@ def _build(
     if missing or unknown:
         raise ValueError(
             f"model.pt must hold the weights that its config.yaml describes for an official {model_class.__name__}; "
-            f"missing: {missing}; unknown: {unknown}."
+            f"missing: {missing!s:.200}; unknown: {unknown!s:.200}."
         )
     weights = {name: combine(*(official[source] for source in sources)) for name, (sources, combine) in rules.items()}
     model.load_state_dict({**weights, **given}, assign=True)

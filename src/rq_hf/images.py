@@ -7,33 +7,43 @@ Symbols: B pictures, C channels (1 or 3), h x w pixels, H x W positions, D code 
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+# Formats that Pillow decodes by itself. For others, such as EPS, it starts programs of the machine.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-def decode_picture(image: Image.Image | bytes, mode: Literal["RGB", "L"] = "RGB") -> Image.Image:
+
+def decode_picture(
+    image: Image.Image | bytes | str | Path, mode: Literal["RGB", "L"] = "RGB", max_pixels: int | None = None
+) -> Image.Image:
     """
-    Converts a picture of any format and mode to 8 bits without transparency.
+    Converts a picture of any mode to 8 bits without transparency. Files may have any of `FORMATS`.
 
     The EXIF orientation is applied, transparent pixels become white and 16-bit grey is scaled to 8 bits. An animation
     gives its current frame. Colour profiles are ignored.
 
     Args:
-        image (`PIL.Image.Image` or `bytes`): The picture, or the content of its file.
+        image (`PIL.Image.Image`, `bytes`, `str` or `Path`): The picture, the content of its file, or its path.
         mode (`str`, *optional*, defaults to `"RGB"`): `"RGB"`, or `"L"` for grey.
+        max_pixels (`int`, *optional*): Refuses larger pictures before they are decoded. Pillow's own limit also holds.
 
     Returns:
         `PIL.Image.Image` in `mode`.
 
     Raises:
-        `ValueError`: If it is no picture, truncated, larger than Pillow's limit, or has pixels of unknown range.
+        `ValueError`: If it is no picture of these formats, truncated, too large, or has pixels of unknown range.
     """
+    place = f" {image}" if isinstance(image, (str, Path)) else ""
     try:
-        if isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
+        if not isinstance(image, Image.Image):
+            image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} are more than {max_pixels} pixels")
         image.load()
         image = _to_8_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:
@@ -41,7 +51,7 @@ def decode_picture(image: Image.Image | bytes, mode: Literal["RGB", "L"] = "RGB"
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert(mode)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        raise ValueError(f"`image` cannot be decoded: {type(error).__name__}: {error}") from error
+        raise ValueError(f"`image`{place} cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -50,10 +60,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range")
     if not image.mode.startswith("I"):
         return image
-    levels = np.asarray(image).astype(np.int64)
+    levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError(f"integer pixels must be in [0, 65535], got [{levels.min()}, {levels.max()}]")
-    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    return Image.fromarray(((levels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:

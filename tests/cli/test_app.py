@@ -2,15 +2,27 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What the buttons of the page do."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
 from rq_hf.cli import app
 
 SAMPLING = (2, 5, 1, 1.0, 32)  # pictures, seed, candidates, temperature, top-k
+
+
+def saved(picture: Image.Image, folder: Path) -> str:
+    """The path of an uploaded picture."""
+    picture.save(folder / "picture.png")
+    return str(folder / "picture.png")
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -39,18 +51,18 @@ def test_an_empty_field_is_the_checkpoints_own_setting(tiny_pipeline):
     assert torch.equal(codes, tiny_pipeline("a heart", **options).images)
 
 
-def test_a_reconstruction_is_the_pipelines(tiny_pipeline):
+def test_a_reconstruction_is_the_pipelines(tiny_pipeline, tmp_path):
     picture = Image.effect_noise((16, 16), 90).convert("RGB")
     studio = app.Studio(tiny_pipeline)
-    codes, pictures = studio.reconstruct(picture, 2)
+    codes, pictures = studio.reconstruct(saved(picture, tmp_path), 2)
     assert torch.equal(codes, tiny_pipeline.reconstruct(picture, output_type="latent").images)
     assert len(pictures) == 1
 
 
-def test_a_completion_keeps_the_codes_of_the_first_rows(tiny_pipeline):
+def test_a_completion_keeps_the_codes_of_the_first_rows(tiny_pipeline, tmp_path):
     picture = Image.effect_noise((40, 30), 90).convert("RGB")
     studio = app.Studio(tiny_pipeline)
-    codes, _ = studio.complete(picture, "a red heart", 2, 3, *SAMPLING)
+    codes, _ = studio.complete(saved(picture, tmp_path), "a red heart", 2, 3, *SAMPLING)
     square = ImageOps.fit(picture, (16, 16), Image.Resampling.LANCZOS)  # its middle, not squeezed
     known = tiny_pipeline.reconstruct(square, output_type="latent").images
     assert torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
@@ -64,3 +76,56 @@ def test_bad_input_is_an_error_on_the_page(tiny_pipeline):
     with pytest.raises(ValueError, match="Upload a picture"):
         studio.complete(None, "a red heart", 2, 3, *SAMPLING)
     assert studio.decode(None, 2) == []
+
+
+@pytest.fixture
+def client(tiny_pipeline) -> Iterator[Client]:
+    """A visitor of the served page."""
+    page = app.build_page(tiny_pipeline, "tiny")
+    app.serve(page, prevent_thread_lock=True, quiet=True)
+    yield Client(page.local_url, verbose=False)
+    page.close()
+
+
+def test_the_parameters_of_the_api_have_names(client, tiny_pipeline):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    sampling = ["count", "seed", "candidates", "temperature", "top_k"]
+    assert {name: [each["parameter_name"] for each in about["parameters"]] for name, about in endpoints.items()} == {
+        "/draw": ["condition", "depth", *sampling],
+        "/complete": ["image", "condition", "rows", "depth", *sampling],
+        "/reconstruct": ["image", "depth"],
+        "/decode": ["depth"],
+    }
+    options = {"depth": 3, "count": 2, "seed": 5, "candidates": 1, "temperature": 1, "top_k": 32}
+    shown = client.predict(condition="a red heart", **options, api_name="/draw")
+    _, expected = app.Studio(tiny_pipeline).draw("a red heart", 3, *SAMPLING)
+    assert [np.array_equal(Image.open(each["image"]), picture) for each, picture in zip(shown, expected, strict=True)]
+
+
+def test_enter_draws_and_completes(tiny_pipeline):
+    events = app.build_page(tiny_pipeline, "tiny").config["dependencies"]
+    events = {event["api_name"]: [kind for _, kind in event["targets"]] for event in events}
+    assert events["draw"] == events["complete"] == ["click", "submit"]
+
+
+def test_a_visitor_cannot_ask_for_too_much(client, tmp_path):
+    def refused(message: str, *arguments, api_name: str) -> None:
+        with pytest.raises(AppError, match=message):
+            client.predict(*arguments, api_name=api_name)
+
+    refused("at most 1000 characters", "x" * 1001, 3, *SAMPLING, api_name="/draw")
+    refused("count|9", "a heart", 3, 10, *SAMPLING[1:], api_name="/draw")
+    refused("Upload a picture first", None, 3, api_name="/reconstruct")
+    large, postscript = tmp_path / "large.png", tmp_path / "postscript.png"
+    Image.new("I;16", (13300, 13300)).save(large)
+    Image.new("L", (8, 8)).save(postscript, "EPS")
+    refused("13300 x 13300 are more than", handle_file(large), 3, api_name="/reconstruct")
+    refused("cannot be decoded", handle_file(postscript), 3, api_name="/reconstruct")
+    upload = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("huge.png", bytes(21 * 2**20))})
+    assert upload.status_code == 413
+
+
+def test_the_queue_has_an_end(client, tiny_pipeline):
+    waiting = [client.submit("a heart", 3, 9, *SAMPLING[1:], api_name="/draw") for _ in range(app.MAX_WAITING + 10)]
+    outcomes = [job.exception() for job in waiting]
+    assert any("Queue is full" in str(error) for error in outcomes) and None in outcomes

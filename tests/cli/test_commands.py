@@ -3,6 +3,7 @@
 """The command `rq-hf`: its dispatch, its errors, and the commands that draw."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,70 @@ def test_generate_names_what_is_wrong(pipeline_folder, tmp_path, monkeypatch, ca
     ):
         assert expected in ends_with(capsys, 1, "generate", *arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("rqvae/model.safetensors", b"x" * 99),
+        ("rqvae/config.json", b"[]"),
+        ("tokenizer/tokenizer.json", b"{"),
+        ("tokenizer/tokenizer_config.json", b"{"),
+        ("model_index.json", b"null"),
+        (None, None),
+    ],
+)
+def test_damaged_models_are_one_line_and_leave_nothing(pipeline_folder, tmp_path, monkeypatch, capsys, name, content):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    if name is None:
+        pipeline_folder = tmp_path / "typo"
+    else:
+        (pipeline_folder / name).write_bytes(content)
+    assert str(pipeline_folder) in ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
+    if name is None or name.startswith("rqvae"):
+        picture = next(FIXTURE.rglob("*.png"))
+        assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", picture, "--model", pipeline_folder)
+    assert not any(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    "option, value, expected",
+    [
+        ("--output", "sheet.xyz", "--output: must end in .png"),
+        ("--num_images", 10**9, "--num_images: must be an integer from 1 to 1000"),
+        ("--seed", 10**30, "--seed: must be an integer from 0 to"),
+        ("--device", "tpu", "--device: 'tpu' cannot be used"),
+        ("--top_p", 2, "`top_p`"),
+        ("--ranker", "likelihood", "`num_candidates`"),
+    ],
+)
+def test_a_refused_option_leaves_nothing(pipeline_folder, tmp_path, monkeypatch, capsys, option, value, expected):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    command = ["generate", pipeline_folder, "a heart", "--num_images", 1]
+    code = 2 if expected.startswith("--") else 1
+    assert expected in ends_with(capsys, code, *command, option, value)
+    assert not any(Path.cwd().iterdir())
+    run(*command)
+    assert [path.name for path in Path.cwd().rglob("*.png")] == ["a-heart.png"]
+
+
+def test_a_full_disk_leaves_no_picture(pipeline_folder, tmp_path, capsys):
+    output = tmp_path / "sheets" / "sheet.png"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file may be larger
+    try:
+        assert "File too large" in ends_with(capsys, 1, "generate", pipeline_folder, "a heart", "--output", output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(output.parent.iterdir())
+
+
+def test_reconstruct_names_the_picture_that_it_cannot_read(pipeline_folder, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"x" * 99)
+    for name in ("broken.png", "typo.png"):
+        assert name in ends_with(capsys, 1, "reconstruct", tmp_path / name, "--model", pipeline_folder)
 
 
 def test_reconstruct_shows_original_and_every_depth(make_rqvae, make_pipeline, tmp_path):

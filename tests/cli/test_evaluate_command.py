@@ -84,10 +84,42 @@ def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, d
         assert results["metrics"]["frechet_distance_pixels"] > 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [["--top_p", 2], ["--reference", "typo"], ["--split", "typo"], ["--batch_size", 0], ["--feature_extractor", "x"]],
+)
+def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, capsys, wrong):
+    (tmp_path / "results").mkdir()
+    command = ["samples", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "captions"]
+    command += ["--num_pictures", 2, "--feature_extractor", "pixels"]
+    output = ["--output", tmp_path / "results" / "a.json"]
+    with pytest.raises(SystemExit):
+        evaluate(*command, *wrong, *output)
+    assert not any((tmp_path / "results").iterdir())
+    assert evaluate(*command, *output)["num_pictures"] == 2
+
+
 def test_what_is_missing_is_named(pipeline, data, tmp_path):
     for arguments, expected in (
         (["samples", tmp_path / "model", "--num_pictures", 4, "--output", tmp_path / "a.json"], "`--caption_column`"),
         (["rqvae", tmp_path / "model", "--dataset_name", data, "--split", "nothing"], "split` must be one of"),
+        (
+            ["likelihood", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "x"],
+            "`caption_column`",
+        ),
+        (
+            [
+                "samples",
+                tmp_path / "model",
+                "--num_pictures",
+                4,
+                "--output",
+                tmp_path / "a.json",
+                "--dataset_name",
+                data,
+            ],
+            "`--split` must be given",
+        ),
         (["rqvae", tmp_path / "model", "--dataset_name", data, *FLAGS, "--filter", "nothing"], "`filter` must be"),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -96,7 +96,7 @@ def test_a_pickled_adapter_is_not_pushed(hub, mark, tmp_path):
         push_folder(tmp_path, "me/adapter")
 
 
-@pytest.mark.parametrize("name", ["../../secret.safetensors", "pytorch_model.bin", "/etc/passwd"])
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "pytorch_model.bin", "/dev/zero", "a/b.safetensors", 7])
 def test_an_index_of_weights_cannot_name_pickles_or_other_files_of_the_machine(hub, saved, mark, name):
     weights = saved / "rqvae" / "model.safetensors"
     shutil.copy(weights, saved.parent / "secret.safetensors")
@@ -115,6 +115,17 @@ def test_an_index_of_weights_cannot_name_pickles_or_other_files_of_the_machine(h
             with pytest.raises(ValueError, match=r"must name plain \*.safetensors files, got "):
                 load.from_pretrained(source, **options)
     assert not mark.exists()
+
+
+def test_an_adapter_cannot_name_another_repository_as_its_base(hub, saved, tmp_path):
+    upload(saved / "rqvae", "me/base")
+    config = {"peft_type": "LORA", "target_modules": ["to_q"], "base_model_name_or_path": "me/base"}
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    upload(tmp_path / "lora", "me/lora")
+    for source in ("me/lora", tmp_path / "lora"):
+        with pytest.raises(ValueError, match="lora holds an adapter"):
+            RQVAEModel.from_pretrained(source)
 
 
 @pytest.mark.parametrize("place", ["hub", "folder"])

@@ -105,6 +105,19 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=expected):
             push_folder(wrong, "me/tiny", **options)
+    for path, content, expected in (
+        (folder / "rqvae" / "config.json", b"[1]", "config.json must hold a JSON object"),
+        (
+            folder / "rqvae" / "model.safetensors",
+            b"x" * 99,
+            "`folder` must hold whole weights, rqvae/model.safetensors",
+        ),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=expected):
+            push_folder(folder, "me/tiny")
+        path.write_bytes(whole)
     (folder / "transformer" / "model.safetensors").rename(folder / "transformer" / "pytorch_model.bin")
     with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, there are none in .*transformer"):
         push_folder(folder, "me/tiny")

@@ -233,6 +233,14 @@ def test_soft_probabilities_become_hard_towards_temperature_0_and_uniform_toward
             soft_code_probabilities(residuals, codebook, temperature)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_latents_that_are_not_finite_are_refused(value):
+    latents = make_latents(1, 2, 2)
+    latents[0, 1, 1, 3] = value
+    with pytest.raises(ValueError, match="`latents` must be finite, got NaN or infinity in torch.float32"):
+        make_quantizer(trained=False).quantize(latents)
+
+
 @SHARED_AND_SEPARATE
 def test_stochastic_codes_are_as_frequent_as_their_probabilities(shared):
     quantizer, temperature, count = make_quantizer(shared, codebook_size=6), 3.0, 40000

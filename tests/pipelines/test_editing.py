@@ -68,9 +68,20 @@ def test_reconstruct_takes_pictures_of_any_kind(tiny_pipeline):
     [
         (torch.rand(1, 3, 18, 16), None, r"must have shape .*multiples of 4, got \(1, 3, 18, 16\)"),
         ([], None, "`image` must hold at least one picture, got an empty list"),
-        (torch.full((1, 3, 16, 16), 255.0), None, r"`image` must hold floats in \[0, 1\].*float32 .*to 509"),
-        (torch.full((1, 3, 16, 16), float("nan")), None, r"`image` must hold floats in \[0, 1\].*nan"),
-        (np.full((1, 16, 16, 3), 255, dtype=np.uint8), None, r"`image` must hold floats"),
+        (
+            torch.full((1, 3, 16, 16), 255.0),
+            None,
+            r"`image` must hold .* floats in \[0, 1\], got torch.float32 from 255.0 to",
+        ),
+        (torch.full((1, 3, 16, 16), float("nan")), None, r"`image` must hold .* floats in \[0, 1\].*nan"),
+        (np.full((1, 16, 16, 3), 255, dtype=np.uint8), None, r"`image` must hold .* got uint8"),
+        (torch.full((1, 3, 16, 16), -0.5), None, r"floats in \[0, 1\], got torch.float32 from -0.5"),
+        ("picture.png", None, "`image` must hold pictures, .*got 'picture.png'"),
+        (
+            [PIL.Image.new("RGB", (16, 16)), PIL.Image.new("RGB", (8, 8))],
+            None,
+            "`image` must hold pictures of one size",
+        ),
         (PIL.Image.new("RGB", (16, 16)), 4, "`depth` must be an integer from 1 to 3, got 4"),
     ],
 )

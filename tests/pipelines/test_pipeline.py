@@ -214,7 +214,25 @@ CODES = torch.zeros(1, 4, 4, 3, dtype=torch.long)
         ("text", dict(prompt=PROMPT, class_labels=1), "`class_labels` must be None: .* takes `prompt`, got 1"),
         ("text", dict(prompt=PROMPT, negative_prompt="pizza"), "needs? a `guidance_scale`"),
         ("text", dict(prompt=PROMPT, negative_prompt=["a"] * 2, guidance_scale=2.0), "`negative_prompt` must.* or 1"),
-        ("text", dict(prompt=PROMPT, num_images_per_prompt=0), "`num_images_per_prompt` must be at least 1, got 0"),
+        (
+            "text",
+            dict(prompt=PROMPT, num_images_per_prompt=0),
+            "`num_images_per_prompt` must be an integer of at least 1, got 0",
+        ),
+        (
+            "text",
+            dict(prompt=PROMPT, num_images_per_prompt=1.5),
+            "`num_images_per_prompt` must be an integer .*got 1.5",
+        ),
+        (
+            "text",
+            dict(prompt=PROMPT, num_images_per_prompt=10**9),
+            "must give at most 100000 pictures, got 1 x 10",
+        ),
+        ("text", dict(prompt=[PROMPT] * 3, num_images_per_prompt=50000), "got 3 x 50000"),
+        ("text", dict(prompt=PROMPT, num_candidates=10**9, ranker="likelihood"), "`num_candidates` must give at most"),
+        ("text", dict(prompt=PROMPT, output_type="jpg"), "`output_type` must be .*got 'jpg'"),
+        ("text", dict(prompt="\udcff"), "`prompt` must be a caption"),
         ("text", dict(prompt=PROMPT, top_k=0), "`top_k` must be an integer of at least 1, got 0"),
         ("text", dict(prompt=PROMPT, generator=[torch.Generator()] * 2), r"`generator` must be .*\(1\), got 2"),
         ("text", dict(prompt=PROMPT, known_codes=CODES[0]), r"`known_codes` must have shape \(batch_size, 4, 4, 3\)"),
@@ -244,17 +262,24 @@ def test_bad_calls_are_refused(make_pipeline, kind, arguments, message):
         make_pipeline(kind)(**arguments)
 
 
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
 @pytest.mark.parametrize("component", ["rqvae", "transformer"])
-def test_weights_that_give_nan_are_an_error_and_no_black_picture(tiny_pipeline, component):
+def test_weights_that_give_nan_are_an_error_and_no_black_picture(tiny_pipeline, component, output_type):
     parameter = {"rqvae": "decoder.conv_out.bias", "transformer": "depth_projection.weight"}[component]
     with torch.no_grad():
         getattr(tiny_pipeline, component).get_parameter(parameter).fill_(float("nan"))
     with pytest.raises(ValueError, match="must be finite, got NaN or infinity"):
-        tiny_pipeline(PROMPT)
+        tiny_pipeline(PROMPT, output_type=output_type)
+    if component == "rqvae":
+        with pytest.raises(ValueError, match="must be finite, got NaN or infinity"):
+            tiny_pipeline.reconstruct(torch.rand(1, 3, 16, 16), output_type=output_type)
 
 
 def test_parts_that_do_not_belong_together_are_refused(tiny_pipeline, make_rqvae, make_transformer, tiny_tokenizer):
     rqvae, transformer = tiny_pipeline.rqvae, tiny_pipeline.transformer
+    for parts, name in (({"rqvae": transformer}, "rqvae"), ({"transformer": "x"}, "transformer")):
+        with pytest.raises(ValueError, match=f"`{name}` must be a model of type"):
+            RQImageGenerationPipeline(**{"rqvae": rqvae, "transformer": transformer, **parts})
     for other, name in [
         (make_transformer("text", codebook_size=16), "code_shape"),
         (make_transformer("text", code_shape=(4, 4, 3), codebook_size=16), "codebook_size"),

@@ -117,6 +117,30 @@ def test_a_component_is_loaded_from_its_own_folder_or_a_pipelines(tiny_pipeline,
     assert loaded.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
+@pytest.mark.parametrize("component, name", [("rqvae", "quant_conv.bias"), ("transformer", "code_head.linear.bias")])
+def test_a_pipeline_that_lacks_weights_is_refused(tiny_pipeline, tmp_path, load, component, name):
+    tiny_pipeline.save_pretrained(tmp_path)
+    lose_weight(tmp_path / component / "model.safetensors", name)
+    with pytest.raises(ValueError, match=f"must hold all weights of RQ.*, but 1 are missing, such as `{name}`"):
+        load.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+@pytest.mark.parametrize("name", ["model_index.json", "rqvae/config.json", "tokenizer/tokenizer.json"])
+def test_a_damaged_file_is_an_error_that_names_the_folder(tiny_pipeline, tmp_path, name, content):
+    tiny_pipeline.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
+        RQImageGenerationPipeline.from_pretrained(tmp_path)
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path):
+    for path in (tmp_path / "typo", str(tmp_path / "typo")):
+        with pytest.raises((OSError, ValueError), match="typo"):
+            RQImageGenerationPipeline.from_pretrained(path)
+
+
 def test_a_component_that_lacks_weights_is_refused(tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path)
     lose_weight(tmp_path / "rqvae" / "model.safetensors", "decoder.conv_out.bias")

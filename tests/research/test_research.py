@@ -4,6 +4,9 @@
 
 import importlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,10 @@ def test_curves_of_continued_trainings_count_on(tmp_path, monkeypatch):
     lines = (tmp_path / "curves.csv").read_text().splitlines()
     assert lines == ["step,epoch,loss", "10,0.5,2", "20,1,1.5", "30,1.5,1"]
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_hostile_inputs_are_refused_clearly():
+    done = subprocess.run([sys.executable, str(RESEARCH / "hostile_inputs.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) inputs", done.stdout)[1]) >= 200

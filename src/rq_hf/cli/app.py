@@ -8,6 +8,7 @@ Needs `pip install "rq_hf[demo]"`. The page has one queue: the model works for o
 GRADIO_SERVER_NAME=0.0.0.0 also serves other machines.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,10 @@ from . import options
 SHOWN_SIZE = 256  # pixels of a picture on the page
 MAX_PICTURES = 9
 MAX_CANDIDATES = 16  # for each picture
+MAX_PROMPT_LENGTH = 1000  # characters
+MAX_UPLOAD, MAX_UPLOAD_PIXELS = "20mb", 2**25
+MAX_WAITING = 20  # clicks in the queue
+PROGRESS = gr.Progress(track_tqdm=True)
 INTRODUCTION = """# {name}
 An RQ-Transformer draws a map of {height} x {width} positions with {depth} codes each; an RQ-VAE decodes it to a
 picture. The first code of a position says roughly what is there, each further one makes it finer."""
@@ -36,16 +41,16 @@ class Studio:
     def __init__(self, pipe: RQImageGenerationPipeline):
         self.pipe = pipe
 
-    def draw(self, condition, depth, *sampling, progress=gr.Progress(track_tqdm=True)):  # noqa: B008  as gradio wants
+    def draw(self, condition, depth, count, seed, candidates, temperature, top_k, progress=PROGRESS):
         """Codes of new pictures, and the pictures."""
-        return self._run(self.pipe, {}, condition, depth, *sampling)
+        return self._run(self.pipe, {}, condition, depth, count, seed, candidates, temperature, top_k)
 
-    def complete(self, image, condition, rows, depth, *sampling, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+    def complete(self, image, condition, rows, depth, count, seed, candidates, temperature, top_k, progress=PROGRESS):
         """Codes of pictures that keep the first rows of an uploaded one, and the pictures."""
         height, width, _ = self.pipe.transformer.config.code_shape
         mask = (torch.arange(height) < rows)[:, None].expand(height, width)
         picture = {"image": self._square(image), "mask": mask}
-        return self._run(self.pipe.complete, picture, condition, depth, *sampling)
+        return self._run(self.pipe.complete, picture, condition, depth, count, seed, candidates, temperature, top_k)
 
     def reconstruct(self, image, depth):
         """Codes of an uploaded picture, and what they decode to."""
@@ -62,17 +67,20 @@ class Studio:
         size = max(SHOWN_SIZE, images[0].width)
         return [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
 
-    def _square(self, image: Image.Image | None) -> Image.Image:
+    def _square(self, image: str | None) -> Image.Image:
         if image is None:
             raise ValueError("Upload a picture first.")
         size = self.pipe.rqvae.config.image_size
-        return ImageOps.fit(decode_picture(image), (size, size), Image.Resampling.LANCZOS)
+        picture = decode_picture(image, max_pixels=MAX_UPLOAD_PIXELS)
+        return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
 
     def _run(
         self, call: Callable, arguments: dict[str, Any], condition, depth, count, seed, candidates, temperature, top_k
     ):
         config, count = self.pipe.transformer.config, int(count)
         if config.condition_length > 1:
+            if len(condition or "") > MAX_PROMPT_LENGTH:
+                raise ValueError(f"The prompt must have at most {MAX_PROMPT_LENGTH} characters.")
             arguments["prompt"] = condition
         elif config.vocab_size > 1:
             arguments["class_labels"] = condition
@@ -84,19 +92,34 @@ class Studio:
         return codes, self.decode(codes, depth)
 
 
+def in_words(action: Callable) -> Callable:
+    """An action of the page that shows the visitor what is wrong."""
+
+    @functools.wraps(action)
+    def run(*args, **kwargs):
+        try:
+            return action(*args, **kwargs)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return run
+
+
 def condition_control(pipe: RQImageGenerationPipeline, elem_id: str) -> gr.components.Component:
     """A text box for captions, a menu of classes, or nothing visible."""
     config = pipe.transformer.config
     if config.condition_length > 1:
-        return gr.Textbox("a red heart, twemoji style", label="Prompt", max_lines=1, elem_id=elem_id)
+        limits = {"max_lines": 1, "max_length": MAX_PROMPT_LENGTH}
+        return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=elem_id, **limits)
     choices = [((config.id2label or {}).get(index, str(index)), index) for index in config.class_ids]
     return gr.Dropdown(choices, value=choices[0][1], label="Class", visible=config.vocab_size > 1, elem_id=elem_id)
 
 
 def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
-    """The page; its `launch` serves it."""
+    """The page; `serve` serves it."""
     studio, (height, width, depths) = Studio(pipe), pipe.transformer.config.code_shape
-    with gr.Blocks(title=name, analytics_enabled=False) as page:
+    picture = {"type": "filepath", "image_mode": None, "label": "Picture", "height": 220}  # decoded by `Studio`
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         codes = gr.State()  # (B, H, W, D), the visitor's own
         gr.Markdown(INTRODUCTION.format(name=name, height=height, width=width, depth=depths))
         with gr.Row():
@@ -105,17 +128,17 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                     prompt = condition_control(pipe, "prompt")
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 with gr.Tab("Reconstruct"):
-                    original = gr.Image(type="pil", image_mode=None, label="Picture", height=220, elem_id="original")
+                    original = gr.Image(**picture, elem_id="original")
                     reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
                 with gr.Tab("Complete"):
-                    upload = gr.Image(type="pil", image_mode=None, label="Picture", height=220, elem_id="upload")
+                    upload = gr.Image(**picture, elem_id="upload")
                     completion = condition_control(pipe, "completion-prompt")
                     label = f"Rows of codes that are kept, of {height}"
                     rows = gr.Slider(1, height, value=(height + 1) // 2, step=1, label=label, elem_id="rows")
                     complete = gr.Button("Complete", variant="primary", elem_id="complete")
                 with gr.Row():
                     count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
-                    seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+                    seed = gr.Number(0, precision=0, minimum=0, maximum=2**32, label="Seed", elem_id="seed")
                 about = "For each picture the likeliest of this many is shown."
                 candidates = gr.Slider(1, MAX_CANDIDATES, 1, step=1, label="Candidates", info=about)
                 with gr.Accordion("Sampling (0: the checkpoint's own)", open=False):
@@ -130,11 +153,20 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                 depth = gr.Slider(1, depths, value=depths, step=1, label=label, elem_id="depth")
         queue = {"concurrency_id": "model", "concurrency_limit": 1}
         outputs = [codes, pictures]
-        draw.click(studio.draw, [prompt, depth, *sampling], outputs, **queue)
-        reconstruct.click(studio.reconstruct, [original, depth], outputs, **queue)
-        complete.click(studio.complete, [upload, completion, rows, depth, *sampling], outputs, **queue)
-        depth.change(studio.decode, [codes, depth], pictures, trigger_mode="always_last", **queue)
+        enter, enter_too = ([box.submit] if isinstance(box, gr.Textbox) else [] for box in (prompt, completion))
+        inputs = [upload, completion, rows, depth, *sampling]
+        gr.on([draw.click, *enter], in_words(studio.draw), [prompt, depth, *sampling], outputs, **queue)
+        gr.on([complete.click, *enter_too], in_words(studio.complete), inputs, outputs, **queue)
+        reconstruct.click(in_words(studio.reconstruct), [original, depth], outputs, **queue)
+        depth.change(in_words(studio.decode), [codes, depth], pictures, trigger_mode="always_last", **queue)
     return page
+
+
+def serve(page: gr.Blocks, port: int | None = None, **launch_options: Any) -> None:
+    """Serves a page; the size of uploads and the length of the queue are bounded."""
+    theme = gr.themes.Soft(font=["system-ui"], font_mono=["monospace"])  # fonts that the browser need not fetch
+    launch_options |= {"server_port": port, "theme": theme, "max_file_size": MAX_UPLOAD}
+    page.queue(max_size=MAX_WAITING).launch(ssr_mode=False, show_error=True, **launch_options)
 
 
 @options.command
@@ -146,5 +178,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     page = build_page(options.load_pipeline(arguments), arguments.model.rstrip("/").split("/")[-1])
-    theme = gr.themes.Soft(font=["system-ui"], font_mono=["monospace"])  # fonts that the browser need not fetch
-    page.queue().launch(server_port=arguments.port, theme=theme, ssr_mode=False, show_error=True)
+    serve(page, arguments.port)

@@ -17,7 +17,8 @@ processes by `accelerate launch scripts/evaluate.py`. All need `pip install "rq_
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf evaluate`."""
     parser = options.CommandParser(prog="rq-hf evaluate", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
+    count = partial(options.integer, low=1)
     beside = "tables, sheets and the folder of drawn pictures are written beside it"
     for run in (rqvae, samples, prompts, likelihood):
         what = commands.add_parser(run.__name__, usage="%(prog)s MODEL [options]", description=run.__doc__)
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         what.add_argument("--filter", help="keep the rows with COLUMN=VALUE, several separated by commas")
         what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
-        what.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
+        what.add_argument("--batch_size", type=count, default=32, help="(default: %(default)s)")
         what.add_argument("--output", type=Path, metavar="FILE.json", required=run in (samples, prompts), help=beside)
         if run is not rqvae:
             what.add_argument("--caption_column", help="column of captions, for a text model")
@@ -61,19 +63,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             what.add_argument("--feature_extractor", help="inception, a file of its weights, lite0 or pixels")
         if run in (samples, prompts):
             options.add_drawing_arguments(what)
-            what.add_argument("--seed", type=int, default=0, help="of the pictures and of random samples")
+            what.add_argument("--seed", type=options.integer, default=0, help="of the pictures and of random samples")
 
     rqvae_parser, samples_parser, prompts_parser, likelihood_parser = commands.choices.values()
     rqvae_parser.add_argument("--lpips", action="store_true", help="add LPIPS, whose weights are downloaded")
     samples_parser.set_defaults(feature_extractor="inception")
-    samples_parser.add_argument("--num_pictures", type=int, required=True, help="pictures to draw")
+    samples_parser.add_argument("--num_pictures", type=count, required=True, help="pictures to draw")
     samples_parser.add_argument("--reference", type=Path, help="folder of real pictures, instead of the data set's")
     samples_parser.add_argument("--reference_features", type=Path, help="a .safetensors file, written once, then read")
     samples_parser.add_argument("--precision_recall", action="store_true", help="add improved precision and recall")
     samples_parser.add_argument("--clip_model", help="Hub id or folder of a CLIP model, for the CLIP score")
     prompts_parser.set_defaults(feature_extractor="lite0", caption_column="text")
     prompts_parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="instead of those of the split")
-    prompts_parser.add_argument("--num_prompts", type=int, help="a random sample of the rows; all by default")
+    prompts_parser.add_argument("--num_prompts", type=count, help="a random sample of the rows; all by default")
     prompts_parser.add_argument("--style_group", nargs="+", action="append", default=[], help="styles that are one")
     prompts_parser.add_argument("--copies_of", metavar="SPLIT", help="add how many are copies of this split's")
     likelihood_parser.add_argument("--label_column", help="column of labels, for a class-conditional model")
@@ -86,7 +88,7 @@ def rqvae(arguments: Namespace) -> dict[str, Any]:
     """Measure an RQ-VAE, alone or of a pipeline, on the pictures of a split."""
     dtype = getattr(torch, arguments.dtype)
     model = load_component(RQVAEModel, arguments.model, "rqvae", revision=arguments.revision, dtype=dtype)
-    _, pictures = real_pictures(arguments, model.config, arguments.split)
+    _, pictures = real_pictures(arguments, model.config, [arguments.split])
     return evaluate_rqvae(
         model.to(arguments.device), pictures, extractor=arguments.feature_extractor,
         **given(arguments, "lpips", "batch_size", "output"),
@@ -98,7 +100,9 @@ def samples(arguments: Namespace) -> dict[str, Any]:
     pipe = options.load_pipeline(arguments)
     config, count = pipe.transformer.config, arguments.num_pictures
     if arguments.dataset_name is not None:
-        rows, pictures = real_pictures(arguments, pipe.rqvae.config, arguments.split)
+        if arguments.split is None:
+            raise ValueError("`--split` must be given with `--dataset_name`.")
+        rows, pictures = real_pictures(arguments, pipe.rqvae.config, [arguments.split], "caption_column")
         arguments.reference = arguments.reference or pictures
     if config.condition_length > 1:
         if arguments.dataset_name is None or arguments.caption_column is None:
@@ -124,17 +128,19 @@ def prompts(arguments: Namespace) -> dict[str, Any]:
     """Draw prompts and judge the pictures by the nearest real ones, those of all splits."""
     pipe, numbers = options.load_pipeline(arguments), None
     asked = arguments.prompts
+    real, pictures = real_pictures(arguments, pipe.rqvae.config, read_dataset(arguments.dataset_name))
+    if not {"concept", "style"} <= set(real.column_names):
+        raise ValueError(f"`--dataset_name` must have columns `concept` and `style`, got {real.column_names}.")
     if asked is None:
-        rows, _ = real_pictures(arguments, pipe.rqvae.config, arguments.split)
+        rows, _ = real_pictures(arguments, pipe.rqvae.config, [arguments.split], "caption_column")
         numbers = random_rows(rows, arguments.num_prompts or len(rows), arguments.seed)
         asked = [
             {"prompt": first_value(row, arguments.caption_column), "concept": row["concept"], "style": row["style"]}
             for row in (rows[index] for index in numbers)
         ]
-    real, pictures = real_pictures(arguments, pipe.rqvae.config, *read_dataset(arguments.dataset_name))
     originals = None
     if arguments.copies_of is not None:
-        _, originals = real_pictures(arguments, pipe.rqvae.config, arguments.copies_of)
+        _, originals = real_pictures(arguments, pipe.rqvae.config, [arguments.copies_of])
     return evaluate_prompts(
         pipe, asked, pictures, real["concept"], real["style"], arguments.output.with_suffix(""), numbers=numbers,
         extractor=arguments.feature_extractor, style_groups=arguments.style_group, originals=originals,
@@ -145,15 +151,18 @@ def prompts(arguments: Namespace) -> dict[str, Any]:
 def likelihood(arguments: Namespace) -> dict[str, Any]:
     """Measure what a code of real pictures costs the transformer."""
     pipe, conditions = options.load_pipeline(arguments), None
-    rows, pictures = real_pictures(arguments, pipe.rqvae.config, arguments.split)
+    columns = ("caption_column", "label_column")
+    rows, pictures = real_pictures(arguments, pipe.rqvae.config, [arguments.split], *columns)
     if column := arguments.caption_column or arguments.label_column:
         conditions = [first_value(row, column) for row in rows]
     return evaluate_likelihood(pipe, pictures, conditions, **given(arguments, "batch_size", "output"))
 
 
-def real_pictures(arguments: Namespace, config: RQVAEConfig, *splits: str) -> tuple[datasets.Dataset, PictureDataset]:
-    """Rows of splits with undecoded pictures, and their pixels for an RQ-VAE."""
-    names = given(arguments, "dataset_name", "image_column", "filter")
+def real_pictures(
+    arguments: Namespace, config: RQVAEConfig, splits: Iterable[str], *columns: str
+) -> tuple[datasets.Dataset, PictureDataset]:
+    """Rows of splits with undecoded pictures, and their pixels for an RQ-VAE. Other `columns` must be there too."""
+    names = given(arguments, "dataset_name", "image_column", "filter", *columns)
     rows = datasets.concatenate_datasets(
         [load_splits(DataArguments(train_split=split, **names))["train"] for split in splits]
     )

@@ -7,7 +7,7 @@ rq-hf generate checkpoints/emoji-64 "a red heart, twemoji style" --num_images 4 
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import torch
 
@@ -24,10 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="captions")
     parser.add_argument("--class_labels", nargs="+", help="class ids or names, instead of captions")
     parser.add_argument("--negative_prompt", help="what guidance leads away from")
-    parser.add_argument("--num_images", type=int, default=4, help="per prompt (default: %(default)s)")
+    number = partial(options.integer, low=1, high=1000)
+    parser.add_argument("--num_images", type=number, default=4, help="per prompt (default: %(default)s)")
     options.add_drawing_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the next one has the next seed")
-    parser.add_argument("--output", type=Path, help="file to write; by default a new one in out/")
+    parser.add_argument(
+        "--seed", type=options.integer, default=0, help="of the first picture; the next one has the next"
+    )
+    parser.add_argument("--output", type=options.picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_intermixed_args(argv)  # prompts may follow an option
 
     pipe = options.load_pipeline(arguments)

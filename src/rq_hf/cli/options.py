@@ -31,7 +31,7 @@ def command(main: Callable) -> Callable:
         try:
             main(*args, **kwargs)
         except USER_ERRORS as error:
-            message = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(str(error).split())[:1000] or type(error).__name__
             if isinstance(error, ModuleNotFoundError):
                 message += "; install rq_hf with the extra train, eval or demo: pip install '.[train]' in a clone"
             sys.exit(f"error: {message}")
@@ -51,6 +51,28 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def integer(text: str, low: int = 0, high: int = 2**32) -> int:
+    """An argparse type: an integer from `low` to `high`."""
+    if not text.isdecimal() or len(text) > 20 or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"must be an integer from {low} to {high}, got {text[:80]!r}")
+    return int(text)
+
+
+def device(text: str) -> str:
+    """An argparse type: a device that torch can use."""
+    try:
+        return str(torch.empty(0, device=text).device)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {error!s:.100}") from error
+
+
+def picture_path(text: str) -> Path:
+    """An argparse type: the path of a picture to write."""
+    if Path(text).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise argparse.ArgumentTypeError(f"must end in .png, .jpg, .jpeg or .webp, got {text!r}")
+    return Path(text)
+
+
 def one_or_more(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     """An argparse type: "0.9" is a number, "0.9,0.8" a list with one number per depth."""
 
@@ -67,7 +89,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
     parser.add_argument("--revision", help="revision on the Hub")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
@@ -106,5 +128,10 @@ def write_sheet(sheet: Image.Image, output: Path | None, stem: str) -> None:
         paths = (Path("out", f"{stem}-{number}.png" if number else f"{stem}.png") for number in itertools.count())
         output = next(path for path in paths if not path.exists())
     output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
+    unfinished = output.with_name(f".unfinished-{output.name}")
+    try:
+        sheet.save(unfinished)
+        unfinished.replace(output)
+    finally:  # a full disk leaves no file
+        unfinished.unlink(missing_ok=True)
     print(output)

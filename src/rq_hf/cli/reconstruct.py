@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ..images import coarse_to_fine_sheet, decode_picture
 from ..models import RQVAEModel
 from ..pipelines import load_component
-from .options import CommandParser, command, write_sheet
+from .options import CommandParser, command, picture_path, write_sheet
 
 
 @command
@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(prog="rq-hf reconstruct", description=__doc__)
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--model", required=True, help="Hub id or folder of an RQ-VAE or of a pipeline")
-    parser.add_argument("--output", type=Path, help="file to write; by default a new one in out/")
+    parser.add_argument("--output", type=picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_args(argv)
 
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae")
     size, is_grey, pictures = rqvae.config.image_size, rqvae.config.num_channels == 1, []
     for path in arguments.pictures:
-        picture = decode_picture(Image.open(path), "L" if is_grey else "RGB")
+        picture = decode_picture(path, "L" if is_grey else "RGB")
         pictures.append(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
     processor = VaeImageProcessor(do_resize=False, do_convert_grayscale=is_grey)
     with torch.inference_mode():

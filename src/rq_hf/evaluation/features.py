@@ -125,7 +125,7 @@ class PictureFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        pixels = np.array(decode_picture(self.paths[index].read_bytes()))
+        pixels = np.array(decode_picture(self.paths[index]))
         return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1}  # (3, h, w)
 
 

@@ -56,7 +56,6 @@ def draw_pictures(
         `list[Path]` of the files of all pictures.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     count = conditions if isinstance(conditions, int) else len(conditions)
     numbers = list(range(count) if numbers is None else numbers)
     paths = [folder / f"{number:06d}.png" for number in numbers]
@@ -74,7 +73,9 @@ def draw_pictures(
             name = "class_labels" if pipe.tokenizer is None else "prompt"
             asked = {name: [conditions[index] for index in part]}
         generators = [seeded_generator(seed, numbers[index]) for index in part]
-        for index, image in zip(part, pipe(**asked, generator=generators, **options).images, strict=True):
+        images = pipe(**asked, generator=generators, **options).images
+        folder.mkdir(parents=True, exist_ok=True)  # a refused call leaves no folder
+        for index, image in zip(part, images, strict=True):
             unfinished = paths[index].with_suffix(".part")
             image.save(unfinished, format="png")
             unfinished.replace(paths[index])  # a killed run leaves no half-written PNG
@@ -163,12 +164,12 @@ def evaluate_samples(
     is_cached = reference_features is not None and Path(reference_features).exists()
     if reference is None and not is_cached and (precision_recall or not (clip or hasattr(net, "logits"))):
         raise ValueError("`reference` must be given to compare the pictures with, got None.")
+    if isinstance(reference, (str, Path)):
+        reference = PictureFiles(reference)
     paths = draw_pictures(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
     if not PartialState().is_main_process:
         return {}
     drawn = PictureFiles(paths)
-    if isinstance(reference, (str, Path)):
-        reference = PictureFiles(reference)
     features, real_features = extract_features(net, drawn, batch_size, pipe.device), None
     if is_cached:
         real_features = load_file(reference_features)["features"]

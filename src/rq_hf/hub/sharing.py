@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from .cards import NO_REPOSITORY, write_card
@@ -78,7 +78,7 @@ def push_folder(
         `huggingface_hub.CommitInfo`
 
     Raises:
-        `ValueError`: `folder` holds none of these kinds or lacks safetensors.
+        `ValueError`: `folder` holds none of these kinds, lacks safetensors, or has damaged files.
     """
     folder = Path(folder)
     kind, facts = _describe(folder)
@@ -96,6 +96,11 @@ def push_folder(
         for place in places:
             if not any((stage / place).glob(f"{weights_name}*.safetensors")):
                 raise ValueError(f"`folder` must hold weights as safetensors, there are none in {folder / place}.")
+        for path in stage.rglob("*.safetensors"):
+            try:
+                safe_open(path, "pt")
+            except SafetensorError as error:
+                raise ValueError(f"`folder` must hold whole weights, {path.relative_to(stage)}: {error}") from error
         if with_code:
             for path, text in code_files(stage).items():
                 (stage / path).write_text(text, encoding="utf-8")
@@ -155,7 +160,7 @@ def copy_card(source: str, folder: str | Path) -> None:
 def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
     """The kind of what a folder holds, and the facts that its files tell a card."""
     if index := _read_json(folder / "model_index.json"):
-        names = [name for name in ("rqvae", "transformer") if index.get(name, [None])[0] is not None]
+        names = [name for name in ("rqvae", "transformer") if (index.get(name) or [None])[0] is not None]
         configs = {name: _read_json(folder / name / "config.json") for name in names}
         counts = {name: _num_parameters(folder / name) for name in names}
         return "pipeline", {"configs": configs, "num_parameters": counts, "sampling": index.get("sampling")}
@@ -232,4 +237,7 @@ def _renamed(text: str, source: str | Path, name: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} must hold a JSON object: {error}") from error

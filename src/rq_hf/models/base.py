@@ -5,11 +5,14 @@
 import difflib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file, find_adapter_config_file, logging
 
 logger = logging.get_logger(__name__)
 
@@ -40,6 +43,8 @@ class RQConfig(PreTrainedConfig):
         for name in kwargs:
             if name not in _BASE_KEYS and not name.startswith("_"):
                 raise ValueError(self._unknown_field(name))
+        if not isinstance(self.id2label, dict | None):
+            raise ValueError(f"`id2label` must be a dictionary of class names by id, got {self.id2label!r:.80}.")
         has_labels = self.id2label is not None or kwargs.get("num_labels") is not None
         super().__post_init__(**kwargs)
         if not has_labels:  # the base class invents two labels
@@ -90,25 +95,62 @@ class RQPreTrainedModel(PreTrainedModel):
         """Loads a model; see [`PreTrainedModel.from_pretrained`]. `use_safetensors` is `True` unless given.
 
         Raises:
-            `ValueError`: an index of weights that names anything but plain `*.safetensors` files.
+            `OSError`: files that are not there or damaged.
+            `ValueError`:
+                weights that are missing (unless `output_loading_info=True` returns their names) or have other shapes,
+                an index of weights that names anything but plain `*.safetensors` files, or an adapter.
         """
+        name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on
             kwargs["use_safetensors"] = True
-        _check_weights_index(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        options = {"ignore_mismatched_sizes": True, **kwargs}  # the base class only logs which do not fit
+        with named_errors(name):
+            if name is not None:
+                _check_files(name, kwargs)
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **options)
+        if info["mismatched_keys"] and "ignore_mismatched_sizes" not in kwargs:
+            key, found, expected = min(info["mismatched_keys"])
+            raise ValueError(f"`{key}` in {name} must have shape {tuple(expected)}, got {tuple(found)}.")
+        if name is not None and not tells:
+            check_whole(name, model, info)
+        return (model, info) if tells else model
 
 
-def _check_weights_index(name_or_path: str, options: dict[str, Any]) -> None:
-    """Refuses an index through which a repository could read other files of the machine."""
+@contextmanager
+def named_errors(name_or_path: str | Path) -> Iterator[None]:
+    """Turns the many kinds of errors of damaged files into an `OSError` that names the folder or repository."""
+    try:
+        yield
+    except Exception as error:
+        is_named = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
+        if is_named and not isinstance(error, (json.JSONDecodeError, UnicodeError, RecursionError)):
+            raise
+        what = f"{type(error).__name__}: {error!s:.300}"
+        raise OSError(f"{str(name_or_path)!r} cannot be loaded: {what}") from error
+
+
+def check_whole(name_or_path: str | Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raises a `ValueError` where weights are missing; transformers gives these random values."""
+    missing = sorted(name for name in info["missing_keys"] if not name.endswith(".num_batches_tracked"))
+    if missing:
+        raise ValueError(
+            f"{str(name_or_path)!r} must hold all weights of {type(model).__name__}, but {len(missing)} are missing, "
+            f"such as `{missing[0]}`."
+        )
+
+
+def _check_files(name_or_path: str | Path, options: dict[str, Any]) -> None:
+    """Refuses an adapter, whose base could be any repository, and an index through which a repository could read other
+    files of the machine."""
     variant = f".{options['variant']}" if options.get("variant") else ""
     names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     options = {name: options[name] for name in names if options.get(name) is not None}
+    if find_adapter_config_file(str(name_or_path), **options) is not None:
+        raise ValueError(f"{name_or_path} holds an adapter: load its base, then the adapter with `load_adapter`.")
     try:
         index = cached_file(name_or_path, f"model.safetensors.index{variant}.json", **options)
     except OSError:  # there is no index; the base class reports what else is missing
         return
-    with open(index, encoding="utf-8") as file:
-        weight_map = json.load(file).get("weight_map", {})
-    for name in set(weight_map.values()):
+    for name in json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values():
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise ValueError(f"{index} must name plain *.safetensors files, got {name!r}.")

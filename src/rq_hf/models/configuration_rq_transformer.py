@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-Transformer."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 
@@ -99,15 +101,16 @@ class RQTransformerConfig(RQConfig):
         ):  # fmt: skip
             self._require(getattr(self, name) >= 1, name, "at least 1")
         fewest = 1 if self.code_shape[2] > 1 else 0
-        self._require(self.num_depth_layers >= fewest, "num_depth_layers", f"at least {fewest}")
+        self._require(fewest <= self.num_depth_layers <= 500, "num_depth_layers", f"at least {fewest}, at most 500")
+        self._require(self.num_spatial_layers <= 500, "num_spatial_layers", "at most 500")
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
         self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
         self._require(self.hidden_act in ACT2FN, "hidden_act", "the name of an activation, such as 'gelu'")
         for name in ("dropout", "attention_dropout", "embedding_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        self._require(self.layer_norm_eps > 0, "layer_norm_eps", "greater than 0")
-        self._require(self.initializer_range >= 0, "initializer_range", "at least 0")
+        self._require(0 < self.layer_norm_eps < math.inf, "layer_norm_eps", "greater than 0 and finite")
+        self._require(0 <= self.initializer_range < math.inf, "initializer_range", "at least 0 and finite")
         self._require(0 <= self.text_loss_weight <= 1, "text_loss_weight", "in [0, 1]")
 
         def are_ids(values) -> bool:

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-VAE."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 
 from .base import RQConfig
@@ -75,6 +77,7 @@ class RQVAEConfig(RQConfig):
             "codebook_size", "codebook_dim", "code_depth",
         ):  # fmt: skip
             self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(self.num_res_blocks <= 500, "num_res_blocks", "at most 500")
         factors, levels = self.channel_multiplier, len(self.channel_multiplier)
         self._require(levels >= 1 and min(factors) >= 1, "channel_multiplier", "a non-empty list of positive integers")
         self._require(
@@ -94,8 +97,8 @@ class RQVAEConfig(RQConfig):
             f"a divisor of each level's width, {[self.base_channels * factor for factor in factors]}",
         )
         self._require(0 <= self.codebook_decay < 1, "codebook_decay", "in [0, 1)")
-        self._require(self.codebook_epsilon > 0, "codebook_epsilon", "greater than 0")
-        self._require(self.commitment_weight >= 0, "commitment_weight", "at least 0")
+        self._require(0 < self.codebook_epsilon < math.inf, "codebook_epsilon", "greater than 0 and finite")
+        self._require(0 <= self.commitment_weight < math.inf, "commitment_weight", "at least 0 and finite")
 
     @property
     def downsample_factor(self) -> int:

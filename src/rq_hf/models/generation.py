@@ -453,7 +453,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
 
     @staticmethod
     def _check_range(name: str, values: torch.Tensor, size: int) -> None:
-        if values.is_floating_point() or values.dtype == torch.bool:
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise ValueError(f"{name} must be integers in [0, {size}), got {values.dtype}.")
         smallest, largest = values.long().aminmax()
         if not (0 <= smallest and largest < size):

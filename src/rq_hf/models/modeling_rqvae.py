@@ -170,9 +170,7 @@ class RQVAEModel(RQPreTrainedModel):
         low, high = pixel_values.float().aminmax()
         if not (low >= -1 - 1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"`pixel_values` must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
-        latents = self.encode_latents(pixel_values)
-        self._check_finite("`latents`", latents)
-        return self.quantizer.quantize(latents)[0]
+        return self.quantizer.quantize(self.encode_latents(pixel_values))[0]
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -193,12 +191,7 @@ class RQVAEModel(RQPreTrainedModel):
         stochastic: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes and residuals of latents; see [`ResidualQuantizer.quantize`].
-
-        Raises:
-            `ValueError`: as there, or latents that are not finite.
-        """
-        self._check_finite("`latents`", latents)
+        """Codes and residuals of latents; see [`ResidualQuantizer.quantize`]."""
         return self.quantizer.quantize(latents, temperature, stochastic, generator)
 
     @apply_forward_hook
@@ -221,13 +214,14 @@ class RQVAEModel(RQPreTrainedModel):
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
-        if codes.is_floating_point() or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         codes = codes.long()
         if not torch.compiler.is_compiling() and not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"`codes` must be in [0, {size}), got values from {codes.min()} to {codes.max()}.")
         pixel_values = self._decode_quantized(self.quantizer.embed(codes))
-        self._check_finite("the decoded pixels", pixel_values)
+        if not torch.compiler.is_compiling() and not pixel_values.isfinite().all():  # NaN would become a black picture
+            raise ValueError(f"The pixels of `decode` must be finite, got NaN or infinity in {pixel_values.dtype}.")
         return pixel_values
 
     @can_return_tuple
@@ -259,16 +253,11 @@ class RQVAEModel(RQPreTrainedModel):
         channels_first = quantized.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)  # (B, n_z, H, W)
         return self.decoder(self.post_quant_conv(channels_first))
 
-    def _check_finite(self, name: str, values: torch.Tensor) -> None:
-        # Without this check NaN would become code 0 or a black picture.
-        if not torch.compiler.is_compiling() and not values.isfinite().all():
-            dtype = self.quant_conv.weight.dtype
-            raise ValueError(f"{name} must be finite, got NaN or infinity from weights in {dtype}.")
-
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor
-        if not isinstance(pixel_values, torch.Tensor):
-            raise ValueError(f"`pixel_values` must be a tensor, got {type(pixel_values).__name__}.")
+        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
+            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            raise ValueError(f"`pixel_values` must be a tensor of floats, got {got}.")
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape:
             expected = f"(batch_size, {channels}, height, width) with height and width multiples of {factor}"

@@ -211,11 +211,15 @@ class ResidualQuantizer(nn.Module):
             codes `(B, H, W, D)` long and residuals r_0..r_{D-1} `(B, H, W, D, n_z)` fp32.
 
         Raises:
-            `ValueError`: latents of another width or without elements, or a negative temperature.
+            `ValueError`: latents of another width, without elements or not finite, or a negative temperature.
         """
         width = self.codebook.weight.shape[-1]
+        if not isinstance(latents, torch.Tensor):
+            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}.")
         if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
             raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
+        if not torch.compiler.is_compiling() and not latents.float().sum().isfinite():  # NaN would become code 0
+            raise ValueError(f"`latents` must be finite, got NaN or infinity in {latents.dtype}.")
         temperatures = one_per_depth("temperature", temperature, self.code_depth, lambda tau: tau >= 0, "at least 0")
         codes, residuals = [], []
         with without_autocast(latents.device.type):

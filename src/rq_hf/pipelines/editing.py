@@ -44,6 +44,7 @@ class EditingMixin:
         Returns:
             [`RQImagePipelineOutput`] with `images`, or a tuple of them.
         """
+        self._check_output_type(output_type)
         depth = self.rqvae.config.code_depth if depth is None else depth
         self._check_depth("depth", depth)
         codes = self.rqvae.encode(self._pixel_values(image))[..., :depth]
@@ -109,6 +110,11 @@ class EditingMixin:
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
         return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
 
+    @staticmethod
+    def _check_output_type(output_type: str) -> None:
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r:.80}.")
+
     def _check_depth(self, name: str, depth: int) -> None:
         code_depth = self.rqvae.config.code_depth
         if not isinstance(depth, int) or not 1 <= depth <= code_depth:
@@ -122,12 +128,16 @@ class EditingMixin:
         if isinstance(images[0], PIL.Image.Image):
             mode = "L" if self.rqvae.config.num_channels == 1 else "RGB"
             images = [self._fit(decode_picture(each, mode), size) for each in images]
-        pixel_values = self.image_processor.preprocess(images[0] if len(images) == 1 else images)
-        if not (pixel_values.is_floating_point() and pixel_values.abs().max() <= 1):
-            raise ValueError(
-                f"`image` must hold floats in [0, 1] if it is an array or a tensor, got {pixel_values.dtype} from "
-                f"{pixel_values.min()} to {pixel_values.max()} after scaling to [-1, 1]."
-            )
+        else:
+            for each in images:
+                is_array = isinstance(each, (np.ndarray, torch.Tensor)) and 0 not in each.shape
+                if not is_array or "float" not in str(each.dtype) or not (each.min() >= 0 and each.max() <= 1):
+                    got = f"{each.dtype} from {each.min()} to {each.max()}" if is_array else f"{each!r:.80}"
+                    raise ValueError(f"`image` must hold pictures, or arrays of floats in [0, 1], got {got}.")
+        try:
+            pixel_values = self.image_processor.preprocess(images[0] if len(images) == 1 else images)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise ValueError(f"`image` must hold pictures of one size and shape: {error!s:.200}") from error
         height, width = pixel_values.shape[-2:]
         if size is not None and (height, width) != (size, size):
             raise ValueError(f"`image` must be of the model's size, {size} x {size} pixels, got {width} x {height}.")

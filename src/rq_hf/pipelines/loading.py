@@ -8,19 +8,18 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from ..models.base import check_whole, named_errors
+
 # Options of `from_pretrained` that say where files come from.
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 def load_whole(model_class: Any, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Loads a model from safetensors; `from_pretrained` alone gives missing weights random values."""
-    model, info = model_class.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **kwargs)
-    missing = sorted(name for name in info["missing_keys"] if not name.endswith(".num_batches_tracked"))
-    if missing:
-        raise ValueError(
-            f"{str(name_or_path)!r} must hold all weights of {type(model).__name__}, but {len(missing)} are missing, "
-            f"such as `{missing[0]}`."
-        )
+    """Loads a model of any class from safetensors, of which no weight may be missing."""
+    options = {"use_safetensors": True, "output_loading_info": True, **kwargs}
+    with named_errors(name_or_path):
+        model, info = model_class.from_pretrained(name_or_path, **options)
+    check_whole(name_or_path, model, info)
     return model
 
 

@@ -5,6 +5,7 @@
 Symbols: B pictures, N prompts or labels, S condition tokens, H x W positions, D code depth.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..models.base import SAMPLING_FIELDS
+from ..models.base import SAMPLING_FIELDS, named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .lora import LoraMixin
@@ -33,6 +34,8 @@ from .selection import (
 from .sharing import SharingMixin
 
 logger = logging.get_logger(__name__)
+
+MAX_DRAWN = 100_000  # pictures of one call, with candidates
 
 
 class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, DiffusionPipeline):
@@ -88,6 +91,12 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         )
         self._interrupt = False
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Loads a pipeline; see [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given."""
+        with named_errors(pretrained_model_name_or_path):
+            return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True, **kwargs})
+
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves a pipeline; see [`DiffusionPipeline.save_pretrained`]. The transformer's sampling settings go into
         model_index.json, since diffusers does not download generation_config.json.
@@ -138,7 +147,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             negative_prompt (`str` or `list[str]`, *optional*):
                 What guidance leads away from; one, or one per prompt. Needs a `guidance_scale`.
             num_images_per_prompt (`int`, defaults to 1):
-                Pictures per prompt or label. Those of one prompt follow each other.
+                Pictures per prompt or label, which follow each other; at most 100,000 in a call, with candidates.
             temperature, top_k, top_p, guidance_scale (*optional*):
                 Sampling settings, see [`RQTransformerForImageGeneration.generate`]. The defaults are those of
                 `transformer.generation_config`.
@@ -175,13 +184,16 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             `ValueError`: an argument that does not fit the model or the other arguments.
         """
         # 1. Check the inputs
-        self._check_inputs(prompt, class_labels, num_images_per_prompt, callback_on_step_end_tensor_inputs)
+        self._check_inputs(prompt, class_labels, output_type, callback_on_step_end_tensor_inputs)
         num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
 
         # 2. Encode the conditions, one row per prompt
         conditions = self._encode_conditions(prompt, class_labels, negative_prompt, known_codes, known_mask)
         score = self._make_score(ranker, classifier, prompt, class_labels, conditions)
         num_prompts = len(conditions["input_ids"])
+        if num_prompts * num_drawn > MAX_DRAWN:
+            names = "`num_images_per_prompt` and `num_candidates`"
+            raise ValueError(f"{names} must give at most {MAX_DRAWN} pictures, got {num_prompts} x {num_drawn}.")
         rows = [row for row in range(num_prompts) for _ in range(num_drawn)]
         generators = one_per_candidate(generator, num_prompts, num_images_per_prompt, num_drawn)
         batch_size = len(rows) if score is None else self.candidate_batch_size
@@ -220,8 +232,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             `ValueError`: no captions, or a pipeline without a tokenizer.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(text, str) for text in prompts):
-            raise ValueError(f"`{name}` must be a caption or a list of at least one, got {prompt!r}.")
+        is_list = isinstance(prompts, (list, tuple)) and all(isinstance(text, str) for text in prompts)
+        if not is_list or not prompts or re.search("[\ud800-\udfff]", "".join(prompts)):  # bytes that were no UTF-8
+            raise ValueError(f"`{name}` must be a caption or a list of at least one, got {prompt!r:.80}.")
         if self.tokenizer is None:
             raise ValueError(f"`{name}` needs a pipeline with a `tokenizer`; this one has none.")
         length = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add()
@@ -230,7 +243,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         for row, (text, ids) in enumerate(zip(prompts, whole.input_ids, strict=True)):
             if set(ids[:length]) == {self.tokenizer.unk_token_id}:
-                logger.warning(f"The tokenizer knows nothing of the prompt {text!r}: the model gets no condition.")
+                logger.warning(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
                 if null_ids is not None:
                     input_ids[row] = torch.tensor(null_ids)
             elif len(ids) > length:
@@ -242,7 +255,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
         return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
 
-    def _check_inputs(self, prompt, class_labels, num_images_per_prompt, tensor_inputs) -> None:
+    def _check_inputs(self, prompt, class_labels, output_type, tensor_inputs) -> None:
         config, expected = self.transformer.config, None
         if config.condition_length > 1:
             expected = "prompt"
@@ -253,8 +266,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 must = "be given" if name == expected else "be None"
                 takes = f"`{expected}`" if expected else "no condition"
                 raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
-        if num_images_per_prompt < 1:
-            raise ValueError(f"`num_images_per_prompt` must be at least 1, got {num_images_per_prompt}.")
+        self._check_output_type(output_type)
         unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(
@@ -357,8 +369,13 @@ def check_components(rqvae, transformer, tokenizer) -> None:
     """Checks that components belong together; each may be `None`.
 
     Raises:
-        `ValueError`: code shapes, codebooks or caption lengths differ.
+        `ValueError`: components of another kind, or code shapes, codebooks or caption lengths that differ.
     """
+    for name, model, kind in (("rqvae", rqvae, "rqvae"), ("transformer", transformer, "rq_transformer")):
+        if model is not None and getattr(getattr(model, "config", None), "model_type", None) != kind:
+            raise ValueError(f"`{name}` must be a model of type {kind!r}, got {type(model).__name__}.")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+        raise ValueError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}.")
     if tokenizer is not None and transformer is not None:
         vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
         if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,9 @@ def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, a
         raise ValueError(f"`classifier` and `acceptance_rate` go together, got {classifier!r} and {acceptance_rate}.")
     if ranker is not None and classifier is not None:
         raise ValueError("`ranker` and `classifier` exclude each other, got both.")
+    for name, value in (("num_images_per_prompt", num_images), ("num_candidates", num_candidates or 1)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r:.80}.")
     if ranker is None and classifier is None:
         return num_images
     if classifier is not None:
@@ -215,7 +219,7 @@ def ids_of_labels(labels: Any, id2label: Mapping[int, str] | None, class_ids: Se
         if not found or found[0] not in class_ids:
             raise ValueError(
                 f"`class_labels` must be names or ids of the model's {len(class_ids)} classes, {class_ids[0]} to "
-                f"{class_ids[-1]}, got {label!r}. Similar: {difflib.get_close_matches(str(label).lower(), names)}."
+                f"{class_ids[-1]}, got {label!r:.80}. Similar: {difflib.get_close_matches(str(label).lower(), names)}."
             )
         ids.append(int(found[0]))
     return ids
