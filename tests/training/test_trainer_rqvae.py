@@ -40,6 +40,14 @@ def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
     assert all(loss > error + 0.25 * commitment for loss, error, commitment in zip(losses, *parts, strict=True))
 
 
+def test_the_decoder_alone_trains_if_asked_to(tmp_path):
+    trainer = rqvae_trainer(tmp_path, max_steps=2, train_decoder_only=True, learning_rate=1e-2)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+
+
 def test_the_step_has_the_gradients_of_the_weighted_losses(tmp_path):
     pictures = Samples().pictures[:4]
     trainer = rqvae_trainer(tmp_path, l1_weight=0.3, adversarial_weight=0.5)

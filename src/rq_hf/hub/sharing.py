@@ -110,7 +110,10 @@ def push_folder(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = stage / "README.md"
         if not card.is_file() and not api.file_exists(repo_id, "README.md", revision=revision):
-            write_card(stage, kind, facts | {"repo_id": repo_id})
+            counts = {
+                name: _num_parameters(stage / each) for name, each in zip(facts["configs"], places, strict=False)
+            }
+            write_card(stage, kind, facts | {"repo_id": repo_id, "num_parameters": counts})
         if card.is_file():
             _complete_card(card, kind, repo_id, folder, with_code, license)
         if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
@@ -162,12 +165,10 @@ def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
     if index := _read_json(folder / "model_index.json"):
         names = [name for name in ("rqvae", "transformer") if (index.get(name) or [None])[0] is not None]
         configs = {name: _read_json(folder / name / "config.json") for name in names}
-        counts = {name: _num_parameters(folder / name) for name in names}
-        return "pipeline", {"configs": configs, "num_parameters": counts, "sampling": index.get("sampling")}
+        return "pipeline", {"configs": configs, "sampling": index.get("sampling")}
     config = _read_json(folder / "config.json")
     if config.get("model_type") in ("rqvae", "rq_transformer"):
-        name = config["model_type"].removeprefix("rq_")
-        return config["model_type"], {"configs": {name: config}, "num_parameters": {name: _num_parameters(folder)}}
+        return config["model_type"], {"configs": {config["model_type"].removeprefix("rq_"): config}}
     if adapter := _read_json(folder / "adapter_config.json"):
         base = adapter.get("base_model_name_or_path")
         is_local = base is not None and Path(base).exists()

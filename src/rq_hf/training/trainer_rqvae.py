@@ -38,6 +38,9 @@ class RQVAETrainingArguments(RQTrainingArguments):
         help="How the codebook follows the data: 'per_depth' is the official rule; 'per_step' updates it once "
         "after all depths, for batches with few vectors per code.",
     )
+    train_decoder_only: bool = HfArg(
+        default=False, help="Freeze encoder and codebook, so that transformers trained on their codes still fit."
+    )
     l1_weight: float = HfArg(default=0.0, help="Weight of the mean absolute error beside the squared one.")
     perceptual_weight: float = HfArg(default=1.0, help="Weight of the perceptual loss; 0 trains without it.")
     perceptual_net: Literal["vgg", "lite0"] = HfArg(
@@ -71,6 +74,10 @@ class RQVAETrainer(RQTrainer):
     """
 
     def __init__(self, model: RQVAEModel, args: RQVAETrainingArguments, **kwargs):
+        if args.train_decoder_only:
+            model.encoder.requires_grad_(False)
+            model.quant_conv.requires_grad_(False)
+        self.codebook_update = None if args.train_decoder_only else args.codebook_update
         super().__init__(model, args, **kwargs)
         if self.is_sharded:
             raise ValueError("Stage 1 must be trained without FSDP and DeepSpeed: every process needs the codebook.")
@@ -88,7 +95,7 @@ class RQVAETrainer(RQTrainer):
         """One batch: losses and gradients of the RQ-VAE, then the discriminator's own step on the same pictures."""
         model.train()
         pixel_values = inputs["pixel_values"].to(self.args.device)
-        outputs = model(pixel_values, codebook_update=self.args.codebook_update)
+        outputs = model(pixel_values, codebook_update=self.codebook_update)
         reconstruction = outputs.reconstruction.float()
 
         error, parts = self.reconstruction_error(outputs, pixel_values)  # squared, absolute, perceptual
