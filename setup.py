@@ -49,7 +49,7 @@ extras = {
     "train": [*pictures, "filelock>=3.13", "peft>=0.18", "tensorboard>=2.18"],
     "eval": [*pictures, "torch-fidelity>=0.4"],
     "data": [DATASETS, "resvg-py>=0.5"],
-    "demo": ["gradio>=6"],
+    "demo": ["emoji>=2", "gradio>=6"],
     "quantization": ["torchao>=0.15"],
 }
 extras["dev"] = [

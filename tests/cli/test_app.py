@@ -69,6 +69,15 @@ def test_a_completion_keeps_the_codes_of_the_first_rows(tiny_pipeline, tmp_path)
     assert not torch.equal(codes[:, 2:], known[:, 2:].expand_as(codes[:, 2:]))
 
 
+def test_emoji_in_a_prompt_become_their_names(tiny_pipeline):
+    assert app.spoken("a \N{ROCKET} and \N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}, please") == (
+        "a rocket and red heart , please"
+    )
+    studio = app.Studio(tiny_pipeline)
+    drawn, expected = (studio.draw(text, 3, *SAMPLING)[0] for text in ("a \N{ROCKET}", "a rocket"))
+    assert torch.equal(drawn, expected)
+
+
 def test_bad_input_is_an_error_on_the_page(tiny_pipeline):
     studio = app.Studio(tiny_pipeline)
     with pytest.raises(ValueError, match="`temperature`"):

@@ -144,7 +144,8 @@ def studio() -> app.Studio:
 
 def options(count: int, seed: int = 0) -> dict:
     generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
-    return {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
+    selection = {"num_candidates": 4 * count, "ranker": "likelihood"}  # as the page does by default
+    return {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"} | selection
 
 
 def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, open_browser):

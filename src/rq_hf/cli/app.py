@@ -15,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
+import emoji
 import gradio as gr
 import torch
 from PIL import Image, ImageOps
@@ -81,7 +82,7 @@ class Studio:
         if config.condition_length > 1:
             if len(condition or "") > MAX_PROMPT_LENGTH:
                 raise ValueError(f"The prompt must have at most {MAX_PROMPT_LENGTH} characters.")
-            arguments["prompt"] = condition
+            arguments["prompt"] = spoken(condition or "")
         elif config.vocab_size > 1:
             arguments["class_labels"] = condition
         if candidates > 1:
@@ -90,6 +91,12 @@ class Studio:
         arguments |= {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
         codes = call(**arguments, temperature=temperature or None, top_k=top_k or None).images.cpu()
         return codes, self.decode(codes, depth)
+
+
+def spoken(text: str) -> str:
+    """Puts names in place of emoji: "a 🚀" becomes "a rocket"."""
+    named = emoji.replace_emoji(text, lambda characters, data: f" {data['en'].strip(':').replace('_', ' ')} ")
+    return " ".join(named.split())
 
 
 def in_words(action: Callable) -> Callable:
@@ -140,7 +147,7 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                     count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
                     seed = gr.Number(0, precision=0, minimum=0, maximum=2**32, label="Seed", elem_id="seed")
                 about = "For each picture the likeliest of this many is shown."
-                candidates = gr.Slider(1, MAX_CANDIDATES, 1, step=1, label="Candidates", info=about)
+                candidates = gr.Slider(1, MAX_CANDIDATES, 4, step=1, label="Candidates", info=about)
                 with gr.Accordion("Sampling (0: the checkpoint's own)", open=False):
                     temperature = gr.Number(0, minimum=0, step=0.1, label="Temperature", elem_id="temperature")
                     top_k = gr.Number(0, precision=0, minimum=0, label="Top k", elem_id="top_k")
