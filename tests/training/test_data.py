@@ -134,7 +134,11 @@ def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_t
 
 @pytest.mark.parametrize(
     "files",
-    [{}, {"train.parquet": "PAR1, or not"}, {"train/a.csv": "image,text\na.png,a\n", "train/b.csv": "text,word\na,b\n"}],
+    [
+        {},
+        {"train.parquet": "PAR1, or not"},
+        {"train/a.csv": "image,text\na.png,a\n", "train/b.csv": "text,word\na,b\n"},
+    ],
 )
 def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files):
     for name, text in files.items():
