@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 from picture_files import write_shapes
 from PIL import Image
@@ -73,13 +72,12 @@ def test_plain_training_and_drawing_need_no_peft_lpips_or_torchvision(tmp_path):
     subprocess.run(words, check=True, cwd=tmp_path)
 
 
-def test_a_collator_reads_class_labels_by_their_names(make_rqvae, make_transformer):
+def test_a_collator_reads_the_columns_that_are_named(make_rqvae, make_transformer):
     rqvae = make_rqvae()
-    config = make_transformer("class", rqvae).config
-    labels = datasets.ClassLabel(names=["volcano", "goose"])  # in another order than the model's
-    data, features = CodeDataArguments(label_column="label"), datasets.Features(label=labels)
-    collator = PictureCollator(rqvae.config, config, data=data, features=features)
-    batch = collator([{"image": Image.new("RGB", (40, 30), (255, 0, 0)), "label": label} for label in (0, 1)])
+    data = CodeDataArguments(image_column="picture", label_column="kind")
+    collator = PictureCollator(rqvae.config, make_transformer("class", rqvae).config, data=data)
+    picture = Image.new("RGB", (40, 30), (255, 0, 0))
+    batch = collator([{"picture": picture, "kind": "volcano"}, {"picture": picture, "kind": "goose"}])
     assert batch["input_ids"].tolist() == [[3], [1]]
     assert batch["pixel_values"][0, :, 3, 3].tolist() == [1, -1, -1]
 

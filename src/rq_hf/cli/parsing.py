@@ -98,8 +98,7 @@ def parse_recipe(
                 raise ValueError(f"Recipe '{name}', section `{section}`: there is no field `{min(unknown)}`{hint}.")
         if "model_name_or_path" in flags:
             sections["model"] = {}
-            for each in ("rqvae_name_or_path", "tokenizer_name_or_path"):
-                sections["data"].pop(each, None)
+            sections["data"] = {key: each for key, each in sections["data"].items() if "_name_or_path" not in key}
         defaults = {"output_dir": f"runs/{name}", "hold_out": "validation_split" not in flags}
         parser.set_defaults(**defaults | sections["training"] | sections["data"])
 

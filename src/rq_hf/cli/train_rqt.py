@@ -3,12 +3,12 @@
 """Train an RQ-Transformer (stage 2) on the codes of an RQ-VAE, and assemble the pipeline.
 
     rq-hf train-rqt RECIPE [--flag value ...]
-    accelerate launch -m rq_hf.cli.train_rqt RECIPE [--flag value ...]
+    accelerate launch -m rq_hf.cli.train_rqt RECIPE [--flag value ...]     on several devices
 
-The second form trains on several devices. RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its
-fields are flags, and flags win; those of a model take JSON values. A transformer is conditioned on captions
-(--caption_column), on class labels (--label_column) or on nothing. --model_name_or_path fine-tunes a pipeline, with
-its RQ-VAE and tokenizer; with --lora_rank only adapters of its transformer are trained.
+RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its fields are flags, and flags win; those of a
+model take JSON values. A transformer is conditioned on captions (--caption_column), on class labels (--label_column)
+or on nothing. --model_name_or_path fine-tunes a pipeline, with its RQ-VAE and tokenizer; with --lora_rank only
+adapters of its transformer are trained.
 """
 
 import shlex

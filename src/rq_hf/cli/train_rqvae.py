@@ -3,10 +3,10 @@
 """Train an RQ-VAE (stage 1).
 
     rq-hf train-rqvae RECIPE [--flag value ...]
-    accelerate launch -m rq_hf.cli.train_rqvae RECIPE [--flag value ...]
+    accelerate launch -m rq_hf.cli.train_rqvae RECIPE [--flag value ...]     on several devices
 
-The second form trains on several devices. RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its
-fields are flags, and flags win; those of a model take JSON values. --model_name_or_path fine-tunes an RQ-VAE.
+RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its fields are flags, and flags win; those of a
+model take JSON values. --model_name_or_path fine-tunes an RQ-VAE.
 """
 
 import shlex

@@ -4,7 +4,7 @@
 
 from .arguments import CodeDataArguments, DataArguments, Recipe, read_recipe
 from .checkpoints import resume_checkpoint
-from .collator import PictureCollator
+from .conditions import PictureCollator
 from .losses import PatchDiscriminator, PerceptualLoss
 from .publishing import save_pipeline
 from .trainer import RQTrainer, RQTrainingArguments

@@ -1,18 +1,22 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Conditions of stage 2: captions, class labels or none, from the rows of a data set to ids of the transformer."""
+"""Conditions of stage 2: captions, class labels or none, from the rows of a data set to ids of the transformer.
+
+Beside the data sets of a recipe there is a collator for plain ones.
+"""
 
 from typing import Any
 
 import datasets
 import torch
+from torch.utils.data import default_collate
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
 from ..caption_tokenizer import BPEDropoutEncoder
-from ..models import RQTransformerConfig, RQVAEModel
+from ..models import RQTransformerConfig, RQVAEConfig, RQVAEModel
 from .arguments import CodeDataArguments, Recipe, made_by
-from .data import PictureDataset, PictureStream, Rows, cache_latents, make_samples
+from .data import PictureDataset, PictureStream, Rows, SampleReader, cache_latents, make_samples
 
 logger = logging.get_logger(__name__)
 
@@ -246,3 +250,49 @@ def code_datasets(
                 samples.rows = cache_latents(samples, rqvae.to(training.device))
         prepared[name] = samples
     return prepared
+
+
+class PictureCollator:
+    """
+    Makes batches of the rows of a plain `datasets.Dataset`: the `data_collator` of both trainers.
+
+    Nothing is random: each picture is resized and cropped at its centre, and a list of captions gives its first. The
+    data sets of a recipe also crop at random and apply `bpe_dropout` and `condition_dropout`.
+
+    Args:
+        rqvae_config ([`RQVAEConfig`]): Size and channels of the pictures.
+        transformer_config ([`RQTransformerConfig`], *optional*): In stage 2, for the `input_ids`.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
+        data ([`CodeDataArguments`], *optional*): The columns; by default "image" and, with a tokenizer, "text".
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from rq_hf import RQVAEConfig
+    >>> from rq_hf.training import PictureCollator
+    >>> collator = PictureCollator(RQVAEConfig(image_size=64))
+    >>> collator([{"image": Image.new("RGB", (80, 60))}])["pixel_values"].shape
+    torch.Size([1, 3, 64, 64])
+    ```
+    """
+
+    def __init__(
+        self,
+        rqvae_config: RQVAEConfig,
+        transformer_config: RQTransformerConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        data: CodeDataArguments | None = None,
+    ):
+        from .transforms import PictureTransform  # torchvision
+
+        data = data or CodeDataArguments(caption_column="text" if tokenizer is not None else None)
+        size, channels = rqvae_config.image_size, rqvae_config.num_channels
+        transform = PictureTransform(size, channels, data.transform, training=False)
+        self.read = SampleReader(transform, image_column=data.image_column)
+        if transformer_config is not None:
+            self.read.read_condition = ConditionReader(data, transformer_config, tokenizer)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns `pixel_values` `(B, C, height, width)` in [-1, 1], and in stage 2 `input_ids` `(B, S)`."""
+        return default_collate([self.read(row, 0, 0) for row in rows])

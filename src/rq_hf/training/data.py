@@ -111,19 +111,19 @@ def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dat
 
 
 def _place(picture: dict[str, Any] | None) -> dict[str, float]:
-    """A number in [0, 1) that depends on the content of a picture's file only."""
+    """A number in [0, 1) that depends on the content of a picture's file only; 0.9 without a file."""
     try:
-        content = _read_file(picture)
-    except (OSError, TypeError):  # left out later
-        content = b""
-    return {"place": int.from_bytes(hashlib.sha256(content).digest()[:6]) / 2**48}
+        return {"place": int.from_bytes(hashlib.sha256(_read_file(picture)).digest()[:6]) / 2**48}
+    except OSError:
+        return {"place": 0.9}
 
 
-def _read_file(picture: dict[str, Any]) -> bytes:
-    if picture["bytes"] is not None:
-        return picture["bytes"]
-    with fsspec.open(str(picture["path"]), "rb") as file:
-        return file.read()
+def _read_file(picture: dict[str, Any] | None) -> bytes:
+    path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
+    if content is None:
+        with fsspec.open(str(path), "rb") as file:
+            content = file.read()
+    return content
 
 
 def _check_columns(rows: Rows, data: DataArguments) -> None:
@@ -157,11 +157,10 @@ def open_picture(picture: Image.Image | dict[str, Any] | None, mode: str) -> Ima
     """Decodes a picture: Pillow's, or `{"bytes": ..., "path": ...}`. Warns and returns `None` if that fails."""
     if isinstance(picture, Image.Image):
         return decode_picture(picture, mode)
-    picture = picture or {"bytes": None, "path": None}
     try:
         return decode_picture(_read_file(picture), mode)
     except (OSError, ValueError):
-        logger.warning_once(f"Skipped picture {picture['path']}: it cannot be read or decoded.")
+        logger.warning_once(f"Skipped picture {picture and picture['path']}: it cannot be read or decoded.")
         return None
 
 

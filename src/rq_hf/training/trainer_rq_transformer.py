@@ -27,8 +27,7 @@ from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import check_components
 from .arguments import Recipe, made_by, recipe_names
 from .checkpoints import resume_checkpoint
-from .collator import PictureCollator
-from .conditions import code_datasets, condition_config, load_tokenizer
+from .conditions import PictureCollator, code_datasets, condition_config, load_tokenizer
 from .data import load_splits
 from .publishing import publish_pipeline
 from .trainer import RQTrainer, RQTrainingArguments
