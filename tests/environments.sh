@@ -14,7 +14,7 @@ uv=${UV:-uv}
 folder=$PWD/build/environments
 export UV_PYTHON_DOWNLOADS=never
 
-"$uv" build --quiet --wheel --out-dir "$folder" .
+"$uv" build --quiet --out-dir "$folder" .  # the wheel from the sdist
 wheel=$(ls -t "$folder"/rq_hf-*.whl | head -n 1)
 
 [ $# -gt 0 ] || set -- oldest newest

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What `pip install rq_hf` brings."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -31,5 +32,7 @@ def test_the_wheel_brings_command_recipes_card_templates_and_types(tmp_path):
     assert templates and {path.name for path in (site / "rq_hf" / "model_cards").glob("*.md")} == templates
     assert (site / "rq_hf" / "py.typed").exists()
     assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"rq_hf"}
+    (metadata,) = site.glob("*.dist-info/METADATA")
+    assert "## Draw" in metadata.read_text() and not re.search(r"\]\((?!https?:|#)", metadata.read_text())
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
     assert "rq-hf = rq_hf.cli:main" in entry_points.read_text()
