@@ -82,7 +82,7 @@ def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
 
 
 def test_the_command_is_kept_for_the_card():
-    assert parse_rqt(str(FIXTURE)).card["training_commands"] == [f"rq-hf train-rqt {FIXTURE} {' '.join(CPU)}"]
+    assert parse_rqt(str(FIXTURE)).card["training_commands"] == [f"rq-hf train-rqt {FIXTURE.name} {' '.join(CPU)}"]
     assert len(parse_rqt("emoji-rqt-8x8x3-15M").card["training_commands"]) == 4  # the recipe's own
     assert "training_commands" not in parse_rqt(str(FIXTURE), "--hub_token", "secret").card
 

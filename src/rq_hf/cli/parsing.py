@@ -112,7 +112,8 @@ def parse_recipe(
     given = {key: value for key, value in vars(namespace).items() if key != "recipe"}
     card = sections["card"]
     if training.hub_token is None:  # a card is public
-        card = {"training_commands": [shlex.join([*command.split(), *argv])]} | card
+        words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
+        card = {"training_commands": [shlex.join([*command.split(), *words])]} | card
     return Recipe(model=sections["model"] | given, training=training, data=data, card=card, name=name)
 
 

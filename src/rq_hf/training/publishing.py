@@ -11,7 +11,7 @@ import torch
 from ..hub import cast_weights, push_folder, write_card
 from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline
-from .arguments import Recipe
+from .arguments import CodeDataArguments, Recipe
 from .trainer import RQTrainer
 
 ADAPTER_FOLDER = "adapter"
@@ -56,10 +56,20 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
             transformer = transformer.merge_and_unload()
         pipeline = RQImageGenerationPipeline(trainer.rqvae, transformer, trainer.tokenizer)
         save_pipeline(pipeline, folder, training.save_dtype)
-    facts = run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
-    write_card(folder, "pipeline", facts | {"sampling": pipeline.config["sampling"]})
+    facts = {"example_input": example_caption(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
+    facts |= run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
+    write_card(folder, "pipeline", facts)
     if training.push_to_hub:
         push(recipe, shared_folder)
+
+
+def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
+    """The first caption of the data."""
+    rows = getattr(trainer.eval_dataset or trainer.train_dataset, "rows", None)
+    if data.caption_column is None or rows is None:
+        return None
+    captions = next(iter(rows))[data.caption_column]
+    return captions[0] if isinstance(captions, list) else captions
 
 
 def gather_transformer(trainer: RQTrainer) -> RQTransformerForImageGeneration:
@@ -109,6 +119,7 @@ def run_facts(recipe: Recipe, metrics: dict[str, float], models: dict[str, Any])
             name: values[name] for name in names if name == "seed" or values.get(name) != defaults.get(name)
         },
         "metrics": {name: value for name, value in kept.items() if "_depth_" not in name},
+        "datasets": [name] if (name := recipe.data.dataset_name) and not Path(name).exists() else None,
         "metrics_dataset": Path(recipe.data.dataset_name or "data").name,
         "metrics_split": recipe.data.validation_split,
         "sample_images": {f"pictures/{path.name}": "At the end of the training" for path in pictures[-1:]},
