@@ -85,5 +85,5 @@ def test_the_adapter_alone_is_pushed_and_loads_by_its_repository(hub, recipe, ba
     files = set(hub.files("me/adapter")) - {".gitattributes"}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     pipeline = RQImageGenerationPipeline.from_pretrained(base)
-    pipeline.transformer.load_adapter("me/adapter")
+    pipeline.load_lora_weights("me/adapter")
     assert pipeline(CAPTION).images[0].size == (16, 16)

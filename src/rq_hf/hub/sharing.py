@@ -117,7 +117,7 @@ def push_folder(
         if card.is_file():
             _complete_card(card, kind, repo_id, folder, with_code, license)
         if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
-            logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
+            logger.warning(f"{repo_id} loads after `pip install rq_hf`; push it `with_code` for others.")
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=stage,

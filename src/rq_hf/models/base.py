@@ -146,7 +146,7 @@ def _check_files(name_or_path: str | Path, options: dict[str, Any]) -> None:
     names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     options = {name: options[name] for name in names if options.get(name) is not None}
     if find_adapter_config_file(str(name_or_path), **options) is not None:
-        raise ValueError(f"{name_or_path} holds an adapter: load its base, then the adapter with `load_adapter`.")
+        raise ValueError(f"{name_or_path} holds an adapter: load its base, then call `pipe.load_lora_weights`.")
     try:
         index = cached_file(name_or_path, f"model.safetensors.index{variant}.json", **options)
     except OSError:  # there is no index; the base class reports what else is missing
