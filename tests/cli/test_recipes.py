@@ -90,6 +90,11 @@ def test_processes_batch_and_accumulation_give_the_published_batch(name):
     assert batch * card["processes"] == card["global_batch_size"]
 
 
+def test_the_guide_lists_all_recipes():
+    table = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == set(recipe_names())
+
+
 def test_a_recipe_of_a_file_finds_the_paths_beside_it(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"data": {"dataset_name": "./pictures"}}))
     assert read_recipe(tmp_path / "mine.json")["data"] == {"dataset_name": str(tmp_path / "pictures")}

@@ -201,7 +201,7 @@ class ResidualQuantizer(nn.Module):
         r"""Codes of latents: the nearest ones (Eq. 3), or drawn from Q_tau (Eq. 15). The codebook does not change.
 
         Args:
-            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): encoder output z.
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)` or `(..., n_z)`): encoder output z, or other vectors.
             temperature (`float` or `list[float]`, *optional*):
                 tau of Eq. 15 for `stochastic` codes, one number or one per depth. `None` or 0: the nearest code.
             stochastic (`bool`, defaults to `False`): draw each code from Q_tau(. | r).
