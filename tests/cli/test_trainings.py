@@ -146,6 +146,19 @@ def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
     RQImageGenerationPipeline.from_pretrained(output)
 
 
+def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make_rqvae, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = {"dataset_name": FIXTURE, "use_cpu": True}
+    with pytest.raises(SystemExit) as ended:
+        run("train-rqt", "small-rqt-64", **words)
+    command = f"rq-hf train-rqvae small-rqvae-64 --dataset_name {FIXTURE} --output_dir runs/small-rqvae-64"
+    assert str(ended.value.code).startswith("error: `rqvae_name_or_path` must be ")
+    assert str(ended.value.code).endswith(f"; `{command}` makes one.")
+    make_rqvae().save_pretrained("runs/small-rqvae-64")
+    with pytest.raises(SystemExit, match="error: `tokenizer_name_or_path` .*`rq-hf train-tokenizer --dataset_name "):
+        run("train-rqt", "small-rqt-64", **words)
+
+
 @pytest.mark.slow
 def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_without_a_trace(tmp_path):
     """`accelerate launch` adds a trace of its own."""
@@ -158,13 +171,13 @@ def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_w
 
 @pytest.mark.slow
 def test_the_small_recipes_learn_the_colours_of_sixty_shapes(tmp_path, monkeypatch, capsys):
-    """The commands of a user, with fewer steps."""
+    """The commands of a user, with fewer steps of fewer pictures."""
     write_shapes(tmp_path / "data" / "mine")
     monkeypatch.chdir(tmp_path)
-    few = {"dataset_name": "data/mine", "disable_tqdm": True}
-    run("train-rqvae", "small-rqvae-64", **few, max_steps=300)
-    run("train-tokenizer", dataset_name="data/mine")
-    run("train-rqt", "small-rqt-64", **few, max_steps=300)
+    few = {"dataset_name": "data/mine", "disable_tqdm": True, "per_device_train_batch_size": 8}
+    run("train-rqvae", "small-rqvae-64", **few, max_steps=120, code_depth=2)
+    run("train-tokenizer", dataset_name="data/mine", max_length=8)
+    run("train-rqt", "small-rqt-64", **few, max_steps=300, num_spatial_layers=2)
     assert "Next: rq-hf generate runs/small-rqt-64" in capsys.readouterr().out
     pipe = RQImageGenerationPipeline.from_pretrained("runs/small-rqt-64")
     prompts = [f"a {colour} {shape}" for colour in COLOURS for shape in ("circle", "square", "triangle")]

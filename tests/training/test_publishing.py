@@ -103,7 +103,8 @@ def test_fine_tuning_starts_from_the_weights_of_a_pipeline_with_fields_that_fit_
     common = {"model_name_or_path": models, "learning_rate": 0.0, "max_steps": 1}
     rqvae = train_rqvae(rqvae_recipe(tmp_path / "1", {"codebook_decay": 0.5}, **common)).model
     assert rqvae.config.codebook_decay == 0.5
-    transformer = train_rq_transformer(rqt_recipe(tmp_path / "2", models, {"dropout": 0.3}, **common)).model
+    unnamed = {"rqvae_name_or_path": None, "tokenizer_name_or_path": None}  # the pipeline brings them along
+    transformer = train_rq_transformer(rqt_recipe(tmp_path / "2", models, {"dropout": 0.3}, unnamed, **common)).model
     assert transformer.config.dropout == 0.3
     pretrained = RQImageGenerationPipeline.from_pretrained(models)
     for model, base in ((rqvae, pretrained.rqvae), (transformer, pretrained.transformer)):

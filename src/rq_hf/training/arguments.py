@@ -69,8 +69,8 @@ def made_by(argument: str, name: str | None, pipeline: str | None, *command: str
         yield pipeline
         return
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"
-    if name is None:
-        raise ValueError(f"`{argument}` must be a Hub id or a folder, got None; {hint}.")
+    if name is None or (name.startswith("runs/") and not Path(name).exists()):  # what recipes make is never a Hub id
+        raise ValueError(f"`{argument}` must be a Hub id or a folder that exists, got {name!r}; {hint}.")
     try:
         yield name
     except OSError as error:
