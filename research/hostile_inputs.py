@@ -124,14 +124,15 @@ def calls(pipe: rq_hf.RQImageGenerationPipeline, by_class: rq_hf.RQImageGenerati
 
 def pictures(pipe: rq_hf.RQImageGenerationPipeline) -> Iterator[Case]:
     picture, array, mask = Image.new("RGB", (16, 16)), np.zeros((1, 16, 16, 3), np.float32), torch.ones(4, 4) > 0
-    bad = [None, [], "picture.png", 7, b"", [picture, picture.resize((8, 8))], [picture, "x"], [picture, None],
+    bad = [None, [], "picture.png", 7, b"", [picture, "x"], [picture, None],
            array + 2, array - 1, array + NAN, array.astype(np.uint8), array[0, 0], array[..., :2], torch.zeros(16, 16),
            torch.zeros(1, 4, 16, 16), Image.new("F", (16, 16)), Image.new("RGB", (0, 0))]
-    large, good = [picture.resize((24, 16)), picture.resize((2048, 2048))], {"image": picture, "prompt": "a heart"}
-    masks = [None, 1, mask.float(), mask[:2], mask.numpy()]
+    good, unequal = {"image": picture, "prompt": "a heart"}, [[picture, picture.resize((8, 8))]]
+    large = [np.zeros((1, 16, 24, 3), np.float32), torch.rand(1, 3, 2048, 2048)]
+    masks = [None, 1, mask.float() / 2, mask[:2], mask.numpy()[None]]
     yield from each("complete", pipe.complete, {"image": bad + large, "mask": masks}, mask=mask, **good)
     yield from each("vary", pipe.vary, {"image": large, "keep_depths": [0, 4, 1.5, None, "1"]}, **good)
-    arguments = {"image": bad, "depth": [0, 4, -1, 1.5, "1"], "output_type": ["x"]}
+    arguments = {"image": bad + unequal, "depth": [0, 4, -1, 1.5, "1"], "output_type": ["x"]}
     yield from each("reconstruct", pipe.reconstruct, arguments, image=picture)
     wide, noise = picture_file(Image.new("I;16", (13300, 13300))), picture_file(Image.effect_noise((64, 64), 9))
     contents = [b"", b"x" * 999, wide[:99], picture_file(picture, "EPS"), noise[:900], None, 7, "typo.png", PLACE]

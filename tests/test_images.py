@@ -101,6 +101,7 @@ def test_exif_orientation_is_applied():
 UNDECODABLE = {
     "text": (b"no picture", "UnidentifiedImageError"),
     "nothing": (b"", "UnidentifiedImageError"),
+    "no pixels": (Image.new("RGB", (0, 0)), "no pixels"),
     "truncated": (file_of(Image.effect_noise((64, 64), 50), "JPEG")[:900], "truncated"),
     "32-bit integers": (file_of(grey(-1, 70000, dtype=np.int32), "TIFF"), r"must be in \[0, 65535\]"),
     "floating-point pixels": (file_of(grey(0, 1, dtype=np.float32), "TIFF"), "no known range"),

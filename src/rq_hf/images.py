@@ -44,6 +44,8 @@ def decode_picture(
             image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} are more than {max_pixels} pixels")
+        if 0 in image.size:
+            raise ValueError("it has no pixels")
         image.load()
         image = _to_8_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:
