@@ -213,7 +213,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monke
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
-        monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", blocks_of * SIZE)
+        monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", blocks_of * DEPTH * SIZE)
         model.zero_grad()
         output = model(input_ids, codes, **targets)
         output.loss.backward()
@@ -230,7 +230,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monke
                     by_default = targets is not from_residuals
                     assert (logits is not None) is (by_default if output_logits is None else output_logits)
             if blocks_of == 5:
-                assert len(row_blocks(2 * HEIGHT * WIDTH, SIZE, blocks_of * SIZE)) == 3
+                assert len(row_blocks(2 * HEIGHT * WIDTH, DEPTH * SIZE, blocks_of * DEPTH * SIZE)) == 3
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from .transformer_blocks import TransformerStack
 
 # Label of a code that has no loss, as in `F.cross_entropy`.
 IGNORED = -100
-# The code loss is computed in blocks of at most this many logits (64 MiB in fp32).
+# The code loss of a larger batch is computed in blocks of at most this many logits (64 MiB in fp32).
 LOSS_BLOCK_ELEMENTS = 2**24
 
 
@@ -80,7 +80,7 @@ class PredictionHead(nn.Module):
 
 
 class CodeHead(PredictionHead):
-    """The head that all depths share. With targets it returns losses and never holds all logits at once."""
+    """The head that all depths share. With targets it returns losses, and holds no more than a block of logits."""
 
     def forward(
         self,
@@ -100,29 +100,35 @@ class CodeHead(PredictionHead):
         """
         if labels is None and residuals is None:
             return super().forward(x)
-        losses = []
-        for depth in range(x.shape[-2]):
-            states = x[..., depth, :].flatten(0, -2)  # (N, n_e)
-            soft = None
-            if residuals is None:
-                targets = labels.select(x.ndim - 2, depth).flatten(0, x.ndim - 3)  # (N,) or (N, K)
-            else:
-                targets = residuals[..., depth, :].flatten(0, -2)  # (N, n_z)
-                soft = codebook[depth % len(codebook)], temperatures[depth]
-            blocks = row_blocks(len(states), self.linear.out_features, LOSS_BLOCK_ELEMENTS)
+        states = x.flatten(0, -3)  # (N, D, n_e)
+        targets = (labels if residuals is None else residuals).flatten(0, x.ndim - 3)  # (N, D), (N, D, K or n_z)
+        soft = None if residuals is None else (codebook, temperatures)
+        blocks = row_blocks(len(states), states.shape[1] * self.linear.out_features, LOSS_BLOCK_ELEMENTS)
+        if len(blocks) == 1:
+            losses = self._losses(states, targets, soft)
+        else:  # each block is computed again for its gradient
             of_blocks = [
                 checkpoint(self._losses, states[block], targets[block], soft, use_reentrant=False) for block in blocks
             ]
-            losses.append(torch.cat(of_blocks))  # (N,)
-        return torch.stack(losses, dim=-1).view(x.shape[:-1])
+            losses = torch.cat(of_blocks)  # (N, D)
+        return losses.view(x.shape[:-1])
 
     def _losses(
-        self, states: torch.Tensor, targets: torch.Tensor, soft: tuple[torch.Tensor, float] | None
+        self, states: torch.Tensor, targets: torch.Tensor, soft: tuple[torch.Tensor, Sequence[float]] | None
     ) -> torch.Tensor:
-        """Cross-entropy `(N,)`; with `soft` = (codebook, tau) the targets are residuals."""
+        """Cross-entropy `(N, D)`; with `soft` = (codebook, tau of each depth) the targets are residuals."""
         if soft is not None:
-            targets = soft_code_probabilities(targets, *soft)  # (N, K)
-        return F.cross_entropy(super().forward(states).float(), targets, reduction="none", ignore_index=IGNORED)
+            codebook, temperatures = soft
+            of_depths = [
+                soft_code_probabilities(targets[:, depth], codebook[depth % len(codebook)], temperature)
+                for depth, temperature in enumerate(temperatures)
+            ]
+            targets = torch.stack(of_depths, dim=1)  # (N, D, K)
+        logits = super().forward(states).float()  # (N, D, K)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(0, 1), reduction="none", ignore_index=IGNORED
+        )  # (N * D,)
+        return losses.view(states.shape[:2])
 
 
 class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrainedModel):
