@@ -103,12 +103,12 @@ class RQPreTrainedModel(PreTrainedModel):
         name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on
             kwargs["use_safetensors"] = True
-        options = {"ignore_mismatched_sizes": True, **kwargs}  # the base class only logs which do not fit
+        options = {**kwargs, "ignore_mismatched_sizes": True}  # the base class only logs which do not fit
         with named_errors(name):
             if name is not None:
                 _check_files(name, kwargs)
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **options)
-        if info["mismatched_keys"] and "ignore_mismatched_sizes" not in kwargs:
+        if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
             key, found, expected = min(info["mismatched_keys"])
             raise ValueError(f"`{key}` in {name} must have shape {tuple(expected)}, got {tuple(found)}.")
         if name is not None and not tells:
