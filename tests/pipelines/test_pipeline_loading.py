@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -35,7 +35,9 @@ def lose_weight(path, name: str) -> None:
     save_file(weights, path, {"format": "pt"})
 
 
-@pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
+@pytest.mark.parametrize(
+    "load", [RQImageGenerationPipeline, DiffusionPipeline, AutoPipelineForText2Image], ids=["own", "base", "auto"]
+)
 @pytest.mark.parametrize("kind", CALLS)
 def test_a_saved_pipeline_comes_back_and_draws_the_same(make_pipeline, kind, tmp_path, load):
     pipe = make_pipeline(kind)
