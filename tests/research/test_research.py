@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The files of research/ compile, and its benchmarks run on tiny models."""
 
+import copy
 import importlib
 import json
 import re
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 RESEARCH = Path(__file__).parents[2] / "research"
 COMMON = {"device": "cpu", "official": None}
@@ -55,6 +57,23 @@ def test_curves_of_continued_trainings_count_on(tmp_path, monkeypatch):
     lines = (tmp_path / "curves.csv").read_text().splitlines()
     assert lines == ["step,epoch,loss", "10,0.5,2", "20,1,1.5", "30,1.5,1"]
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_a_warm_start_keeps_words_that_both_tokenizers_know(tiny_pipeline, make_rqvae, monkeypatch):
+    monkeypatch.syspath_prepend(RESEARCH / "emoji")
+    warm_start = importlib.import_module("warm_start").warm_start
+    tokenizer = copy.deepcopy(tiny_pipeline.tokenizer)
+    tokenizer.add_tokens(["novelty"])
+    tokenizer.model_max_length += 2
+    rqvae = make_rqvae()
+    new = warm_start(tiny_pipeline, rqvae, tokenizer)
+    old_weights = tiny_pipeline.transformer.state_dict()
+    for name, weight in new.transformer.state_dict().items():
+        if name != "codebook.weight":
+            assert torch.equal(weight[: len(old_weights[name])], old_weights[name])
+    assert torch.equal(new.transformer.codebook.weight[0], rqvae.codebook[0])
+    assert new.transformer.condition_embedding.weight.shape[0] == len(tokenizer) == len(tiny_pipeline.tokenizer) + 1
+    assert new.transformer.config.condition_length == tokenizer.model_max_length
 
 
 @pytest.mark.slow
