@@ -73,7 +73,7 @@ def test_stage_2_leaves_a_pipeline_that_draws_with_the_settings_of_the_recipe(mo
     assert pipeline("a red heart", generator=torch.Generator().manual_seed(0)).images[0].size == (16, 16)
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert "| temperature | 0.5 |" in card.text and "image loss" in card.text
-    assert f'pipe("{trainer.eval_dataset.rows[0]["text"]}"' in card.text  # a prompt of the data
+    assert f'pipe("{trainer.train_dataset.rows[0]["text"]}"' in card.text  # a prompt of the data
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
 
 

@@ -64,8 +64,8 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
 
 
 def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
-    """The first caption of the data."""
-    rows = getattr(trainer.eval_dataset or trainer.train_dataset, "rows", None)
+    """The first caption of the training data, which the model should know best."""
+    rows = getattr(trainer.train_dataset, "rows", None)
     if data.caption_column is None or rows is None:
         return None
     captions = next(iter(rows))[data.caption_column]
