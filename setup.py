@@ -35,7 +35,7 @@ install_requires = [
     "accelerate>=1.6",  # the first with FSDP2
     "safetensors>=0.8",
     "jinja2>=3.1",  # templates of huggingface_hub's ModelCard
-    "numpy>=1.26",
+    "numpy>=2.0",
     "pillow>=10.1",
     "pyyaml>=6.0.1",
 ]

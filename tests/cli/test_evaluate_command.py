@@ -70,6 +70,11 @@ def test_prompts_draws_a_sample_of_rows_into_a_folder_and_goes_on_where_it_was(p
     next(iter(pictures)).unlink()
     assert evaluate("prompts", tmp_path / "model", *flags, "--output", output)["metrics"] == first["metrics"]
     assert pictures == {path: path.read_bytes() for path in (tmp_path / "prompts").glob("*.png")}
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "a heart", "concept": "red-heart"}\n')
+    of_a_file = ["--dataset_name", data, "--feature_extractor", "pixels", "--prompts", asked]
+    results = evaluate("prompts", tmp_path / "model", *of_a_file, "--output", tmp_path / "asked.json")
+    assert results["num_pictures"] == 1 and "style" not in results["metrics"]
 
 
 def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, data, tmp_path):
@@ -102,6 +107,7 @@ def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pi
 def test_what_is_missing_is_named(pipeline, data, tmp_path):
     for arguments, expected in (
         (["samples", tmp_path / "model", "--num_pictures", 4, "--output", tmp_path / "a.json"], "`--caption_column`"),
+        (["prompts", tmp_path / "model", "--dataset_name", data, "--output", tmp_path / "a.json"], "`--split`"),
         (["rqvae", tmp_path / "model", "--dataset_name", data, "--split", "nothing"], "split` must be one of"),
         (
             ["likelihood", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "x"],
@@ -120,6 +126,7 @@ def test_what_is_missing_is_named(pipeline, data, tmp_path):
             ],
             "`--split` must be given",
         ),
+        (["prompts", tmp_path / "model", "--dataset_name", data, "--output", tmp_path / "a.json"], "`--split`"),
         (["rqvae", tmp_path / "model", "--dataset_name", data, *FLAGS, "--filter", "nothing"], "`filter` must be"),
     ):
         with pytest.raises(SystemExit) as ended:

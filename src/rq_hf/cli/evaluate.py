@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.add_model_arguments(what)
         what.set_defaults(run=run, device=str(PartialState().device))
         what.add_argument("--dataset_name", required=run is not samples, help="Hub id or folder")
-        what.add_argument("--split", required=run is not samples)
+        what.add_argument("--split", required=run in (rqvae, likelihood))
         what.add_argument("--filter", help="keep the rows with COLUMN=VALUE, several separated by commas")
         what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
@@ -126,8 +126,10 @@ def samples(arguments: Namespace) -> dict[str, Any]:
 
 def prompts(arguments: Namespace) -> dict[str, Any]:
     """Draw prompts and judge the pictures by the nearest real ones, those of all splits."""
-    pipe, numbers = options.load_pipeline(arguments), None
     asked = arguments.prompts
+    if asked is None and arguments.split is None:
+        raise ValueError("`--split` must be given without `--prompts`, got None.")
+    pipe, numbers = options.load_pipeline(arguments), None
     real, pictures = real_pictures(arguments, pipe.rqvae.config, read_dataset(arguments.dataset_name))
     if not {"concept", "style"} <= set(real.column_names):
         raise ValueError(f"`--dataset_name` must have columns `concept` and `style`, got {real.column_names}.")
