@@ -236,5 +236,5 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     )
     trainer.train(checkpoint)
     publish_pipeline(trainer, recipe, trainer.evaluate_and_save())
-    trainer.end()
+    trainer.accelerator.end_training()
     return trainer

@@ -217,5 +217,5 @@ def train_rqvae(recipe: Recipe) -> RQVAETrainer:
     trainer = RQVAETrainer(model, training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation"))
     trainer.train(checkpoint)
     publish_rqvae(trainer, recipe, trainer.evaluate_and_save())
-    trainer.end()
+    trainer.accelerator.end_training()
     return trainer
