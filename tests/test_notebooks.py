@@ -2,12 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The notebooks run from top to bottom."""
 
+import base64
+import io
 import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,5 +31,8 @@ def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 6
+    sheet = np.array(Image.open(io.BytesIO(base64.b64decode(pictures[-1]["data"]["image/png"]))).convert("RGB"))
+    colorful = sheet[sheet.max(-1) - sheet.min(-1) > 100]
+    assert set(colorful.argmax(-1)) == {0, 1, 2}  # the fine-tuned model draws red, green and blue shapes
     (repo_id,) = hub.repositories
     assert "pipeline.py" in hub.files(repo_id)
