@@ -101,7 +101,7 @@ HUES = {"red": (0, 1.0), "orange": (28, 1.0), "yellow": (48, 1.0), "green": (135
 HUES |= {"purple": (272, 0.85), "pink": (332, 0.55)}  # degrees and the largest saturation
 PLACES = {"left": (0, 0.5), "right": (1, 0.5), "": (0.5, 0.5), "top": (0.5, 0), "bottom": (0.5, 1)}
 SMALL_PLACES = tuple(PLACES)
-NUM_COLOURS, NUM_CAPTIONS = 4, 48  # of a one-colour drawing; of a training picture, beside the main caption
+NUM_COLOURS, NUM_CAPTIONS = 2, 48  # of a one-colour drawing; of a training picture, beside the main caption
 FEATURES = datasets.Features(
     {"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))}
     | dict.fromkeys(
@@ -123,7 +123,7 @@ configs:
 
 {table}
 
-- `train`: all that the other splits leave, and an altered copy of each picture in the default skin tone.
+- `train`: all that the other splits leave, and altered copies of a third of what has the default skin tone.
 - `validation`: 5 % of the pairs of concept and style, by a hash of their names, with all their skin tones.
 - `test_combos`: what `train` has in other styles (`held_out` = "style"), colours ("colour") or skin tones ("tone").
 - `test_concepts`: concepts that no other split has.
@@ -512,9 +512,9 @@ def alter(picture: Picture) -> Picture:
 
 
 def altered_pictures(pictures: Sequence[Picture]) -> list[Picture]:
-    """An altered copy of each training picture in the default tone, of one in four of the one-colour styles."""
+    """Altered copies of a third of the training pictures in the default tone, a quarter in the one-colour styles."""
     chosen = [picture for picture in pictures if picture.split == "train" and not picture.tone]
-    return [alter(p) for p in chosen if not p.colour or hash_fraction("altered", *p.pair, p.colour) < 0.25]
+    return [alter(p) for p in chosen if hash_fraction("altered", *p.pair, p.colour) < (0.25 if p.colour else 0.35)]
 
 
 def make_rows(pictures: list[Picture], npm_dir: Path) -> dict[str, list[dict[str, Any]]]:
