@@ -4,23 +4,31 @@
 
     python research/emoji/warm_start.py PIPELINE RQVAE TOKENIZER OUTPUT
 
-Words that both tokenizers know and the positions that both captions have keep their vectors; others start at random
-and at 0. The RQ-VAE should be trained on from that of the pipeline, so that its codes mean the same.
+A word of the new vocabulary starts as the mean of its parts in the old one. Further positions start as the last but
+one of the old captions, where there was padding. The RQ-VAE must have the codes of the pipeline's.
 """
 
 import argparse
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration, RQVAEModel
 
 
+def word_parts(word: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of another tokenizer for an entry of a vocabulary, whose words end with `</w>`."""
+    known = tokenizer.get_vocab()
+    if word in known:
+        return [known[word]]
+    ids = tokenizer(word.removesuffix("</w>"), add_special_tokens=False).input_ids
+    return ids or [tokenizer.unk_token_id]
+
+
 def warm_start(
-    old: RQImageGenerationPipeline, rqvae: RQVAEModel, tokenizer: AutoTokenizer, seed: int = 0
+    old: RQImageGenerationPipeline, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase
 ) -> RQImageGenerationPipeline:
     """The new pipeline; `old` keeps its weights."""
-    torch.manual_seed(seed)
     fields = old.transformer.config.to_dict() | {
         "vocab_size": len(tokenizer),
         "condition_length": tokenizer.model_max_length,
@@ -28,21 +36,20 @@ def warm_start(
         "null_condition_ids": tokenizer("", padding="max_length").input_ids,
     }
     transformer = RQTransformerForImageGeneration(RQTransformerConfig.from_dict(fields))
-    new_ids, old_ids = tokenizer.get_vocab(), old.tokenizer.get_vocab()
-    shared = sorted(new_ids.keys() & old_ids.keys())
-    rows = {name: [ids[word] for word in shared] for name, ids in (("new", new_ids), ("old", old_ids))}
+    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    parts = [word_parts(word, old.tokenizer) for word, _ in words]
     weights, old_weights = transformer.state_dict(), old.transformer.state_dict()
     for name, weight in weights.items():
-        if weight.shape == old_weights[name].shape:
-            weight.copy_(old_weights[name])
+        before = old_weights[name]
+        if weight.shape == before.shape:
+            weight.copy_(before)
         elif "positions" in name:
-            count = min(len(weight), len(old_weights[name]))
-            weight[:count] = old_weights[name][:count]
-        else:
-            weight[rows["new"]] = old_weights[name][rows["old"]]
+            weight.copy_(before[torch.arange(len(weight)).clamp(max=len(before) - 2)])
+            weight[-1] = before[-1]  # from it the first code is predicted
+        else:  # vectors of words
+            weight.copy_(torch.stack([before[each].mean(0) for each in parts]))
     transformer.set_codebook(rqvae.codebook)
     transformer.generation_config = old.transformer.generation_config
-    print(f"{len(shared)} of {len(tokenizer)} words keep their vectors.")
     return RQImageGenerationPipeline(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
 
 

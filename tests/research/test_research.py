@@ -59,21 +59,24 @@ def test_curves_of_continued_trainings_count_on(tmp_path, monkeypatch):
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
-def test_a_warm_start_keeps_words_that_both_tokenizers_know(tiny_pipeline, make_rqvae, monkeypatch):
+def test_a_warm_start_keeps_what_both_tokenizers_know(tiny_pipeline, make_rqvae, monkeypatch):
     monkeypatch.syspath_prepend(RESEARCH / "emoji")
     warm_start = importlib.import_module("warm_start").warm_start
-    tokenizer = copy.deepcopy(tiny_pipeline.tokenizer)
-    tokenizer.add_tokens(["novelty"])
+    old, tokenizer = tiny_pipeline.transformer.state_dict(), copy.deepcopy(tiny_pipeline.tokenizer)
+    tokenizer.add_tokens(["red heart</w>"])
     tokenizer.model_max_length += 2
     rqvae = make_rqvae()
-    new = warm_start(tiny_pipeline, rqvae, tokenizer)
-    old_weights = tiny_pipeline.transformer.state_dict()
-    for name, weight in new.transformer.state_dict().items():
-        if name != "codebook.weight":
-            assert torch.equal(weight[: len(old_weights[name])], old_weights[name])
-    assert torch.equal(new.transformer.codebook.weight[0], rqvae.codebook[0])
-    assert new.transformer.condition_embedding.weight.shape[0] == len(tokenizer) == len(tiny_pipeline.tokenizer) + 1
-    assert new.transformer.config.condition_length == tokenizer.model_max_length
+    pipe = warm_start(tiny_pipeline, rqvae, tokenizer)
+    new = pipe.transformer.state_dict()
+    for name in new.keys() - {"codebook.weight", "condition_positions.weight"}:
+        assert torch.equal(new[name][: len(old[name])], old[name])
+    parts = tiny_pipeline.tokenizer("red heart", add_special_tokens=False).input_ids
+    words, positions = old["condition_embedding.weight"], old["condition_positions.weight"]
+    torch.testing.assert_close(new["condition_embedding.weight"][-1], words[parts].mean(0))
+    expected = torch.cat([positions[:-1], positions[-2:-1], positions[-2:-1], positions[-1:]])
+    assert torch.equal(new["condition_positions.weight"], expected)
+    assert torch.equal(new["codebook.weight"][0], rqvae.codebook[0])
+    assert pipe.transformer.config.condition_length == tokenizer.model_max_length
 
 
 @pytest.mark.slow
