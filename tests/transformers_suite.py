@@ -6,15 +6,13 @@ Their test classes are not in the wheel of transformers but in its source distri
 the installed version. The two files used are kept under `~/.cache/rq_hf` (or `$XDG_CACHE_HOME/rq_hf`), so only the
 first run needs the package registry.
 
-    python tests/transformers_suite.py [--report report.json] [name of a test ...]
+    python tests/transformers_suite.py report.json
 
-It prints the failures and each reason to skip. The exit code is 1 if a test failed, 2 if the tests could not be had.
+It prints the failures and each reason to skip, and writes the outcome of each test as JSON.
 """
 
-import argparse
 import fnmatch
 import importlib
-import io
 import json
 import os
 import subprocess
@@ -23,6 +21,7 @@ import tarfile
 import tempfile
 import types
 import unittest
+import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -39,7 +38,7 @@ PACKAGE = "transformers_tests"
 FILES = ("test_modeling_common.py", "test_configuration_common.py")
 
 # Tests that assume what is not so for our models, by name or pattern. What they would show all the same is tested in
-# test_transformers_suite.py and test_modeling_*.py.
+# test_modeling_*.py.
 NO_HIDDEN_STATES = "forward has no `output_hidden_states` or `output_attentions`: there is no single stack of states"
 RANDOM_CODEBOOK = "wants equal buffers from two seeds, but code vectors are random at first"
 OWN_CHECKPOINTING = "looks for transformers' checkpointing layer, but the towers are diffusers', which has its own"
@@ -78,35 +77,23 @@ COMMON_CONFIG_VALUES = {
 }
 
 
-class TestsNotFoundError(RuntimeError):
-    """The source distribution of transformers, or a test file in it, could not be had."""
-
-
-def cache_folder() -> Path:
-    """Folder of the test files of the installed version."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "rq_hf" / f"transformers-{transformers.__version__}"
-
-
 def fetch_tests() -> Path:
-    """Folder that holds transformers' test files as the package `transformers_tests`, fetched if it is not there yet.
-
-    Raises:
-        `TestsNotFoundError`: pip could not fetch them, or this version does not ship them.
-    """
-    folder = cache_folder()
+    """Folder that holds transformers' test files as the package `transformers_tests`, fetched if it is not there yet;
+    leaves the process where pip cannot fetch them."""
+    version = transformers.__version__
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rq_hf"
+    folder = root / f"transformers-{version}"
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    version = transformers.__version__
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as temporary:
         command = [sys.executable, "-m", "pip", "download", f"transformers=={version}", "--dest", temporary]
         source_only = ["--no-deps", "--no-binary", "transformers"]
         quickly = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]
         done = subprocess.run([*command, *source_only, *quickly], capture_output=True, text=True)
         archives = list(Path(temporary).glob("*.tar.gz"))
         if done.returncode or not archives:
-            raise TestsNotFoundError(
+            sys.exit(
                 f"transformers' model tests need the source distribution of transformers {version} from the package "
                 f"registry (only once: it is then kept in {folder}), and pip could not fetch it:\n"
                 f"{(done.stderr or done.stdout).strip()}"
@@ -116,13 +103,7 @@ def fetch_tests() -> Path:
         (package / "__init__.py").touch()
         with tarfile.open(archives[0]) as archive:
             for name in FILES:
-                try:
-                    content = archive.extractfile(f"transformers-{version}/tests/{name}").read()
-                except KeyError:
-                    raise TestsNotFoundError(
-                        f"The source distribution of transformers {version} has no tests/{name}."
-                    ) from None
-                (package / name).write_bytes(content)
+                (package / name).write_bytes(archive.extractfile(f"transformers-{version}/tests/{name}").read())
         try:
             package.parent.rename(folder)
         except OSError:  # another process was faster
@@ -202,9 +183,8 @@ class RQTransformerTester:
 TESTERS = {RQVAEModel: RQVAETester(), RQTransformerForImageGeneration: RQTransformerTester()}
 
 
-def build_test_case(model_class: type, modeling_tests, configuration_tests) -> type[unittest.TestCase]:
+def build_test_case(model_class: type, tester, modeling_tests, configuration_tests) -> type[unittest.TestCase]:
     """All tests of `ModelTesterMixin` and `ConfigTester` for one of our models."""
-    tester = TESTERS[model_class]
 
     class ModelTest(modeling_tests.ModelTesterMixin, unittest.TestCase):
         all_model_classes = (model_class,)
@@ -238,50 +218,20 @@ def build_test_case(model_class: type, modeling_tests, configuration_tests) -> t
     return ModelTest
 
 
-class Outcomes(unittest.TextTestResult):
-    """Keeps the outcome of each test: "passed", "failed: <traceback>" or "skipped: <reason>"."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.outcomes = {}
-
-    def record(self, test, outcome: str) -> None:
-        name = getattr(test, "test_case", test).id().rsplit(".", 1)[-1]  # a subtest counts for its test
-        if not self.outcomes.get(name, "").startswith("failed"):
-            self.outcomes[name] = outcome
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self.record(test, "passed")
-
-    def addSkip(self, test, reason):
-        super().addSkip(test, reason)
-        self.record(test, f"skipped: {reason}")
-
-    def addFailure(self, test, error):
-        super().addFailure(test, error)
-        self.record(test, f"failed: {self.failures[-1][1]}")
-
-    def addError(self, test, error):
-        super().addError(test, error)
-        self.record(test, f"failed: {self.errors[-1][1]}")
-
-    def addSubTest(self, test, subtest, error):
-        super().addSubTest(test, subtest, error)
-        if error is not None:
-            self.record(subtest, f"failed: {self._exc_info_to_string(error, test)}")
+def run_tests(test_case: type[unittest.TestCase]) -> dict[str, str]:
+    """Outcome of each test: "passed", "failed: <traceback>" or "skipped: <reason>"."""
+    suite, result = unittest.defaultTestLoader.loadTestsFromTestCase(test_case), unittest.TestResult()
+    names = [name_of(test) for test in suite]
+    result.buffer = True
+    with warnings.catch_warnings(action="ignore"):
+        suite.run(result)
+    skipped = {name_of(test): f"skipped: {reason}" for test, reason in result.skipped}
+    failed = {name_of(test): f"failed: {text}" for test, text in result.errors + result.failures}
+    return dict.fromkeys(names, "passed") | skipped | failed
 
 
-def run_model_tests(names: list[str]) -> dict[str, dict[str, str]]:
-    """Outcome of each test of each model, or only of the tests in `names`."""
-    modules = import_tests(fetch_tests())
-    outcomes = {}
-    for model_class in TESTERS:
-        test_case = build_test_case(model_class, *modules)
-        names_here = names or unittest.defaultTestLoader.getTestCaseNames(test_case)
-        runner = unittest.TextTestRunner(io.StringIO(), resultclass=Outcomes, buffer=True, warnings="ignore")
-        outcomes[model_class.__name__] = runner.run(unittest.TestSuite(map(test_case, names_here))).outcomes
-    return outcomes
+def name_of(test: unittest.TestCase) -> str:
+    return getattr(test, "test_case", test).id().rsplit(".", 1)[-1]  # a subtest counts for its test
 
 
 def summary(outcomes: dict[str, dict[str, str]]) -> str:
@@ -301,23 +251,17 @@ def summary(outcomes: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Runs transformers' own model tests on the models of rq_hf.")
-    parser.add_argument("--report", type=Path, help="where to write the outcomes as JSON")
-    parser.add_argument("names", nargs="*", help="names of tests to run, all by default")
-    arguments = parser.parse_args()
+def main(report: str) -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.disable_default_handler()  # the tests that read warnings bring their own handler
-    try:
-        outcomes = run_model_tests(arguments.names)
-    except TestsNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if arguments.report is not None:
-        arguments.report.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+    modules = import_tests(fetch_tests())
+    outcomes = {
+        model_class.__name__: run_tests(build_test_case(model_class, tester, *modules))
+        for model_class, tester in TESTERS.items()
+    }
+    Path(report).write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
     print(summary(outcomes))
-    return int(any(outcome.startswith("failed") for tests in outcomes.values() for outcome in tests.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*sys.argv[1:])
