@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Compiled sampling is the same step: equal codes, one program for all positions, reuse between calls."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import CompileConfig
@@ -24,13 +26,18 @@ def conditions(model, batch_size: int = 2) -> torch.Tensor:
     return torch.randint(config.vocab_size, (batch_size, config.condition_length), generator=seeded(9))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", ["text", "class", "none"])
-def test_compiled_codes_equal_those_of_the_loop(make_transformer, kind, attention):
+@pytest.mark.parametrize(
+    "kind, attention, config",
+    [
+        *itertools.product(["text", "class", "none"], ["sdpa", "eager"], [CAPTURED]),
+        pytest.param("text", "sdpa", CompileConfig(fullgraph=True, dynamic=False), marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_codes_equal_those_of_the_loop(make_transformer, kind, attention, config):
     model = make_transformer(kind, attn_implementation=attention)
     settings = dict(top_k=[20, 10, 5], top_p=0.9, temperature=0.8)
     plain = model.generate(conditions(model), generator=seeded(1), **settings)
-    compiled = model.generate(conditions(model), generator=seeded(1), compile_config=CAPTURED, **settings)
+    compiled = model.generate(conditions(model), generator=seeded(1), compile_config=config, **settings)
     assert torch.equal(plain, compiled)
 
 
@@ -81,14 +88,3 @@ def test_autocast_and_inference_mode_work_compiled(make_transformer, inference):
         model = make_transformer("text")
         plain = model.generate(conditions(model), do_sample=False)
         assert torch.equal(model.generate(conditions(model), do_sample=False, compile_config=CAPTURED), plain)
-
-
-@pytest.mark.slow
-def test_codes_of_the_compiler_equal_those_of_the_loop(make_transformer):
-    model = make_transformer("text")
-    settings = dict(top_k=[20, 10, 5], top_p=0.9, temperature=0.8)
-    plain = model.generate(conditions(model), generator=seeded(1), **settings)
-    config = CompileConfig(fullgraph=True, dynamic=False)
-    assert torch.equal(
-        model.generate(conditions(model), generator=seeded(1), compile_config=config, **settings), plain
-    )

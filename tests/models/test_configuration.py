@@ -19,11 +19,13 @@ def edit_json(path, **changes):
 
 
 def test_defaults_are_the_imagenet_rqvae_and_a_transformer_that_fits_it():
-    config = RQVAEConfig()
-    assert config.downsample_factor == 32
-    assert config.code_shape == RQTransformerConfig().code_shape == (8, 8, 4)
-    assert RQTransformerConfig().num_positions == 64
-    assert RQTransformerConfig.from_rqvae_config(config).to_dict() == RQTransformerConfig().to_dict()
+    rqvae, transformer = RQVAEConfig(), RQTransformerConfig()
+    assert rqvae.downsample_factor == 32
+    assert rqvae.code_shape == transformer.code_shape == (8, 8, 4)
+    assert transformer.num_positions == 64
+    assert RQTransformerConfig.from_rqvae_config(rqvae).to_dict() == transformer.to_dict()
+    for config in (rqvae, transformer):  # there are no invented labels
+        assert config.id2label is None and config.label2id is None and config.num_labels is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,6 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
     "config_class, fields, message",
     [
         (RQVAEConfig, {"code_depth": 0}, "`code_depth` must be at least 1, got 0"),
-        (RQVAEConfig, {"codebook_size": -1}, "`codebook_size` must be at least 1, got -1"),
         (RQVAEConfig, {"num_res_blocks": 0}, "`num_res_blocks` must be at least 1"),
         (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a non-empty list"),
         (RQVAEConfig, {"channel_multiplier": [1, 0]}, "`channel_multiplier` must be a non-empty list of positive"),
@@ -91,11 +92,7 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
         (RQTransformerConfig, {"pad_token_id": 16384}, r"`pad_token_id` must be in \[0, 16384\)"),
         (RQTransformerConfig, {"null_condition_ids": [0, 0]}, "`null_condition_ids` must be 32 ids"),
         (RQTransformerConfig, {"null_condition_ids": [-1] * 32}, "`null_condition_ids` must be 32 ids"),
-        (
-            RQTransformerConfig,
-            {"vocab_size": 1, "id2label": {0: "a", 1: "b"}},
-            r"`id2label` must be names of condition ids in \[0, 1\)",
-        ),
+        (RQTransformerConfig, {"vocab_size": 1, "id2label": {1: "b"}}, r"`id2label` must be names of .* in \[0, 1\)"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(config_class, fields, message):
@@ -128,12 +125,6 @@ def test_a_saved_configuration_comes_back_equal_and_without_warnings(config_clas
             assert loaded.code_shape == config.code_shape and isinstance(loaded.code_shape, tuple)
             assert loaded.id2label == config.id2label and loaded.label2id == config.label2id
     assert "no field" not in caplog.text
-
-
-@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
-def test_there_are_no_invented_labels(config_class):
-    config = config_class()
-    assert config.id2label is None and config.label2id is None and config.num_labels is None
 
 
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)

@@ -18,11 +18,11 @@ SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["sha
 BOTH_RULES = pytest.mark.parametrize("rule", ["per_depth", "per_step"])
 
 
-def make_latents(*shape: int, seed: int = 1, clusters: int = 12) -> torch.Tensor:
+def make_latents(*shape: int, seed: int = 1) -> torch.Tensor:
     """Clustered vectors, so that codebooks have something to find: `(*shape, 6)`."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(clusters, 6, generator=torch.Generator().manual_seed(99)) * 2
-    chosen = centres[torch.randint(clusters, shape, generator=generator)]
+    centres = torch.randn(12, 6, generator=torch.Generator().manual_seed(99)) * 2
+    chosen = centres[torch.randint(12, shape, generator=generator)]
     return chosen + 0.4 * torch.randn(*shape, 6, generator=generator)
 
 
@@ -44,44 +44,21 @@ def state(quantizer: ResidualQuantizer) -> dict[str, torch.Tensor]:
     return {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
 
 
-def assert_equal_states(first: dict, second: dict, exact: bool = True) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(
-            first[name], second[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
 @SHARED_AND_SEPARATE
-def test_the_error_falls_with_depth(shared):
-    quantizer, latents = make_quantizer(shared), make_latents(16, 4, 4, seed=50)
-    codes, _ = quantizer.quantize(latents)
-    errors = [latents.square().mean()]
-    errors += [(latents - quantizer.embed(codes[..., :depth])).square().mean() for depth in (1, 2, 3)]
-    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.9 * errors[1] and errors[3] < 0.9 * errors[2]
-
-
-@SHARED_AND_SEPARATE
-def test_every_code_is_the_nearest_to_what_the_coarser_ones_left(shared):
-    quantizer, latents = make_quantizer(shared), make_latents(2, 4, 3)
+def test_every_code_is_the_nearest_to_what_the_coarser_ones_left_and_the_error_falls(shared):
+    quantizer, latents = make_quantizer(shared), make_latents(16, 4, 3, seed=50)
     codes, residuals = quantizer.quantize(latents)
-    assert codes.shape == (2, 4, 3, 3) and codes.dtype == torch.long and residuals.shape == (2, 4, 3, 3, 6)
+    assert codes.shape == (16, 4, 3, 3) and codes.dtype == torch.long and residuals.shape == (16, 4, 3, 3, 6)
     left = latents.double()
     for depth, book in enumerate(books(quantizer)):
         torch.testing.assert_close(residuals[..., depth, :].double(), left, rtol=0, atol=1e-5)
         distances = (left[..., None, :] - book.double()).square().sum(-1)
         assert torch.equal(codes[..., depth], distances.argmin(-1))
+        before = left.square().mean()
         left = left - book.double()[codes[..., depth]]
-
-
-@SHARED_AND_SEPARATE
-def test_embedding_gives_the_latents_less_the_residual(shared):
-    quantizer, latents = make_quantizer(shared), make_latents(2, 4, 3)
-    codes, residuals = quantizer.quantize(latents)
-    for depth in (1, 2):
-        partial_sum = quantizer.embed(codes[..., :depth])
-        torch.testing.assert_close(partial_sum, latents - residuals[..., depth, :], rtol=0, atol=1e-5)
+        assert left.square().mean() < (0.5 if depth == 0 else 0.9) * before
+        partial_sum = quantizer.embed(codes[..., : depth + 1])
+        torch.testing.assert_close(partial_sum.double(), latents - left, rtol=0, atol=1e-5)
 
 
 def test_of_equally_near_codes_the_first_is_taken():
@@ -101,7 +78,7 @@ def test_training_and_evaluation_give_equal_codes_and_pictures_of_codes(shared):
         assert torch.equal(training_codes, codes)
         torch.testing.assert_close(quantized, embedded, rtol=0, atol=1e-5)
         if rule is None:
-            assert_equal_states(state(quantizer), before)
+            torch.testing.assert_close(state(quantizer), before, rtol=0, atol=0)
 
 
 def test_the_gradient_of_the_quantized_latents_passes_straight_through():
@@ -210,24 +187,18 @@ def test_unused_codes_revive(rule, shared):
     assert all(each.unique().numel() >= 12 for each in used)
 
 
-def test_soft_probabilities_equal_the_formula_and_sum_to_one():
-    residuals, codebook = torch.randn(5, 3, 4), torch.randn(11, 4)
-    for temperature in (0.1, 0.5, 2.0):
+def test_soft_probabilities_equal_the_formula_from_hard_ones_to_uniform_ones():
+    residuals, codebook = torch.randn(50, 3, 4), torch.randn(11, 4)
+    distances = (residuals.double()[:, :, None] - codebook.double()).square().sum(-1)
+    for temperature in (0.1, 0.5, 2.0, 1e8):
         probabilities = soft_code_probabilities(residuals, codebook, temperature)
-        assert probabilities.shape == (5, 3, 11)
-        torch.testing.assert_close(probabilities.sum(-1), torch.ones(5, 3))
-        distances = (residuals.double()[:, :, None] - codebook.double()).square().sum(-1)
-        weights = (-distances / temperature).exp()
-        torch.testing.assert_close(probabilities.double(), weights / weights.sum(-1, keepdim=True), rtol=0, atol=1e-5)
-
-
-def test_soft_probabilities_become_hard_towards_temperature_0_and_uniform_towards_infinity():
-    residuals, codebook = torch.randn(50, 4), torch.randn(11, 4)
-    nearest = torch.cdist(residuals, codebook).argmin(-1)
+        assert probabilities.shape == (50, 3, 11)
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(50, 3))
+        expected = (-distances / temperature).softmax(-1)
+        torch.testing.assert_close(probabilities.double(), expected, rtol=0, atol=1e-5)
     hard = soft_code_probabilities(residuals, codebook, 1e-6)
-    torch.testing.assert_close(hard, one_hot(nearest, 11).float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(hard, one_hot(distances.argmin(-1), 11).float(), rtol=0, atol=1e-3)
     assert torch.equal(soft_code_probabilities(residuals, codebook, 1e-300), hard)
-    torch.testing.assert_close(soft_code_probabilities(residuals, codebook, 1e8), torch.full((50, 11), 1 / 11))
     for temperature in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="`temperature` must be greater than 0"):
             soft_code_probabilities(residuals, codebook, temperature)
@@ -266,25 +237,19 @@ def test_stochastic_codes_are_as_frequent_as_their_probabilities(shared):
 def test_each_depth_has_its_own_temperature_and_0_or_none_takes_the_nearest_code():
     quantizer, latents = make_quantizer(), make_latents(4, 8, 8)
     hard, _ = quantizer.quantize(latents)
+    assert torch.equal(quantizer.quantize(latents, 1e4)[0], hard)  # `stochastic` is False
     for cold in (0, None, 1e-9):
+        assert torch.equal(quantizer.quantize(latents, cold, stochastic=True)[0], hard)
         codes, _ = quantizer.quantize(latents, [cold, 1e4, cold], stochastic=True)
         assert torch.equal(codes[..., 0], hard[..., 0])
         assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
-    with pytest.raises(ValueError, match="`temperature` must be a number or a list of one per depth"):
-        quantizer.quantize(latents, [0.5], stochastic=True)
-    with pytest.raises(ValueError, match="`temperature` must be at least 0"):
-        quantizer.quantize(latents, [0.5, -1.0, 1.0], stochastic=True)
-
-
-def test_without_a_temperature_codes_are_hard_and_a_negative_one_is_refused():
-    quantizer, latents = make_quantizer(), make_latents(4, 4, 4)
-    hard, _ = quantizer.quantize(latents)
-    for temperature in (None, 0, 0.0):
-        assert torch.equal(quantizer.quantize(latents, temperature, stochastic=True)[0], hard)
-    assert torch.equal(quantizer.quantize(latents, 2.0)[0], hard)  # `stochastic` is False
-    assert not torch.equal(quantizer.quantize(latents, 2.0, stochastic=True)[0], hard)
-    with pytest.raises(ValueError, match="`temperature` must be at least 0, got -1"):
-        quantizer.quantize(latents, -1.0, stochastic=True)
+    for temperature, expected in (
+        ([0.5], "a number or a list of one per depth"),
+        ([0.5, -1.0, 1.0], "at least 0"),
+        (-1.0, "at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=f"`temperature` must be {expected}"):
+            quantizer.quantize(latents, temperature, stochastic=True)
 
 
 def test_inverse_cdf_sampling_never_takes_a_code_of_probability_0():
@@ -323,15 +288,11 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
     quantizer, latents = make_quantizer(), make_latents(8, 4, 4)
     quantizer.cluster_size.mul_(1e4)  # beyond the largest half
     before, codes = state(quantizer), quantizer.quantize(latents)[0]
-    assert_equal_states(state(torch.nn.Sequential(quantizer).to(dtype)[0]), before)
-    assert_equal_states(state(quantizer.half().bfloat16()), before)
+    torch.testing.assert_close(state(torch.nn.Sequential(quantizer).to(dtype)[0]), before, rtol=0, atol=0)
+    torch.testing.assert_close(state(quantizer.half().bfloat16()), before, rtol=0, atol=0)
     assert torch.equal(quantizer.quantize(latents)[0], codes)
     assert quantizer.quantize(latents.bfloat16())[1].dtype == torch.float32
     assert quantizer.to("meta").codebook.weight.is_meta
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # Both run without the package, which takes seconds to import.
@@ -405,9 +366,9 @@ def test_processes_sum_their_counts_and_share_one_codebook(tmp_path):
         assert process.wait(timeout=120) == 0, process.stderr.read()
     for path in tmp_path.glob("*-0"):
         first, second, alone = (torch.load(path.with_name(path.name[:-1] + rank)) for rank in "012")
-        assert_equal_states(first, second)
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
         if path.name.startswith("sums"):
-            assert_equal_states(first, alone, exact=False)
+            torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)
         else:  # restarted codes are vectors of the batch, no two the same
             assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, path.name
     assert len(list(tmp_path.glob("*-0"))) == 5
