@@ -24,7 +24,7 @@ from official_fixture import (
     write_stage,
 )
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, GenerationConfig
 
 from rq_hf import ResidualQuantizer, RQImageGenerationPipeline, RQTransformerConfig, RQVAEModel
 from rq_hf.conversion import convert_checkpoint
@@ -73,12 +73,6 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
-
-
 def assert_refused(checkpoint: Path, message: str, **arguments) -> Exception:
     """The conversion fails with this message and leaves nothing behind."""
     folder = checkpoint.parent / "results"
@@ -120,15 +114,15 @@ def test_per_depth_training_equals_the_official_code(shared, codebook_size):
     for latents in training_latents():
         quantizer(latents, "per_depth")
     name = f"training.{'shared' if shared else 'separate'}.{codebook_size}"
-    torch.testing.assert_close(quantizer.codebook.weight, OFFICIAL[f"{name}.weight"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(quantizer.cluster_size, OFFICIAL[f"{name}.cluster_size"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(quantizer.embedding_sum, OFFICIAL[f"{name}.embedding_sum"], rtol=1e-5, atol=1e-6)
+    trained = [quantizer.codebook.weight, quantizer.cluster_size, quantizer.embedding_sum]
+    expected = [OFFICIAL[f"{name}.{buffer}"] for buffer in ("weight", "cluster_size", "embedding_sum")]
+    torch.testing.assert_close(trained, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkpoint, converted, tmp_path):
     archive = archived(checkpoint("ffhq"), tmp_path / "ffhq.tar.gz")
     assert convert_checkpoint(archive, tmp_path / "ffhq") == "pipeline"
-    assert_equal_weights(weights_of(tmp_path / "ffhq"), weights_of(converted("ffhq")))
+    torch.testing.assert_close(weights_of(tmp_path / "ffhq"), weights_of(converted("ffhq")), rtol=0, atol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"ffhq.tar.gz", "ffhq"}
 
 
@@ -157,9 +151,12 @@ def test_stage_2_alone_draws_nothing_until_it_is_given_its_codebook(checkpoint, 
     assert torch.equal(transformer.generate(condition("ffhq"), do_sample=False), OFFICIAL["ffhq.greedy"])
 
 
-def test_configuration_is_translated(converted):
+def test_configuration_and_sampling_defaults_are_translated(converted):
     pipe = RQImageGenerationPipeline.from_pretrained(converted("cc3m"))
-    config = pipe.transformer.config
+    config, sampling = pipe.transformer.config, pipe.transformer.generation_config
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.9, 32, [0.7, 0.8, 0.9, 1.0])  # `sampling`
+    sampling = GenerationConfig.from_pretrained(converted("ffhq"), subfolder="transformer")
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (None, 250, 1.0)  # `experiment.sample`
     assert (config.vocab_size, config.condition_length, config.code_shape) == (40, 6, (4, 4, 4))
     assert config.text_loss_weight == pytest.approx(0.2) and config.pad_token_id is None
     assert config.null_condition_ids is None and config.id2label is None
@@ -171,24 +168,6 @@ def test_configuration_is_translated(converted):
     # The "per_step" rule goes on with averages as slow as the official ones.
     updates = pipe.rqvae.quantizer.num_updates
     assert ((1 + updates) / (10 + updates)).item() == pytest.approx(pipe.rqvae.config.codebook_decay, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("cc3m", {"temperature": 0.9, "top_k": 32, "top_p": [0.7, 0.8, 0.9, 1.0]}),  # `sampling`
-        ("ffhq", {"temperature": None, "top_k": 250, "top_p": 1.0}),  # `experiment.sample`
-    ],
-)
-def test_sampling_defaults_are_those_of_the_checkpoint(kind, expected, converted):
-    settings = RQImageGenerationPipeline.from_pretrained(converted(kind)).transformer.generation_config
-    assert {name: getattr(settings, name) for name in expected} == expected
-
-
-def test_imagenet_classes_have_their_names(converted):
-    pipe = RQImageGenerationPipeline.from_pretrained(converted("imagenet_480M"))
-    assert len(pipe.transformer.config.id2label) == 1000
-    assert pipe.get_label_ids(["goldfish", "toilet tissue"]) == [1, 999]
 
 
 def tokenizer_files(folder: Path, num_tokens: int) -> dict[str, Path]:
@@ -217,8 +196,11 @@ def test_ema_takes_the_averaged_weights_of_the_transformer(tmp_path):
     assert torch.equal(weights["rqvae:quant_conv.weight"], plain[0]["quant_conv.weight"])
 
 
-def test_the_card_has_the_facts_of_the_checkpoint(checkpoint, tmp_path):
+def test_imagenet_classes_have_their_names_and_the_card_the_facts(checkpoint, tmp_path):
     convert_checkpoint(checkpoint("imagenet_480M"), tmp_path / "out", repo_id="me/imagenet-480M")
+    pipe = RQImageGenerationPipeline.from_pretrained(tmp_path / "out")
+    assert len(pipe.transformer.config.id2label) == 1000
+    assert pipe.get_label_ids(["goldfish", "toilet tissue"]) == [1, 999]
     card = (tmp_path / "out" / "README.md").read_text()
     facts = ["license: cc-by-nc-sa-4.0", 'from_pretrained("me/imagenet-480M")', "one of 1,000 classes"]
     for text in (*facts, "`imagenet_480M`", "| top_k | 64 |"):
@@ -275,10 +257,6 @@ def test_no_message_prints_a_hostile_configuration(broken, stage):
         assert len(str(assert_refused(broken, "stage|config.yaml"))) < 500
 
 
-def test_a_folder_without_a_stage_is_refused(tmp_path):
-    assert_refused(tmp_path / "missing", "`checkpoint` must be a folder or a .tar.gz archive with one stage1/")
-
-
 class Opens:
     """Unpickled, it makes a file."""
 
@@ -298,16 +276,15 @@ def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_p
     assert marker.exists() and (tmp_path / "out" / "model_index.json").exists()
 
 
-def test_weights_that_the_configuration_does_not_describe_are_refused(broken):
-    weights = state_dicts("church")[1]
-    weights["more"] = weights.pop("input_mlp.bias")
-    write_stage(broken / "stage2", configs("church")[1], weights)
-    assert_refused(broken, r"RQTransformer.*missing: \['input_mlp.bias'\]; unknown: \['more'\]")
-
-
-def test_stages_that_do_not_belong_together_are_refused(broken):
-    write_stage(broken / "stage2", changed(configs("church")[1], {"dataset.vocab_size": 63}), state_dicts("church")[1])
+def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken):
+    assert_refused(broken / "missing", "`checkpoint` must be a folder or a .tar.gz archive with one stage1/")
+    assert_refused(broken, r"stage2/model.pt must hold `state_dict_ema`, got \['epoch', ", ema=True)
+    config, weights = configs("church")[1], state_dicts("church")[1]
+    write_stage(broken / "stage2", changed(config, {"dataset.vocab_size": 63}), weights)
     assert_refused(broken, "`codebook_size` must be the RQ-VAE's, 64, got 63")
+    weights["more"] = weights.pop("input_mlp.bias")
+    write_stage(broken / "stage2", config, weights)
+    assert_refused(broken, r"RQTransformer.*missing: \['input_mlp.bias'\]; unknown: \['more'\]")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(checkpoint, broken, tmp_path):
@@ -316,10 +293,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused(checkpoint, broken, tmp_path):
     assert_refused(checkpoint("cc3m"), "must be given together", vocab_file=files["vocab_file"])
     shutil.rmtree(broken / "stage2")
     assert_refused(broken, "`vocab_file` must be None for a checkpoint without stage1 or stage2", **files)
-
-
-def test_averaged_weights_that_are_not_there_are_refused(broken):
-    assert_refused(broken, r"stage2/model.pt must hold `state_dict_ema`, got \['epoch', ", ema=True)
 
 
 def test_an_output_that_exists_is_left_as_it_is(broken, tmp_path):
