@@ -24,14 +24,10 @@ def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
-    pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [data["image/png"] for data in outputs if "image/png" in data]
     assert len(pictures) == 6
-    sheet = np.array(Image.open(io.BytesIO(base64.b64decode(pictures[-1]["data"]["image/png"]))).convert("RGB"))
+    sheet = np.array(Image.open(io.BytesIO(base64.b64decode(pictures[-1]))).convert("RGB"))
     colorful = sheet[sheet.max(-1) - sheet.min(-1) > 100]
     assert set(colorful.argmax(-1)) == {0, 1, 2}  # the fine-tuned model draws red, green and blue shapes
     (repo_id,) = hub.repositories

@@ -5,7 +5,6 @@
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from training_runs import free_port
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.cli import app
@@ -39,12 +39,6 @@ def require_chromium() -> None:
         subprocess.run(INSTALL, shell=True, capture_output=True, timeout=900)
     if not (os.path.exists(CHROMIUM) and os.path.exists(DRIVER)):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{CHROMIUM} and {DRIVER} are missing: {INSTALL}")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def opened(url: str, process: subprocess.Popen) -> str | None:
@@ -81,24 +75,16 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def open_browser(address) -> Iterator[Callable[[], webdriver.Chrome]]:
-    """Opens browsers, each of another visitor."""
-    drivers = []
-
-    def open_one() -> webdriver.Chrome:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1240,900"):
-            options.add_argument(f"--{argument}")
-        driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-        drivers.append(driver)
+def driver(address) -> Iterator[webdriver.Chrome]:
+    """A browser that shows the page."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1240,900"):
+        options.add_argument(f"--{argument}")
+    with webdriver.Chrome(options=options, service=Service(DRIVER)) as driver:
         driver.get(address)
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#prompt textarea, #prompt input"))
-        return driver
-
-    yield open_one
-    for driver in drivers:
-        driver.quit()
+        yield driver
 
 
 def fill_in(driver: webdriver.Chrome, name: str, text: object) -> None:
@@ -148,8 +134,7 @@ def options(count: int, seed: int = 0) -> dict:
     return {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"} | selection
 
 
-def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, open_browser):
-    driver = open_browser()
+def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, driver):
     fill_in(driver, "prompt", "a castle, noto style")
     fill_in(driver, "count", 2)
     fill_in(driver, "seed", 7)
@@ -165,10 +150,9 @@ def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, o
     wait_for_pictures(driver, studio.decode(codes, 1))
 
 
-def test_an_uploaded_picture_is_reconstructed_and_completed(studio, open_browser, tmp_path):
+def test_an_uploaded_picture_is_reconstructed_and_completed(studio, driver, tmp_path):
     picture = studio.pipe("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
     picture.save(tmp_path / "picture.png")
-    driver = open_browser()
     fill_in(driver, "count", 2)
     open_tab(driver, "Reconstruct")
     upload(driver, "original", tmp_path / "picture.png")
@@ -182,8 +166,7 @@ def test_an_uploaded_picture_is_reconstructed_and_completed(studio, open_browser
     wait_for_pictures(driver, studio.decode(studio.pipe.complete(picture, "a pizza", mask, **options(2)).images, 3))
 
 
-def test_the_page_tells_the_visitor_what_is_wrong(open_browser):
-    driver = open_browser()
+def test_the_page_tells_the_visitor_what_is_wrong(driver):
     open_tab(driver, "Complete")
     click(driver, "complete")
     wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)

@@ -93,7 +93,7 @@ def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, d
     "wrong",
     [["--top_p", 2], ["--reference", "typo"], ["--split", "typo"], ["--batch_size", 0], ["--feature_extractor", "x"]],
 )
-def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, capsys, wrong):
+def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, wrong):
     (tmp_path / "results").mkdir()
     command = ["samples", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "captions"]
     command += ["--num_pictures", 2, "--feature_extractor", "pixels"]
@@ -104,31 +104,19 @@ def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pi
     assert evaluate(*command, *output)["num_pictures"] == 2
 
 
-def test_what_is_missing_is_named(pipeline, data, tmp_path):
-    for arguments, expected in (
-        (["samples", tmp_path / "model", "--num_pictures", 4, "--output", tmp_path / "a.json"], "`--caption_column`"),
-        (["prompts", tmp_path / "model", "--dataset_name", data, "--output", tmp_path / "a.json"], "`--split`"),
-        (["rqvae", tmp_path / "model", "--dataset_name", data, "--split", "nothing"], "split` must be one of"),
-        (
-            ["likelihood", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "x"],
-            "`caption_column`",
-        ),
-        (
-            [
-                "samples",
-                tmp_path / "model",
-                "--num_pictures",
-                4,
-                "--output",
-                tmp_path / "a.json",
-                "--dataset_name",
-                data,
-            ],
-            "`--split` must be given",
-        ),
-        (["prompts", tmp_path / "model", "--dataset_name", data, "--output", tmp_path / "a.json"], "`--split`"),
-        (["rqvae", tmp_path / "model", "--dataset_name", data, *FLAGS, "--filter", "nothing"], "`filter` must be"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main(["evaluate", *map(str, arguments)])
-        assert expected in ended.value.code
+@pytest.mark.parametrize(
+    "what, options, expected",
+    [
+        ("samples", ["--num_pictures", 4], "`--caption_column`"),
+        ("samples", ["--num_pictures", 4, "--dataset_name", "DATA"], "`--split` must be given"),
+        ("prompts", ["--dataset_name", "DATA"], "`--split`"),
+        ("rqvae", ["--dataset_name", "DATA", "--split", "nothing"], "split` must be one of"),
+        ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "nothing"], "`filter` must be"),
+        ("likelihood", ["--dataset_name", "DATA", *FLAGS, "--caption_column", "x"], "`caption_column`"),
+    ],
+)
+def test_what_is_missing_is_named(pipeline, data, tmp_path, what, options, expected):
+    options = [data if word == "DATA" else word for word in options]
+    with pytest.raises(SystemExit) as ended:
+        evaluate(what, tmp_path / "model", *options, "--output", tmp_path / "a.json")
+    assert expected in ended.value.code

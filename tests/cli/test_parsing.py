@@ -91,8 +91,6 @@ def test_without_a_recipe_the_recipes_of_the_stage_are_listed():
     with pytest.raises(ValueError, match="must be a JSON file or one of emoji-rqvae-8x8x3-4M, .*small-rqv") as error:
         parse_rqvae()
     assert "-rqt-" not in str(error.value)
-    with pytest.raises(ValueError, match="cc3m-rqt-8x8x4-654M.* got 'cc3m'"):
-        parse_rqt("cc3m")
 
 
 def test_an_unknown_name_is_an_error_with_the_closest_known_one(tmp_path, capsys):

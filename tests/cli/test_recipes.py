@@ -3,7 +3,6 @@
 """The recipes that come with the library: they build, they belong together, and they have the published sizes."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -93,10 +92,3 @@ def test_processes_batch_and_accumulation_give_the_published_batch(name):
 def test_the_guide_lists_all_recipes():
     table = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == set(recipe_names())
-
-
-def test_a_recipe_of_a_file_finds_the_paths_beside_it(tmp_path):
-    (tmp_path / "mine.json").write_text(json.dumps({"data": {"dataset_name": "./pictures"}}))
-    assert read_recipe(tmp_path / "mine.json")["data"] == {"dataset_name": str(tmp_path / "pictures")}
-    assert Path(ALL["emoji-rqt-fixture"]["data"]["dataset_name"], "train").is_dir()
-    assert Path(ALL["emoji-rqt-fixture"]["data"]["rqvae_name_or_path"], "model_index.json").is_file()

@@ -30,10 +30,7 @@ SMALL_TRANSFORMER = {"hidden_size": 32, "num_spatial_layers": 2, "num_depth_laye
 def run(command: str, *arguments: object, **flags: object) -> None:
     words = [str(argument) for argument in arguments]
     for name, value in flags.items():
-        words += [
-            f"--{name}",
-            value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value),
-        ]
+        words += [f"--{name}", str(value) if isinstance(value, str | Path) else json.dumps(value)]
     main([command, *words])
 
 
