@@ -7,13 +7,13 @@ and `kill_at`, a step with the seconds after the begin of its checkpoint. It for
 with a JSON list of their exit codes, negative for a signal.
 """
 
+import functools
 import json
+import multiprocessing
 import os
-import signal
 import socket
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ COMMON = dict(
 )  # fmt: skip
 
 
+assert_equal = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
+
+
 class Samples(Dataset):
     """Smooth pictures of 16x16 pixels with random conditions; 19 of them, which no batch size divides."""
 
@@ -62,8 +65,6 @@ class Samples(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index >= len(self):
-            raise IndexError(index)
         return {"pixel_values": self.pictures[index], "input_ids": self.input_ids[index]}
 
 
@@ -78,10 +79,9 @@ def make_rqvae(**fields) -> RQVAEModel:
     return model
 
 
-def make_models(fields: dict[str, Any]) -> tuple[RQVAEModel, RQTransformerForImageGeneration]:
-    """Both models; `code_depth` among the fields of the transformer is also the RQ-VAE's."""
-    rqvae = make_rqvae(**{name: value for name, value in fields.items() if name == "code_depth"}).eval()
-    fields = {name: value for name, value in fields.items() if name != "code_depth"}
+def make_models(code_depth: int = 2, **fields) -> tuple[RQVAEModel, RQTransformerForImageGeneration]:
+    """Both models; the fields are the transformer's."""
+    rqvae = make_rqvae(code_depth=code_depth).eval()
     config = RQTransformerConfig.from_rqvae_config(rqvae.config, **TRANSFORMER_FIELDS | fields)
     transformer = RQTransformerForImageGeneration(config)
     transformer.set_codebook(rqvae.codebook)
@@ -98,7 +98,7 @@ def rqvae_trainer(folder: str | Path, model: dict[str, Any] | None = None, **tra
 
 def rqt_trainer(folder: str | Path, model: dict[str, Any] | None = None, **training) -> RQTransformerTrainer:
     """Stage 2 on [`Samples`] with the RQ-VAE of [`make_rqvae`]."""
-    rqvae, transformer = make_models(model or {})
+    rqvae, transformer = make_models(**model or {})
     arguments = RQTransformerTrainingArguments(
         output_dir=str(folder), **COMMON | {"code_temperature": 1.0, "eval_pictures": 0} | training
     )
@@ -114,7 +114,7 @@ def logged(trainer: RQTrainer, name: str) -> list[float]:
 def train_sharded(folder: str) -> None:
     """Four steps of the transformer on a batch; several processes shard the weights (FSDP2) and split the batch."""
     processes, losses, data = int(os.environ.get("WORLD_SIZE", 1)), [], Samples()
-    rqvae, model = make_models({"dropout": 0.0})
+    rqvae, model = make_models(dropout=0.0)
     codes, residuals = rqvae.quantize(rqvae.encode_latents(data.pictures[:4]).detach())
     rows = slice(0, 4)
     if processes > 1:
@@ -151,30 +151,14 @@ def run(stage: str, folder: str, resume: str | None = None, **options) -> None:
     torch.save(weights, f"{folder}.{trainer.args.process_index}.pt")
 
 
-def fork(rank: int, processes: int, port: int, job: dict[str, Any]) -> int:
-    """Starts one process of a training; its errors go to `folder`.RANK.log."""
-    process = os.fork()
-    if process > 0:
-        return process
-    status = 1
-    try:
-        log = os.open(f"{job['folder']}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1), os.dup2(log, 2)
-        if processes > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        run(**job)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def has_ended() -> bool:
-    """Whether a process has ended by itself."""
-    return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def work(rank: int, processes: int, port: int, job: dict[str, Any]) -> None:
+    """One process of a training; its errors go to `folder`.RANK.log."""
+    log = os.open(f"{job['folder']}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1), os.dup2(log, 2)
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run(**job)
 
 
 def free_port() -> int:
@@ -190,15 +174,20 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         processes, kill_at, port = job.pop("processes", 1), job.pop("kill_at", None), free_port()
-        started = [fork(rank, processes, port, job) for rank in range(processes)]
+        jobs = [(rank, processes, port, job) for rank in range(processes)]
+        started = [multiprocessing.get_context("fork").Process(target=work, args=each) for each in jobs]
+        for process in started:
+            process.start()
         if kill_at is not None:
             step, seconds = kill_at
-            while not Path(job["folder"], f"checkpoint-{step}").exists() and not has_ended():
+            while not Path(job["folder"], f"checkpoint-{step}").exists() and started[0].is_alive():
                 time.sleep(1e-3)
             time.sleep(seconds)
             for process in started:
-                os.kill(process, signal.SIGKILL)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]), flush=True)
+                process.kill()
+        for process in started:
+            process.join()
+        print(json.dumps([process.exitcode for process in started]), flush=True)
 
 
 if __name__ == "__main__":

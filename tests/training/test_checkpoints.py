@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import logged, rqt_trainer, rqvae_trainer
+from training_runs import assert_equal, logged, rqt_trainer, rqvae_trainer
 from transformers import TrainerCallback
 
 from rq_hf.training import resume_checkpoint
@@ -22,11 +22,12 @@ def write_checkpoint(folder: Path, whole: bool) -> str:
     return str(folder)
 
 
-def test_last_is_the_newest_whole_checkpoint(tmp_path):
-    assert resume_checkpoint(tmp_path, "last") is None
+def test_last_is_the_newest_whole_checkpoint_and_a_fresh_start_beside_one_is_refused(tmp_path):
+    broken = write_checkpoint(tmp_path / "checkpoint-11", False)
+    for start in ("last", None):
+        assert resume_checkpoint(tmp_path, start) is None
     write_checkpoint(tmp_path / "checkpoint-9", True)
     newest = write_checkpoint(tmp_path / "checkpoint-10", True)
-    broken = write_checkpoint(tmp_path / "checkpoint-11", False)
     write_checkpoint(tmp_path / "checkpoint-best", True)
     for last in ("last", True, "True"):
         assert resume_checkpoint(tmp_path, last) == newest
@@ -34,21 +35,15 @@ def test_last_is_the_newest_whole_checkpoint(tmp_path):
     for folder in (broken, str(tmp_path / "nowhere")):
         with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
             resume_checkpoint(tmp_path, folder)
-
-
-def test_a_fresh_start_among_checkpoints_is_refused(tmp_path):
-    write_checkpoint(tmp_path / "checkpoint-5", False)
-    assert resume_checkpoint(tmp_path, None) is None
-    write_checkpoint(tmp_path / "checkpoint-6", True)
-    with pytest.raises(ValueError, match="`output_dir` must have no checkpoints for a fresh start.* with 1"):
+    with pytest.raises(ValueError, match="`output_dir` must have no checkpoints for a fresh start.* with 2"):
         resume_checkpoint(tmp_path, None)
 
 
 @pytest.mark.parametrize("make", [rqvae_trainer, rqt_trainer])
 def test_a_resumed_training_equals_the_uninterrupted_one_to_the_bit(make, tmp_path):
-    options = {"save_strategy": "steps", "save_steps": 2, "ema_decay": 0.9, "muon_learning_rate": 1e-2}
-    options |= {"logging_steps": 4}
-    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 2, "bf16": True}
+    options = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 4, "ema_decay": 0.9}
+    options |= {"muon_learning_rate": 1e-2, "gradient_accumulation_steps": 2}
+    options |= {"per_device_train_batch_size": 2, "warmup_steps": 2, "bf16": True}
     if make is rqt_trainer:
         options |= {"self_correction": 0.5, "self_correction_passes": 2}
     whole, resumed = make(tmp_path / "whole", **options), make(tmp_path / "resumed", **options)
@@ -62,7 +57,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one_to_the_bit(make, tmp_pa
         if make is rqvae_trainer:
             states[-1] += trainer.accelerator.unwrap_model(trainer.discriminator).state_dict().values()
             assert trainer.discriminator_scheduler.last_epoch == 6
-    assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
+    assert_equal(*states)
 
 
 def test_a_finished_training_that_is_resumed_takes_no_more_steps(tmp_path):
@@ -72,8 +67,7 @@ def test_a_finished_training_that_is_resumed_takes_no_more_steps(tmp_path):
     again = rqvae_trainer(tmp_path, **options)
     again.train("last")
     assert again.state.global_step == 6 and logged(again, "loss") == logged(first, "loss")
-    for weight, other in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True):
-        assert torch.equal(weight, other)
+    assert_equal(again.model.state_dict(), first.model.state_dict())
 
 
 def test_a_checkpoint_loses_its_marker_before_it_is_overwritten(tmp_path):
@@ -97,8 +91,8 @@ def test_the_best_checkpoint_is_loaded_with_its_own_average(tmp_path):
     best = Path(trainer.state.best_model_checkpoint)
     assert best.name == "checkpoint-2"  # the worst, so that it is not the last
     weights, average = load_file(best / "model.safetensors"), torch.load(best / "ema.pt")["shadow_params"]
-    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(trainer.average.shadow_params, average, strict=True))
+    assert_equal(dict(trainer.model.state_dict()), {name: weights[name] for name in trainer.model.state_dict()})
+    assert_equal(trainer.average.shadow_params, average)
 
 
 class SecondTraining(TrainerCallback):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RQVAE_FIELDS
 from huggingface_hub import ModelCard, list_repo_commits
+from picture_files import FIXTURE
 from safetensors.torch import load_file
-from training_runs import COMMON
+from training_runs import COMMON, RQVAE_FIELDS, assert_equal
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
 from rq_hf.training import (
@@ -23,8 +23,7 @@ from rq_hf.training import (
     train_rqvae,
 )
 
-EMOJI = Path(__file__).parents[1] / "fixtures" / "emoji"
-DATA = {"dataset_name": str(EMOJI), "validation_split": "validation", "max_train_samples": 12, "max_eval_samples": 4}
+DATA = {"dataset_name": str(FIXTURE), "validation_split": "validation", "max_train_samples": 12, "max_eval_samples": 4}
 CARD = {"license": "cc-by-4.0", "summary": "A test.", "sampling": {"temperature": 0.5, "top_k": 7}}
 SMALL = {"hidden_size": 16, "num_spatial_layers": 1, "num_depth_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
 
@@ -43,9 +42,8 @@ def rqvae_recipe(folder: Path, model: dict | None = None, data: dict | None = No
 
 
 def rqt_recipe(folder: Path, models: str, model: dict | None = None, data: dict | None = None, **training) -> Recipe:
-    arguments = RQTransformerTrainingArguments(
-        output_dir=str(folder), **COMMON | {"max_steps": 2, "eval_pictures": 2} | training
-    )
+    options = COMMON | {"max_steps": 2, "eval_pictures": 2} | training
+    arguments = RQTransformerTrainingArguments(output_dir=str(folder), **options)
     names = {"rqvae_name_or_path": models, "tokenizer_name_or_path": models, "caption_column": "text"}
     return Recipe(arguments, CodeDataArguments(**DATA | names | (data or {})), SMALL if model is None else model, CARD)
 
@@ -53,8 +51,7 @@ def rqt_recipe(folder: Path, models: str, model: dict | None = None, data: dict 
 def test_stage_1_leaves_a_model_with_a_card(tmp_path):
     trainer = train_rqvae(rqvae_recipe(tmp_path / "run", ema_decay=0.5))
     saved = RQVAEModel.from_pretrained(tmp_path / "run")
-    for value, average in zip(saved.parameters(), trainer.average.shadow_params, strict=True):
-        assert torch.equal(value, average)
+    assert_equal([weight.detach() for weight in saved.parameters()], trainer.average.shadow_params)
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert card.data.license == "cc-by-4.0" and card.data.model_name == "run"
     for text in ("A test.", "| max_steps | 2 |", "| seed | 3 |", "PSNR", "](pictures/step-2.png)"):
@@ -108,8 +105,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_pipeline_with_fields_that_fit_
     assert transformer.config.dropout == 0.3
     pretrained = RQImageGenerationPipeline.from_pretrained(models)
     for model, base in ((rqvae, pretrained.rqvae), (transformer, pretrained.transformer)):
-        for value, expected in zip(model.parameters(), base.parameters(), strict=True):
-            assert torch.equal(value, expected)
+        assert_equal(list(model.parameters()), list(base.parameters()))
 
 
 def test_a_training_resumes_by_its_recipe_and_starts_afresh_in_an_empty_folder_alone(tmp_path):
@@ -143,7 +139,6 @@ def test_a_training_pushes_once_what_it_has_left(hub, models, tmp_path):
         assert "README.md" in files and "pictures/step-2.png" in files
         assert not any(path.endswith((".bin", ".pt", ".pth")) or path.startswith("checkpoint") for path in files)
         assert f'from_pretrained("{name}")' in ModelCard.load(name).text
-    assert torch.equal(
-        RQVAEModel.from_pretrained("me/codes").codebook, RQVAEModel.from_pretrained(tmp_path / "1").codebook
-    )
+    pushed, saved = (RQVAEModel.from_pretrained(source) for source in ("me/codes", tmp_path / "1"))
+    assert torch.equal(pushed.codebook, saved.codebook)
     assert RQImageGenerationPipeline.from_pretrained("me/emoji")("a pizza").images[0].size == (16, 16)

@@ -4,6 +4,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator, skip_first_batches
 from picture_files import write_shards
 from torch.utils.data import DataLoader
+from training_runs import COMMON, RQVAE_FIELDS, logged
 
 from rq_hf.training import Recipe, RQVAETrainingArguments, train_rqvae
 from rq_hf.training.arguments import DataArguments
@@ -101,28 +103,14 @@ def test_strategies_that_count_epochs_are_refused(shards, tmp_path, name):
         picture_datasets(load_splits(data), data, training, 16, 3)
 
 
-def losses(folder: Path) -> list[float]:
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
-
-
 @pytest.mark.slow
 def test_a_streamed_training_resumes_as_if_never_stopped(shards, tmp_path):
     def train(folder: Path, **options) -> list[float]:
-        training = RQVAETrainingArguments(
-            str(folder), use_cpu=True, report_to="none", max_steps=10, save_steps=4, logging_steps=1,
-            per_device_train_batch_size=4, gradient_accumulation_steps=2, perceptual_weight=0.0,
-            adversarial_weight=0.0, disable_tqdm=True, **options,
-        )  # fmt: skip
-        data = DataArguments(
-            str(shards), image_column="jpg", streaming=True, transform="imagenet", shuffle_buffer_size=6
-        )
-        model = {
-            "image_size": 16, "base_channels": 8, "channel_multiplier": [1, 2], "norm_num_groups": 4,
-            "attention_levels": [], "latent_channels": 8, "codebook_size": 32, "codebook_dim": 8, "code_depth": 2,
-        }  # fmt: skip
-        train_rqvae(Recipe(training, data, model))
-        return losses(folder)
+        options |= {"max_steps": 10, "save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 2}
+        losses = {"perceptual_weight": 0.0, "adversarial_weight": 0.0}
+        training = RQVAETrainingArguments(str(folder), **COMMON | losses | options)
+        columns = {"image_column": "jpg", "streaming": True, "transform": "imagenet", "shuffle_buffer_size": 6}
+        return logged(train_rqvae(Recipe(training, DataArguments(str(shards), **columns), RQVAE_FIELDS)), "loss")
 
     whole = train(tmp_path / "whole")  # 80 pictures: more than three epochs
     resumed = train(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
@@ -131,11 +119,22 @@ def test_a_streamed_training_resumes_as_if_never_stopped(shards, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_get_the_batches_of_one_stream_in_turn(shards, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).parents[1] / "streaming_processes.py"
-    command = [sys.executable, *launch, str(script), str(shards), str(tmp_path)]
-    finished = subprocess.run(command, timeout=300, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert finished.returncode == 0, finished.stdout[-4000:]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, *launch, shards, tmp_path], check=True, timeout=300, env=environment)
     first, second = (json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1))
     found = [key for pair in zip(first, second, strict=True) for keys in pair for key in keys]
     assert sorted(found) == list(range(24)) and all(len(keys) == 3 for keys in first + second)
+
+
+def write_keys(shards: str, folder: str) -> None:
+    """Writes the keys of the first batches that this process gets."""
+    accelerator = Accelerator(cpu=True)
+    batches = iter(accelerator.prepare(DataLoader(make_stream(shards), batch_size=3, num_workers=1)))
+    keys = [next(batches)["input_ids"].flatten().tolist() for _ in range(4)]
+    Path(folder, f"{accelerator.process_index}.json").write_text(json.dumps(keys))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    write_keys(*sys.argv[1:])
