@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The files of docs/accelerate for `accelerate launch --config_file`."""
 
-import argparse
 from pathlib import Path
 
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -12,14 +11,11 @@ from rq_hf import RQTransformerForImageGeneration
 YAMLS = sorted((Path(__file__).parents[2] / "docs" / "accelerate").glob("*.yaml"))
 
 
-def launch_arguments(path: Path) -> argparse.Namespace:
-    """What `accelerate launch --config_file` makes of a file."""
-    return _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(path), "train.py"]))[0]
-
-
 def test_each_file_launches_its_strategy():
     assert [path.stem for path in YAMLS] == ["ddp", "deepspeed-zero3", "fsdp2"]
-    ddp, zero3, fsdp2 = map(launch_arguments, YAMLS)
+    parse = launch_command_parser().parse_args
+    parsed = [parse(["--config_file", str(path), "train.py"]) for path in YAMLS]
+    ddp, zero3, fsdp2 = (_validate_launch_command(arguments)[0] for arguments in parsed)
     assert ddp.multi_gpu and not ddp.use_fsdp and not ddp.use_deepspeed
     assert zero3.use_deepspeed and str(zero3.zero_stage) == "3"
     assert fsdp2.use_fsdp and str(fsdp2.fsdp_version) == "2"

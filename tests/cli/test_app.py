@@ -13,13 +13,16 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
+from rq_hf import RQImageGenerationPipeline
 from rq_hf.cli import app
 
 SAMPLING = (2, 5, 1, 1.0, 32)  # pictures, seed, candidates, temperature, top-k
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+def drawn(pipe: RQImageGenerationPipeline, **asked) -> torch.Tensor:
+    """Codes of two pictures with the seeds of `SAMPLING`."""
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    return pipe(**asked, num_images_per_prompt=2, generator=generators, output_type="latent").images
 
 
 @pytest.mark.parametrize(("kind", "condition"), [("text", "a red heart"), ("class", 1), ("none", None)])
@@ -29,8 +32,7 @@ def test_the_page_draws_what_the_pipeline_draws(make_pipeline, kind, condition):
     studio = app.Studio(pipe)
     codes, pictures = studio.draw(condition, 3, *SAMPLING)
     asked = {"text": {"prompt": condition}, "class": {"class_labels": condition}, "none": {}}[kind]
-    options = {"num_images_per_prompt": 2, "generator": generators(5, 6), "output_type": "latent", "top_k": 32}
-    assert torch.equal(codes, pipe(**asked, **options).images)
+    assert torch.equal(codes, drawn(pipe, **asked, top_k=32))
     assert len(pictures) == 2
     (coarse, _), expected = studio.decode(codes, 1), pipe.rqvae.decode(codes[..., :1])
     scaled = Image.fromarray(((expected[0] + 1) * 127.5).clamp(0, 255).round().byte().permute(1, 2, 0).numpy())
@@ -40,8 +42,7 @@ def test_the_page_draws_what_the_pipeline_draws(make_pipeline, kind, condition):
 def test_an_empty_field_is_the_checkpoints_own_setting(tiny_pipeline):
     tiny_pipeline.transformer.generation_config.update(temperature=0.2, top_k=[64, 8, 4])
     codes, _ = app.Studio(tiny_pipeline).draw("a heart", 3, 2, 5, 1, None, None)
-    options = {"num_images_per_prompt": 2, "generator": generators(5, 6), "output_type": "latent"}
-    assert torch.equal(codes, tiny_pipeline("a heart", **options).images)
+    assert torch.equal(codes, drawn(tiny_pipeline, prompt="a heart"))
 
 
 def test_a_picture_is_reconstructed_and_a_completion_keeps_the_codes_of_its_first_rows(tiny_pipeline, tmp_path):

@@ -150,7 +150,7 @@ def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, d
     wait_for_pictures(driver, studio.decode(codes, 1))
 
 
-def test_an_uploaded_picture_is_reconstructed_and_completed(studio, driver, tmp_path):
+def test_an_uploaded_picture_is_reconstructed_and_completed_and_a_missing_one_asked_for(studio, driver, tmp_path):
     picture = studio.pipe("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
     picture.save(tmp_path / "picture.png")
     fill_in(driver, "count", 2)
@@ -159,14 +159,10 @@ def test_an_uploaded_picture_is_reconstructed_and_completed(studio, driver, tmp_
     click(driver, "reconstruct")
     wait_for_pictures(driver, studio.decode(studio.pipe.reconstruct(picture, output_type="latent").images, 3))
     open_tab(driver, "Complete")
+    click(driver, "complete")
+    wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)
     upload(driver, "upload", tmp_path / "picture.png")
     fill_in(driver, "completion-prompt", "a pizza")
     click(driver, "complete")
     mask = (torch.arange(8) < 4)[:, None].expand(8, 8)
     wait_for_pictures(driver, studio.decode(studio.pipe.complete(picture, "a pizza", mask, **options(2)).images, 3))
-
-
-def test_the_page_tells_the_visitor_what_is_wrong(driver):
-    open_tab(driver, "Complete")
-    click(driver, "complete")
-    wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from picture_files import FIXTURE
 from PIL import Image
 
 from rq_hf import __version__
 from rq_hf.cli import COMMANDS, main
 from rq_hf.images import coarse_to_fine_sheet, decode_picture, image_grid
-
-ROOT = Path(__file__).parents[2]
-FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 
 
 def run(*arguments: object) -> None:
@@ -26,12 +24,9 @@ def ends_with(capsys, code: int, *arguments: object) -> str:
     """The one line on stderr with which a command ends."""
     with pytest.raises(SystemExit) as ended:
         run(*arguments)
-    if isinstance(ended.value.code, str):  # which Python prints at the end, with exit code 1
-        assert code == 1
-        lines = [ended.value.code]
-    else:
-        assert ended.value.code == code
-        lines = capsys.readouterr().err.splitlines()
+    is_text = isinstance(ended.value.code, str)  # which Python prints at the end, with exit code 1
+    assert code == (1 if is_text else ended.value.code)
+    lines = [ended.value.code] if is_text else capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
     return lines[-1]
 

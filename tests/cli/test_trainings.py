@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from picture_files import COLOURS, shown_colour, write_shapes
+from picture_files import COLOURS, FIXTURE, shown_colour, write_shapes
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
 from rq_hf.cli import main
 from rq_hf.training.arguments import read_recipe
 
 ROOT = Path(__file__).parents[2]
-FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
+LAUNCH = ["-m", "accelerate.commands.launch"]
 SHORT = {
     "use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
     "dataloader_num_workers": 0, "logging_steps": 1, "disable_tqdm": True, "max_train_samples": 8,
@@ -37,13 +37,6 @@ def run(command: str, *arguments: object, **flags: object) -> None:
 def logged(output: Path) -> list[dict]:
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry for entry in history if "loss" in entry]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_caption_tokenizer(["a red heart", "a green apple"], vocab_size=100, max_length=32).save_pretrained(folder)
-    return folder
 
 
 def small_rqvae(recipe: dict) -> dict:
@@ -81,13 +74,15 @@ def test_an_rqvae_recipe_trains_two_steps(name, data, tmp_path):
     "name",
     ["cc3m-rqt-8x8x4-654M", "imagenet-rqt-8x8x4-3.8B", "ffhq-rqt-8x8x4-355M", "emoji-rqt-8x8x3-15M"],
 )
-def test_a_transformer_recipe_trains_two_steps(name, data, tokenizer, tmp_path):
+def test_a_transformer_recipe_trains_two_steps(name, data, tmp_path):
     recipe = read_recipe(name)
     first_stage = read_recipe(recipe["data"]["rqvae_name_or_path"].removeprefix("runs/"))
     RQVAEModel(RQVAEConfig(**first_stage["model"] | small_rqvae(first_stage))).save_pretrained(tmp_path / "rqvae")
     flags = {"codebook_size": 64, "codebook_dim": 8, "rqvae_name_or_path": tmp_path / "rqvae"}
     if "caption_column" in recipe["data"]:
-        flags["tokenizer_name_or_path"] = tokenizer
+        tokenizer = train_caption_tokenizer(["a red heart", "a green apple"], vocab_size=100, max_length=32)
+        tokenizer.save_pretrained(tmp_path / "tokenizer")
+        flags["tokenizer_name_or_path"] = tmp_path / "tokenizer"
     output = tmp_path / "run"
     flags |= {"gradient_accumulation_steps": 2, "dataset_name": data, "output_dir": output}
     run("train-rqt", name, **SHORT, **SMALL_TRANSFORMER, **flags)
@@ -99,14 +94,17 @@ def test_a_transformer_recipe_trains_two_steps(name, data, tokenizer, tmp_path):
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 
 
+def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
+    command, environment = [sys.executable, *map(str, arguments)], os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+
+
 @pytest.mark.slow
 def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path):
     """Own data without a recipe: tokenizer, RQ-VAE, transformer, pictures."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def script(name: str, *arguments: object) -> str:
-        command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, arguments)]
-        finished = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+        finished = python(tmp_path, ROOT / "scripts" / f"{name}.py", *arguments)
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout
 
@@ -126,16 +124,9 @@ def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path)
     assert script("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
 
 
-def launch(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs `accelerate launch`."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
-
-
 @pytest.mark.slow
 def test_bare_accelerate_launch_trains_on_the_fixture(tmp_path):
-    finished = launch(tmp_path, ROOT / "scripts" / "train_rqt.py")
+    finished = python(tmp_path, *LAUNCH, ROOT / "scripts" / "train_rqt.py")
     assert finished.returncode == 0, finished.stderr[-4000:]
     output = tmp_path / "runs" / "emoji-rqt-fixture"
     losses = [entry["loss"] for entry in logged(output)]
@@ -160,7 +151,7 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
 def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_without_a_trace(tmp_path):
     """`accelerate launch` adds a trace of its own."""
     words = ["small-rqt-64", "--dataset_name", "mine"]
-    finished = launch(tmp_path, "--quiet", "--num_processes", 2, "--cpu", "-m", "rq_hf.cli.train_rqt", *words)
+    finished = python(tmp_path, *LAUNCH, "--quiet", "--num_processes", 2, "--cpu", "-m", "rq_hf.cli.train_rqt", *words)
     command = "rq-hf train-rqvae small-rqvae-64 --dataset_name mine --output_dir runs/small-rqvae-64"
     assert finished.returncode != 0 and f"`{command}` makes one." in finished.stderr
     assert "rq_hf/" not in finished.stderr

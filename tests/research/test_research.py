@@ -15,19 +15,14 @@ import torch
 
 RESEARCH = Path(__file__).parents[2] / "research"
 COMMON = {"device": "cpu", "official": None}
+SMALL = {"model": "tiny", "batch_size": 2}
 TINY = {
     "quantizer": [
         {"call": call, "num_vectors": 8, "codebook_size": 16, "codebook_dim": 4, "code_depth": 2}
         for call in ("bare products", "evaluation", "training per_step", "training per_depth")
     ],
-    "generate": [
-        {"variant": variant, "model": "tiny", "batch_size": 2, "top_k": 8, "top_p": 0.9}
-        for variant in ("fp32", "bf16")
-    ],
-    "train": [
-        {"model": "tiny", "batch_size": 2, "bf16": bf16, "checkpointing": checkpointing}
-        for bf16, checkpointing in ((False, False), (True, True))
-    ],
+    "generate": [{"variant": dtype, **SMALL, "top_k": 8, "top_p": 0.9} for dtype in ("fp32", "bf16")],
+    "train": [{**SMALL, "bf16": is_on, "checkpointing": is_on} for is_on in (False, True)],
 }
 
 
