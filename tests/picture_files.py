@@ -5,7 +5,6 @@
 import io
 import json
 import random
-import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,10 +58,8 @@ def write_folder(folder: Path, size: int, corrupt: Sequence[int] = ()) -> Path:
     lines = []
     for number, row in enumerate(emoji_rows()[:size]):
         name = f"{number:03d}.png"
-        if number in corrupt:
-            (folder / "train" / name).write_bytes(b"no picture")
-        else:
-            shutil.copy(FIXTURE / "train" / row["file_name"], folder / "train" / name)
+        content = b"no picture" if number in corrupt else (FIXTURE / "train" / row["file_name"]).read_bytes()
+        (folder / "train" / name).write_bytes(content)
         lines.append(json.dumps({"file_name": name, "text": LETTERS[number]}))
     (folder / "train" / "metadata.jsonl").write_text("\n".join(lines))
     return folder

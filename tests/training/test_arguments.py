@@ -1,35 +1,21 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Recipes by name and path, and the arguments that name the data."""
+"""Recipes by name and path, and arguments that are refused."""
 
 import json
 
 import pytest
 
-from rq_hf.training.arguments import CodeDataArguments, DataArguments, read_recipe, recipe_names
-
-SECTIONS = ["model", "training", "data", "card"]
-
-
-def test_every_recipe_of_the_library_is_found_by_its_name():
-    assert "cc3m-rqt-8x8x4-654M" in recipe_names()
-    for name in recipe_names():
-        assert list(read_recipe(name)) == SECTIONS
+from rq_hf.training import RQTransformerTrainingArguments, RQVAETrainingArguments
+from rq_hf.training.arguments import CodeDataArguments, DataArguments, read_recipe
 
 
-def test_a_recipe_may_be_a_file_with_some_of_the_sections(tmp_path):
-    (tmp_path / "mine.json").write_text(json.dumps({"training": {"max_steps": 3}}))
-    expected = {"model": {}, "training": {"max_steps": 3}, "data": {}, "card": {}}
-    assert read_recipe(tmp_path / "mine.json") == expected
-
-
-def test_paths_in_data_that_begin_with_a_dot_are_relative_to_the_recipe(tmp_path):
+def test_a_recipe_may_lack_sections_and_its_paths_that_begin_with_a_dot_are_relative_to_it(tmp_path):
     data = {"dataset_name": "./pictures", "rqvae_name_or_path": "../rqvae", "filter": "a=.b", "max_eval_samples": 3}
     (tmp_path / "mine.json").write_text(json.dumps({"data": data, "card": {"license": "./x"}}))
-    sections = read_recipe(tmp_path / "mine.json")
     paths = {"dataset_name": str(tmp_path / "pictures"), "rqvae_name_or_path": str(tmp_path.parent / "rqvae")}
-    assert sections["data"] == data | paths
-    assert sections["card"] == {"license": "./x"}
+    expected = {"model": {}, "training": {}, "data": data | paths, "card": {"license": "./x"}}
+    assert read_recipe(tmp_path / "mine.json") == expected
 
 
 def test_an_unknown_recipe_is_refused_with_the_names_of_all(tmp_path):
@@ -63,3 +49,17 @@ def test_bad_data_arguments_are_refused():
         DataArguments(transform="flip")
     with pytest.raises(ValueError, match="Only one of `caption_column` and `label_column` can be given"):
         CodeDataArguments(caption_column="text", label_column="label")
+
+
+@pytest.mark.parametrize(
+    "arguments, changes, match",
+    [
+        (RQVAETrainingArguments, {"torch_compile": True}, "`fp16` and `torch_compile` must be False with a discrim"),
+        (RQVAETrainingArguments, {"save_total_limit": 1}, "`save_total_limit` must be at least 2"),
+        (RQVAETrainingArguments, {"early_stopping_patience": 2}, "`eval_strategy` must not be 'no' with `early_stop"),
+        (RQTransformerTrainingArguments, {"lora_rank": 2}, "`model_name_or_path` must be given with `lora_rank`"),
+    ],
+)
+def test_training_arguments_that_cannot_work_are_refused(tmp_path, arguments, changes, match):
+    with pytest.raises(ValueError, match=match):
+        arguments(output_dir=str(tmp_path), use_cpu=True, **changes)

@@ -4,17 +4,19 @@
 
 import datasets
 import pytest
-import torch
 from picture_files import emoji_rows, jpeg
 from transformers import PreTrainedTokenizerFast
 
 from rq_hf import RQTransformerConfig
+from rq_hf.models.generation import seeded_generator
 from rq_hf.training import Recipe, RQTransformerTrainingArguments
 from rq_hf.training.arguments import CodeDataArguments
 from rq_hf.training.conditions import ConditionReader, code_datasets, condition_config, load_tokenizer
 
 CLASSES = ["goose", "volcano", "tabby"]
 NULL = 3
+CLASS_FIELDS = {"vocab_size": 4, "id2label": dict(enumerate(CLASSES)), "null_condition_ids": [NULL]}
+CAPTIONS = CodeDataArguments(caption_column="words")
 
 
 def make_rows(values: list, feature=None, stream: bool = False):
@@ -26,37 +28,27 @@ def make_rows(values: list, feature=None, stream: bool = False):
     return rows.to_iterable_dataset() if stream else rows
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture
 def training(tmp_path) -> RQTransformerTrainingArguments:
     return RQTransformerTrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, bpe_dropout=0.0)
 
 
 @pytest.fixture
-def captions_config(tiny_rqvae) -> RQTransformerConfig:
-    fields = {"vocab_size": 80, "condition_length": 6, "null_condition_ids": [0] * 6}
-    return RQTransformerConfig.from_rqvae_config(tiny_rqvae.config, **fields)
-
-
-def class_config(tiny_rqvae, **fields) -> RQTransformerConfig:
-    defaults = {"vocab_size": 4, "id2label": dict(enumerate(CLASSES)), "null_condition_ids": [NULL]}
-    return RQTransformerConfig.from_rqvae_config(tiny_rqvae.config, condition_length=1, **defaults | fields)
+def captions_config(make_transformer, tiny_rqvae) -> RQTransformerConfig:
+    return make_transformer("text", tiny_rqvae).config
 
 
 @pytest.fixture(params=[False, True], ids=["rows", "stream"])
-def read(request, tiny_rqvae, tiny_tokenizer, captions_config, training):
+def read(request, make_transformer, tiny_rqvae, tiny_tokenizer, training):
     """Gives the condition ids of a training split: of rows in their order, or of a stream in its own."""
 
     def read_ids(values: list, feature=None, kind: str = "caption", **fields) -> list[list[int]]:
         data = CodeDataArguments(**{f"{kind}_column": "words"}, streaming=request.param, shuffle_buffer_size=1)
-        config = class_config(tiny_rqvae, **fields)
-        if kind == "caption":
-            config = RQTransformerConfig.from_dict(captions_config.to_dict() | fields)
+        condition, tokenizer, defaults = "text", tiny_tokenizer, {}
+        if kind == "label":
+            condition, tokenizer, defaults = "class", None, CLASS_FIELDS
+        config = make_transformer(condition, tiny_rqvae, **defaults | fields).config
         rows = make_rows(values, feature, stream=request.param)
-        tokenizer = tiny_tokenizer if kind == "caption" else None
         samples = iter(code_datasets(Recipe(training, data), {"train": rows}, tiny_rqvae, config, tokenizer)["train"])
         return sorted(next(samples)["input_ids"].tolist() for _ in values)
 
@@ -85,13 +77,10 @@ def test_a_long_caption_is_cut(read, encode):
     assert read(["a red heart " * 417, "a"]) == sorted([encode("a red heart a red"), encode("a")])
 
 
-def test_labels_are_the_names_of_the_models_classes(read):
+def test_labels_are_the_names_of_the_models_classes_or_ids_where_it_has_none(read):
     assert read(["tabby", "goose", "tabby"], kind="label") == [[0], [2], [2]]
     assert read([0, 1, 0], datasets.ClassLabel(names=["tabby", "goose"]), kind="label") == [[0], [2], [2]]
     assert read([5, 7], kind="label", id2label={0: "7", 1: "5", 2: "goose"}) == [[0], [1]]
-
-
-def test_labels_are_class_ids_for_a_model_without_names(read):
     assert read([2, 0], kind="label", id2label=None) == [[0], [2]]
     assert read([2, 0], datasets.ClassLabel(names=["x", "y", "z"]), kind="label", id2label=None) == [[0], [2]]
 
@@ -120,26 +109,20 @@ def test_a_label_of_no_class_is_refused(read, values, feature, fields):
         read(values, feature, kind="label", **fields)
 
 
-# Training draws, evaluation does not
-
-
-CAPTIONS = CodeDataArguments(caption_column="words")
-
-
 def test_one_of_the_first_captions_is_drawn_in_training(tiny_tokenizer, captions_config, training, encode):
     row = {"words": ["a", "red", "heart", "pizza"]}
     data = CodeDataArguments(caption_column="words", num_caption_variants=3)
     drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
-    found = {tuple(drawn(row, seeded(seed)).tolist()) for seed in range(40)}
+    found = {tuple(drawn(row, seeded_generator(seed)).tolist()) for seed in range(40)}
     assert found == {tuple(encode(text)) for text in row["words"][:3]}
     first = ConditionReader(data, captions_config, tiny_tokenizer)
-    assert {tuple(first(row, seeded(seed)).tolist()) for seed in range(20)} == {tuple(encode("a"))}
+    assert {tuple(first(row, seeded_generator(seed)).tolist()) for seed in range(20)} == {tuple(encode("a"))}
 
 
 def test_conditions_are_dropped_at_their_rate(tiny_tokenizer, captions_config, training):
     training.condition_dropout = 0.3
     read = ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
-    dropped = sum(read({"words": "a red heart"}, seeded(seed)).sum() == 0 for seed in range(400))
+    dropped = sum(read({"words": "a red heart"}, seeded_generator(seed)).sum() == 0 for seed in range(400))
     assert 80 < dropped < 160
 
 
@@ -151,9 +134,6 @@ def test_rates_are_for_the_training_split_only(tiny_tokenizer, tiny_rqvae, capti
     assert samples["validation"][0]["input_ids"].tolist() == encode("a red heart")
 
 
-# Before a training starts
-
-
 def test_a_bad_row_is_named_and_missing_captions_are_counted(tiny_tokenizer, captions_config, caplog):
     rows = make_rows(["a", None, "b", ""])
     ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
@@ -163,9 +143,9 @@ def test_a_bad_row_is_named_and_missing_captions_are_counted(tiny_tokenizer, cap
         ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
 
 
-def test_a_model_of_other_conditions_is_refused(tiny_tokenizer, captions_config, training):
+def test_a_model_of_other_conditions_is_refused(make_transformer, tiny_tokenizer, captions_config, training):
     for fields in ({"condition_length": 5, "null_condition_ids": None}, {"vocab_size": 20}):
-        config = RQTransformerConfig.from_dict(captions_config.to_dict() | fields)
+        config = make_transformer("text", **fields).config
         with pytest.raises(ValueError, match="`condition_length` 6 and `vocab_size` 80 or more for these data, got "):
             ConditionReader(CAPTIONS, config, tiny_tokenizer)
     with pytest.raises(ValueError, match="must have `condition_length` 1"):
@@ -181,9 +161,7 @@ def test_streams_are_not_cached(tiny_rqvae, training):
         code_datasets(Recipe(training, CodeDataArguments(streaming=True)), {}, tiny_rqvae, None, None)
 
 
-def test_cached_samples_have_latents_and_their_own_condition(
-    tiny_rqvae, tiny_tokenizer, captions_config, training, encode
-):
+def test_cached_samples_have_their_own_condition(tiny_rqvae, tiny_tokenizer, captions_config, training, encode):
     training.cache_latents = True
     data = CodeDataArguments(caption_column="words", transform="imagenet")
     splits = {"train": make_rows(["a", "red", "heart"])}
@@ -191,9 +169,6 @@ def test_cached_samples_have_latents_and_their_own_condition(
     for index, text in enumerate(("a", "red", "heart")):
         assert samples[index].keys() == {"latents", "input_ids"} and samples[index]["latents"].shape == (4, 4, 8)
         assert samples[index]["input_ids"].tolist() == encode(text)
-
-
-# The configuration of a new transformer
 
 
 def test_captions_give_the_configuration(tiny_tokenizer, training):

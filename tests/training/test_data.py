@@ -3,7 +3,6 @@
 """Data sets: what is read and refused, corrupt pictures, seeded samples, cached latents."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -19,10 +18,9 @@ from rq_hf.training.transforms import PictureTransform
 
 
 @pytest.fixture(scope="module")
-def emoji() -> datasets.DatasetDict:
+def emoji() -> dict[str, datasets.Dataset]:
     """The splits of the fixture, undecoded."""
-    data = DataArguments(str(FIXTURE), validation_split="validation")
-    return datasets.DatasetDict(load_splits(data))
+    return load_splits(DataArguments(str(FIXTURE), validation_split="validation"))
 
 
 def make_pictures(
@@ -37,9 +35,6 @@ def folder_rows(folder: Path, size: int, corrupt: list[int]) -> datasets.Dataset
 
 def pixels_of_every_row(pictures: PictureDataset, workers: int) -> torch.Tensor:
     return torch.cat([batch["pixel_values"] for batch in DataLoader(pictures, batch_size=3, num_workers=workers)])
-
-
-# Reading
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -97,9 +92,6 @@ def test_pictures_may_be_bytes_paths_or_both(tmp_path, kind):
     torch.testing.assert_close(make_pictures(rows)[0]["pixel_values"][:, 3, 5], expected)
 
 
-# Held out
-
-
 def held_out(folder: Path, **arguments) -> dict[str, set[str]]:
     """Captions of the training rows and of the rows that are held out."""
     splits = load_splits(DataArguments(str(folder), validation_split="validation", hold_out=True, **arguments))
@@ -148,29 +140,23 @@ def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files)
         load_splits(DataArguments(str(tmp_path)))
 
 
-# Corrupt pictures
+def read_letter(row: dict, generator: torch.Generator) -> torch.Tensor:
+    return torch.tensor([LETTERS.index(row["text"])])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_picture_stands_in_for_a_corrupt_one(tmp_path, caplog, workers):
-    pictures = make_pictures(folder_rows(tmp_path, 12, [3, 4, 11]), 64)
+def test_the_next_picture_stands_in_with_its_condition_for_a_corrupt_one(tmp_path, caplog, workers):
+    pictures = make_pictures(folder_rows(tmp_path, 12, [3, 4, 11]), 64, read_condition=read_letter)
     first, second = (pixels_of_every_row(pictures, workers) for _ in range(2))
     assert torch.equal(first, second)
     for corrupt, stand_in in ((3, 5), (4, 5), (11, 0)):
         assert torch.equal(first[corrupt], first[stand_in])
     assert not torch.equal(first[2], first[3])
+    conditions = [pictures[index]["input_ids"].item() for index in range(12)]
+    assert conditions == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0]
     if workers == 0:  # each is named once
         names = [record.getMessage().split(":")[0] for record in caplog.records]
         assert names == [f"Skipped picture {tmp_path}/train/{number:03d}.png" for number in (3, 4, 11)]
-
-
-def test_the_condition_comes_with_the_picture_that_stands_in(tmp_path):
-    def read_condition(row, generator):
-        return torch.tensor([LETTERS.index(row["text"])])
-
-    pictures = make_pictures(folder_rows(tmp_path, 6, [1]), read_condition=read_condition)
-    assert [pictures[index]["input_ids"].item() for index in range(6)] == [0, 2, 2, 3, 4, 5]
-    assert torch.equal(pictures[1]["pixel_values"], pictures[2]["pixel_values"])
 
 
 def test_a_data_set_without_any_picture_is_refused():
@@ -179,9 +165,6 @@ def test_a_data_set_without_any_picture_is_refused():
     pictures = make_pictures(datasets.Dataset.from_dict({"image": files}, features))
     with pytest.raises(ValueError, match="`image_column` must hold pictures, got 'image' without any"):
         pictures[0]
-
-
-# Random choices
 
 
 def test_samples_depend_on_seed_epoch_and_index_alone(emoji):
@@ -210,17 +193,9 @@ def test_persistent_workers_see_the_epoch_change(emoji):
     assert not torch.equal(*batches)
 
 
-# Cached latents
-
-
-@pytest.fixture
-def encode(tiny_rqvae) -> Callable[[datasets.Dataset], datasets.Dataset]:
-    return lambda rows: cache_latents(make_pictures(rows, training=False), tiny_rqvae, batch_size=4)
-
-
-def test_cached_latents_keep_other_columns_and_leave_corrupt_pictures_out(tmp_path, encode, tiny_rqvae):
+def test_cached_latents_keep_other_columns_and_leave_corrupt_pictures_out(tmp_path, tiny_rqvae):
     rows = folder_rows(tmp_path, 10, [1, 4, 5, 6, 7])  # a whole batch among them
-    cached = encode(rows)
+    cached = cache_latents(make_pictures(rows, training=False), tiny_rqvae, batch_size=4)
     assert cached["text"][:] == [LETTERS[number] for number in (0, 2, 3, 8, 9)]
     samples = PictureDataset(cached, SampleReader(PictureTransform(16)))
     expected = make_pictures(rows.select([8]), training=False)[0]["pixel_values"]

@@ -39,16 +39,12 @@ def test_the_adaptive_weight_makes_both_losses_pull_equally_on_the_last_layer():
     assert adaptive_weight(error, 0 * adversarial, last_layer) == 1e4
 
 
-@pytest.fixture(params=["vgg", "lite0"])
-def perceptual_loss(request, monkeypatch) -> PerceptualLoss:
+@pytest.mark.parametrize("net", ["vgg", "lite0"])
+def test_the_perceptual_loss_grows_with_the_difference_and_trains_the_reconstruction_alone(net, monkeypatch):
     """VGG has random weights, since the published ones cannot be downloaded here; LPIPS reads convolutions alone."""
-    if request.param == "vgg":
-        network = SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
-        monkeypatch.setattr(torchvision.models, "vgg16", lambda pretrained: network)
-    return PerceptualLoss(request.param)
-
-
-def test_the_perceptual_loss_grows_with_the_difference_and_trains_the_reconstruction_alone(perceptual_loss):
+    network = SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
+    monkeypatch.setattr(torchvision.models, "vgg16", lambda pretrained: network)
+    perceptual_loss = PerceptualLoss(net)
     pictures = torch.rand(2, 3, 32, 32) * 2 - 1
     noise = torch.randn(2, 3, 32, 32)
     losses = [perceptual_loss(pictures + scale * noise, pictures).item() for scale in (0.0, 0.1, 0.5)]
@@ -62,13 +58,10 @@ def test_the_perceptual_loss_grows_with_the_difference_and_trains_the_reconstruc
     assert perceptual_loss(grey, grey.flip(-1)) > 0
 
 
-def test_weights_that_cannot_be_downloaded_are_an_error_that_names_the_flags(monkeypatch, tmp_path):
+def test_a_net_that_cannot_be_downloaded_or_is_unknown_is_an_error_that_names_others(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="VGG16 .* cannot be downloaded .* `--perceptual_net lite0`, or `--perceptual_w"):
         PerceptualLoss("vgg")
-
-
-def test_an_unknown_net_is_refused():
     with pytest.raises(ValueError, match="`net` must be 'vgg' or 'lite0', got 'alex'"):
         PerceptualLoss("alex")

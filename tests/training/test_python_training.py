@@ -6,41 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 from picture_files import write_shapes
 from PIL import Image
-from training_runs import rqt_trainer
+from training_runs import COMMON, rqt_trainer
 
-from rq_hf.training import CodeDataArguments, PictureCollator
+from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
+from rq_hf.training import (
+    CodeDataArguments,
+    PictureCollator,
+    RQTransformerTrainer,
+    RQTransformerTrainingArguments,
+    RQVAETrainer,
+    RQVAETrainingArguments,
+)
 
-EXAMPLE = """
-from datasets import load_dataset
-
-from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
-from rq_hf import RQVAEConfig, RQVAEModel, train_caption_tokenizer
-from rq_hf.training import PictureCollator, RQTransformerTrainer, RQTransformerTrainingArguments
-from rq_hf.training import RQVAETrainer, RQVAETrainingArguments
-
-rows = load_dataset("data/mine", split="train")  # columns "image" and "text"
-tower = {"base_channels": 16, "channel_multiplier": [1, 2, 2, 4], "attention_levels": [], "latent_channels": 32}
-rqvae = RQVAEModel(RQVAEConfig(image_size=64, codebook_size=64, codebook_dim=16, norm_num_groups=8, **tower))
-options = {"max_steps": 5, "learning_rate": 1e-3, "report_to": "none"}
-arguments = RQVAETrainingArguments("runs/rqvae", perceptual_weight=0, adversarial_weight=0, **options)
-RQVAETrainer(rqvae, arguments, train_dataset=rows, data_collator=PictureCollator(rqvae.config)).train()
-
-tokenizer = train_caption_tokenizer(rows["text"], vocab_size=256, max_length=8)
-words = {"vocab_size": len(tokenizer), "condition_length": 8, "pad_token_id": tokenizer.pad_token_id}
-sizes = {"hidden_size": 64, "num_spatial_layers": 2, "num_depth_layers": 1, "num_attention_heads": 4}
-transformer = RQTransformerForImageGeneration(RQTransformerConfig.from_rqvae_config(rqvae.config, **words, **sizes))
-transformer.set_codebook(rqvae.codebook)
-collator = PictureCollator(rqvae.config, transformer.config, tokenizer)
-arguments = RQTransformerTrainingArguments("runs/transformer", **options)
-RQTransformerTrainer(transformer, arguments, rqvae=rqvae, train_dataset=rows, data_collator=collator).train()
-
-pipe = RQImageGenerationPipeline(rqvae, transformer, tokenizer)
-pipe.save_pretrained("runs/mine")
-pipe("a red circle").images[0].save("red-circle.png")
-"""
 # Both stages on tensors, and a picture.
 PLAIN = """
 import sys
@@ -55,16 +36,22 @@ trainer.rqvae.decode(trainer.model.generate(torch.ones(1, 4).long()))
 """
 
 
-def test_the_example_trains_both_stages_on_a_plain_data_set_and_draws(tmp_path, monkeypatch):
-    write_shapes(tmp_path / "data" / "mine", 12)
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    exec(compile(EXAMPLE, "example", "exec"), namespace)
-    assert Image.open("red-circle.png").size == (64, 64)
-    rows, batch = namespace["rows"], namespace["collator"]([namespace["rows"][index] for index in (0, 1)])
-    assert batch["pixel_values"].shape == (2, 3, 64, 64) and batch["pixel_values"].min() >= -1
-    expected = namespace["tokenizer"](rows["text"][:2], padding="max_length").input_ids
-    assert batch["input_ids"].tolist() == expected
+def test_both_stages_train_on_a_plain_data_set(make_rqvae, make_transformer, tmp_path):
+    rows = datasets.load_dataset(str(write_shapes(tmp_path / "data", 12)), split="train")
+    rqvae, tokenizer = make_rqvae(), train_caption_tokenizer(rows["text"], vocab_size=80, max_length=6)
+    options = COMMON | {"max_steps": 2}
+    arguments = RQVAETrainingArguments(str(tmp_path), perceptual_weight=0, adversarial_weight=0, **options)
+    RQVAETrainer(rqvae, arguments, train_dataset=rows, data_collator=PictureCollator(rqvae.config)).train()
+    transformer = make_transformer("text", rqvae, vocab_size=len(tokenizer))
+    collator = PictureCollator(rqvae.config, transformer.config, tokenizer)
+    arguments = RQTransformerTrainingArguments(str(tmp_path), **options)
+    RQTransformerTrainer(transformer, arguments, rqvae=rqvae, train_dataset=rows, data_collator=collator).train()
+    RQImageGenerationPipeline(rqvae, transformer, tokenizer).save_pretrained(tmp_path / "mine")
+    pipe = RQImageGenerationPipeline.from_pretrained(tmp_path / "mine")
+    assert pipe("a red circle").images[0].size == (16, 16)
+    batch = collator([rows[0], rows[1]])
+    assert batch["pixel_values"].shape == (2, 3, 16, 16) and batch["pixel_values"].min() >= -1
+    assert batch["input_ids"].tolist() == tokenizer(rows["text"][:2], padding="max_length").input_ids
 
 
 def test_plain_training_and_drawing_need_no_peft_lpips_or_torchvision(tmp_path):

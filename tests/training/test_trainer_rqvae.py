@@ -18,15 +18,6 @@ from rq_hf.training import RQVAETrainingArguments
 from rq_hf.training.losses import adversarial_loss, discriminator_loss
 
 
-def one_step(trainer, pixel_values: torch.Tensor) -> torch.Tensor:
-    """A training step outside of `train`."""
-    trainer.current_gradient_accumulation_steps = 1
-    if trainer.discriminator is not None:
-        trainer.create_optimizer()
-        trainer.create_scheduler(1)
-    return trainer.training_step(trainer.model, {"pixel_values": pixel_values})
-
-
 def test_training_lowers_the_loss_and_logs_its_parts(tmp_path):
     trainer = rqvae_trainer(tmp_path, max_steps=20, l1_weight=0.5, adversarial_weight=0.0, learning_rate=3e-3)
     codebook = trainer.model.codebook.clone()
@@ -48,12 +39,16 @@ def test_the_decoder_alone_trains_if_asked_to(tmp_path):
     assert changed and {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
 
 
-def test_the_step_has_the_gradients_of_the_weighted_losses(tmp_path):
+def test_a_step_has_the_gradients_of_the_weighted_losses_and_the_discriminator_learns_from_its_own(tmp_path):
     pictures = Samples().pictures[:4]
-    trainer = rqvae_trainer(tmp_path, l1_weight=0.3, adversarial_weight=0.5)
+    trainer = rqvae_trainer(tmp_path, l1_weight=0.3, adversarial_weight=0.5, learning_rate=0.1)
     twin, discriminator = make_rqvae().train(), trainer.discriminator
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}
-    loss = one_step(trainer, pictures)
+    trainer.current_gradient_accumulation_steps = 1  # a step outside of `train`
+    trainer.create_optimizer()
+    trainer.create_scheduler(1)
+    loss = trainer.training_step(trainer.model, {"pixel_values": pictures})
+    after = {name: value.detach().clone() for name, value in discriminator.named_parameters()}
 
     discriminator.load_state_dict(before)
     outputs = twin(pictures, codebook_update="per_step")
@@ -68,19 +63,10 @@ def test_the_step_has_the_gradients_of_the_weighted_losses(tmp_path):
     for parameter, other in zip(trainer.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-6)
 
-
-def test_the_discriminator_learns_from_its_own_loss_alone(tmp_path):
-    pictures = Samples().pictures[:4]
-    trainer = rqvae_trainer(tmp_path, learning_rate=0.1)
-    discriminator = trainer.discriminator
-    before = {name: value.clone() for name, value in discriminator.named_parameters()}
-    with torch.no_grad():
-        fake = make_rqvae().train()(pictures).reconstruction
-    loss = discriminator_loss(discriminator(pictures), discriminator(fake))
-    gradients = torch.autograd.grad(0.75 * loss, list(discriminator.parameters()))
-    one_step(trainer, pictures)
-    for (name, parameter), gradient in zip(discriminator.named_parameters(), gradients, strict=True):
-        step = before[name] - parameter.detach()  # Adam's first step has the sign of the gradient
+    own = discriminator_loss(discriminator(pictures), discriminator(outputs.reconstruction.detach()))
+    gradients = torch.autograd.grad(0.5 * own, list(discriminator.parameters()))
+    for (name, value), gradient in zip(after.items(), gradients, strict=True):
+        step = before[name] - value  # Adam's first step has the sign of the gradient
         clear = gradient.abs() > 1e-5
         assert torch.equal(step[clear].sign(), gradient[clear].sign()), name
 
@@ -105,8 +91,6 @@ def test_evaluation_and_saved_model_use_the_averaged_weights(tmp_path):
     raw = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.save_model(tmp_path / "saved")
     saved = RQVAEModel.from_pretrained(tmp_path / "saved")
-    for value, expected in zip(saved.parameters(), trainer.average.shadow_params, strict=True):
-        assert torch.equal(value, expected)
     measured = trainer.evaluate()["eval_reconstruction_loss"]
     with torch.no_grad():
         pictures = Samples().pictures
@@ -146,18 +130,6 @@ def test_training_by_a_schedule_with_a_cooldown_ends_at_rate_0_for_both_models(t
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "changes, error",
-    [
-        ({"torch_compile": True}, "`fp16` and `torch_compile` must be False with a discriminator"),
-        ({"save_total_limit": 1}, "`save_total_limit` must be at least 2"),
-    ],
-)
-def test_arguments_that_cannot_work_are_refused(tmp_path, changes, error):
-    with pytest.raises(ValueError, match=error):
-        RQVAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
-
-
 def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_the_best(tmp_path, caplog):
     trainer = rqvae_trainer(
         tmp_path, learning_rate=0.1, adversarial_weight=0.0, early_stopping_patience=2, eval_strategy="steps",
@@ -170,8 +142,6 @@ def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_
     message = f"Stopped early, at step {stopped} of 30. Kept are the weights of step {best} with the best loss, "
     assert [text for text in caplog.messages if text.startswith("Stopped")] == [f"{message}{min(losses):.4g}."]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
-    with pytest.raises(ValueError, match="`eval_strategy` must not be 'no' with `early_stopping_patience`"):
-        rqvae_trainer(tmp_path, early_stopping_patience=2)
 
 
 def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog):
