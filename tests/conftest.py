@@ -4,6 +4,7 @@ from hub_server import hub  # noqa: F401  starts the local Hub and sets HF_ENDPO
 
 # isort: split
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
                 terminalreporter.line(text)
 
 
+PROMPT = "a red heart"
 CAPTIONS = ["a red heart, twemoji style", "green apple, noto style", "a pizza of cheese", "rocket, 3d style"]
 RQVAE_FIELDS = dict(
     image_size=16,
@@ -66,6 +68,22 @@ CONDITION_FIELDS = {
     ),
     "none": dict(vocab_size=1, condition_length=1),
 }
+
+
+def seeded(*seeds: int):
+    """A generator, or a list of one per seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(seeds) > 1 else generators[0]
+
+
+def draw(pipe, prompt: str | list[str] | None = PROMPT, **kwargs):
+    """What a pipeline draws from seed 0: codes, unless told otherwise."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(prompt, **{"generator": seeded(0), "output_type": "latent"} | kwargs).images
+
+
+def assert_draws_alike(pipe, other) -> None:
+    assert torch.equal(*(draw(each, output_type="pt") for each in (pipe, other)))
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +165,10 @@ def make_pipeline(make_rqvae, make_transformer, tiny_tokenizer) -> Callable[...,
 @pytest.fixture
 def tiny_pipeline(make_pipeline) -> RQImageGenerationPipeline:
     return make_pipeline()
+
+
+@pytest.fixture
+def saved(tiny_pipeline, tmp_path) -> Path:
+    """The folder that the tiny pipeline is saved in."""
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"

@@ -4,7 +4,8 @@
 
 The clients read `HF_ENDPOINT`, `HF_HOME` and the like once, at import. So importing this module starts the server and
 sets the environment, and conftest.py imports it before the clients. From then on this process and the processes that
-it starts know no other Hub. The fixture `hub` gives a test the server, emptied. It stores models only, and Xet is off.
+it starts know no other Hub. The fixture `hub` gives a test the server, emptied. It stores models only, and takes large
+files like small ones, without LFS and Xet.
 """
 
 import base64
@@ -25,16 +26,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-USER, TOKEN = "tester", "hf_loopback"
+USER = "tester"
 DATE = "2026-01-01T00:00:00.000Z"
-LARGE_FILE_SUFFIXES = (".bin", ".png", ".pt", ".safetensors")
 
 
 class HubError(Exception):
-    """An error response. The client picks the exception that it raises by the X-Error-Code."""
-
-    def __init__(self, status: int, message: str, code: str | None = None):
-        self.status, self.message, self.code = status, message, code
+    """A response 404 of a message and the code by which the client picks the exception that it raises."""
 
 
 class Response(NamedTuple):
@@ -53,7 +50,7 @@ class Repository:
         self.commits: dict[str, dict] = {}
         self.branches = {"main": self.commit({}, "initial commit", parent=None)}
 
-    def commit(self, files: dict[str, Path], title: str, parent: str | None, message: str = "") -> str:
+    def commit(self, files: dict[str, Path], title: str, parent: str | None) -> str:
         """Stores `files` (path in the repository -> file to link to) as a new commit and returns its sha."""
         tree = sorted((path, blob_id(file)) for path, file in files.items())
         sha = hashlib.sha1(repr((self.repo_id, parent, len(self.commits), title, tree)).encode()).hexdigest()
@@ -63,15 +60,12 @@ class Repository:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(file, target)
         authors = [{"user": USER}]
-        self.commits[sha] = dict(id=sha, title=title, message=message, date=DATE, authors=authors, parent=parent)
+        self.commits[sha] = dict(id=sha, title=title, message="", date=DATE, authors=authors, parent=parent)
         return sha
 
     def resolve(self, revision: str) -> str:
         """The sha of a branch, or the sha itself."""
-        sha = self.branches.get(revision, revision)
-        if sha not in self.commits:
-            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return sha
+        return self.branches.get(revision, revision)
 
     def files(self, revision: str = "main") -> dict[str, Path]:
         """Files at a revision: path in the repository -> the file on disk."""
@@ -102,7 +96,7 @@ class Hub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": TOKEN,
+            "HF_TOKEN": "hf_loopback",
             "NO_PROXY": "127.0.0.1",
             "TRANSFORMERS_OFFLINE": "0",
             "no_proxy": "127.0.0.1",
@@ -119,7 +113,7 @@ class Hub:
 
     def repository(self, repo_id: str) -> Repository:
         if repo_id not in self.repositories:
-            raise HubError(404, "Repository not found", "RepoNotFound")
+            raise HubError("Repository not found", "RepoNotFound")
         return self.repositories[repo_id]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, Path]:
@@ -144,13 +138,13 @@ class Handler(BaseHTTPRequestHandler):
         try:
             response = self.route()
         except HubError as error:
-            headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
-            response = Response({"error": error.message}, error.status, headers)
+            message, code = error.args
+            response = Response({"error": message}, 404, {"X-Error-Message": message, "X-Error-Code": code})
         except Exception:  # 501, since the client would try again and again on a 500
             response = Response({"error": traceback.format_exc()}, 501)
         self.send(response)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_request
+    do_GET = do_HEAD = do_POST = do_request
 
     def send(self, response: Response) -> None:
         body = json.dumps(response.body) if isinstance(response.body, dict | list) else response.body
@@ -171,11 +165,8 @@ class Handler(BaseHTTPRequestHandler):
                     arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                     if "repo_id" in arguments:
                         arguments["repository"] = self.hub.repository(arguments.pop("repo_id"))
-                        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                        if arguments["repository"].private and token != TOKEN:
-                            raise HubError(401, "Invalid username or password.", "RepoNotFound")
                     return function(self, **arguments)
-        raise HubError(404, f"No such endpoint: {method} {self.url.path}", "RepoNotFound")
+        raise HubError(f"No such endpoint: {method} {self.url.path}", "RepoNotFound")
 
     def create_repository(self) -> Response:
         payload = json.loads(self.body)
@@ -197,8 +188,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, repository: Repository, revision: str, path: str) -> Response:
         """The files of a repository or of a folder in it, and those of all folders below."""
-        entries = [describe(name, file) for name, file in repository.files(revision).items()]
-        return Response([entry for entry in entries if not path or entry["path"].startswith(f"{path}/")])
+        entries = [
+            {"type": "file", "path": name, "oid": blob_id(file), "size": file.stat().st_size}
+            for name, file in repository.files(revision).items()
+            if not path or name.startswith(f"{path}/")
+        ]
+        return Response(entries)
 
     def commits(self, repository: Repository, revision: str) -> Response:
         history, sha = [], repository.resolve(revision)
@@ -208,50 +203,32 @@ class Handler(BaseHTTPRequestHandler):
         return Response(history)
 
     def create_branch(self, repository: Repository, branch: str) -> Response:
-        if branch in repository.branches:
-            raise HubError(409, "Reference already exists")
         repository.branches[branch] = repository.resolve("main")
         return Response({})
 
     def preupload(self, repository: Repository, revision: str) -> Response:
         known, answers = repository.files(revision), []
         for file in json.loads(self.body)["files"]:
-            path, mode = file["path"], "lfs" if is_large(file["path"], file["size"]) else "regular"
-            answer = {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
-            if path in known:
-                entry = describe(path, known[path])
-                answer["oid"] = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
-            answers.append(answer)
+            path = file["path"]
+            oid = blob_id(known[path]) if path in known else None
+            answers.append({"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": oid})
         return Response({"files": answers})
-
-    def lfs_batch(self, repository: Repository) -> Response:
-        objects = json.loads(self.body)["objects"]
-        for item in objects:
-            if not (self.hub.blobs / item["oid"]).exists():
-                item["actions"] = {"upload": {"href": f"{self.hub.endpoint}/lfs/{item['oid']}"}}
-        return Response({"transfer": "basic", "objects": objects})
-
-    def lfs_upload(self, oid: str) -> Response:
-        (self.hub.blobs / oid).write_bytes(self.body)
-        return Response()
 
     def commit(self, repository: Repository, revision: str) -> Response:
         parent = repository.branches[revision]
-        files, header = repository.files(parent), {}
+        files, title = repository.files(parent), ""
         for line in self.body.splitlines():
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
             if key == "header":
-                header = value
+                title = value["summary"]
             elif key == "file":
                 content = base64.b64decode(value["content"])
                 files[value["path"]] = self.hub.blobs / hashlib.sha256(content).hexdigest()
                 files[value["path"]].write_bytes(content)
-            elif key == "lfsFile":
-                files[value["path"]] = self.hub.blobs / value["oid"]
             else:
                 del files[value["path"]]
-        sha = repository.commit(files, header["summary"], parent, header.get("description", ""))
+        sha = repository.commit(files, title, parent)
         url = f"{self.hub.endpoint}/{repository.repo_id}"
         answer = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "hookOutput": ""}
         if "create_pr" in self.query:
@@ -262,32 +239,15 @@ class Handler(BaseHTTPRequestHandler):
     def download(self, repository: Repository, revision: str, path: str) -> Response:
         sha, files = repository.resolve(revision), repository.files(revision)
         if path not in files:
-            raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound")
-        entry = describe(path, files[path])
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{entry["oid"]}"'}
-        if "lfs" in entry:
-            headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])}
+            raise HubError(f"{path} does not exist on {revision}", "EntryNotFound")
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{blob_id(files[path])}"'}
         return Response(files[path].read_bytes(), 200, headers)
-
-
-def is_large(path: str, size: int) -> bool:
-    """Whether a file goes through LFS; the client never sends an empty one there."""
-    return size > 0 and path.endswith(LARGE_FILE_SUFFIXES)
 
 
 def blob_id(file: Path) -> str:
     """Git's object id of a file, which the client computes to leave out unchanged files."""
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def describe(path: str, file: Path) -> dict:
-    """A file as the tree endpoint lists it."""
-    size = file.stat().st_size
-    entry = {"type": "file", "path": path, "oid": blob_id(file), "size": size}
-    if is_large(path, size):
-        entry["lfs"] = {"oid": hashlib.sha256(file.read_bytes()).hexdigest(), "size": size, "pointerSize": 134}
-    return entry
 
 
 REPO = r"(?P<repo_id>[\w.-]+/[\w.-]+)"
@@ -302,8 +262,6 @@ ROUTES: list[tuple[str, str, Callable[..., Response]]] = [
     ("POST", rf"{API}/branch/(?P<branch>[^/]+)", Handler.create_branch),
     ("POST", rf"{API}/preupload/{REVISION}", Handler.preupload),
     ("POST", rf"{API}/commit/{REVISION}", Handler.commit),
-    ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_upload),
     ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.download),
 ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from conftest import PROMPT, assert_draws_alike, draw, seeded
 from diffusers import DiffusionPipeline
 from PIL import Image
 from transformers import AutoModel
@@ -21,7 +21,6 @@ from transformers import AutoModel
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
 from rq_hf.hub import push_folder
 
-PROMPT = "a red heart"
 CODED = "me/coded"
 WITHOUT_THE_LIBRARY = """
 import importlib.util, sys
@@ -30,16 +29,10 @@ assert importlib.util.find_spec("rq_hf") is None
 """
 
 
-def draw(pipe) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(PROMPT, generator=torch.Generator().manual_seed(0), output_type="np").images
-
-
 @pytest.fixture
-def coded(hub, tiny_pipeline, tmp_path) -> dict[str, Path]:
+def coded(hub, saved) -> dict[str, Path]:
     """The files of a pushed pipeline with code."""
-    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
-    push_folder(tmp_path / "pipeline", CODED, with_code=True)
+    push_folder(saved, CODED, with_code=True)
     return hub.files(CODED)
 
 
@@ -87,14 +80,21 @@ def test_no_name_has_two_meanings_in_a_file_of_code(coded):
                 assert meanings.setdefault(name, meaning) == meaning, f"{path}: {name}"
 
 
-def test_where_the_library_is_installed_it_takes_the_place_of_the_code(hub, coded, tiny_pipeline, tmp_path):
+def test_where_the_library_is_installed_it_takes_the_place_of_the_code(hub, coded, tiny_pipeline):
+    """A test of `_dict_from_json_file`, a private method of diffusers."""
+    for path, file in coded.items():
+        if path.endswith(".py"):
+            file.write_text("raise RuntimeError('this code must not run')")
     loaded = RQImageGenerationPipeline.from_pretrained(CODED)
     assert type(loaded) is RQImageGenerationPipeline and type(loaded.rqvae) is RQVAEModel
-    assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    assert_draws_alike(loaded, tiny_pipeline)
     assert type(AutoModel.from_pretrained(CODED, subfolder="rqvae", trust_remote_code=False)) is RQVAEModel
     loaded.push_to_hub("me/plain")
-    for path, file in hub.files("me/plain").items():  # which names no code that it does not have
+    plain = hub.files("me/plain")
+    for path, file in plain.items():  # which names no code that it does not have
         assert not path.endswith(".py") and "auto_map" not in (file.read_text() if path.endswith(".json") else "")
+    index = json.loads(plain["model_index.json"].read_text())
+    assert index["_class_name"] == "RQImageGenerationPipeline" and index["rqvae"] == ["rq_hf", "RQVAEModel"]
 
 
 def test_the_code_computes_what_the_library_computes(coded, tiny_pipeline):
@@ -103,12 +103,12 @@ def test_the_code_computes_what_the_library_computes(coded, tiny_pipeline):
     for options in ({}, {"custom_pipeline": CODED}):
         loaded = DiffusionPipeline.from_pretrained(CODED, trust_remote_code=True, **options)
         assert type(loaded) is not RQImageGenerationPipeline and "diffusers_modules" in type(loaded.rqvae).__module__
-        assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+        assert_draws_alike(loaded, tiny_pipeline)
     photograph, mask = Image.effect_noise((300, 200), 90).convert("RGB"), Image.new("L", (300, 200))
     mask.paste(255, (0, 0, 300, 100))
     for name, options in (("complete", {"mask": mask}), ("vary", {"keep_depths": 1})):
         edited = [
-            getattr(pipe, name)(photograph, PROMPT, **options, generator=torch.Generator().manual_seed(0)).images[0]
+            getattr(pipe, name)(photograph, PROMPT, **options, generator=seeded(0)).images[0]
             for pipe in (loaded, tiny_pipeline)
         ]
         assert edited[0] == edited[1]
@@ -138,8 +138,8 @@ for repo_id in ("{CODED}", "again", "and_again"):
     finished = run(program, tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
     for name in ("me_coded", "again", "and_again"):
-        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), draw(tiny_pipeline))
-    assert np.array_equal(draw(RQImageGenerationPipeline.from_pretrained(tmp_path / "again")), draw(tiny_pipeline))
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), draw(tiny_pipeline, output_type="np"))
+    assert_draws_alike(RQImageGenerationPipeline.from_pretrained(tmp_path / "again"), tiny_pipeline)
 
 
 @pytest.mark.slow

@@ -5,9 +5,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from conftest import assert_draws_alike
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard, list_repo_commits
 from peft import LoraConfig, get_peft_model
@@ -16,45 +15,31 @@ from transformers import AutoModel, AutoTokenizer
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration
 from rq_hf.hub import push_folder
 
-PROMPT = "a red heart"
 FILES = {
     *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors", "transformer/config.json"),
     "rqvae/preprocessor_config.json",
     *("transformer/generation_config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json"),
     "tokenizer/tokenizer_config.json",
 }
-BOTH_CLASSES = pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
-
-
-def draw(pipe, prompt: str = PROMPT) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(prompt, generator=torch.Generator().manual_seed(0), output_type="np").images
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def folder(tiny_pipeline, tmp_path) -> Path:
-    """A saved pipeline."""
-    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
-    return tmp_path / "pipeline"
-
-
-def test_a_pushed_pipeline_is_one_commit_and_draws_the_same_from_the_hub(hub, folder, tiny_pipeline):
-    before = contents(folder)
-    answer = push_folder(folder, "me/tiny", private=True)
+def test_a_pushed_pipeline_is_one_commit_and_draws_the_same_from_the_hub(hub, saved, tiny_pipeline):
+    before = contents(saved)
+    answer = push_folder(saved, "me/tiny", private=True)
     assert answer.commit_url.startswith(f"{hub.endpoint}/me/tiny/commit/") and hub.repository("me/tiny").private
     assert set(hub.files("me/tiny")) == FILES
-    assert contents(folder) == before
+    assert contents(saved) == before
     assert json.loads(hub.files("me/tiny")["model_index.json"].read_text())["rqvae"] == ["rq_hf", "RQVAEModel"]
     assert len(list_repo_commits("me/tiny")) == 2  # the empty first one, and ours
-    assert push_folder(folder, "me/tiny").oid == answer.oid  # nothing has changed
+    assert push_folder(saved, "me/tiny").oid == answer.oid  # nothing has changed
     for load in (RQImageGenerationPipeline, DiffusionPipeline):
         loaded = load.from_pretrained("me/tiny")
         assert type(loaded) is RQImageGenerationPipeline
-        assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+        assert_draws_alike(loaded, tiny_pipeline)
     for name in ("rqvae", "transformer"):
         model_class = type(getattr(tiny_pipeline, name))
         for load in (model_class, AutoModel):
@@ -62,29 +47,28 @@ def test_a_pushed_pipeline_is_one_commit_and_draws_the_same_from_the_hub(hub, fo
 
 
 def test_sampling_settings_reach_the_hub(hub, tiny_pipeline):
-    settings = {"top_k": [1, 2, 3], "temperature": 0.5}
-    tiny_pipeline.transformer.generation_config.update(**settings)
+    tiny_pipeline.transformer.generation_config.update(top_k=[1, 2, 3], temperature=0.5)
     tiny_pipeline.push_to_hub("me/tiny")
     loaded = DiffusionPipeline.from_pretrained("me/tiny")
-    assert not any(hub.cache.rglob("generation_config.json"))
-    assert np.array_equal(draw(loaded), draw(tiny_pipeline))
+    assert not any(hub.cache.rglob("generation_config.json"))  # which diffusers does not download
+    assert_draws_alike(loaded, tiny_pipeline)
     assert "| top_k | 1, 2, 3 |" in ModelCard.load("me/tiny").text
 
 
-def test_pickles_checkpoints_and_hidden_files_stay_on_the_machine(hub, folder):
+def test_pickles_checkpoints_and_hidden_files_stay_on_the_machine(hub, saved):
     for name in (
         *("training_args.bin", "rqvae/optimizer.pt", "notes.pkl", "checkpoint-5/model.safetensors", "_unfinished/x"),
         *(".git/config", "trainer_state.json", "tokenizer/words.pickle", "old.ckpt"),
     ):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"anything")
-    (folder / "notes.txt").write_text("words")
-    push_folder(folder, "me/tiny")
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_bytes(b"anything")
+    (saved / "notes.txt").write_text("words")
+    push_folder(saved, "me/tiny")
     assert set(hub.files("me/tiny")) == {*FILES, "notes.txt"}
 
 
-def test_no_path_of_the_machine_is_uploaded(hub, folder, tmp_path):
-    loaded = RQImageGenerationPipeline.from_pretrained(folder)
+def test_no_path_of_the_machine_is_uploaded(hub, saved, tmp_path):
+    loaded = RQImageGenerationPipeline.from_pretrained(saved)
     loaded.save_pretrained(tmp_path / "again")
     (tmp_path / "again" / "README.md").write_text(
         f'# Mine\n\n    pipe = RQImageGenerationPipeline.from_pretrained("{tmp_path / "again"}")\n'
@@ -98,33 +82,27 @@ def test_no_path_of_the_machine_is_uploaded(hub, folder, tmp_path):
     assert 'from_pretrained("me/tiny")' in ModelCard.load("me/tiny").text
 
 
-def test_what_is_wrong_is_named_and_makes_no_repository(hub, folder, tmp_path):
-    for wrong, options, expected in (
-        (tmp_path / "nothing", {}, "`folder` must hold model_index.json"),
-        (folder / "tokenizer", {"with_code": True}, "`folder` must hold a pipeline or a config.json of `model_type`"),
+def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
+    def refuse(folder: Path, message: str, **options) -> None:
+        with pytest.raises(ValueError, match=message):
+            push_folder(folder, "me/tiny", **options)
+        assert hub.repositories == {}
+
+    refuse(tmp_path / "nothing", "`folder` must hold model_index.json")
+    refuse(saved / "tokenizer", "`folder` must hold a pipeline or a config.json of `model_type`", with_code=True)
+    for path, content, message in (
+        ("rqvae/config.json", b"[1]", "config.json must hold a JSON object"),
+        ("rqvae/model.safetensors", b"x" * 99, "`folder` must hold whole weights, rqvae/model.safetensors"),
     ):
-        with pytest.raises(ValueError, match=expected):
-            push_folder(wrong, "me/tiny", **options)
-    for path, content, expected in (
-        (folder / "rqvae" / "config.json", b"[1]", "config.json must hold a JSON object"),
-        (
-            folder / "rqvae" / "model.safetensors",
-            b"x" * 99,
-            "`folder` must hold whole weights, rqvae/model.safetensors",
-        ),
-    ):
-        whole = path.read_bytes()
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=expected):
-            push_folder(folder, "me/tiny")
-        path.write_bytes(whole)
-    (folder / "transformer" / "model.safetensors").rename(folder / "transformer" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="`folder` must hold weights as safetensors, there are none in .*transformer"):
-        push_folder(folder, "me/tiny")
-    assert hub.repositories == {}
+        whole = (saved / path).read_bytes()
+        (saved / path).write_bytes(content)
+        refuse(saved, message)
+        (saved / path).write_bytes(whole)
+    (saved / "transformer" / "model.safetensors").rename(saved / "transformer" / "pytorch_model.bin")
+    refuse(saved, "`folder` must hold weights as safetensors, there are none in .*transformer")
 
 
-def test_the_card_travels_with_a_pipeline(hub, folder, monkeypatch, tmp_path):
+def test_the_card_travels_with_a_pipeline(hub, saved, monkeypatch, tmp_path):
     card = """---
 license: cc-by-4.0
 ---
@@ -140,12 +118,12 @@ Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence]
     pipe = RQImageGenerationPipeline.from_pretrained("runs/pipeline")
     rq-hf evaluate rqvae runs/pipeline --output runs/pipeline-figures.json
 """
-    (folder / "README.md").write_text(card)
-    (folder / "LICENSE").write_text("words")
-    (folder / "pictures").mkdir()
-    (folder / "pictures" / "sample.png").write_bytes(b"png")
+    (saved / "README.md").write_text(card)
+    (saved / "LICENSE").write_text("words")
+    (saved / "pictures").mkdir()
+    (saved / "pictures" / "sample.png").write_bytes(b"png")
     (tmp_path / "runs").mkdir()
-    folder = folder.rename(tmp_path / "runs" / "pipeline")
+    saved = saved.rename(tmp_path / "runs" / "pipeline")
     monkeypatch.chdir(tmp_path)
     RQImageGenerationPipeline.from_pretrained("runs/pipeline").push_to_hub("me/first")
     RQImageGenerationPipeline.from_pretrained("me/first").push_to_hub("me/second", license="mit", with_code=True)
@@ -155,42 +133,42 @@ Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence]
         assert "see notes, the licence and [below](#use)" in pushed.text and "(https://example.org)" in pushed.text
         assert f'from_pretrained("{name}")' in pushed.text
         assert f"evaluate rqvae {name} --output runs/pipeline-figures.json" in pushed.text
-    push_folder(folder, "me/third")
+    push_folder(saved, "me/third")
     assert "[the licence](LICENSE)" in ModelCard.load("me/third").text
 
 
-def test_a_push_without_a_card_counts_parameters_and_tells_who_can_load_it(hub, folder, tiny_pipeline, caplog):
-    push_folder(folder, "me/tiny")
+def test_a_push_without_a_card_counts_parameters_and_tells_who_can_load_it(hub, saved, tiny_pipeline, caplog):
+    push_folder(saved, "me/tiny")
     text = ModelCard.load("me/tiny").text
     for model in (tiny_pipeline.rqvae, tiny_pipeline.transformer):
         assert f"| Parameters | {model.num_parameters():,} |" in text
     assert "push it `with_code`" in caplog.text
     caplog.clear()
-    push_folder(folder, "me/tiny", with_code=True)
+    push_folder(saved, "me/tiny", with_code=True)
     assert "with_code" not in caplog.text
 
 
-def test_weights_of_an_earlier_push_are_deleted(hub, folder, tiny_pipeline):
+def test_weights_of_an_earlier_push_are_deleted(hub, saved, tiny_pipeline):
     def weights() -> list[str]:
         return [path for path in hub.files("me/tiny") if path.startswith("transformer/model")]
 
-    push_folder(folder, "me/tiny")
+    push_folder(saved, "me/tiny")
     assert weights() == ["transformer/model.safetensors"]
-    (folder / "transformer" / "model.safetensors").unlink()
-    tiny_pipeline.transformer.save_pretrained(folder / "transformer", max_shard_size="40KB")
-    push_folder(folder, "me/tiny")
+    (saved / "transformer" / "model.safetensors").unlink()
+    tiny_pipeline.transformer.save_pretrained(saved / "transformer", max_shard_size="40KB")
+    push_folder(saved, "me/tiny")
     assert len(weights()) > 2 and all("-of-" in path or "index" in path for path in weights())
-    assert np.array_equal(draw(RQImageGenerationPipeline.from_pretrained("me/tiny")), draw(tiny_pipeline))
+    assert_draws_alike(RQImageGenerationPipeline.from_pretrained("me/tiny"), tiny_pipeline)
 
 
-def test_a_push_goes_to_a_branch_or_a_pull_request(hub, folder):
-    push_folder(folder, "me/tiny")
+def test_a_push_goes_to_a_branch_or_a_pull_request(hub, saved):
+    push_folder(saved, "me/tiny")
     before = hub.files("me/tiny")
-    (folder / "notes.txt").write_text("words")
-    push_folder(folder, "me/tiny", revision="trial", commit_message="Words")
-    answer = push_folder(folder, "me/tiny", create_pr=True)
+    (saved / "notes.txt").write_text("words")
+    push_folder(saved, "me/tiny", revision="trial", commit_message="Words")
+    answer = push_folder(saved, "me/tiny", create_pr=True)
     assert answer.pr_url == f"{hub.endpoint}/me/tiny/discussions/1"
-    push_folder(folder, "me/tiny", revision="refs/pr/1")
+    push_folder(saved, "me/tiny", revision="refs/pr/1")
     assert hub.files("me/tiny") == before
     for revision in ("trial", "refs/pr/1"):
         assert set(hub.files("me/tiny", revision)) == {*before, "notes.txt"}
@@ -198,8 +176,7 @@ def test_a_push_goes_to_a_branch_or_a_pull_request(hub, folder):
     RQImageGenerationPipeline.from_pretrained("me/tiny", revision="trial")
 
 
-def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, tiny_pipeline, tmp_path):
-    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, saved, tiny_pipeline, tmp_path):
     lora = get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"]))
     lora.peft_config["default"].base_model_name_or_path = "me/base"
     lora.save_pretrained(tmp_path / "adapter")
@@ -221,10 +198,9 @@ def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, tiny_pipeline, tmp_pat
     assert type(AutoModel.from_pretrained("me/transformer")) is RQTransformerForImageGeneration
 
 
-@BOTH_CLASSES
-def test_what_was_loaded_once_loads_without_the_hub(hub, folder, load):
-    push_folder(folder, "me/tiny")
-    expected = draw(load.from_pretrained("me/tiny"))
-    before = hub.num_requests
-    assert np.array_equal(draw(load.from_pretrained("me/tiny", local_files_only=True)), expected)
+@pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
+def test_what_was_loaded_once_loads_without_the_hub(hub, saved, load):
+    push_folder(saved, "me/tiny")
+    first, before = load.from_pretrained("me/tiny"), hub.num_requests
+    assert_draws_alike(load.from_pretrained("me/tiny", local_files_only=True), first)
     assert hub.num_requests == before
