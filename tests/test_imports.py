@@ -30,23 +30,12 @@ ARROWS = {
     "__init__": {"models", "pipelines", "caption_tokenizer"},
 }  # fmt: skip
 # What a pipeline can do without: training, measuring and pages bring these.
-EXTRAS = [
-    "datasets",
-    "peft",
-    "torchvision",
-    "lpips",
-    "torchmetrics",
-    "torch_fidelity",
-    "gradio",
-    "torchao",
-    "matplotlib",
-]
+EXTRAS = "datasets peft torchvision lpips torchmetrics torch_fidelity gradio torchao matplotlib".split()
 
 
 def package_of(path: Path) -> str:
     """`models`, `training`, ..., or the name of a module at the library's root."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imports(path: Path) -> set[str]:
@@ -58,8 +47,7 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {f"{module}.{alias.name}" for alias in node.names}
+            names |= {".".join(filter(None, [*base, node.module, alias.name])) for alias in node.names}
     return names
 
 
@@ -91,12 +79,9 @@ def test_the_two_models_do_not_import_each_other():
 
 
 def test_pipelines_import_the_hub_only_where_they_push():
-    users = [path.name for path in SOURCES if package_of(path) == "pipelines" and "hub" in inner_imports_roots(path)]
+    files = [path for path in SOURCES if package_of(path) == "pipelines"]
+    users = [path.name for path in files if any(name.split(".")[0] == "hub" for name in inner_imports(path))]
     assert users == ["sharing.py"]
-
-
-def inner_imports_roots(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in inner_imports(path)}
 
 
 def test_there_is_no_import_cycle():
@@ -104,9 +89,7 @@ def test_there_is_no_import_cycle():
     arrows = {}
     for name, path in modules.items():
         inner = {each.removeprefix("rq_hf.") for each in imports(path) if each.startswith("rq_hf.")}
-        arrows[name] = {
-            known for known in modules for each in inner if each == known or each.startswith(f"{known}.")
-        } - {name}
+        arrows[name] = {known for known in modules for each in inner if f"{each}.".startswith(f"{known}.")} - {name}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
@@ -126,11 +109,9 @@ def test_the_library_has_few_rooms_at_its_root():
 
 
 def test_no_private_machinery_of_torch_is_used():
-    forbidden = (
-        r"_inductor|torch\._C|CppCodeCache|TorchFunctionMode|WeakKeyDictionary|threading\.Lock|saved_tensors_hooks"
-    )
+    words = r"_inductor|torch\._C|CppCodeCache|TorchFunctionMode|WeakKeyDictionary|threading\.Lock|saved_tensors_hooks"
     for path in SOURCES:
-        assert not re.search(forbidden, path.read_text(encoding="utf-8")), path
+        assert not re.search(words, path.read_text(encoding="utf-8")), path
 
 
 def test_every_file_begins_with_the_licence_and_a_docstring():
@@ -142,6 +123,9 @@ def test_every_file_begins_with_the_licence_and_a_docstring():
             assert ast.get_docstring(ast.parse(text)), path
 
 
-def test_drawing_needs_no_extra_package():
-    blocked = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\n"
-    subprocess.run([sys.executable, "-c", blocked + "import rq_hf, rq_hf.hub, rq_hf.conversion"], check=True)
+@pytest.mark.parametrize(
+    "extras, modules", [(EXTRAS, "rq_hf, rq_hf.hub, rq_hf.conversion"), (["peft"], "rq_hf.training")]
+)
+def test_drawing_needs_no_extra_package_and_training_no_peft(extras, modules):
+    blocked = f"import sys\nfor name in {extras}: sys.modules[name] = None\n"
+    subprocess.run([sys.executable, "-c", f"{blocked}import {modules}"], check=True)

@@ -16,7 +16,6 @@ from rq_hf.cli import COMMANDS, main
 from rq_hf.training.arguments import read_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 PAGES += (ROOT / "checkpoints").glob("*/README.md")
 SHELLS = {  # scripts of three lines, by the command that they run
@@ -33,6 +32,10 @@ SHELLS = {  # scripts of three lines, by the command that they run
 FENCE = re.compile(r"^([ \t]*)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
+def documented_python(text: str) -> list[str]:
+    return [body for _, language, body in FENCE.findall(text) if language == "python"]
+
+
 def public_docstrings() -> dict[str, str]:
     """Docstrings of the package's classes and functions that hold an example."""
     found = {}
@@ -47,18 +50,10 @@ def public_docstrings() -> dict[str, str]:
     return found
 
 
-def run_script(name: str, monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
-
-
 def test_readme_python_runs(hub, monkeypatch):
     monkeypatch.chdir(ROOT)
     namespace = {}
-    blocks = [text for _, language, text in FENCE.findall(README) if language == "python"]
-    assert blocks
-    for block in blocks:
+    for block in documented_python((ROOT / "README.md").read_text(encoding="utf-8")):
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["image"].size == (64, 64)
 
@@ -83,15 +78,11 @@ def test_links_and_paths_of_a_page_lead_to_files_and_headings(page):
 
 def documented_commands() -> dict[tuple[str, ...], set[str]]:
     """Flags that pages and recipes give to `rq-hf COMMAND` or to a script."""
-    texts = [page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES]
     lines = []
-    for text in texts:
-        lines += [
-            line
-            for _, language, body in FENCE.findall(text)
-            if language in ("bash", "text")
-            for line in body.splitlines()
-        ]
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for _, language, body in FENCE.findall(text):
+            lines += body.splitlines() if language in ("bash", "text") else []
         lines += re.findall(r"`([^`]+)`", FENCE.sub("", text).replace("\n", " "))
     for name in recipe_names():
         lines += read_recipe(name)["card"].get("training_commands", [])
@@ -107,6 +98,7 @@ def documented_commands() -> dict[tuple[str, ...], set[str]]:
 
 
 def test_documented_commands_have_flags_that_exist(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     commands = documented_commands()
     assert len(commands) >= 8
     for (name, *words), flags in commands.items():
@@ -114,7 +106,8 @@ def test_documented_commands_have_flags_that_exist(capsys, monkeypatch):
             if name in COMMANDS:
                 main([name, *words, "--help"])
             else:
-                run_script(name, monkeypatch, "--help")
+                monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
+                runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
         assert ended.value.code == 0, name
         known = set(re.findall(r"^ +(?:-\w, )?(--\w+)", capsys.readouterr().out, re.MULTILINE))
         assert flags <= known, (name, *words, flags - known)
@@ -123,7 +116,7 @@ def test_documented_commands_have_flags_that_exist(capsys, monkeypatch):
 @pytest.mark.parametrize("name", public_docstrings())
 def test_docstring_examples_run(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    examples = [text for _, language, text in FENCE.findall(public_docstrings()[name]) if language == "python"]
+    examples = documented_python(public_docstrings()[name])
     assert examples
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for example in examples:

@@ -58,10 +58,6 @@ def read_back(card: ModelCard) -> dict:
     return metadata
 
 
-def snippets(card: ModelCard) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", card.text, flags=re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_card_tells_what_it_is_given(kind, configs, tmp_path):
     card = ModelCard.load(write_card(tmp_path / "new" / "folder", kind, {**FACTS, "configs": configs}))
@@ -118,7 +114,7 @@ def test_the_snippets_of_all_cards_run(make_pipeline, condition, example, tmp_pa
     ):
         if Path(place).exists():
             card = render_card(kind, {"repo_id": place, "configs": configs, "base_model": "pipeline/rqvae"})
-            (snippet,) = snippets(card)
+            (snippet,) = re.findall(r"^```python\n(.*?)^```", card.text, flags=re.MULTILINE | re.DOTALL)
             assert example in snippet or kind != "pipeline"
             exec(snippet.replace("path/to/its/tokenizer", "pipeline/tokenizer"), {})
             assert Image.open("picture.png").size == ((20, 30) if kind == "rqvae" else (16, 16))

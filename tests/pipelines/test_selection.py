@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from conftest import draw, seeded
 from scorers import CLASSES, tiny_classifier, tiny_clip
 
 from rq_hf import CLIPRanker, ImageClassifier
@@ -11,11 +12,6 @@ from rq_hf.images import to_pil
 from rq_hf.pipelines.selection import candidates_per_prompt, match_classes
 
 PROMPTS = ["a red heart", "green apple"]
-
-
-def seeded(*seeds: int):
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return generators if len(seeds) > 1 else generators[0]
 
 
 def likelihoods_by_hand(pipe, prompts, codes, depth: int = 1) -> torch.Tensor:
@@ -38,18 +34,12 @@ def ranker(tiny_tokenizer) -> CLIPRanker:
     return CLIPRanker(*tiny_clip(tiny_tokenizer))
 
 
-@pytest.fixture
-def class_pipeline(make_pipeline):
-    return make_pipeline("class")
-
-
-def test_rejection_sampling_returns_the_likeliest_of_all_candidates(class_pipeline, classifier):
-    options = dict(class_labels=["goose", "volcano"], output_type="latent")
-    chosen = class_pipeline(
-        **options, num_images_per_prompt=2, classifier=classifier, acceptance_rate=0.2, generator=seeded(0)
-    )
-    everything = class_pipeline(**options, num_images_per_prompt=10, generator=seeded(0)).images
-    scores = classifier.score(class_pipeline.rqvae.decode(everything), [1] * 10 + [3] * 10).view(2, 10)
+def test_rejection_sampling_returns_the_likeliest_of_all_candidates(make_pipeline, classifier):
+    pipe, options = make_pipeline("class"), dict(class_labels=["goose", "volcano"], output_type="latent")
+    selection = dict(num_images_per_prompt=2, classifier=classifier, acceptance_rate=0.2)
+    chosen = pipe(**options, **selection, generator=seeded(0))
+    everything = pipe(**options, num_images_per_prompt=10, generator=seeded(0)).images
+    scores = classifier.score(pipe.rqvae.decode(everything), [1] * 10 + [3] * 10).view(2, 10)
     best = scores.topk(2)
     torch.testing.assert_close(chosen.scores.view(2, 2), best.values, rtol=0, atol=1e-6)
     assert torch.equal(chosen.images, everything[(best.indices + torch.tensor([[0], [10]])).flatten()])
@@ -58,16 +48,9 @@ def test_rejection_sampling_returns_the_likeliest_of_all_candidates(class_pipeli
 
 @pytest.mark.parametrize("by", ["clip", "likelihood"])
 def test_re_ranking_returns_the_best_of_all_candidates(tiny_pipeline, ranker, by):
-    options = dict(output_type="latent")
-    chosen = tiny_pipeline(
-        PROMPTS,
-        num_images_per_prompt=2,
-        num_candidates=7,
-        ranker=ranker if by == "clip" else "likelihood",
-        generator=seeded(0),
-        **options,
-    )
-    everything = tiny_pipeline(PROMPTS, num_images_per_prompt=7, generator=seeded(0), **options).images
+    selection = dict(num_images_per_prompt=2, num_candidates=7, ranker=ranker if by == "clip" else "likelihood")
+    chosen = tiny_pipeline(PROMPTS, **selection, generator=seeded(0), output_type="latent")
+    everything = draw(tiny_pipeline, PROMPTS, num_images_per_prompt=7)
     prompts = [prompt for prompt in PROMPTS for _ in range(7)]
     if by == "clip":
         scores = ranker.score(tiny_pipeline.rqvae.decode(everything), prompts)
@@ -140,14 +123,13 @@ def test_likelihood_ranking_needs_neither_captions_nor_a_decoder(make_pipeline, 
 
 def test_given_first_codes_leave_the_likelihood_to_the_next(tiny_pipeline):
     picture = tiny_pipeline("rocket", generator=seeded(1)).images[0]
-    options = dict(keep_depths=1, output_type="latent")
-    chosen = tiny_pipeline.vary(
-        picture, "rocket", num_candidates=6, ranker="likelihood", generator=seeded(0), **options
+    chosen, everything = (
+        tiny_pipeline.vary(picture, "rocket", keep_depths=1, output_type="latent", generator=seeded(0), **each).images
+        for each in (dict(num_candidates=6, ranker="likelihood"), dict(num_images_per_prompt=6))
     )
-    everything = tiny_pipeline.vary(picture, "rocket", num_images_per_prompt=6, generator=seeded(0), **options).images
     scores = likelihoods_by_hand(tiny_pipeline, ["rocket"] * 6, everything, depth=2)
     assert len(scores.unique()) > 1
-    assert torch.equal(chosen.images[0], everything[scores.argmax()])
+    assert torch.equal(chosen[0], everything[scores.argmax()])
 
 
 def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):
@@ -158,13 +140,13 @@ def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):
     torch.testing.assert_close(ranker.score(pictures, texts), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_classifier_and_ranker_load_from_folders(class_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
+def test_classifier_and_ranker_load_from_folders(make_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
     for judge, processor in ((classifier, classifier.image_processor), (ranker, ranker.processor)):
         judge.model.save_pretrained(tmp_path / type(judge).__name__)
         processor.save_pretrained(tmp_path / type(judge).__name__)
-    options = dict(class_labels=2, acceptance_rate=0.5, output_type="latent")
+    pipe, options = make_pipeline("class"), dict(class_labels=2, acceptance_rate=0.5, output_type="latent")
     by_path, by_object = (
-        class_pipeline(classifier=each, generator=seeded(0), **options)
+        pipe(classifier=each, generator=seeded(0), **options)
         for each in (str(tmp_path / "ImageClassifier"), classifier)
     )
     assert torch.equal(by_path.images, by_object.images) and torch.equal(by_path.scores, by_object.scores)
