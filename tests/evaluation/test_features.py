@@ -76,11 +76,6 @@ def test_inception_weights_that_run_code_are_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_unknown_extractor_is_refused():
-    with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
-        build_extractor("resnet")
-
-
 def test_features_do_not_depend_on_the_batch_size_and_grey_is_repeated(lite0, pictures):
     whole, parts = (extract_features(lite0, Pixels(pictures), batch_size) for batch_size in (8, 3))
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
@@ -99,6 +94,8 @@ def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path
     assert to_pil(read)[2].tobytes() == to_pil(pictures)[2].tobytes()
 
 
-def test_an_empty_folder_is_refused(tmp_path):
+def test_an_unknown_extractor_and_an_empty_folder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
+        build_extractor("resnet")
     with pytest.raises(ValueError, match="got none"):
         PictureFiles(tmp_path)

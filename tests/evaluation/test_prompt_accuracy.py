@@ -20,42 +20,41 @@ CONCEPTS = ["cat", "dog", "cow", "cat", "dog", "cat"]
 STYLES = ["3d", "3d", "3d", "flat", "flat", "noto"]
 
 
-def judge(feature: float, concept: str, style: str | None = None, groups=()) -> dict:
-    prompt = {"prompt": f"a {concept}", "concept": concept} | ({} if style is None else {"style": style})
+# Of a drawing with this feature: how many real pictures are nearer than the nearest one of the concept.
+RANKS = [(1.9, "cat", 2), (1.9, "cow", 0), (10.1, "cat", 0), (28.0, "dog", 1), (0.5, "cat", 0), (0.5, "dog", 0)]
+# With a style and groups of styles: whether the nearest of the concept has the style, and the rank among those of it.
+STYLE_HITS = [
+    (1.9, "cat", "3d", (), True, 2),
+    (28.0, "cat", "flat", (), False, 1),
+    (28.0, "cat", "noto", (), True, 0),
+    (10.0, "cat", "3d", (), False, 2),  # the cat at 10 is flat
+    (10.0, "cat", "3d", MATERIALS, True, 2),  # styles of a group count as one where the style is judged
+    (30.0, "cat", "3d", MATERIALS, False, 2),
+    (5.0, "cat", "3d", (), True, 2),  # two cats are equally near: the one that makes a hit counts
+    (5.0, "cat", "flat", (), True, 0),
+    (2.0, "cow", "noto", (), False, None),  # nobody has drawn this pair
+]
+
+
+def judge(feature: float, groups=(), **prompt) -> dict:
     return judge_prompts(torch.tensor([[feature]]), [prompt], FEATURES, CONCEPTS, STYLES, groups)[0]
 
 
-def test_rank_counts_the_nearer_pictures_of_any_style():
-    assert judge(1.9, "cat")["rank"] == 2 and judge(1.9, "cow")["rank"] == 0
-    assert judge(10.1, "cat")["rank"] == 0 and judge(28.0, "dog")["rank"] == 1
-    assert "style_hit" not in judge(1.9, "cat") and "rank_in_style" not in judge(1.9, "cat")
-    row = judge(28.0, "dog")
+@pytest.mark.parametrize("feature, concept, rank", RANKS)
+def test_rank_counts_the_nearer_pictures_of_any_style(feature, concept, rank):
+    row = judge(feature, concept=concept)
+    assert row["rank"] == rank and "style_hit" not in row and "rank_in_style" not in row
+
+
+@pytest.mark.parametrize("feature, concept, style, groups, hit, rank", STYLE_HITS)
+def test_styles_are_judged_by_the_pictures_of_the_concept_and_of_the_style(feature, concept, style, groups, hit, rank):
+    row = judge(feature, groups, concept=concept, style=style)
+    assert (row["style_hit"], row["rank_in_style"]) == (hit, rank)
+
+
+def test_a_row_holds_its_prompt_and_the_nearest_picture():
+    row = judge(28.0, prompt="a dog", concept="dog")
     assert (row["nearest"], row["nearest_concept"], row["prompt"]) == (5, "cat", "a dog")
-
-
-def test_rank_in_style_counts_those_of_the_prompted_style_alone():
-    assert judge(1.9, "cat", "3d")["rank_in_style"] == 2 and judge(28.0, "cat", "flat")["rank_in_style"] == 1
-    assert judge(28.0, "cat", "noto")["rank_in_style"] == 0
-
-
-def test_style_is_that_of_the_nearest_picture_of_the_concept():
-    assert judge(1.9, "cat", "3d")["style_hit"] and judge(28.0, "cat", "noto")["style_hit"]
-    assert not judge(10.0, "cat", "3d")["style_hit"]  # the cat at 10 is flat
-
-
-def test_styles_of_a_group_count_as_one_where_the_style_is_judged():
-    assert judge(10.0, "cat", "3d", MATERIALS)["style_hit"] and not judge(30.0, "cat", "3d", MATERIALS)["style_hit"]
-    assert judge(10.0, "cat", "3d", MATERIALS)["rank_in_style"] == judge(10.0, "cat", "3d")["rank_in_style"] == 2
-
-
-def test_of_equally_near_pictures_the_one_that_makes_a_hit_counts():
-    assert judge(0.5, "cat")["rank"] == judge(0.5, "dog")["rank"] == 0
-    assert judge(5.0, "cat", "3d")["style_hit"] and judge(5.0, "cat", "flat")["style_hit"]
-
-
-def test_a_pair_that_nobody_has_drawn_is_no_style_hit_and_has_no_rank_in_style():
-    row = judge(2.0, "cow", "noto")
-    assert row["rank"] == 0 and not row["style_hit"] and row["rank_in_style"] is None
 
 
 def test_accuracy_is_the_share_of_hits_with_its_standard_error():
