@@ -22,7 +22,7 @@ def file_of(picture: Image.Image, format: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def row_of(mode: str, *pixels: tuple[int, ...]) -> Image.Image:
+def row_of(mode: str, *pixels: int | tuple[int, ...]) -> Image.Image:
     picture = Image.new(mode, (len(pixels), 1))
     picture.putdata(pixels)
     return picture
@@ -32,14 +32,9 @@ def grey(*levels: float, dtype: type = np.uint8) -> Image.Image:
     return Image.fromarray(np.array([levels], dtype))
 
 
-def palette_picture() -> Image.Image:
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    picture.putdata(range(3))
-    return picture
-
-
-SIXTEEN_BITS = (0, 128, 257, 32896, 65535)
+PALETTE = row_of("P", 0, 1, 2)
+PALETTE.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+IN_16_BITS = grey(0, 128, 257, 32896, 65535, dtype=np.uint16)
 IN_8_BITS = [(0,) * 3, (0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]
 KINDS = {
     "grey": (file_of(grey(0, 7, 255)), [(0,) * 3, (7,) * 3, (255,) * 3]),
@@ -49,9 +44,9 @@ KINDS = {
         file_of(row_of("RGBA", (1, 2, 3, 255), (1, 2, 3, 0), (255, 0, 0, 51))),
         [(1, 2, 3), (255, 255, 255), (255, 204, 204)],
     ),
-    "palette": (file_of(palette_picture()), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]),
+    "palette": (file_of(PALETTE), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]),
     "palette with transparency": (
-        file_of(palette_picture(), transparency=bytes([255, 51, 0])),
+        file_of(PALETTE, transparency=bytes([255, 51, 0])),
         [(255, 0, 0), (204, 255, 204), (255, 255, 255)],
     ),
     "RGB with a transparent colour": (
@@ -62,18 +57,14 @@ KINDS = {
         file_of(row_of("CMYK", (0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 0, 255)), "TIFF"),
         [(255, 255, 255), (0, 255, 255), (0, 0, 0)],
     ),
-    "16-bit PNG": (file_of(grey(*SIXTEEN_BITS, dtype=np.uint16)), IN_8_BITS),
-    "16-bit TIFF": (file_of(grey(*SIXTEEN_BITS, dtype=np.uint16), "TIFF"), IN_8_BITS),
-    "16-bit PGM, which Pillow opens as 32-bit integers": (
-        file_of(grey(*SIXTEEN_BITS, dtype=np.uint16), "PPM"),
-        IN_8_BITS,
-    ),
+    "16-bit PNG": (file_of(IN_16_BITS), IN_8_BITS),
+    "16-bit TIFF": (file_of(IN_16_BITS, "TIFF"), IN_8_BITS),
+    "16-bit PGM, which Pillow opens as 32-bit integers": (file_of(IN_16_BITS, "PPM"), IN_8_BITS),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_every_mode_become_exact_rgb_on_white(kind):
-    content, expected = KINDS[kind]
+@pytest.mark.parametrize("content, expected", KINDS.values(), ids=KINDS)
+def test_pictures_of_every_mode_become_exact_rgb_on_white(content, expected):
     picture = decode_picture(content)
     assert picture.mode == "RGB"
     assert [picture.getpixel((x, 0)) for x in range(picture.width)] == expected
@@ -108,9 +99,8 @@ UNDECODABLE = {
 }
 
 
-@pytest.mark.parametrize("kind", UNDECODABLE)
-def test_an_undecodable_picture_is_a_value_error_that_says_why(kind):
-    content, match = UNDECODABLE[kind]
+@pytest.mark.parametrize("content, match", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_an_undecodable_picture_is_a_value_error_that_says_why(content, match):
     with pytest.raises(ValueError, match=f"`image` cannot be decoded.*{match}"):
         decode_picture(content)
 
@@ -145,15 +135,12 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path
     assert decode_picture(file_of(Image.new("L", (8, 4))), max_pixels=32).size == (8, 4)
 
 
-def test_to_uint8_rounds_and_clamps():
+def test_to_uint8_rounds_and_clamps_and_refuses_what_is_not_finite():
     pixels = torch.tensor([[[[-2.0, -1.0, 0.8 / 255 - 1, 1.2 / 255 - 1, 1.0, 1.7]]]])
     assert to_uint8(pixels).flatten().tolist() == [0, 0, 0, 1, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert torch.equal(to_uint8(levels / 127.5 - 1), levels)
     assert (to_uint8((levels / 127.5 - 1).bfloat16()).int() - levels.int()).abs().max() <= 1
-
-
-def test_pixels_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="`pixel_values` must be finite"):
         to_uint8(torch.tensor([0.5, math.nan]))
 
@@ -167,9 +154,8 @@ def test_to_pil_keeps_grey_grey_and_to_rgb_repeats_it(pictures):
 
 
 def test_a_grid_places_pictures_row_by_row_with_captions_below():
-    colours = ["red", "lime", "blue"]
-    sizes = [(64, 64), (8, 4), (32, 64)]
-    images = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours, strict=True)]
+    sizes = {"red": (64, 64), "lime": (8, 4), "blue": (32, 64)}
+    images = [Image.new("RGB", size, colour) for colour, size in sizes.items()]
     grid = image_grid(images, ["a heart", "a very long caption " * 9, ""], columns=2, tile_size=64)
     assert grid.size == (2 * 72 + 8, 2 * (72 + 22) + 8)
     centres = [grid.getpixel(place) for place in [(40, 40), (112, 40), (40, 134)]]

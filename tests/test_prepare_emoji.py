@@ -22,12 +22,12 @@ prompt_sets = importlib.import_module("prompt_sets")
 
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 STYLES, ONE_COLOUR_STYLES = prepare_emoji.STYLES, prepare_emoji.ONE_COLOUR_STYLES
-NAMES = [f"thing {first}{second}" for first in "abcdef" for second in "pqrstuvw"] + [
-    "church",
-    "blue heart",
-    "waving person",
+NAMES = [f"thing {first}{second}" for first in "abcdef" for second in "pqrstuvw"]
+NAMES += ["church", "blue heart", "waving person"]
+DROPPED = [
+    *({"label": "flag: Somewhere", "group": 9}, {"label": "Japanese “here” button", "group": 8}),
+    *({"label": "regional indicator A"}, {"label": "red hair", "group": 2}),
 ]
-DROPPED = [("flag: Somewhere", 9), ("Japanese “here” button", 8), ("regional indicator A", None), ("red hair", 2)]
 
 
 def write_json(path, value):
@@ -35,44 +35,30 @@ def write_json(path, value):
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def draw(*parts):
-    """An SVG body of sixteen squares, coloured by the hash of `parts`."""
-    hues = [round(captions.hash_fraction(*parts, cell) * 360) for cell in range(16)]
-    return "".join(
-        f'<path fill="hsl({hue},80%,40%)" d="M{cell % 4 * 4} {cell // 4 * 4}h4v4h-4z"/>'
-        for cell, hue in enumerate(hues)
-    )
-
-
-def draw_one_colour(*parts):
-    squares = [cell for cell in range(16) if cell % 5 == 0 or captions.hash_fraction(*parts, cell) < 0.5]
-    return "".join(f'<path fill="currentColor" d="M{cell % 4 * 4} {cell // 4 * 4}h4v4h-4z"/>' for cell in squares)
+def draw(*parts, one_colour=False):
+    """An SVG body of sixteen squares, coloured by the hash of `parts`; in one colour there are some of them."""
+    squares = []
+    for cell in range(16):
+        fraction = captions.hash_fraction(*parts, cell)
+        fill = "currentColor" if one_colour else f"hsl({round(fraction * 360)},80%,40%)"
+        if not one_colour or cell % 5 == 0 or fraction < 0.5:
+            squares.append(f'<path fill="{fill}" d="M{cell % 4 * 4} {cell // 4 * 4}h4v4h-4z"/>')
+    return "".join(squares)
 
 
 def emoji_entries():
     """Entries of emojibase's data.json; the last one that is drawn comes in two skin tones."""
-    entries = [
-        {
-            "label": name,
-            "hexcode": f"{0xE000 + index:X}",
-            "group": 7,
-            "emoji": chr(0xE000 + index),
-            "tags": ["item", f"word{index}"],
-        }
-        for index, name in enumerate(NAMES)
-    ]
+    entries = []
+    for index, name in enumerate(NAMES):
+        entry = {"label": name, "hexcode": f"{0xE000 + index:X}", "emoji": chr(0xE000 + index)}
+        entries.append(entry | {"group": 7, "tags": ["item", f"word{index}"]})
     entries[NAMES.index("church")] |= {"group": 5, "tags": ["chapel", "cross", "item"]}
     entries[-1] |= {"group": 1}
     entries[-1]["skins"] = [
         {"tone": tone, "hexcode": f"{entries[-1]['hexcode']}-1F3F{tone}", "label": f"waving person: tone {tone}"}
         for tone in (2, 3)
     ] + [{"tone": [2, 3], "hexcode": "F000", "label": "two tones"}]
-    dropped = [
-        {"label": name, "hexcode": f"{0xF100 + index:X}", "emoji": "x"} for index, (name, _) in enumerate(DROPPED)
-    ]
-    return entries + [
-        each | ({} if group is None else {"group": group}) for each, (_, group) in zip(dropped, DROPPED, strict=True)
-    ]
+    return entries + [entry | {"hexcode": f"{0xF100 + index:X}", "emoji": "x"} for index, entry in enumerate(DROPPED)]
 
 
 # A church is a building; a cathedral and a minster are kinds of it. "minster" is a word of emojilib.
@@ -80,8 +66,9 @@ WORDNET_INDEX = [
     "church n 2 2 @ ~ 2 0 00000001 00000002",
     "cathedral n 1 1 @ 1 0 00000003",
     "minster n 1 1 @ 1 0 00000004",
+    "church_building n 1 1 @ 1 0 00000002",
+    "see n 2 1 @ 2 0 00000009 00000003",
 ]
-WORDNET_INDEX += ["church_building n 1 1 @ 1 0 00000002", "see n 2 1 @ 2 0 00000009 00000003"]
 WORDNET_DATA = [
     "00000001 14 n 01 church 0 001 @ 00000009 n 0000 | a group",
     "00000002 06 n 02 church 0 church_building 0 002 ~ 00000003 n 0000 ~ 00000004 n 0000 | a building",
@@ -101,10 +88,8 @@ def npm_dir(tmp_path_factory):
         (root / package / "LICENSE").write_text("A licence\n", encoding="utf-8")
     write_json(root / "emojibase-data" / "en" / "data.json", entries)
     church = entries[NAMES.index("church")]["emoji"]
-    write_json(
-        root / "emojilib" / "dist" / "emoji-en-US.json",
-        {church: ["church", "minster", "worship_place", "cartoon", "blue_thing"]},
-    )
+    keywords = {church: ["church", "minster", "worship_place", "cartoon", "blue_thing"]}
+    write_json(root / "emojilib" / "dist" / "emoji-en-US.json", keywords)
     for language in [*captions.FRAMES_BY_LANGUAGE, "ca"]:
         annotations = {church: {"tts": [f"kirk{language}"], "default": [f"bygg{language}"]}}
         path = root / "cldr-annotations-full" / "annotations" / language / "annotations.json"
@@ -121,13 +106,12 @@ def npm_dir(tmp_path_factory):
             (package / "assets").mkdir()
             for hexcode in [*drawn, *tones]:
                 colours = [captions.hash_fraction(hexcode, cell) * 220 for cell in range(48)]
-                picture = Image.fromarray(np.array(colours).astype(np.uint8).reshape(4, 4, 3))
-                picture.resize((32, 32), Image.NEAREST).save(
-                    package / "assets" / f"{hexcode.lower()}.webp", lossless=True
-                )
+                squares = Image.fromarray(np.array(colours).astype(np.uint8).reshape(4, 4, 3))
+                picture = squares.resize((32, 32), Image.NEAREST)
+                picture.save(package / "assets" / f"{hexcode.lower()}.webp", lossless=True)
             continue
-        body = draw_one_colour if style in ONE_COLOUR_STYLES else draw
-        icons = {name: {"body": body(style, name)} for name in [*drawn.values(), *tones.values()]}
+        names, one_colour = [*drawn.values(), *tones.values()], style in ONE_COLOUR_STYLES
+        icons = {name: {"body": draw(style, name, one_colour=one_colour)} for name in names}
         if style == "firefox":
             icons = {name.replace("-", ""): icon for name, icon in icons.items() if name.startswith("thing-a")}
         if style == "flat":
@@ -226,9 +210,8 @@ def test_splits_of_the_nine_styles_are_those_of_earlier_sets():
         tone = prepare_emoji.TONES.index(row["tone"])
         pictures.append(prepare_emoji.Picture(concept, row["style"], tone, row["icon"], twin=row["twin"]))
     prepare_emoji.assign_splits(pictures)
-    assert [(picture.split, picture.held_out) for picture in pictures] == [
-        (row["split"], row["held_out"]) for row in rows
-    ]
+    found = [(picture.split, picture.held_out) for picture in pictures]
+    assert found == [(row["split"], row["held_out"]) for row in rows]
 
 
 def test_one_colour_drawings_come_in_the_colours_that_captions_name(rows):
@@ -285,9 +268,8 @@ def test_training_captions_are_many_and_those_of_other_splits_are_of_other_forms
     assert all(len(row["captions"]) == 1 for row in rows if row["split"].startswith("test"))
     sentences = [caption for row in rows if row["split"] == "validation" for caption in row["captions"][1:]]
     assert any(caption.startswith(("please draw me", "i would like to see")) for caption in sentences)
-    assert not any(
-        "draw me" in caption or "would like to see a" in caption for row in church for caption in row["captions"][:5]
-    )
+    trained = [caption for row in church for caption in row["captions"][:5]]
+    assert not any("draw me" in caption or "would like to see a" in caption for caption in trained)
 
 
 def test_wordnet_gives_unambiguous_words_of_the_meaning_that_is_drawn(words):
@@ -359,17 +341,14 @@ def test_prompt_sets_ask_for_trained_concepts_and_share_none_between_parts(npm_d
         arguments = [f"--dataset={built}", f"--npm_dir={npm_dir}", f"--part={part}", f"--output_dir={tmp_path / part}"]
         prompt_sets.main([*arguments, "--num_prompts=20"])
         for path in (tmp_path / part).glob("*.jsonl"):
-            lines = path.read_text(encoding="utf-8").splitlines()
-            prompts[part, path.stem] = [json.loads(line) for line in lines]
+            prompts[part, path.stem] = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
     trained = {row["concept"] for row in rows if row["split"] == "train"}
     for name in ("names", "typos", "sentences", "keywords", "trained"):
         validation, test = ({prompt["concept"] for prompt in prompts[part, name]} for part in prompt_sets.PARTS)
         assert validation and test and not validation & test
     assert {prompt["concept"] for each in prompts.values() for prompt in each} <= trained
-    unseen = {
-        prompt["prompt"] for (_, name), each in prompts.items() if name.startswith("unseen-k") for prompt in each
-    }
-    assert unseen and unseen <= words[1]
+    unseen = [prompt for (_, name), each in prompts.items() if name.startswith("unseen-k") for prompt in each]
+    assert unseen and {prompt["prompt"] for prompt in unseen} <= words[1]
     assert all("style" in prompt for prompt in prompts["test", "unseen-pairs"] + prompts["test", "unseen-colours"])
 
 

@@ -18,16 +18,12 @@ from rq_hf.training.arguments import read_recipe, recipe_names
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 PAGES += (ROOT / "checkpoints").glob("*/README.md")
-SHELLS = {  # scripts of three lines, by the command that they run
+SHELLS = {  # scripts of three lines that have other names than the command that they run
     "train_rqvae": "train-rqvae",
     "train_rqt": "train-rqt",
     "train_caption_tokenizer": "train-tokenizer",
-    "generate": "generate",
-    "reconstruct": "reconstruct",
-    "evaluate": "evaluate",
     "convert_original_checkpoint": "convert",
     "push_to_hub": "push",
-    "app": "app",
 }
 FENCE = re.compile(r"^([ \t]*)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 

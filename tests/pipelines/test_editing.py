@@ -64,10 +64,7 @@ def test_reconstruct_takes_pictures_of_any_kind(tiny_pipeline):
     [
         (torch.rand(1, 3, 18, 16), r"must have shape .*multiples of 4, got \(1, 3, 18, 16\)"),
         ([], "`image` must hold at least one picture, got an empty list"),
-        (
-            torch.full((1, 3, 16, 16), 255.0),
-            r"`image` must hold .* floats in \[0, 1\], got torch.float32 from 255.0 to",
-        ),
+        (255 * torch.ones(1, 3, 16, 16), r"`image` must hold .* floats in \[0, 1\], got torch.float32 from 255.0 to"),
         (torch.full((1, 3, 16, 16), float("nan")), r"`image` must hold .* floats in \[0, 1\].*nan"),
         (np.full((1, 16, 16, 3), 255, dtype=np.uint8), r"`image` must hold .* got uint8"),
         (torch.full((1, 3, 16, 16), -0.5), r"floats in \[0, 1\], got torch.float32 from -0.5"),

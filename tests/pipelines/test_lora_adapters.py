@@ -21,15 +21,14 @@ def logits(transformer) -> torch.Tensor:
 
 
 @pytest.fixture
-def pipe_and_adapters(make_pipeline, tmp_path):
-    """A pipeline, the adapters "one" and "two" on disk, and its transformer as it was."""
-    pipe = make_pipeline()
-    original = copy.deepcopy(pipe.transformer)
+def pipe_and_adapters(tiny_pipeline, tmp_path):
+    """A pipeline, the folder of the adapters "one" and "two", and its transformer as it was."""
+    original = copy.deepcopy(tiny_pipeline.transformer)
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         config = LoraConfig(r=2, lora_alpha=8, target_modules=LORA_TARGET_MODULES, init_lora_weights=False)
         get_peft_model(copy.deepcopy(original), config).save_pretrained(tmp_path / name, save_embedding_layers=False)
-    return pipe, tmp_path, original
+    return tiny_pipeline, tmp_path, original
 
 
 def test_adapters_load_weigh_fuse_and_unload_as_by_peft(pipe_and_adapters):
