@@ -69,6 +69,8 @@ def grow_tokenizer(
             places[pair].add(place)
     while len(vocab) < vocab_size:
         best = max(pairs.keys() - kept, key=lambda pair: (pairs[pair], pair))
+        if pairs[best] < 1:  # each word is one piece, or known
+            break
         merges.append(list(best))
         vocab.setdefault("".join(best), len(vocab))
         for place in places.pop(best):
