@@ -93,12 +93,13 @@ def test_two_processes_draw_the_pictures_of_one(make_pipeline, tmp_path):
         "import sys; from rq_hf import RQImageGenerationPipeline; "
         "from rq_hf.evaluation.generation import draw_pictures; "
         "pipe = RQImageGenerationPipeline.from_pretrained(sys.argv[1]); "
-        "assert len(draw_pictures(pipe, [0, 1, 2, 3], sys.argv[2])) == 4"
+        "assert len(draw_pictures(pipe, [0, 1, 2, 3], sys.argv[2])) == 4; "
+        "from accelerate import PartialState; assert PartialState().num_processes == 2"
     )
     (tmp_path / "draw.py").write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, tmp_path / "draw.py", tmp_path / "pipe", tmp_path / "two"]
-    subprocess.run(command, check=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert equal_pictures(tmp_path / "two", tmp_path / "one")
 
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import PartialState
 
-from ..evaluation.generation import evaluate_likelihood, evaluate_samples
+from ..evaluation.generation import evaluate_likelihood, evaluate_samples, process_state
 from ..evaluation.prompt_accuracy import evaluate_prompts
 from ..evaluation.reconstruction import evaluate_rqvae
 from ..evaluation.report import markdown_report
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run in (rqvae, samples, prompts, likelihood):
         what = commands.add_parser(run.__name__, usage="%(prog)s MODEL [options]", description=run.__doc__)
         options.add_model_arguments(what)
-        what.set_defaults(run=run, device=str(PartialState().device))
+        what.set_defaults(run=run, device=str(process_state().device))
         what.add_argument("--dataset_name", required=run is not samples, help="Hub id or folder")
         what.add_argument("--split", required=run in (rqvae, likelihood))
         what.add_argument("--filter", help="keep the rows with COLUMN=VALUE, several separated by commas")

@@ -25,6 +25,11 @@ from .report import write_report
 logger = logging.get_logger(__name__)
 
 
+def process_state() -> PartialState:
+    """This process among those of a launch, which accelerate knows on a CPU only if it is told so."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def draw_pictures(
     pipe: RQImageGenerationPipeline,
     conditions: Sequence[str] | Sequence[int] | int,
@@ -59,7 +64,7 @@ def draw_pictures(
     count = conditions if isinstance(conditions, int) else len(conditions)
     numbers = list(range(count) if numbers is None else numbers)
     paths = [folder / f"{number:06d}.png" for number in numbers]
-    state = PartialState()
+    state = process_state()
     own = range(count)[state.process_index :: state.num_processes]
     missing = [index for index in own if not paths[index].exists()]
     if len(missing) < len(own):
@@ -167,7 +172,7 @@ def evaluate_samples(
     if isinstance(reference, (str, Path)):
         reference = PictureFiles(reference)
     paths = draw_pictures(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return {}
     drawn = PictureFiles(paths)
     features, real_features = extract_features(net, drawn, batch_size, pipe.device), None

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -20,7 +19,7 @@ from ..images import image_grid, to_pil, to_rgb, to_uint8
 from ..models import RQVAEModel
 from ..pipelines import RQImageGenerationPipeline
 from .features import PictureFiles, build_extractor, extract_features, pixel_batches
-from .generation import draw_pictures, used_sampling
+from .generation import draw_pictures, process_state, used_sampling
 from .report import write_report
 
 
@@ -152,7 +151,7 @@ def evaluate_prompts(
             raise ValueError(f"`prompts` must hold a prompt and a concept and style of `pictures`, got {prompt}.")
     net, texts = build_extractor(extractor), [prompt["prompt"] for prompt in prompts]
     paths = draw_pictures(pipe, texts, folder, numbers=numbers, batch_size=batch_size, seed=seed, **options)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return {}
     drawn = PictureFiles(paths)
     features = extract_features(net, drawn, batch_size, pipe.device)
