@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 
 def process_state() -> PartialState:
-    """This process among those of a launch, which accelerate knows on a CPU only if it is told so."""
+    """The processes of this launch. On a CPU accelerate sees only one without `cpu=True`."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
