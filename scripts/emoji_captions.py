@@ -37,6 +37,7 @@ FRAMES_BY_LANGUAGE = {  # "{}" is the subject
     "sv": ("en {}", "ett {}", "en bild av {}"),
     "tr": ("bir {}", "{} resmi"),
 }
+OFTEN = {"de": 4, "es": 4}  # how much more often than others these languages are drawn
 # "{a}" is the subject with its article.
 FRAMES = (
     "{a} | the {} | a painting of {a} | a drawing of {a} | an icon of {a} | a sticker of {a} | "
@@ -243,19 +244,26 @@ def main_caption(words: Words, look: Look) -> str:
     return f"{describe(words.name, look)}, {look.style} style"
 
 
+def short_captions(words: Words, look: Look) -> list[str]:
+    """The name with the style in four places, and the name alone."""
+    name = describe(words.name, look)
+    styled = [fill("{a}", describe(words.name, look, style=f"{look.style} {noun}")) for noun in ("emoji of", "style")]
+    return [main_caption(words, look), styled[0], f"{name} in {look.style} style", styled[1], name]
+
+
 def draw_term(words: Words, rng: random.Random) -> tuple[str, str]:
     """Draw a word or name for a concept; returns it with its language."""
     kind, weights = rng.random(), list(words.keywords.values())
-    if kind < 0.30 and words.foreign:
-        language = rng.choice(list(words.foreign))
+    if kind < 0.40 and words.foreign:
+        language = rng.choices(list(words.foreign), [OFTEN.get(each, 1) for each in words.foreign])[0]
         term = words.foreign[language][0] if rng.random() < 0.7 else rng.choice(words.foreign[language])
         plain = fold_to_ascii(term)
         return plain if rng.random() < 0.25 and len(plain) == len(term) else term, language
-    if 0.30 <= kind < 0.30 + 0.20 * min(1, sum(weights)):
+    if 0.40 <= kind < 0.40 + 0.20 * min(1, sum(weights)):
         return rng.choices(list(words.keywords), weights)[0], "en"
-    if 0.50 <= kind < 0.62 and words.synonyms:
+    if 0.60 <= kind < 0.70 and words.synonyms:
         return rng.choice(words.synonyms), "en"
-    if 0.62 <= kind < 0.68 and words.keywords:
+    if 0.70 <= kind < 0.74 and words.keywords:
         return f"{words.name}, {rng.choice(list(words.keywords))}", "en"
     return words.name, "en"
 

@@ -36,6 +36,7 @@ from emoji_captions import (
     hash_fraction,
     read_json,
     read_words,
+    short_captions,
     split_words,
 )
 from PIL import Image, ImageOps
@@ -102,6 +103,7 @@ HUES |= {"purple": (272, 0.85), "pink": (332, 0.55)}  # degrees and the largest 
 PLACES = {"left": (0, 0.5), "right": (1, 0.5), "": (0.5, 0.5), "top": (0.5, 0), "bottom": (0.5, 1)}
 SMALL_PLACES = tuple(PLACES)
 NUM_COLOURS, NUM_CAPTIONS = 2, 48  # of a one-colour drawing; of a training picture, beside the main caption
+SHORT_REPEATS = 3  # of the five short captions of an unaltered training picture: a quarter of its draws
 FEATURES = datasets.Features(
     {"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))}
     | dict.fromkeys(
@@ -527,6 +529,8 @@ def make_rows(pictures: list[Picture], npm_dir: Path) -> dict[str, list[dict[str
         options["style_left_out"] = 0.05 if picture.style in ONE_COLOUR_STYLES else 0.25
         count = {"train": 8 if picture.tone else NUM_CAPTIONS, "validation": 8}.get(picture.split, 0)
         captions = draw_captions(words[concept.key], picture.look, blocked, picture.path, count, **options)
+        if picture.split == "train" and picture.is_original and not picture.tone:
+            captions += SHORT_REPEATS * short_captions(words[concept.key], picture.look)
         row = {"image": {"bytes": picture.png, "path": picture.path}, "text": captions[0], "captions": captions}
         row |= {"concept": concept.key, "style": picture.style, "tone": TONES[picture.tone], "colour": picture.colour}
         row |= {"alteration": picture.alteration, "group": concept.group, "emoji": concept.emoji}

@@ -265,6 +265,8 @@ def test_training_captions_are_many_and_those_of_other_splits_are_of_other_forms
     church = [row for row in rows if row["concept"] == "church" and row["split"] == "train"]
     assert len({caption for row in church for caption in row["captions"]}) > 100
     assert all(row["captions"][0] == row["text"] for row in rows)
+    plain = [row for row in church if row["alteration"] == "none" and row["style"] in STYLES]
+    assert all(row["captions"].count("church") >= prepare_emoji.SHORT_REPEATS for row in plain)
     assert all(len(row["captions"]) == 1 for row in rows if row["split"].startswith("test"))
     sentences = [caption for row in rows if row["split"] == "validation" for caption in row["captions"][1:]]
     assert any(caption.startswith(("please draw me", "i would like to see")) for caption in sentences)
