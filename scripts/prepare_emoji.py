@@ -131,10 +131,10 @@ configs:
 - `test_concepts`: concepts that no other split has.
 
 `text` is the main caption, the first of `captions`, in which short captions come more than once. `alteration` is
-"none" or what was done to the picture; every caption says it. `colour` is that of a one-colour style or of a recoloured
-picture. `twin` marks pictures with a near twin in another style or the look of another concept: none is in
-`test_combos`. No caption has a fifth of CLDR's keywords, the words that only emojilib has, or Catalan names: they are
-for tests.
+"none" or what was done to the picture; every caption says it. `colour` is that of a one-colour style or of a
+recoloured picture. `twin` marks pictures with a near twin in another style or the look of another concept: none is
+in `test_combos`. No caption has a fifth of CLDR's keywords, the words that only emojilib has, or Catalan names: they
+are for tests.
 
 ## Licences and credits
 Images are rendered from: {credits}. Changes: rasterised, padded, resized, some of them altered.
