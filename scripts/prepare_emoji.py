@@ -135,9 +135,8 @@ configs:
 `text` is the main caption, the first of `captions`. Easy captions stand before hard ones, and short ones come more
 than once. `alteration` is "none" or what was done to the picture; every caption says it. `colour` is that of a
 one-colour style or of a recoloured picture. `twin` marks pictures with a near twin in another style or the look of
-another concept: none is in `test_combos`.
-No caption has a fifth of CLDR's keywords, the words that only emojilib has, or Catalan names: they
-are for tests.
+another concept: none is in `test_combos`. A fifth of CLDR's keywords, the words that only emojilib has and Catalan
+names are kept for tests: no caption has them.
 
 ## Licences and credits
 Images are rendered from: {credits}. Changes: rasterised, padded, resized, some of them altered.
