@@ -38,11 +38,12 @@ def support(logits: torch.Tensor) -> torch.Tensor:
     return logits > float("-inf")
 
 
-@pytest.mark.parametrize("kind", ["text", "class", "none"])
+@pytest.mark.parametrize("kind, condition_layers", [("text", 0), ("text", 1), ("class", 0), ("none", 0)])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_cached_generation_equals_teacher_forcing(make_transformer, kind, shared, attention):
-    model = make_transformer(kind, shared_codebook=shared, attn_implementation=attention)
+def test_cached_generation_equals_teacher_forcing(make_transformer, kind, condition_layers, shared, attention):
+    fields = {"num_condition_layers": condition_layers, "attn_implementation": attention}
+    model = make_transformer(kind, shared_codebook=shared, **fields)
     input_ids, recorded = conditions(model, 3), record_logits(model)
     codes = model.generate(input_ids, do_sample=False)
     cached = torch.stack(recorded, dim=1).view(3, *SHAPE, SIZE)

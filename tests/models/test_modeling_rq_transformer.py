@@ -40,7 +40,7 @@ def books(model) -> list[torch.Tensor]:
     return [weight[depth if len(weight) > 1 else 0] for depth in range(DEPTH)]
 
 
-def attend_and_transform(block, tokens):
+def attend_and_transform(block, tokens, causal: bool = True):
     """One block, token by token: `(length, n_e)`."""
     attention, heads = block.attention, block.attention.config.num_attention_heads
     queries, keys, values = attention.query_key_value(block.attention_norm(tokens)).chunk(3, dim=-1)
@@ -48,8 +48,9 @@ def attend_and_transform(block, tokens):
     for position in range(len(tokens)):
         per_head = []
         for query, key, value in zip(*(each.chunk(heads, dim=-1) for each in (queries, keys, values)), strict=True):
-            scores = key[: position + 1] @ query[position] / math.sqrt(len(query[position]))
-            per_head.append(scores.softmax(0) @ value[: position + 1])
+            end = position + 1 if causal else len(tokens)
+            scores = key[:end] @ query[position] / math.sqrt(len(query[position]))
+            per_head.append(scores.softmax(0) @ value[:end])
         outputs.append(torch.cat(per_head))
     tokens = tokens + attention.out_proj(torch.stack(outputs))
     hidden = block.mlp[0](block.mlp_norm(tokens))
@@ -64,6 +65,8 @@ def naive_logits(model, input_ids, codes):
         model.condition_embedding.weight[index] + model.condition_positions.weight[position]
         for position, index in enumerate(input_ids)
     ]
+    for block in model.condition_transformer.blocks:
+        tokens = list(attend_and_transform(block, torch.stack(tokens), causal=False))
     for position in range(len(codes) - 1):
         projected = model.spatial_projection(vectors[position].sum(0))
         tokens.append(projected + model.spatial_positions.weight[position])
@@ -84,10 +87,13 @@ def naive_logits(model, input_ids, codes):
     return torch.stack(logits), text_logits
 
 
-@pytest.mark.parametrize("kind", ["text", "class", "none"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind, condition_layers", [("text", 0), ("text", 2), ("class", 0), ("none", 0)])
 @SHARED_AND_SEPARATE
-def test_forward_equals_the_formulas_written_out(make_transformer, kind, shared):
-    model = make_transformer(kind, shared_codebook=shared)
+def test_forward_equals_the_formulas_written_out(make_transformer, kind, condition_layers, shared, attention):
+    fields = {"num_condition_layers": condition_layers, "attn_implementation": attention}
+    model = make_transformer(kind, shared_codebook=shared, **fields)
+    assert (model.text_head is not None) == (kind == "text" and condition_layers == 0)
     input_ids, codes = make_inputs(model)
     output = model(input_ids, codes)
     assert isinstance(output, RQTransformerOutput)

@@ -31,6 +31,9 @@ class RQTransformerConfig(RQConfig):
         codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
         shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
+        num_condition_layers (`int`, defaults to 0):
+            Blocks of attention between all tokens of a condition, before the spatial transformer; the paper has none.
+            With them there is no caption loss, since each token has seen the next.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
         num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.
@@ -43,7 +46,7 @@ class RQTransformerConfig(RQConfig):
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         text_loss_weight (`float`, defaults to 0.1):
             Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. There is a text head only
-            where `condition_length > 1`.
+            where `condition_length > 1` and `num_condition_layers` is 0.
         pad_token_id (`int`, *optional*): Id that the text loss ignores; the official code ignores none.
         null_condition_ids (`list[int]`, *optional*):
             The `condition_length` ids that stand for "no condition", written by training with condition dropout.
@@ -69,6 +72,7 @@ class RQTransformerConfig(RQConfig):
     codebook_dim: int = 256
     shared_codebook: bool = True
     hidden_size: int = 1280
+    num_condition_layers: int = 0
     num_spatial_layers: int = 26
     num_depth_layers: int = 4
     num_attention_heads: int = 20
@@ -103,6 +107,7 @@ class RQTransformerConfig(RQConfig):
         fewest = 1 if self.code_shape[2] > 1 else 0
         self._require(fewest <= self.num_depth_layers <= 500, "num_depth_layers", f"at least {fewest}, at most 500")
         self._require(self.num_spatial_layers <= 500, "num_spatial_layers", "at most 500")
+        self._require(0 <= self.num_condition_layers <= 500, "num_condition_layers", "at least 0, at most 500")
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
         self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
@@ -130,6 +135,11 @@ class RQTransformerConfig(RQConfig):
     def num_positions(self) -> int:
         """T = H * W."""
         return self.code_shape[0] * self.code_shape[1]
+
+    @property
+    def has_text_head(self) -> bool:
+        """Whether the caption is predicted, too."""
+        return self.condition_length > 1 and self.num_condition_layers == 0
 
     @property
     def class_ids(self) -> list[int]:

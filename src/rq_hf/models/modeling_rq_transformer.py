@@ -169,8 +169,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
     _supports_attention_backend = True
     _no_split_modules = ["TransformerBlock"]
     _group_offload_block_modules = [  # all children, since `generate` calls them and not `forward`
-        "codebook", "condition_embedding", "condition_positions", "spatial_projection", "spatial_positions",
-        "embedding_dropout", "spatial_transformer", "depth_projection", "depth_positions", "depth_transformer",
+        "codebook", "condition_embedding", "condition_positions", "condition_transformer", "spatial_projection",
+        "spatial_positions", "embedding_dropout", "spatial_transformer", "depth_projection", "depth_positions", "depth_transformer",
         "code_head", "text_head",
     ]  # fmt: skip
 
@@ -181,6 +181,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         self.codebook = Codebook(num_codebooks, config.codebook_size, config.codebook_dim)
         self.condition_embedding = nn.Embedding(config.vocab_size, hidden_size)
         self.condition_positions = LearnedPositions(config.condition_length, hidden_size)
+        self.condition_transformer = TransformerStack(config, config.num_condition_layers, is_causal=False)
         self.spatial_projection = nn.Linear(config.codebook_dim, hidden_size)
         self.spatial_positions = LearnedPositions(config.num_positions, hidden_size)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
@@ -189,7 +190,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         self.depth_positions = LearnedPositions(code_depth, hidden_size)
         self.depth_transformer = TransformerStack(config, config.num_depth_layers)
         self.code_head = CodeHead(config, config.codebook_size)
-        self.text_head = PredictionHead(config, config.vocab_size) if config.condition_length > 1 else None
+        self.text_head = PredictionHead(config, config.vocab_size) if config.has_text_head else None
         self.generation_config.do_sample = True
         self.post_init()
 
@@ -228,10 +229,15 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
             raise ValueError(f"`codebook` must have shape {tuple(weight.shape)}, got {tuple(codebook.shape)}.")
         weight.copy_(codebook)
 
+    def condition_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Conditions `(B, S)` as the spatial transformer reads them `(B, S, n_e)`: vectors of the tokens, which with
+        `num_condition_layers` have seen each other."""
+        return self.condition_transformer(self.condition_positions(self.condition_embedding(input_ids)))
+
     def spatial_inputs(self, input_ids: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
         """Inputs of the spatial transformer `(B, S + P, n_e)` (Eq. 10): conditions `(B, S)`, then one token for each
         z-hat_t of `quantized` `(B, P, n_z)`."""
-        condition = self.condition_positions(self.condition_embedding(input_ids))  # (B, S, n_e)
+        condition = self.condition_states(input_ids)  # (B, S, n_e)
         inputs = condition
         if quantized.shape[1] > 0:  # quantized linear layers take no empty tensor
             tokens = self.spatial_positions(self.spatial_projection(quantized))  # (B, P, n_e)

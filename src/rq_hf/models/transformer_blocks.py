@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Blocks of causal self-attention, of which the spatial and the depth transformer are made (section 3.2).
+"""Blocks of self-attention, of which the transformers are made: causal for codes, section 3.2, and for captions not.
 
 Symbols: B rows, n_e hidden width.
 """
@@ -59,23 +59,26 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     """
     scores = query @ key.transpose(2, 3) * scaling  # (B, heads, length, key_length)
     length, key_length = scores.shape[-2:]
-    if attention_mask is None:
+    if attention_mask is None and module.is_causal:
         is_read = torch.ones(length, key_length, dtype=torch.bool, device=scores.device)
-        attention_mask = is_read.tril(key_length - length)  # causal
-    weights = scores.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+        attention_mask = is_read.tril(key_length - length)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2), weights
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token to itself and earlier ones: `(B, length, n_e)` to the same shape."""
+class SelfAttention(nn.Module):
+    """Multi-head attention of each token to all, or if causal to itself and earlier ones: `(B, length, n_e)` to the
+    same shape."""
 
-    def __init__(self, config: RQTransformerConfig):
+    def __init__(self, config: RQTransformerConfig, is_causal: bool):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.is_causal = True
+        self.is_causal = is_causal
         self.num_key_value_groups = 1
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -98,11 +101,11 @@ class CausalSelfAttention(nn.Module):
 class TransformerBlock(GradientCheckpointingLayer):
     """Pre-norm attention and MLP, each with its residual: `(B, length, n_e)` to the same shape."""
 
-    def __init__(self, config: RQTransformerConfig):
+    def __init__(self, config: RQTransformerConfig, is_causal: bool):
         super().__init__()
         intermediate_size = config.intermediate_size or 4 * config.hidden_size
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = CausalSelfAttention(config)
+        self.attention = SelfAttention(config, is_causal)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = nn.Sequential(
             nn.Linear(config.hidden_size, intermediate_size),
@@ -122,10 +125,10 @@ class TransformerBlock(GradientCheckpointingLayer):
 class TransformerStack(nn.Module):
     """Blocks in a row, `(B, length, n_e)` to the same shape; there is no normalization after the last."""
 
-    def __init__(self, config: RQTransformerConfig, num_layers: int):
+    def __init__(self, config: RQTransformerConfig, num_layers: int, is_causal: bool = True):
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(num_layers)])
+        self.blocks = nn.ModuleList([TransformerBlock(config, is_causal) for _ in range(num_layers)])
 
     def new_caches(self, batch_size: int, capacity: int, like: torch.Tensor) -> list[KeyValueCache]:
         """Empty caches, one per block, with the dtype and device of `like`."""
