@@ -13,6 +13,8 @@ import datasets
 import pytest
 import torch
 
+from rq_hf import RQImageGenerationPipeline
+
 RESEARCH = Path(__file__).parents[2] / "research"
 COMMON = {"device": "cpu", "official": None}
 SMALL = {"model": "tiny", "batch_size": 2}
@@ -78,6 +80,39 @@ def test_a_warm_start_keeps_known_words_in_the_same_pieces_and_their_vectors(tin
     warm_start.fit_positions(pipe, rows)
     changed = {name for name, weight in pipe.transformer.state_dict().items() if not torch.equal(weight, new[name])}
     assert changed == {"condition_positions.weight"}
+
+
+def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(tiny_pipeline, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(RESEARCH / "emoji")
+    reading = importlib.import_module("read_captions")
+    columns = {"text": ["heart, flat style", "heart, 3d style"], "style": ["flat", "3d"], "concept": ["heart"] * 2}
+    columns |= {"tone": ["default"] * 2, "colour": [""] * 2, "alteration": ["none"] * 2}
+    columns["captions"] = [["hart in flat style", "ein herz"], ["ein herz"]]
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "data" / "train.parquet")
+    rows = datasets.load_dataset(str(tmp_path / "data"), split="train")
+    assert reading.main_captions(rows) == [(text, "heart, 3d style") for text in columns["text"]]
+
+    tokenizer = tiny_pipeline.tokenizer
+    batch = next(iter(reading.CaptionBatches(rows, tokenizer, 64, seed=0)))
+    known = {
+        tuple(tokenizer(text, truncation=True, padding="max_length").input_ids) for text in [*columns["text"], ""]
+    }
+    assert set(map(tuple, batch["target_ids"].tolist())) <= known
+
+    input_ids = tokenizer(["a heart"], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    pipe = reading.with_reader(tiny_pipeline, num_layers=1)
+    old, new = tiny_pipeline.transformer, pipe.transformer
+    assert torch.equal(old.condition_states(input_ids), new.condition_states(input_ids))
+    tiny_pipeline.save_pretrained(tmp_path / "known")
+    losses = []
+    monkeypatch.setattr(reading.Trainer, "log", lambda trainer, logs, *args: losses.append(logs.get("loss")))
+    options = f"--pipeline {tmp_path / 'known'} --dataset_name {tmp_path / 'data'} --output_dir {tmp_path / 'out'}"
+    options += " --num_layers 1 --max_steps 60 --warmup_steps 2 --logging_steps 20 --per_device_train_batch_size 8"
+    reading.main([*options.split(), "--bf16", "false", "--use_cpu", "true", "--learning_rate", "0.01"])
+    assert losses[2] < 0.7 * losses[0]
+    learnt = RQImageGenerationPipeline.from_pretrained(tmp_path / "out").transformer.state_dict()
+    kept = {name for name, weight in old.state_dict().items() if name in learnt and torch.equal(weight, learnt[name])}
+    assert {name for name in learnt if not name.startswith("condition_")} == kept
 
 
 @pytest.mark.slow

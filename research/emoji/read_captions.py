@@ -1,0 +1,178 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Gives a pipeline blocks that read a caption, and trains them to say it in words that its transformer knows.
+
+    python research/emoji/read_captions.py --pipeline PIPELINE --dataset_name data/emoji-64 \
+        --output_dir runs/emoji-reader
+
+The transformer draws the main captions of its pictures ("castle, fluent style") and draws worse whenever it learns
+others. So it stays as it is: the new blocks learn, from captions alone, to turn every caption of a picture into the
+vectors of its main caption. A caption that names no style gets the first of STYLES that its concept has, those whose
+pictures are recognised best. Arguments of [`TrainingArguments`] may follow, such as `--resume_from_checkpoint last`.
+"""
+
+import random
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+from emoji_captions import misspell
+
+STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon", "outline", "stencil")
+PLAIN = 0.75  # share of the captions that are drawn from plain pictures
+MISSPELT, IN_PIECES, EMPTY = 0.2, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
+BPE_DROPOUT = 0.1
+PADDING_WEIGHT, WORDS_WEIGHT = 0.2, 0.2  # of padding in both losses; of the cross-entropy beside the distance
+SHARPNESS = 0.5  # logit of a word = -SHARPNESS * squared distance to its vector
+NUM_BATCHES = 16  # that are drawn together and sorted by length
+
+
+@dataclass
+class ReaderArguments(TrainingArguments):
+    """What the training needs beside the arguments of [`Trainer`], some of which have other defaults."""
+
+    pipeline: str = ""
+    dataset_name: str = ""
+    num_layers: int = 3
+    max_steps: int = 9000
+    per_device_train_batch_size: int = 192
+    learning_rate: float = 1e-3
+    adam_beta2: float = 0.98
+    warmup_steps: int = 200
+    bf16: bool = True
+    logging_steps: int = 50
+    save_total_limit: int = 1
+    report_to: str = "none"
+
+
+def main_captions(rows: datasets.Dataset) -> list[tuple[str, str]]:
+    """Of each row the main caption, and the one that stands for captions without a style."""
+    names = [text.removesuffix(f", {style} style") for text, style in zip(rows["text"], rows["style"], strict=True)]
+    styles: dict[str, list[str]] = {}
+    for name, style in zip(names, rows["style"], strict=True):
+        styles.setdefault(name, []).append(style)
+    best = {name: min(of_name, key=STYLES.index) for name, of_name in styles.items()}
+    return [(text, f"{name}, {best[name]} style") for text, name in zip(rows["text"], names, strict=True)]
+
+
+class CaptionBatches(torch.utils.data.IterableDataset):
+    """Endless batches of captions and main captions, ids `(B, length)` each; every eighth one has the full length."""
+
+    def __init__(self, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int):
+        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
+        self.in_pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.in_pieces.model.dropout = BPE_DROPOUT
+        self.captions, self.styles, self.main = rows["captions"][:], rows["style"][:], main_captions(rows)
+        looks = zip(rows["alteration"], rows["colour"], strict=True)
+        is_plain = [alteration == "none" and not colour for alteration, colour in looks]
+        self.plain = [index for index, plain in enumerate(is_plain) if plain]
+        self.others = [index for index, plain in enumerate(is_plain) if not plain] or self.plain
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rng = random.Random(self.seed)
+        while True:
+            pairs = [self.draw(rng) for _ in range(NUM_BATCHES * self.batch_size)]
+            pairs.sort(key=lambda pair: max(map(len, pair)))
+            batches = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
+            rng.shuffle(batches)
+            for number, batch in enumerate(batches):
+                longest = (
+                    self.tokenizer.model_max_length if number % 8 == 0 else max(len(max(p, key=len)) for p in batch)
+                )
+                yield {
+                    "input_ids": self.pad([p[0] for p in batch], longest),
+                    "target_ids": self.pad([p[1] for p in batch], longest),
+                }
+
+    def draw(self, rng: random.Random) -> tuple[list[int], list[int]]:
+        """Ids of a caption, and of the main caption that it stands for."""
+        if rng.random() < EMPTY:
+            return [], []
+        row = rng.choice(self.plain if rng.random() < PLAIN else self.others)
+        caption = rng.choice(self.captions[row])
+        names_style = re.search(rf"\b{self.styles[row]}\b", caption, re.IGNORECASE)
+        target = self.main[row][0 if names_style else 1]
+        caption = misspell(caption, rng) if rng.random() < MISSPELT else caption
+        in_pieces = rng.random() < IN_PIECES
+        ids = self.in_pieces.encode(caption).ids if in_pieces else self.tokenizer(caption).input_ids
+        return ids[: self.tokenizer.model_max_length], self.tokenizer(target, truncation=True).input_ids
+
+    def pad(self, rows: list[list[int]], length: int) -> torch.Tensor:
+        return torch.tensor([ids + [self.tokenizer.pad_token_id] * (length - len(ids)) for ids in rows])
+
+
+class CaptionReader(nn.Module):
+    """The part of a transformer that reads captions, with the loss against another transformer's vectors of words."""
+
+    def __init__(self, transformer: RQTransformerForImageGeneration, known: RQTransformerForImageGeneration):
+        super().__init__()
+        self.embedding = transformer.condition_embedding
+        self.positions = transformer.condition_positions
+        self.blocks = transformer.condition_transformer
+        self.pad_token_id = transformer.config.pad_token_id
+        self.register_buffer("words", known.condition_embedding.weight.detach().clone())
+        self.register_buffer("places", known.condition_positions.weight.detach().clone())
+
+    def forward(self, input_ids: torch.Tensor, target_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean loss of the tokens `(B, length)`, which is the squared distance to the vector of the target, in shares
+        of the variance of words, and the cross-entropy of finding that word by the distance."""
+        states = self.blocks(self.positions(self.embedding(input_ids))).float()
+        states = states - self.places[: input_ids.shape[1]]  # (B, length, n_e)
+        distances = (states - self.words[target_ids]).square().sum(-1) / self.words.var(0).sum()
+        logits = 2 * states @ self.words.T - self.words.square().sum(-1)  # (B, length, vocab_size)
+        entropies = F.cross_entropy(SHARPNESS * logits.flatten(0, 1).float(), target_ids.flatten(), reduction="none")
+        weights = torch.where(target_ids == self.pad_token_id, PADDING_WEIGHT, 1.0)
+        losses = distances + WORDS_WEIGHT * entropies.view_as(distances)
+        return {"loss": (losses * weights).sum() / weights.sum()}
+
+
+def with_reader(pipeline: RQImageGenerationPipeline, num_layers: int) -> RQImageGenerationPipeline:
+    """The pipeline with new blocks, which change nothing yet."""
+    old = pipeline.transformer
+    config = RQTransformerConfig.from_dict(old.config.to_dict() | {"num_condition_layers": num_layers})
+    transformer = RQTransformerForImageGeneration(config)
+    weights = {name: weight for name, weight in old.state_dict().items() if not name.startswith("text_head.")}
+    transformer.load_state_dict(transformer.state_dict() | weights)
+    for block in transformer.condition_transformer.blocks:
+        for layer in (block.attention.out_proj, block.mlp[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    transformer.generation_config = old.generation_config
+    return RQImageGenerationPipeline(rqvae=pipeline.rqvae, transformer=transformer, tokenizer=pipeline.tokenizer)
+
+
+def main(argv: list[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(ReaderArguments).parse_args_into_dataclasses(argv)
+    rows = datasets.load_dataset(arguments.dataset_name, split="train").filter(
+        lambda tone: tone == "default", input_columns="tone"
+    )
+    known = RQImageGenerationPipeline.from_pretrained(arguments.pipeline)
+    torch.manual_seed(arguments.seed)
+    pipeline = with_reader(known, arguments.num_layers)
+    batches = CaptionBatches(rows, pipeline.tokenizer, arguments.per_device_train_batch_size, arguments.seed)
+    arguments.per_device_train_batch_size = 1  # an item of the data is a batch
+    trainer = Trainer(
+        CaptionReader(pipeline.transformer, known.transformer),
+        arguments,
+        train_dataset=batches,
+        data_collator=lambda batches: batches[0],
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    if trainer.is_world_process_zero():
+        pipeline.save_pretrained(arguments.output_dir)
+
+
+if __name__ == "__main__":
+    main()
