@@ -3,12 +3,12 @@
 """Gives a pipeline blocks that read a caption, and trains them to say it in words that its transformer knows.
 
     python research/emoji/read_captions.py --pipeline PIPELINE --dataset_name data/emoji-64 \
-        --output_dir runs/emoji-reader
+        --output_dir runs/emoji-64
 
 The transformer draws the main captions of its pictures ("castle, fluent style") and draws worse whenever it learns
-others. So it stays as it is: the new blocks learn, from captions alone, to turn every caption of a picture into the
-vectors of its main caption. A caption that names no style gets the first of STYLES that its concept has, those whose
-pictures are recognised best. Arguments of [`TrainingArguments`] may follow, such as `--resume_from_checkpoint last`.
+others. So it stays as it is: the new blocks learn, from captions alone, to say for every caption of a picture the main
+one. For a caption that names no style it has the first of STYLES that its concept has, those whose pictures are
+recognised best. Arguments of [`TrainingArguments`] may follow, such as `--resume_from_checkpoint last`.
 """
 
 import random
@@ -32,10 +32,9 @@ from emoji_captions import misspell
 
 STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon", "outline", "stencil")
 PLAIN = 0.75  # share of the captions that are drawn from plain pictures
-MISSPELT, IN_PIECES, EMPTY = 0.2, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
+MISSPELT, IN_PIECES, EMPTY = 0.3, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
 BPE_DROPOUT = 0.1
 PADDING_WEIGHT, WORDS_WEIGHT = 0.2, 0.2  # of padding in both losses; of the cross-entropy beside the distance
-SHARPNESS = 0.5  # logit of a word = -SHARPNESS * squared distance to its vector
 NUM_BATCHES = 16  # that are drawn together and sorted by length
 
 
@@ -46,8 +45,8 @@ class ReaderArguments(TrainingArguments):
     pipeline: str = ""
     dataset_name: str = ""
     num_layers: int = 3
-    max_steps: int = 9000
-    per_device_train_batch_size: int = 192
+    max_steps: int = 8200
+    per_device_train_batch_size: int = 256
     learning_rate: float = 1e-3
     adam_beta2: float = 0.98
     warmup_steps: int = 200
@@ -68,13 +67,14 @@ def main_captions(rows: datasets.Dataset) -> list[tuple[str, str]]:
 
 
 class CaptionBatches(torch.utils.data.IterableDataset):
-    """Endless batches of captions and main captions, ids `(B, length)` each; every eighth one has the full length."""
+    """Endless batches of captions and main captions, ids `(B, length)` each; every 16th has the full length."""
 
     def __init__(self, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int):
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
         self.in_pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.in_pieces.model.dropout = BPE_DROPOUT
-        self.captions, self.styles, self.main = rows["captions"][:], rows["style"][:], main_captions(rows)
+        self.captions = [list(dict.fromkeys(captions)) for captions in rows["captions"]]
+        self.styles, self.main = rows["style"][:], main_captions(rows)
         looks = zip(rows["alteration"], rows["colour"], strict=True)
         is_plain = [alteration == "none" and not colour for alteration, colour in looks]
         self.plain = [index for index, plain in enumerate(is_plain) if plain]
@@ -89,7 +89,7 @@ class CaptionBatches(torch.utils.data.IterableDataset):
             rng.shuffle(batches)
             for number, batch in enumerate(batches):
                 longest = (
-                    self.tokenizer.model_max_length if number % 8 == 0 else max(len(max(p, key=len)) for p in batch)
+                    self.tokenizer.model_max_length if number % 16 == 0 else max(len(max(p, key=len)) for p in batch)
                 )
                 yield {
                     "input_ids": self.pad([p[0] for p in batch], longest),
@@ -101,7 +101,7 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         if rng.random() < EMPTY:
             return [], []
         row = rng.choice(self.plain if rng.random() < PLAIN else self.others)
-        caption = rng.choice(self.captions[row])
+        caption = min(rng.choices(self.captions[row], k=2), key=len)  # short ones teach words
         names_style = re.search(rf"\b{self.styles[row]}\b", caption, re.IGNORECASE)
         target = self.main[row][0 if names_style else 1]
         caption = misspell(caption, rng) if rng.random() < MISSPELT else caption
@@ -114,41 +114,38 @@ class CaptionBatches(torch.utils.data.IterableDataset):
 
 
 class CaptionReader(nn.Module):
-    """The part of a transformer that reads captions, with the loss against another transformer's vectors of words."""
+    """The part of a transformer that reads captions, with its loss. Words of main captions keep their vectors."""
 
-    def __init__(self, transformer: RQTransformerForImageGeneration, known: RQTransformerForImageGeneration):
+    def __init__(self, transformer: RQTransformerForImageGeneration, main_words: list[int]):
         super().__init__()
-        self.embedding = transformer.condition_embedding
-        self.positions = transformer.condition_positions
+        self.embedding, self.positions = transformer.condition_embedding, transformer.condition_positions
         self.blocks = transformer.condition_transformer
         self.pad_token_id = transformer.config.pad_token_id
-        self.register_buffer("words", known.condition_embedding.weight.detach().clone())
-        self.register_buffer("places", known.condition_positions.weight.detach().clone())
+        self.positions.requires_grad_(False)
+        is_free = torch.ones(len(self.embedding.weight), 1)
+        is_free[main_words] = 0
+        self.embedding.weight.register_hook(lambda gradient: gradient * is_free)
 
     def forward(self, input_ids: torch.Tensor, target_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Mean loss of the tokens `(B, length)`, which is the squared distance to the vector of the target, in shares
-        of the variance of words, and the cross-entropy of finding that word by the distance."""
-        states = self.blocks(self.positions(self.embedding(input_ids))).float()
-        states = states - self.places[: input_ids.shape[1]]  # (B, length, n_e)
-        distances = (states - self.words[target_ids]).square().sum(-1) / self.words.var(0).sum()
-        logits = 2 * states @ self.words.T - self.words.square().sum(-1)  # (B, length, vocab_size)
-        entropies = F.cross_entropy(SHARPNESS * logits.flatten(0, 1).float(), target_ids.flatten(), reduction="none")
+        """Mean loss of the tokens `(B, length)`: the squared distance to the vector of the target, in shares of the
+        variance of words, and the cross-entropy of choosing that word by the distance."""
+        words = self.embedding.weight
+        states = self.blocks(self.positions(self.embedding(input_ids)))  # (B, length, n_e)
+        distances = (states - words[target_ids]).float().square().sum(-1) / words.detach().var(0).sum()
+        logits = (2 * states @ words.T).float() - words.square().sum(-1)  # (B, length, vocab_size)
+        entropies = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction="none")
         weights = torch.where(target_ids == self.pad_token_id, PADDING_WEIGHT, 1.0)
         losses = distances + WORDS_WEIGHT * entropies.view_as(distances)
         return {"loss": (losses * weights).sum() / weights.sum()}
 
 
 def with_reader(pipeline: RQImageGenerationPipeline, num_layers: int) -> RQImageGenerationPipeline:
-    """The pipeline with new blocks, which change nothing yet."""
+    """The pipeline with new blocks, which know nothing yet."""
     old = pipeline.transformer
     config = RQTransformerConfig.from_dict(old.config.to_dict() | {"num_condition_layers": num_layers})
     transformer = RQTransformerForImageGeneration(config)
     weights = {name: weight for name, weight in old.state_dict().items() if not name.startswith("text_head.")}
     transformer.load_state_dict(transformer.state_dict() | weights)
-    for block in transformer.condition_transformer.blocks:
-        for layer in (block.attention.out_proj, block.mlp[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
     transformer.generation_config = old.generation_config
     return RQImageGenerationPipeline(rqvae=pipeline.rqvae, transformer=transformer, tokenizer=pipeline.tokenizer)
 
@@ -163,8 +160,9 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = with_reader(known, arguments.num_layers)
     batches = CaptionBatches(rows, pipeline.tokenizer, arguments.per_device_train_batch_size, arguments.seed)
     arguments.per_device_train_batch_size = 1  # an item of the data is a batch
+    main_words = {word for texts in batches.main for text in texts for word in pipeline.tokenizer(text).input_ids}
     trainer = Trainer(
-        CaptionReader(pipeline.transformer, known.transformer),
+        CaptionReader(pipeline.transformer, [pipeline.tokenizer.pad_token_id, *main_words]),
         arguments,
         train_dataset=batches,
         data_collator=lambda batches: batches[0],

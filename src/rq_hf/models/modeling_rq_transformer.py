@@ -26,6 +26,8 @@ from .transformer_blocks import TransformerStack
 IGNORED = -100
 # The code loss of a larger batch is computed in blocks of at most this many logits (64 MiB in fp32).
 LOSS_BLOCK_ELEMENTS = 2**24
+# tau of the words that condition layers say: so small that it is one word and not a mixture.
+WORD_TEMPERATURE = 0.2
 
 
 @dataclass
@@ -170,8 +172,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
     _no_split_modules = ["TransformerBlock"]
     _group_offload_block_modules = [  # all children, since `generate` calls them and not `forward`
         "codebook", "condition_embedding", "condition_positions", "condition_transformer", "spatial_projection",
-        "spatial_positions", "embedding_dropout", "spatial_transformer", "depth_projection", "depth_positions", "depth_transformer",
-        "code_head", "text_head",
+        "spatial_positions", "embedding_dropout", "spatial_transformer", "depth_projection", "depth_positions",
+        "depth_transformer", "code_head", "text_head",
     ]  # fmt: skip
 
     def __init__(self, config: RQTransformerConfig):
@@ -230,9 +232,14 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         weight.copy_(codebook)
 
     def condition_states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Conditions `(B, S)` as the spatial transformer reads them `(B, S, n_e)`: vectors of the tokens, which with
-        `num_condition_layers` have seen each other."""
-        return self.condition_transformer(self.condition_positions(self.condition_embedding(input_ids)))
+        """Conditions `(B, S)` as the spatial transformer reads them, `(B, S, n_e)`. With `num_condition_layers` their
+        tokens see each other first, and say at each place the word, a soft one as in Eq. 15, that is to be read."""
+        tokens = self.condition_embedding(input_ids)  # (B, S, n_e)
+        if self.config.num_condition_layers > 0:
+            states = self.condition_transformer(self.condition_positions(tokens))
+            words = self.condition_embedding.weight  # (vocab_size, n_e)
+            tokens = soft_code_probabilities(states, words, WORD_TEMPERATURE).to(words.dtype) @ words
+        return self.condition_positions(tokens)
 
     def spatial_inputs(self, input_ids: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
         """Inputs of the spatial transformer `(B, S + P, n_e)` (Eq. 10): conditions `(B, S)`, then one token for each
