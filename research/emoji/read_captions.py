@@ -30,8 +30,8 @@ from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerF
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from emoji_captions import misspell
 
-STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon", "outline", "stencil")
-PLAIN = 0.75  # share of the captions that are drawn from plain pictures
+STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon")
+PLAIN = 0.85  # share of the captions that are drawn from plain pictures
 MISSPELT, IN_PIECES, EMPTY = 0.3, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
 BPE_DROPOUT = 0.1
 PADDING_WEIGHT, WORDS_WEIGHT = 0.2, 0.2  # of padding in both losses; of the cross-entropy beside the distance
@@ -45,7 +45,7 @@ class ReaderArguments(TrainingArguments):
     pipeline: str = ""
     dataset_name: str = ""
     num_layers: int = 3
-    max_steps: int = 8200
+    max_steps: int = 7200
     per_device_train_batch_size: int = 256
     learning_rate: float = 1e-3
     adam_beta2: float = 0.98
@@ -56,14 +56,20 @@ class ReaderArguments(TrainingArguments):
     report_to: str = "none"
 
 
+def is_plain(rows: datasets.Dataset) -> list[bool]:
+    looks = zip(rows["alteration"], rows["colour"], strict=True)
+    return [alteration == "none" and not colour for alteration, colour in looks]
+
+
 def main_captions(rows: datasets.Dataset) -> list[tuple[str, str]]:
-    """Of each row the main caption, and the one that stands for captions without a style."""
-    names = [text.removesuffix(f", {style} style") for text, style in zip(rows["text"], rows["style"], strict=True)]
-    styles: dict[str, list[str]] = {}
-    for name, style in zip(names, rows["style"], strict=True):
-        styles.setdefault(name, []).append(style)
-    best = {name: min(of_name, key=STYLES.index) for name, of_name in styles.items()}
-    return [(text, f"{name}, {best[name]} style") for text, name in zip(rows["text"], names, strict=True)]
+    """Of each row the main caption, and the one that stands for captions without a style. Altered and one-colour
+    pictures, which the transformer has not learnt, have that of a plain one."""
+    texts, concepts, styles, plain = rows["text"][:], rows["concept"][:], rows["style"][:], is_plain(rows)
+    best: dict[str, int] = {}
+    for index in sorted((i for i, known in enumerate(plain) if known), key=lambda i: STYLES.index(styles[i])):
+        best.setdefault(concepts[index], index)
+    defaults = [texts[best.get(concept, index)] for index, concept in enumerate(concepts)]
+    return [(text if known else other, other) for text, known, other in zip(texts, plain, defaults, strict=True)]
 
 
 class CaptionBatches(torch.utils.data.IterableDataset):
@@ -75,10 +81,9 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         self.in_pieces.model.dropout = BPE_DROPOUT
         self.captions = [list(dict.fromkeys(captions)) for captions in rows["captions"]]
         self.styles, self.main = rows["style"][:], main_captions(rows)
-        looks = zip(rows["alteration"], rows["colour"], strict=True)
-        is_plain = [alteration == "none" and not colour for alteration, colour in looks]
-        self.plain = [index for index, plain in enumerate(is_plain) if plain]
-        self.others = [index for index, plain in enumerate(is_plain) if not plain] or self.plain
+        plain = is_plain(rows)
+        self.plain = [index for index, known in enumerate(plain) if known]
+        self.others = [index for index, known in enumerate(plain) if not known] or self.plain
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng = random.Random(self.seed)

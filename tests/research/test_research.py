@@ -85,12 +85,13 @@ def test_a_warm_start_keeps_known_words_in_the_same_pieces_and_their_vectors(tin
 def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(tiny_pipeline, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(RESEARCH / "emoji")
     reading = importlib.import_module("read_captions")
-    columns = {"text": ["heart, flat style", "heart, 3d style"], "style": ["flat", "3d"], "concept": ["heart"] * 2}
-    columns |= {"tone": ["default"] * 2, "colour": [""] * 2, "alteration": ["none"] * 2}
-    columns["captions"] = [["hart in flat style", "ein herz"], ["ein herz"]]
+    texts, styles = ["heart, flat style", "heart, 3d style", "red heart, outline style"], ["flat", "3d", "outline"]
+    columns = {"text": texts, "style": styles, "colour": ["", "", "red"]}
+    columns |= {"concept": ["heart"] * 3, "tone": ["default"] * 3, "alteration": ["none"] * 3}
+    columns["captions"] = [["hart in flat style", "ein herz"], ["ein herz"], ["a red heart"]]
     datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "data" / "train.parquet")
     rows = datasets.load_dataset(str(tmp_path / "data"), split="train")
-    assert reading.main_captions(rows) == [(text, "heart, 3d style") for text in columns["text"]]
+    assert reading.main_captions(rows) == [(text, texts[1]) for text in [texts[0], texts[1], texts[1]]]
 
     tokenizer = tiny_pipeline.tokenizer
     batch = next(iter(reading.CaptionBatches(rows, tokenizer, 64, seed=0)))
@@ -110,7 +111,7 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
     new = RQImageGenerationPipeline.from_pretrained(tmp_path / "out").transformer.state_dict()
     changed = {name for name in new.keys() & old.keys() if not torch.equal(new[name], old[name])}
     assert changed == {"condition_embedding.weight"}
-    main_words = sorted({word for text in columns["text"] for word in tokenizer(text).input_ids})
+    main_words = sorted({word for text in texts[:2] for word in tokenizer(text).input_ids})
     words = "condition_embedding.weight"
     assert torch.equal(new[words][main_words], old[words][main_words])
 
