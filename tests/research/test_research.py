@@ -95,8 +95,9 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
 
     tokenizer = tiny_pipeline.tokenizer
     words = {"heart": reading.Words("heart", {"love": 1.0}, ["ticker"], {"de": ["Herz"]}, {})}
+    vocabulary = reading.Vocabulary(words, set(), ["so"], {})
     arguments = reading.ReaderArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
-    batch = next(iter(reading.CaptionBatches(rows, words, set(), ["so"], tokenizer, arguments)))
+    batch = next(iter(reading.CaptionBatches(rows, vocabulary, tokenizer, arguments)))
     known = {
         tuple(tokenizer(text, truncation=True, padding="max_length").input_ids) for text in [*columns["text"], ""]
     }
@@ -104,9 +105,7 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
 
     tiny_pipeline.save_pretrained(tmp_path / "known")
     monkeypatch.setattr(reading, "install_packages", lambda folder: folder)
-    monkeypatch.setattr(reading, "read_concepts", lambda folder: [])
-    monkeypatch.setattr(reading, "read_words", lambda *arguments: (words, set()))
-    monkeypatch.setattr(reading, "common_words", lambda *arguments: ["so"])
+    monkeypatch.setattr(reading, "read_vocabulary", lambda folder: vocabulary)
     losses = []
     monkeypatch.setattr(reading.Trainer, "log", lambda trainer, logs, *args: losses.append(logs.get("loss")))
     options = f"--pipeline {tmp_path / 'known'} --dataset_name {tmp_path / 'data'} --output_dir {tmp_path / 'out'}"
