@@ -160,9 +160,9 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         """Ids of a caption, and of the main caption that it stands for."""
         if rng.random() < EMPTY:
             return [], []
-        is_plain = rng.random() < PLAIN
-        row = rng.choice(self.plain if is_plain else self.others)
-        caption = self.new_caption(row, rng) if is_plain else rng.choice(self.captions[row])
+        from_plain = rng.random() < PLAIN
+        row = rng.choice(self.plain if from_plain else self.others)
+        caption = self.new_caption(row, rng) if from_plain else rng.choice(self.captions[row])
         names_style = re.search(rf"\b{self.styles[row]}\b", caption, re.IGNORECASE)
         target = self.main[row][0 if names_style else 1]
         caption = misspell(caption, rng) if rng.random() < MISSPELT else caption
@@ -196,7 +196,7 @@ class CaptionReader(nn.Module):
         self.positions.requires_grad_(False)
         is_free = torch.ones(len(self.embedding.weight), 1)
         is_free[main_words] = 0
-        self.embedding.weight.register_hook(lambda gradient: gradient * is_free)
+        self.embedding.weight.register_hook(lambda gradient: gradient * is_free.to(gradient.device))
 
     def forward(self, input_ids: torch.Tensor, target_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Mean loss of the tokens `(B, length)`: the squared distance to the vector of the target, in shares of the

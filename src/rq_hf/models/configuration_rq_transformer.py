@@ -32,8 +32,9 @@ class RQTransformerConfig(RQConfig):
         shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
         num_condition_layers (`int`, defaults to 0):
-            Blocks that read a caption before the spatial transformer, each token of which sees all others, and say it
-            in words of the same vocabulary; the paper has none. With them there is no caption loss.
+            Blocks of attention between all tokens of a caption. They choose a word of the vocabulary for each place,
+            and the spatial transformer reads these words instead. The paper has none. With them there is no caption
+            loss.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
         num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.

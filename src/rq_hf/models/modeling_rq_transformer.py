@@ -26,7 +26,7 @@ from .transformer_blocks import TransformerStack
 IGNORED = -100
 # The code loss of a larger batch is computed in blocks of at most this many logits (64 MiB in fp32).
 LOSS_BLOCK_ELEMENTS = 2**24
-# tau of the words that condition layers say: so small that it is one word and not a mixture.
+# tau of the words that condition layers choose, so small that nearly all weight is on one word.
 WORD_TEMPERATURE = 0.2
 
 
@@ -232,8 +232,10 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         weight.copy_(codebook)
 
     def condition_states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Conditions `(B, S)` as the spatial transformer reads them, `(B, S, n_e)`. With `num_condition_layers` their
-        tokens see each other first, and say at each place the word, a soft one as in Eq. 15, that is to be read."""
+        """Conditions `(B, S)` as the spatial transformer reads them, `(B, S, n_e)`.
+
+        With `num_condition_layers`, blocks choose the word that is read at each place, as Eq. 15 chooses a code.
+        """
         tokens = self.condition_embedding(input_ids)  # (B, S, n_e)
         if self.config.num_condition_layers > 0:
             states = self.condition_transformer(self.condition_positions(tokens))

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Blocks of self-attention, of which the transformers are made: causal for codes, section 3.2, and for captions not.
+"""Blocks of self-attention, causal in the spatial and the depth transformer (section 3.2).
 
 Symbols: B rows, n_e hidden width.
 """
@@ -70,8 +70,8 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of each token to all, or if causal to itself and earlier ones: `(B, length, n_e)` to the
-    same shape."""
+    """Multi-head attention, `(B, length, n_e)` to the same shape. A token reads all tokens; if `is_causal`, itself and
+    earlier ones."""
 
     def __init__(self, config: RQTransformerConfig, is_causal: bool):
         super().__init__()
