@@ -239,6 +239,12 @@ def fill(frame: str, subject: str) -> str:
     return frame.replace("{a}", f"{article} {subject}").replace("{}", subject)
 
 
+def surround(subject: str, fillers: Sequence[str], rng: random.Random) -> str:
+    """Put one to three of the fillers before the subject and up to two behind it."""
+    before, after = (" ".join(rng.choices(fillers, k=rng.randint(fewest, fewest + 2))) for fewest in (1, 0))
+    return f"{before} {fill(rng.choice(('{}', '{a}')), subject)} {after}".strip()
+
+
 def describe(term: str, look: Look, rng: random.Random | None = None, style: str = "") -> str:
     """Put what is to be said of the picture round a term; without a generator, in the main caption's words."""
     pick = rng.choice if rng else lambda choices: choices[0]
@@ -320,8 +326,7 @@ def draw_caption(
     elif language != "en" and kind < 0.75:
         caption = fill(rng.choice(FRAMES_BY_LANGUAGE[language]), subject)
     elif fillers and kind > 0.65:
-        start, end = (" ".join(rng.choices(fillers, k=rng.randint(low, low + 2))) for low in (1, 0))
-        caption = f"{start} {fill(rng.choice(('{}', '{a}')), subject)} {end}".strip()
+        caption = surround(subject, fillers, rng)
     else:
         caption = fill(rng.choice(frames), subject)
     return caption + after, difficulty

@@ -27,6 +27,7 @@ from torch import nn
 from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf.training.optimizers import MuonWith, hidden_matrices
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from emoji_captions import (
@@ -41,14 +42,16 @@ from emoji_captions import (
     misspell,
     phrases,
     read_words,
+    surround,
 )
 from prepare_emoji import install_packages, read_concepts
 
 STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon")
-PLAIN, AS_IN_DATA = 0.93, 0.45  # share of plain pictures, and of them of captions as in the data
-MISSPELT, IN_PIECES, EMPTY = 0.25, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
+PLAIN, AS_IN_DATA, NAMES = 0.93, 0.3, 0.35  # share of plain pictures; of them of captions as in the data, and of names
+MISSPELT, IN_PIECES, EMPTY = 0.3, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
 BPE_DROPOUT = 0.1
-PADDING_WEIGHT, WORDS_WEIGHT = 0.2, 0.2  # of padding in both losses; of the cross-entropy beside the distance
+PLACES = ("on a", "for my", "as a", "in the", "at our", "near his", "behind the", "under a", "to the")
+PADDING_WEIGHT, DISTANCE_WEIGHT = 0.2, 0.2  # of padding in both losses; of the distance beside the cross-entropy
 NUM_BATCHES = 16  # that are drawn together and sorted by length
 
 
@@ -60,9 +63,9 @@ class ReaderArguments(TrainingArguments):
     dataset_name: str = ""
     npm_dir: str = "~/.cache/rq_hf/npm"
     num_layers: int = 3
-    max_steps: int = 7200
+    max_steps: int = 20000
     per_device_train_batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4  # of Muon for the matrices of the blocks, and of AdamW
     adam_beta2: float = 0.98
     warmup_steps: int = 200
     bf16: bool = True
@@ -92,6 +95,7 @@ class Vocabulary(NamedTuple):
 
     words: dict[str, Words]  # by concept
     blocked: set[str]  # phrases that are kept for tests
+    nouns: list[str]  # of names of concepts
     fillers: list[str]  # common words that name no concept
     counts: dict[str, int]  # how often WordNet's texts have a noun
 
@@ -103,7 +107,8 @@ def read_vocabulary(npm_dir: Path) -> Vocabulary:
         if not line.startswith(" "):
             fields = line.split()
             counts[fields[0].replace("_", " ")] = int(fields[-int(fields[2]) - 1])
-    return Vocabulary(words, blocked, common_words(npm_dir, words.values()), counts)
+    nouns = {word for each in words.values() for word in each.name.split() if len(word) > 3 and word.isalpha()}
+    return Vocabulary(words, blocked, sorted(nouns), common_words(npm_dir, words.values()), counts)
 
 
 def draw_term(words: Words, counts: dict[str, int], rng: random.Random) -> tuple[str, Sequence[str]]:
@@ -121,6 +126,16 @@ def draw_term(words: Words, counts: dict[str, int], rng: random.Random) -> tuple
     return words.name, FRAMES
 
 
+def in_a_sentence(term: str, frames: Sequence[str], vocabulary: Vocabulary, rng: random.Random) -> str:
+    """The term in one of the frames, or in English at some other thing or between common words."""
+    kind = rng.random()
+    if frames is not FRAMES or kind < 0.45:
+        return fill(rng.choice(frames), term)
+    if kind < 0.6:
+        return f"{fill('{a}', term)} {rng.choice(PLACES)} {rng.choice(vocabulary.nouns)}"
+    return surround(term, vocabulary.fillers, rng)
+
+
 class CaptionBatches(torch.utils.data.IterableDataset):
     """Endless batches of captions and main captions, ids `(B, length)` each; every 16th has the full length."""
 
@@ -135,6 +150,7 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         self.batch_size, self.seed = arguments.per_device_train_batch_size, arguments.seed
         self.in_pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.in_pieces.model.dropout = BPE_DROPOUT
+        self.names = {each.name.lower() for each in vocabulary.words.values()}
         self.captions, self.main = rows["captions"][:], main_captions(rows)
         self.concepts, self.styles, plain = rows["concept"][:], rows["style"][:], is_plain(rows)
         self.plain = [index for index, known in enumerate(plain) if known]
@@ -173,13 +189,18 @@ class CaptionBatches(torch.utils.data.IterableDataset):
     def new_caption(self, row: int, rng: random.Random) -> str:
         """A caption of a plain picture, as `prepare_emoji.py` draws them or of one term that few captions have."""
         words, style = self.vocabulary.words[self.concepts[row]], self.styles[row]
-        if rng.random() < AS_IN_DATA:
+        kind = rng.random()
+        if kind < AS_IN_DATA:
             caption = draw_caption(words, Look(style), rng, fillers=self.vocabulary.fillers)[0]
         else:
-            term, frames = draw_term(words, self.vocabulary.counts, rng)
-            caption = fill(rng.choice(frames), term) if rng.random() < 0.3 else term
-            caption += f", {style} style" if rng.random() < 0.2 else ""
-        return caption if self.vocabulary.blocked.isdisjoint(phrases(caption)) else words.name
+            is_name = kind < AS_IN_DATA + NAMES
+            term, frames = (words.name, FRAMES) if is_name else draw_term(words, self.vocabulary.counts, rng)
+            if term.lower() in self.names:  # a keyword may be the name of another concept, which has the first right
+                term, frames = words.name, FRAMES
+            caption = in_a_sentence(term, frames, self.vocabulary, rng) if rng.random() < 0.45 else term
+            caption += f", {style} style" if rng.random() < (0.5 if is_name else 0.2) else ""
+        is_allowed = self.vocabulary.blocked.isdisjoint(phrases(caption)) and caption.lower() not in self.names
+        return caption if is_allowed else words.name
 
     def pad(self, rows: list[list[int]], length: int) -> torch.Tensor:
         return torch.tensor([ids + [self.tokenizer.pad_token_id] * (length - len(ids)) for ids in rows])
@@ -199,16 +220,23 @@ class CaptionReader(nn.Module):
         self.embedding.weight.register_hook(lambda gradient: gradient * is_free.to(gradient.device))
 
     def forward(self, input_ids: torch.Tensor, target_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Mean loss of the tokens `(B, length)`: the squared distance to the vector of the target, in shares of the
-        variance of words, and the cross-entropy of choosing that word by the distance."""
+        """Mean loss of the tokens `(B, length)`: the cross-entropy of choosing the target's word by the distance to
+        its vector, and that squared distance, in shares of the variance of words."""
         words = self.embedding.weight
         states = self.blocks(self.positions(self.embedding(input_ids)))  # (B, length, n_e)
         distances = (states - words[target_ids]).float().square().sum(-1) / words.detach().var(0).sum()
         logits = (2 * states @ words.T).float() - words.square().sum(-1)  # (B, length, vocab_size)
         entropies = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction="none")
         weights = torch.where(target_ids == self.pad_token_id, PADDING_WEIGHT, 1.0)
-        losses = distances + WORDS_WEIGHT * entropies.view_as(distances)
+        losses = entropies.view_as(distances) + DISTANCE_WEIGHT * distances
         return {"loss": (losses * weights).sum() / weights.sum()}
+
+
+class ReaderTrainer(Trainer):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        self.optimizer = MuonWith(optimizer, hidden_matrices(self.model), self.args.learning_rate, 0.0)
+        return self.optimizer
 
 
 def with_reader(pipeline: RQImageGenerationPipeline, num_layers: int) -> RQImageGenerationPipeline:
@@ -234,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = CaptionBatches(rows, read_vocabulary(npm_dir), pipeline.tokenizer, arguments)
     arguments.per_device_train_batch_size = 1  # an item of the data is a batch
     main_words = {word for texts in batches.main for text in texts for word in pipeline.tokenizer(text).input_ids}
-    trainer = Trainer(
+    trainer = ReaderTrainer(
         CaptionReader(pipeline.transformer, [pipeline.tokenizer.pad_token_id, *main_words]),
         arguments,
         train_dataset=batches,

@@ -95,7 +95,7 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
 
     tokenizer = tiny_pipeline.tokenizer
     words = {"heart": reading.Words("heart", {"love": 1.0}, ["ticker"], {"de": ["Herz"]}, {})}
-    vocabulary = reading.Vocabulary(words, set(), ["so"], {})
+    vocabulary = reading.Vocabulary(words, set(), ["hill"], ["so"], {})
     arguments = reading.ReaderArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
     batch = next(iter(reading.CaptionBatches(rows, vocabulary, tokenizer, arguments)))
     known = {
