@@ -1,7 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 #
-# make demo PROMPT="a red heart, twemoji style"   draw the four likeliest of 32 pictures with the shipped checkpoint
+# make demo PROMPT="a painting of a cathedral"      draw the four likeliest of 32 pictures with the shipped checkpoint
 # make app                                        serve a page in the browser that draws
 # make test                                       run the tests; make test-slow runs the long ones
 # make test-environments                          draw and train with the oldest and the newest versions
@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PROMPT ?= a red heart, twemoji style
+PROMPT ?= a painting of a cathedral
 ARGS ?=
 WORKERS ?= 2
 BIN := $(VENV)/bin

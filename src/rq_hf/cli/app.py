@@ -117,7 +117,7 @@ def condition_control(pipe: RQImageGenerationPipeline, elem_id: str) -> gr.compo
     config = pipe.transformer.config
     if config.condition_length > 1:
         limits = {"max_lines": 1, "max_length": MAX_PROMPT_LENGTH}
-        return gr.Textbox("a red heart, twemoji style", label="Prompt", elem_id=elem_id, **limits)
+        return gr.Textbox("a painting of a cathedral", label="Prompt", elem_id=elem_id, **limits)
     choices = [((config.id2label or {}).get(index, str(index)), index) for index in config.class_ids]
     return gr.Dropdown(choices, value=choices[0][1], label="Class", visible=config.vocab_size > 1, elem_id=elem_id)
 
