@@ -183,7 +183,7 @@ class CaptionBatches(torch.utils.data.IterableDataset):
         target = self.main[row][0 if names_style else 1]
         caption = misspell(caption, rng) if rng.random() < MISSPELT else caption
         in_pieces = rng.random() < IN_PIECES
-        ids = self.in_pieces.encode(caption).ids if in_pieces else self.tokenizer(caption).input_ids
+        ids = self.in_pieces.encode(caption).ids if in_pieces else self.tokenizer(caption, truncation=True).input_ids
         return ids[: self.tokenizer.model_max_length], self.tokenizer(target, truncation=True).input_ids
 
     def new_caption(self, row: int, rng: random.Random) -> str:
