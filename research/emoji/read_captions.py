@@ -7,8 +7,8 @@
 
 The transformer draws the main captions of its pictures ("castle, fluent style") and draws worse whenever it learns
 others. So it stays as it is: the new blocks learn, from captions alone, to say for every caption of a picture the main
-one. For a caption that names no style it has the first of STYLES that its concept has, those whose pictures are
-recognised best. Arguments of [`TrainingArguments`] may follow, such as
+one. A caption without a style stands for the first of STYLES that its concept has; the styles whose pictures are
+recognised best come first. Arguments of [`TrainingArguments`] may follow, such as
 `--resume_from_checkpoint runs/emoji-64/checkpoint-500`.
 """
 
