@@ -70,6 +70,7 @@ class ReaderArguments(TrainingArguments):
     adam_beta2: float = 0.98
     warmup_steps: int = 200
     bf16: bool = True
+    use_cpu: bool = not torch.cuda.is_available()  # bf16 needs to be told
     logging_steps: int = 50
     save_total_limit: int = 1
     report_to: str = "none"

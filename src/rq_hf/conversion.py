@@ -185,7 +185,7 @@ def rqvae_config(official: Mapping[str, Any]) -> RQVAEConfig:
         code_depth=quantizer["code_shape"][-1],
         shared_codebook=quantizer["shared_codebook"],
         codebook_decay=quantizer.get("decay", 0.99),
-        restart_unused_codes=quantizer["restart_unused_codes"],
+        restart_unused_codes=quantizer.get("restart_unused_codes", False),
         commitment_weight=quantizer.get("latent_loss_weight", 0.25),
     )
 
@@ -204,6 +204,7 @@ def transformer_config(official: Mapping[str, Any], rqvae: RQVAEConfig | None = 
         "num_spatial_layers": body["n_layer"],
         "num_depth_layers": head["n_layer"],
         "num_attention_heads": body["block"]["n_head"],
+        "hidden_act": "quick_gelu" if body["block"].get("gelu") == "v2" else "gelu",
         "dropout": body["block"].get("resid_pdrop", 0.1),
         "attention_dropout": body["block"].get("attn_pdrop", 0.0),
         "embedding_dropout": arch.get("embd_pdrop", 0.0),

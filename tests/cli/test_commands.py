@@ -66,10 +66,11 @@ def test_generate_writes_a_sheet_and_overwrites_none(pipeline_folder, tmp_path, 
 
 def test_generate_takes_class_ids_and_names(make_pipeline, tmp_path):
     pipe = make_pipeline("class")
+    pipe.transformer.config.id2label[2] = "3"  # a name that looks like another id
     pipe.save_pretrained(tmp_path / "pipeline")
-    labels, output = ["0", "goose"], tmp_path / "sheet.png"
+    labels, output = ["0", "goose", "3"], tmp_path / "sheet.png"
     run("generate", tmp_path / "pipeline", "--class_labels", *labels, "--num_images", 1, "--output", output)
-    images = pipe(class_labels=[0, 1], generator=[torch.Generator().manual_seed(seed) for seed in range(2)]).images
+    images = pipe(class_labels=[0, 1, 2], generator=[torch.Generator().manual_seed(seed) for seed in range(3)]).images
     assert Image.open(output).tobytes() == image_grid(images, labels, 1, tile_size=256).tobytes()
 
 

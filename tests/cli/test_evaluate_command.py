@@ -113,6 +113,7 @@ def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pi
         ("rqvae", ["--dataset_name", "DATA", "--split", "nothing"], "split` must be one of"),
         ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "nothing"], "`filter` must be"),
         ("likelihood", ["--dataset_name", "DATA", *FLAGS, "--caption_column", "x"], "`caption_column`"),
+        ("likelihood", ["--dataset_name", "DATA", *FLAGS], "`conditions` must hold"),
     ],
 )
 def test_what_is_missing_is_named(pipeline, data, tmp_path, what, options, expected):

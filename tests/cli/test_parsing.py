@@ -115,5 +115,8 @@ def test_a_bad_value_is_an_error_of_the_command_line(capsys):
     assert ended.value.code == 2
     message = "argument --max_steps/--max-steps: invalid int value: 'many'; see rq-hf train-rqt --help"
     assert capsys.readouterr().err == f"error: {message}\n"
+    with pytest.raises(SystemExit):
+        parse_rqt("--max_steps", "1", str(FIXTURE), default=FIXTURE)
+    assert "RECIPE must come first" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`self_correction` must be 0"):
         parse_rqt(str(FIXTURE), "--self_correction", "0.5", "--soft_labels", "false")

@@ -85,22 +85,25 @@ def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_pictures_of_one(make_pipeline, tmp_path):
+def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline, tmp_path):
     pipe = make_pipeline("class")
     pipe.save_pretrained(tmp_path / "pipe")
+    options = {"reference": tmp_path / "one", "extractor": "pixels"}
     draw_pictures(pipe, list(range(4)), tmp_path / "one")
+    expected = evaluate_samples(pipe, list(range(4)), tmp_path / "one", **options)
     code = (
-        "import sys; from rq_hf import RQImageGenerationPipeline; "
-        "from rq_hf.evaluation.generation import draw_pictures; "
-        "pipe = RQImageGenerationPipeline.from_pretrained(sys.argv[1]); "
-        "assert len(draw_pictures(pipe, [0, 1, 2, 3], sys.argv[2])) == 4; "
+        "import json, sys; from rq_hf import RQImageGenerationPipeline; "
+        "from rq_hf.evaluation.generation import evaluate_samples; "
+        "pipe = RQImageGenerationPipeline.from_pretrained(sys.argv[1]); options = json.loads(sys.argv[3]); "
+        "evaluate_samples(pipe, [0, 1, 2, 3], sys.argv[2], output=sys.argv[2] + '.json', **options); "
         "from accelerate import PartialState; assert PartialState().num_processes == 2"
     )
     (tmp_path / "draw.py").write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, tmp_path / "draw.py", tmp_path / "pipe", tmp_path / "two"]
+    command = [*launch, tmp_path / "draw.py", tmp_path / "pipe", tmp_path / "two", json.dumps(options, default=str)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert equal_pictures(tmp_path / "two", tmp_path / "one")
+    assert json.loads((tmp_path / "two.json").read_text())["num_pictures"] == expected["num_pictures"] == 4
 
 
 def test_the_distance_of_too_few_pictures_is_warned_of(caplog):
@@ -139,7 +142,9 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
     assert again["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
 
 
-def test_a_missing_reference_is_refused_before_anything_is_drawn(tiny_pipeline, tmp_path):
+def test_a_missing_reference_or_caption_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, tmp_path):
     with pytest.raises(ValueError, match="`reference` must be given"):
         evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, extractor=MeanColour())
+    with pytest.raises(ValueError, match="`clip` needs a pipeline of captions"):
+        evaluate_samples(make_pipeline("class"), [0], tmp_path, clip=CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer)))
     assert not list(tmp_path.iterdir())

@@ -144,8 +144,10 @@ def test_a_push_without_a_card_counts_parameters_and_tells_who_can_load_it(hub, 
         assert f"| Parameters | {model.num_parameters():,} |" in text
     assert "push it `with_code`" in caplog.text
     caplog.clear()
-    push_folder(saved, "me/tiny", with_code=True)
+    push_folder(saved, "me/tiny", with_code=True, license="mit")
     assert "with_code" not in caplog.text
+    card = ModelCard.load("me/tiny")
+    assert card.data.license == "mit" and "trust_remote_code" in card.text
 
 
 def test_weights_of_an_earlier_push_are_deleted(hub, saved, tiny_pipeline):

@@ -58,6 +58,11 @@ def test_one_program_serves_all_positions_and_later_calls(make_transformer):
 
 def test_changed_weights_are_seen(make_transformer):
     model = make_transformer("class")
+    codebook = model.codebook.weight.clone()
+    model.set_codebook(codebook * torch.nan)
+    with pytest.raises(ValueError, match="logits must be finite"):
+        model.generate(conditions(model), compile_config=CAPTURED)
+    model.set_codebook(codebook)
     before = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
     with torch.no_grad():
         model.code_head.linear.weight.neg_()

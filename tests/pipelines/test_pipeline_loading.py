@@ -45,6 +45,12 @@ def test_sampling_settings_are_saved_with_the_pipeline(tiny_pipeline, tmp_path):
     assert sampling["temperature"] == 0.7 and sampling["top_k"] == [1, 2, 3]
     given = RQImageGenerationPipeline.from_pretrained(tmp_path / "second", sampling={"temperature": 0.9})
     assert given.transformer.generation_config.temperature == 0.9
+    transformer = tiny_pipeline.transformer
+    RQImageGenerationPipeline.from_pretrained(tmp_path / "second", transformer=transformer)
+    assert transformer.generation_config.temperature == 0.5
+    tiny_pipeline.save_pretrained(tmp_path / "second", variant="fp16")
+    names = {path.name for path in (tmp_path / "second" / "rqvae").glob("*.safetensors")}
+    assert names == {"model.safetensors", "model.fp16.safetensors"}
 
 
 def test_a_component_can_be_passed_or_left_out(saved, tiny_pipeline, pictures):

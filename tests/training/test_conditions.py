@@ -150,6 +150,8 @@ def test_a_model_of_other_conditions_is_refused(make_transformer, tiny_tokenizer
             ConditionReader(CAPTIONS, config, tiny_tokenizer)
     with pytest.raises(ValueError, match="must have `condition_length` 1"):
         ConditionReader(CodeDataArguments(label_column="words"), captions_config)
+    with pytest.raises(ValueError, match="`caption_column` or `label_column` must name the condition"):
+        ConditionReader(CodeDataArguments(), RQTransformerConfig(condition_length=1, **CLASS_FIELDS))
     captions_config.null_condition_ids, training.condition_dropout = None, 0.1
     with pytest.raises(ValueError, match="`condition_dropout` must be 0 for a model without `null_condition_ids`"):
         ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)

@@ -5,7 +5,7 @@
     rq-hf evaluate rqvae MODEL --dataset_name data/emoji-64 --split test_combos --output rqvae.json
     rq-hf evaluate samples MODEL --reference PICTURES --num_pictures 50000 --output samples.json
     rq-hf evaluate prompts MODEL --dataset_name data/emoji-64 --split train --output prompts.json
-    rq-hf evaluate likelihood MODEL --dataset_name data/emoji-64 --split validation --output likelihood.json
+    rq-hf evaluate likelihood MODEL --dataset_name data/emoji-64 --split train --caption_column text --output nats.json
 
 rqvae       PSNR, SSIM, rFID, LPIPS and the use of the codes, of all depths and depth by depth (Table 6, Figure 6)
 samples     FID, Inception score, precision, recall and CLIP score of drawn pictures (Tables 1 to 3)
@@ -172,9 +172,9 @@ def real_pictures(
     return rows, PictureDataset(rows.select_columns([arguments.image_column]), reader)
 
 
-def first_value(row: dict[str, Any], column: str) -> str | int:
+def first_value(row: dict[str, Any], column: str) -> str | int | None:
     """The caption or label of a row; of several captions the first."""
-    return row[column][0] if isinstance(row[column], list) else row[column]
+    return next(iter(row[column]), None) if isinstance(row[column], list) else row[column]
 
 
 def random_rows(rows: datasets.Dataset, size: int, seed: int) -> list[int]:

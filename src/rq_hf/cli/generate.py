@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipe = options.load_pipeline(arguments)
     labels = arguments.class_labels
     if labels is not None:
-        labels = [int(label) if label.isdecimal() else label for label in labels]
+        names = (pipe.transformer.config.id2label or {}).values()
+        labels = [int(label) if label.isdecimal() and label not in names else label for label in labels]
     captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
     count = len(captions) * arguments.num_images
     result = pipe(

@@ -106,6 +106,8 @@ def parse_recipe(
         hint = _closest(unknown[0].partition("=")[0].removeprefix("--"), sum(known.values(), []))
         parser.error(f"unknown argument {unknown[0]!r}{hint}")
     training, data, namespace = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    if namespace.recipe is not None and not is_named:
+        parser.error(f"RECIPE must come first, before all flags, got {namespace.recipe!r}")
     if name is None:
         names = ", ".join(each for each in recipe_names() if ("-rqt-" in each) == command.endswith("rqt"))
         raise ValueError(f"`RECIPE` must be a JSON file or one of {names}.")

@@ -165,6 +165,8 @@ def evaluate_samples(
         `dict` with `num_pictures`, `metrics` (see [`generation_metrics`]) and `sampling`; empty on all processes but
         the main one.
     """
+    if clip is not None and pipe.tokenizer is None:
+        raise ValueError("`clip` needs a pipeline of captions; this one has no tokenizer.")
     net = build_extractor(extractor)
     is_cached = reference_features is not None and Path(reference_features).exists()
     if reference is None and not is_cached and (precision_recall or not (clip or hasattr(net, "logits"))):
@@ -216,6 +218,8 @@ def evaluate_likelihood(
         `dict` with `num_pictures` and `metrics`: `loss` in nats per code, and `loss_depth_d` of each depth d.
     """
     if conditions is None:
+        if pipe.transformer.config.vocab_size > 1:
+            raise ValueError("`conditions` must hold a caption or a class for each picture, got None.")
         input_ids = torch.zeros(len(pictures), 1, dtype=torch.long)
     elif pipe.tokenizer is not None:
         input_ids = pipe.encode_prompt(list(conditions))  # (N, S)

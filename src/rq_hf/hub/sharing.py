@@ -109,7 +109,10 @@ def push_folder(
         if revision is not None and not create_pr and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = stage / "README.md"
-        if not card.is_file() and not api.file_exists(repo_id, "README.md", revision=revision):
+        is_on_hub = not card.is_file() and api.file_exists(repo_id, "README.md", revision=revision)
+        if is_on_hub and (license or with_code):
+            shutil.copy(api.hf_hub_download(repo_id, "README.md", revision=revision), card)
+        elif not card.is_file() and not is_on_hub:
             counts = {
                 name: _num_parameters(stage / each) for name, each in zip(facts["configs"], places, strict=False)
             }

@@ -177,7 +177,8 @@ class CompiledStep:
         return batch_size, model.dtype, model.device, is_inference, repr(compile_config.to_dict())
 
     def __call__(self, model, caches, token, position, *inputs):
-        return self.compiled(model, caches, token, self.position.fill_(position), *inputs)
+        codes, token, is_finite = self.compiled(model, caches, token, self.position.fill_(position), *inputs)
+        return codes, token.clone(), is_finite  # the next call of a CUDA graph overwrites its outputs
 
 
 class RQTransformerGenerationMixin(GenerationMixin):
@@ -287,6 +288,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 quantized = self.codebook(codes[:, position, None]).sum(-2)  # (B, 1, n_z), z-hat_t
                 token = _token(self, quantized, position, len(conditions))
         if not is_finite:
+            self._compiled_step = None  # whose caches hold NaN
             raise ValueError(
                 "The logits must be finite, got NaN or infinity. Check the weights, the codebook (see `set_codebook`) "
                 "and the dtype."

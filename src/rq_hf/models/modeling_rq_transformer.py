@@ -239,7 +239,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         tokens = self.condition_embedding(input_ids)  # (B, S, n_e)
         if self.config.num_condition_layers > 0:
             states = self.condition_transformer(self.condition_positions(tokens))
-            words = self.condition_embedding.weight  # (vocab_size, n_e)
+            # (vocab_size, n_e); a call, since offloading brings weights only for calls
+            words = self.condition_embedding(torch.arange(self.config.vocab_size, device=input_ids.device))
             tokens = soft_code_probabilities(states, words, WORD_TEMPERATURE).to(words.dtype) @ words
         return self.condition_positions(tokens)
 

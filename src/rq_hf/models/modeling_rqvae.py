@@ -6,6 +6,7 @@ Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codeboo
 z latents, z-hat^(d) partial sums of code vectors. Pixels are in [-1, 1], channels first.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ class RQVAEModel(RQPreTrainedModel):
             init.zeros_(module.num_updates)
             init.copy_(module.embedding_sum, module.codebook.weight)
 
+    @functools.wraps(RQPreTrainedModel.save_pretrained, assigned=())  # diffusers reads the names of its arguments
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves the model; see [`PreTrainedModel.save_pretrained`]. Beside it are the settings of an image processor,
         so that `AutoImageProcessor.from_pretrained` prepares pictures of any size: centre crop, [-1, 1]."""

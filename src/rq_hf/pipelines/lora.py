@@ -31,13 +31,15 @@ class LoraMixin(LoraBaseMixin):
             kwargs: Of `hf_hub_download`, such as `revision`, `subfolder` and `token`.
 
         Raises:
-            `ValueError`: The name is taken, or the adapter does not fit the transformer.
+            `ValueError`: The name is taken, the adapter does not fit the transformer, or weights are offloaded.
             `ImportError`: PEFT is not installed.
         """
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict  # PEFT is optional
 
         if adapter_name in self.get_list_adapters().get("transformer", []):
             raise ValueError(f"`adapter_name` must be new, got {adapter_name!r}; see `delete_adapters`.")
+        if any(parameter.is_meta for parameter in self.transformer.parameters()):
+            raise ValueError("`load_lora_weights` must be called before `enable_sequential_cpu_offload`.")
         source = str(pretrained_model_name_or_path)
         config = LoraConfig.from_pretrained(source, **kwargs)
         file = Path(source, kwargs.get("subfolder") or "", ADAPTER_WEIGHTS)

@@ -93,7 +93,10 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline; see [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given."""
+        """Loads a pipeline; see [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given. A
+        `transformer` that is given keeps its own sampling settings."""
+        if kwargs.get("transformer") is not None:
+            kwargs.setdefault("sampling", None)
         with named_errors(pretrained_model_name_or_path):
             return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True, **kwargs})
 
@@ -102,7 +105,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         model_index.json, since diffusers does not download generation_config.json.
 
         Raises:
-            `ValueError`: a transformer with an adapter, of which only the adapter would be saved.
+            `ValueError`: a transformer with an adapter.
         """
         if getattr(self.transformer, "peft_config", None):
             raise ValueError(

@@ -139,6 +139,8 @@ class ConditionReader:
         self.null_condition_ids = config.null_condition_ids
         if self.condition_dropout > 0 and self.null_condition_ids is None:
             raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
+        if self.column is None and config.vocab_size > 1:
+            raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
         length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
         if config.condition_length != length or config.vocab_size < size:
             raise ValueError(

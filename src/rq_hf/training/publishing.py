@@ -69,7 +69,7 @@ def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
     if data.caption_column is None or rows is None:
         return None
     captions = next(iter(rows))[data.caption_column]
-    return captions[0] if isinstance(captions, list) else captions
+    return next(iter(captions), None) if isinstance(captions, list) else captions
 
 
 def gather_transformer(trainer: RQTrainer) -> RQTransformerForImageGeneration:

@@ -56,6 +56,8 @@ class RQTrainingArguments(TrainingArguments):
             self.metric_for_best_model = self.metric_for_best_model or "loss"
             self.load_best_model_at_end = True
             self.save_strategy, self.save_steps = self.eval_strategy, self.eval_steps or self.logging_steps
+        if self.muon_learning_rate and not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got {torch.__version__}.")
         lacks_bf16 = self.bf16 and not self.use_cpu and not is_torch_bf16_gpu_available()
         self.bf16 = self.bf16 and not lacks_bf16
         super().__post_init__()
