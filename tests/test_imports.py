@@ -20,7 +20,7 @@ ARROWS = {
     "models": set(),
     "images": set(),
     "hub": set(),
-    "caption_tokenizer": {"models.generation"},
+    "caption_tokenizer": set(),
     "pipelines": {"models", "images", "hub"},
     "evaluation": {"models", "pipelines", "images"},
     "training": {

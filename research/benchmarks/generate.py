@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument(
-        "--variants", nargs="+", choices=names, default=["fp32", "fp32-compiled", "bf16", "bf16-constant"],
+        "--variants", nargs="+", choices=names, default=["fp32", "fp32-compiled", "bf16", "bf16-compiled"],
         help="all models are in memory at once; (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--base_variants", nargs="+", choices=names, default=["fp32"], help="(%(default)s)")

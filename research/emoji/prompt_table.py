@@ -21,7 +21,7 @@ from rq_hf.cli import main as rq_hf
 from rq_hf.evaluation.prompt_accuracy import prompt_accuracy
 from rq_hf.images import image_grid
 
-IN_A_SHEET = 32
+IN_A_SHEET = 16
 
 
 def score(model: str, prompts: list[dict[str, Any]], dataset_name: str, folder: Path, flags: list[str]) -> list[dict]:

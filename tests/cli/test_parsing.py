@@ -45,6 +45,7 @@ def test_flags_win_over_the_recipe():
     assert recipe.training.max_steps == 7 and recipe.training.output_dir == "here" and recipe.training.l1_weight == 0
     assert recipe.model["channel_multiplier"] == [1, 2, 2] and recipe.model["image_size"] == 32
     assert recipe.model["codebook_size"] == 2048 and recipe.data.validation_split is None
+    assert parse_rqt("small-rqt-64", "--label_column", "label").data.caption_column is None
 
 
 def test_the_default_recipe_gives_way_to_own_data():

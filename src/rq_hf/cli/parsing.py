@@ -92,6 +92,9 @@ def parse_recipe(
             sections |= {"data": {"validation_split": sections["data"].get("validation_split")}, "card": {}}
         if "num_train_epochs" in flags:
             sections["training"].pop("max_steps", None)  # it would win over the flag
+        for column, other in (("caption_column", "label_column"), ("label_column", "caption_column")):
+            if column in flags:
+                sections["data"].pop(other, None)
         for section, names in known.items():
             if unknown := sections[section].keys() - set(names):
                 hint = _closest(min(unknown), names)
