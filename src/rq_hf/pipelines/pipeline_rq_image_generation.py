@@ -173,7 +173,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 for the codes `(B, H, W, D)`.
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
             callback_on_step_end (*optional*):
-                `callback(pipe, step, position, {"codes": codes})`, called after each of the H*W positions of each
+                `callback(pipe, step, position, {"codes": codes})`, called after each drawn position of each
                 batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
                 `codes`; those of this position condition what follows. `pipe._interrupt = True` stops the call, which
                 returns the codes drawn so far; of candidates, the best of the finished batches.
