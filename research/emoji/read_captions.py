@@ -64,7 +64,7 @@ class ReaderArguments(TrainingArguments):
     dataset_name: str = ""
     npm_dir: str = "~/.cache/rq_hf/npm"
     num_layers: int = 3
-    max_steps: int = 20000
+    max_steps: int = 7000
     per_device_train_batch_size: int = 256
     learning_rate: float = 6e-4  # of Muon for the matrices of the blocks, and of AdamW
     adam_beta2: float = 0.98
