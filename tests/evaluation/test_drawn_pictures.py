@@ -19,7 +19,7 @@ from rq_hf import CLIPRanker
 from rq_hf.evaluation.features import PictureFiles, extract_features
 from rq_hf.evaluation.generation import clip_score, draw_pictures, evaluate_samples, generation_metrics
 from rq_hf.images import to_pil
-from rq_hf.models.generation import seeded_generator
+from rq_hf.models.sampling import seeded_generator
 
 PROMPTS = ["a red heart", "rocket", "rocket", "green apple", "a pizza"]
 CONDITIONS = {"text": PROMPTS, "class": [0, 3, 1, 0, 2], "none": 5}

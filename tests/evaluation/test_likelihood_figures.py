@@ -25,7 +25,7 @@ def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(make_pipeli
     }[kind]()
     codes = pipe.rqvae.encode(pictures)
     with torch.no_grad():
-        output = pipe.transformer(input_ids, codes, labels=codes)
+        output = pipe.transformer(input_ids, codes, labels=codes, output_logits=True)
     assert results["num_pictures"] == 8
     assert results["metrics"]["loss"] == pytest.approx(output.image_loss.item(), rel=1e-5)
     by_depth = [results["metrics"][f"loss_depth_{depth}"] for depth in (1, 2, 3)]

@@ -52,8 +52,14 @@ def test_one_program_serves_all_positions_and_later_calls(make_transformer):
     first = model.generate(conditions(model), generator=seeded(1), compile_config=config)
     second = model.generate(conditions(model), generator=seeded(1), compile_config=config)
     assert len(programs) == 1 and torch.equal(first, second)
-    model.generate(conditions(model, 3), compile_config=config)
+    caches = model._compiled_decoder.caches
+    for rows in (2, 1, 2):  # as the last batch of many candidates, which has fewer
+        few = model.generate(conditions(model)[:rows], generator=[seeded(1), seeded(2)][:rows], compile_config=config)
+        plain = model.generate(conditions(model)[:rows], generator=[seeded(1), seeded(2)][:rows])
+        assert torch.equal(few, plain) and model._compiled_decoder.caches is caches
     assert len(programs) == 2
+    model.generate(conditions(model, 3), compile_config=config)
+    assert len(programs) == 3 and model._compiled_decoder.caches is not caches
 
 
 def test_changed_weights_are_seen(make_transformer):

@@ -140,7 +140,8 @@ def test_the_loss_is_cross_entropy_weighs_the_text_and_reaches_every_parameter(t
     model = tiny_transformer
     input_ids, codes = make_inputs(model)
     output = model(input_ids, codes, labels=codes)
-    image = -output.logits.log_softmax(-1).gather(-1, codes[..., None]).mean()
+    assert output.logits is None  # which are large
+    image = -model(input_ids, codes).logits.log_softmax(-1).gather(-1, codes[..., None]).mean()
     torch.testing.assert_close(output.image_loss, image)
     if model.config.condition_length == 1:
         assert model.text_head is None and output.text_loss is None
@@ -182,6 +183,15 @@ def test_the_text_loss_leaves_padding_out_if_it_is_told_which(make_transformer):
     assert model(torch.zeros_like(input_ids), codes, labels=codes).text_loss == 0  # a row of padding
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_several_tokens_after_cached_ones_are_read_as_in_one_pass(make_transformer, attention):
+    stack = make_transformer(attn_implementation=attention).spatial_transformer
+    tokens = torch.randn(2, 7, 32)
+    caches = stack.new_caches(3, 7, tokens)  # a row more than there are
+    parts = [stack(tokens[:, start:end], caches, start) for start, end in ((0, 2), (2, 5), (5, 6), (6, 7))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), stack(tokens), rtol=1e-4, atol=1e-4)
+
+
 @SHARED_AND_SEPARATE
 @pytest.mark.parametrize("temperatures", [2.0, [3.0, 1.0, 0.5]])
 def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monkeypatch):
@@ -208,12 +218,11 @@ def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monke
         expected_loss, expected, _ = losses_and_gradients(2**20, **hard)
         for blocks_of in (2**20, 5, 1):
             for targets in (hard, other):
-                for output_logits in (None, False, True):
+                for output_logits in (False, True):
                     loss, gradients, logits = losses_and_gradients(blocks_of, **targets, output_logits=output_logits)
                     torch.testing.assert_close(loss, expected_loss)
                     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
-                    by_default = targets is not from_residuals
-                    assert (logits is not None) is (by_default if output_logits is None else output_logits)
+                    assert (logits is not None) is output_logits
             if blocks_of == 5:
                 assert len(row_blocks(2 * HEIGHT * WIDTH, DEPTH * SIZE, blocks_of * DEPTH * SIZE)) == 3
 

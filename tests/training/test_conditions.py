@@ -8,7 +8,7 @@ from picture_files import emoji_rows, jpeg
 from transformers import PreTrainedTokenizerFast
 
 from rq_hf import RQTransformerConfig
-from rq_hf.models.generation import seeded_generator
+from rq_hf.models.sampling import seeded_generator
 from rq_hf.training import Recipe, RQTransformerTrainingArguments
 from rq_hf.training.arguments import CodeDataArguments
 from rq_hf.training.conditions import ConditionReader, code_datasets, condition_config, load_tokenizer

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rq_hf.models.generation import seeded_generator
+from rq_hf.models.sampling import seeded_generator
 from rq_hf.training.transforms import TRANSFORMS, PictureTransform
 
 RANDOM = ("imagenet", "ffhq", "cc3m", "altered_emoji")

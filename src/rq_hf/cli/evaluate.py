@@ -30,7 +30,7 @@ from ..evaluation.prompt_accuracy import evaluate_prompts
 from ..evaluation.reconstruction import evaluate_rqvae
 from ..evaluation.report import markdown_report
 from ..models import RQVAEConfig, RQVAEModel
-from ..models.generation import seeded_generator
+from ..models.sampling import seeded_generator
 from ..pipelines import CLIPRanker, load_component
 from ..training.arguments import DataArguments
 from ..training.data import PictureDataset, SampleReader, load_splits, read_dataset

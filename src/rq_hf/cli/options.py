@@ -15,7 +15,7 @@ from huggingface_hub.errors import HTTPError, StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 
-from ..models.generation import SAMPLING_FIELDS
+from ..models.sampling import SAMPLING_FIELDS
 from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
 
 # Bad input, a file that cannot be read, fields that do not fit together, a Hub that does not answer, a missing extra.

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..models.generation import SAMPLING_FIELDS, seeded_generator
+from ..models.sampling import SAMPLING_FIELDS, seeded_generator
 from ..pipelines import CLIPRanker, RQImageGenerationPipeline
 from .features import PictureFiles, build_extractor, distance_name, extract_features, frechet_distance, pixel_batches
 from .report import write_report

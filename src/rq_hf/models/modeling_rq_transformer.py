@@ -251,7 +251,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         inputs = condition
         if quantized.shape[1] > 0:  # quantized linear layers take no empty tensor
             tokens = self.spatial_positions(self.spatial_projection(quantized))  # (B, P, n_e)
-            inputs = torch.cat([condition, tokens], dim=1)
+            inputs = torch.cat([condition, tokens.to(condition.device)], dim=1)
         return self.embedding_dropout(inputs)
 
     def spatial_states(self, input_ids: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
@@ -291,7 +291,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
             label_temperature (`float` or `list[float]`, *optional*):
                 tau > 0 of Eq. 15, one number or one per depth; required with `residuals`.
             output_logits (`bool`, *optional*):
-                Whether to return `(B, H, W, D, K)` logits. The default is `True` without `residuals`.
+                Whether to return `(B, H, W, D, K)` logits. The default is `True` without targets.
 
         Returns:
             [`RQTransformerOutput`], or a tuple with `return_dict=False`.
@@ -308,7 +308,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         depth_states = self.depth_states(context, partial_sums[:, :, :-1])  # (B*T, D, n_e), Eq. 12
         depth_states = depth_states.view(*codes.shape, -1)  # (B, H, W, D, n_e)
 
-        output_logits = residuals is None if output_logits is None else output_logits
+        if output_logits is None:
+            output_logits = labels is None and residuals is None
         logits = self.code_head(depth_states) if output_logits else None  # (B, H, W, D, K), Eq. 13
         image_loss = depth_losses = text_logits = text_loss = None
         if labels is not None or residuals is not None:

@@ -34,22 +34,32 @@ class KeyValueCache(nn.Module):
     def forward(
         self, keys: torch.Tensor, values: torch.Tensor, position: int | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on.
+        """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on. B may be smaller
+        than the cache's.
 
         Returns:
-            Keys, values and mask. An integer `position` returns the tokens so far and no mask. A tensor `(1,)` returns
-            the whole cache and a mask `(1, 1, 1, capacity)`, `True` for the tokens so far. These shapes are fixed, so
-            one compiled program serves all positions.
+            Keys, values and mask. An integer `position` returns the tokens so far, and a mask `(1, 1, length, so far)`
+            where several tokens follow others. A tensor `(1,)`, for one token, returns the whole cache and a mask
+            `(1, 1, 1, capacity)`, `True` for the tokens so far. These shapes are fixed, so one compiled program serves
+            all positions.
         """
+        cached_keys, cached_values = self.keys[: len(keys)], self.values[: len(values)]
         if isinstance(position, int):
-            end = position + keys.shape[2]
-            self.keys[:, :, position:end] = keys
-            self.values[:, :, position:end] = values
-            return self.keys[:, :, :end], self.values[:, :, :end], None
-        self.keys.index_copy_(2, position, keys.to(self.keys.dtype))  # autocast may have rounded the new ones
-        self.values.index_copy_(2, position, values.to(self.values.dtype))
+            length, end, mask = keys.shape[2], position + keys.shape[2], None
+            cached_keys[:, :, position:end] = keys
+            cached_values[:, :, position:end] = values
+            if position > 0 and length > 1:  # the attention functions take the causal mask of a square only
+                mask = torch.ones(1, 1, length, end, dtype=torch.bool, device=keys.device).tril(position)
+            return cached_keys[:, :, :end], cached_values[:, :, :end], mask
+        cached_keys.index_copy_(2, position, keys.to(cached_keys.dtype))  # autocast may have rounded the new ones
+        cached_values.index_copy_(2, position, values.to(cached_values.dtype))
         is_read = torch.arange(self.keys.shape[2], device=position.device) <= position  # (capacity,)
-        return self.keys, self.values, is_read[None, None, None]
+        return cached_keys, cached_values, is_read[None, None, None]
+
+    def fits(self, tokens: torch.Tensor) -> bool:
+        """Whether the cache has rows enough for tokens `(B, length, n_e)`, and their dtype and device."""
+        same = (self.keys.dtype, self.keys.device) == (tokens.dtype, tokens.device)
+        return same and len(self.keys) >= len(tokens)
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):

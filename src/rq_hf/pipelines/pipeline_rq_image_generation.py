@@ -17,8 +17,9 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..models.base import SAMPLING_FIELDS, named_errors
+from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
+from ..models.sampling import SAMPLING_FIELDS
 from .editing import EditingMixin
 from .lora import LoraMixin
 from .selection import (
@@ -344,6 +345,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                     **{name: values[rows[batch]] for name, values in conditions.items()},
                     generator=generators[batch],
                     callback=partial(step_end, progress_bar, index * num_positions),
+                    interrupt=lambda: self._interrupt,
                     **sampling,
                 )
                 if index == 0 or not self._interrupt:
@@ -352,12 +354,12 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                     return
 
     def _on_step_end(self, callback_on_step_end, tensor_inputs, progress_bar, first_step, position, codes):
-        """The callback of `generate`: returns codes that `callback_on_step_end` has changed, or `False` to stop."""
+        """The callback of `generate`: returns codes that `callback_on_step_end` has changed."""
         step, outputs = first_step + position, None
         progress_bar.update(step + 1 - progress_bar.n)
         if callback_on_step_end is not None:
             outputs = callback_on_step_end(self, step, position, {name: codes.clone() for name in tensor_inputs})
-        return False if self._interrupt else (outputs or {}).get("codes")
+        return (outputs or {}).get("codes")
 
     def _postprocess(self, images: torch.Tensor, output_type: str):
         """Pixels in [-1, 1], or codes for the output type `"latent"`, as the caller wants them."""

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from ..images import decode_picture
 from ..models import RQVAEModel
-from ..models.generation import seeded_generator
+from ..models.sampling import seeded_generator
 from .arguments import DataArguments
 
 logger = logging.get_logger(__name__)

@@ -18,7 +18,7 @@ from transformers.hf_argparser import HfArg
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
-from ..models.generation import seeded_generator
+from ..models.sampling import seeded_generator
 from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
 

@@ -19,10 +19,10 @@ from transformers.hf_argparser import HfArg
 
 from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
-from ..models.generation import seeded_generator
 from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
+from ..models.sampling import seeded_generator
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import check_components
 from .arguments import Recipe, made_by, recipe_names
