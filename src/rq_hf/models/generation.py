@@ -167,7 +167,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if sampling.do_sample:
             uniforms = draw_uniforms(generator, shape[0], shape[1:]).to(codes.device).flatten(1, 2)  # (B, T, D)
         compile_config = compile_config or getattr(defaults, "compile_config", None)
-        if compile_config is not None and logits_processor is not None:
+        if compile_config is not None and logits_processor:
             raise ValueError("`logits_processor` and `compile_config` exclude each other, got both.")
 
         decoder, num_known = self._decoder(compile_config), 0
@@ -176,9 +176,11 @@ class RQTransformerGenerationMixin(GenerationMixin):
         decoder.prefill(condition_ids, codes[:, :num_known])
         for position in range(num_known, self.config.num_positions):
             numbers, mask = (None if each is None else each[:, position] for each in (uniforms, known_mask))
-            process = logits_processor and partial(_process_logits, logits_processor, codes[:, :position])
+            process = None
+            if logits_processor:
+                process = partial(_process_logits, logits_processor, codes[:, :position])
             codes[:, position] = decoder.step(position, sampling, numbers, codes[:, position], mask, process)
-            changed = callback and callback(position, codes.view(shape))
+            changed = None if callback is None else callback(position, codes.view(shape))
             if changed is not None:
                 self.check_codes("the callback's codes", changed, (shape[0],))
                 codes = changed.to(codes).flatten(1, 2).clone()
