@@ -59,7 +59,7 @@ extras["dev"] = [
     *extras["demo"],
     "ipykernel>=6.29",  # runs notebooks/
     "matplotlib>=3.9",  # charts of research/
-    "mkdocs>=1.6",
+    "mkdocs-material>=9.6",
     "mkdocstrings[python]>=0.30",
     "nbclient>=0.10",
     "parameterized>=0.9",  # imported by the model tests of transformers
