@@ -65,6 +65,7 @@ class RQTransformerConfig(RQConfig):
     """
 
     model_type = "rq_transformer"
+    attribute_map = {"num_hidden_layers": "num_spatial_layers"}
 
     vocab_size: int = 16384
     condition_length: int = 32

@@ -16,10 +16,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.unets.unet_2d_blocks import AttnDownEncoderBlock2D, DownEncoderBlock2D, UNetMidBlock2D
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .base import RQPreTrainedModel
 from .configuration_rqvae import RQVAEConfig
@@ -40,6 +42,9 @@ class RQVAEOutput(ModelOutput):
         reconstruction_loss (`torch.FloatTensor` of shape `()`): Mean squared error of the pixels.
         commitment_loss (`torch.FloatTensor` of shape `()`):
             Mean squared error between latents and partial sums, averaged over depths.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
+            With `output_hidden_states`: feature maps of the encoder, after its first convolution, after each level
+            and after the middle block. Their sizes differ.
     """
 
     loss: torch.FloatTensor | None = None
@@ -47,6 +52,7 @@ class RQVAEOutput(ModelOutput):
     codes: torch.LongTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     commitment_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 class RQVAEModel(RQPreTrainedModel):
@@ -76,6 +82,12 @@ class RQVAEModel(RQPreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(
+            (DownEncoderBlock2D, AttnDownEncoderBlock2D, UNetMidBlock2D), layer_name="encoder"
+        )
+    }
     _keep_in_fp32_modules_strict = ["quantizer"]
     _no_split_modules = ["UNetMidBlock2D"]
     _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv", "quantizer", "codebook"]
@@ -226,15 +238,19 @@ class RQVAEModel(RQPreTrainedModel):
             raise ValueError(f"The pixels of `decode` must be finite, got NaN or infinity in {pixel_values.dtype}.")
         return pixel_values
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
-        self, pixel_values: torch.Tensor, codebook_update: Literal["per_depth", "per_step"] | None = None
+        self,
+        pixel_values: torch.Tensor,
+        codebook_update: Literal["per_depth", "per_step"] | None = None,
+        output_hidden_states: bool | None = None,
     ) -> RQVAEOutput:
         r"""Reconstructs pictures and computes the losses of the model (Eq. 6 and 7).
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): Pixels in [-1, 1].
             codebook_update (*optional*): see [`ResidualQuantizer.forward`]; only training updates the codebook.
+            output_hidden_states (`bool`, *optional*): Whether to return feature maps of the encoder.
 
         Returns:
             [`RQVAEOutput`], or a tuple with `return_dict=False`.
