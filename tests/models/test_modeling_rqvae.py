@@ -4,6 +4,7 @@
 
 import inspect
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from rq_hf import RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel, RQVAEOutput
+from rq_hf import (
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEImageProcessor,
+    RQVAEImageProcessorPil,
+    RQVAEModel,
+    RQVAEOutput,
+)
 
 
 def count(tensors) -> float:
@@ -261,25 +269,43 @@ def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path,
     _, info = load(tmp_path, output_loading_info=True)  # the caller is told
     assert info["missing_keys"] == {"decoder.conv_out.bias"}
     save_file(weights | {"decoder.conv_out.bias": bias[:2]}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"`decoder.conv_out.bias` in .* must have shape \(3,\), got \(2,\)"):
+    with pytest.raises(OSError, match=f"'{tmp_path}' cannot be loaded: .*`ignore_mismatched_sizes`"):
         load(tmp_path)
     load(tmp_path, ignore_mismatched_sizes=True)
 
 
-def test_the_weights_of_another_kind_of_model_are_an_error(make_transformer, tmp_path):
-    make_transformer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="must hold all weights of RQVAEModel"):
-        RQVAEModel.from_pretrained(tmp_path)
+def test_a_folder_of_another_kind_is_refused_before_anything_is_built(saved):
+    for folder, expected, found in (("transformer", "rqvae", "rq_transformer"), ("rqvae", "rq_transformer", "rqvae")):
+        model_class = {"rqvae": RQVAEModel, "rq_transformer": RQTransformerForImageGeneration}[expected]
+        message = f"'{saved / folder}' must hold a model of `model_type` '{expected}', got '{found}'"
+        for load in (model_class.from_pretrained, model_class.config_class.from_pretrained):
+            with pytest.raises(ValueError, match=message):
+                load(saved / folder)
+        with pytest.raises(OSError, match=f"'{saved}' must hold a config.json, got none. .* pipeline .*`subfolder`"):
+            model_class.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])
-def test_a_saved_model_brings_an_image_processor(make_rqvae, tmp_path, num_channels):
+@pytest.mark.parametrize("backend", ["pil", "torchvision"])
+def test_a_saved_model_brings_its_image_processor(make_rqvae, tmp_path, num_channels, backend):
     model = make_rqvae(num_channels=num_channels)
     model.save_pretrained(tmp_path)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert type(processor) is {"pil": RQVAEImageProcessorPil, "torchvision": RQVAEImageProcessor}[backend]
     noise = np.random.default_rng(0).integers(256, size=(16, 16, num_channels), dtype=np.uint8)
     picture = Image.fromarray(noise.squeeze())
     pixel_values = processor(picture, return_tensors="pt").pixel_values
     expected = torch.tensor(noise).permute(2, 0, 1)[None] / 127.5 - 1
     torch.testing.assert_close(pixel_values, expected)
-    assert model.encode(processor(picture.resize((30, 20)), return_tensors="pt").pixel_values).shape[:3] == (1, 4, 4)
+    for size in ((30, 20), (9, 12)):  # any size, and a file saved by either is that of both
+        pixel_values = processor(picture.resize(size), return_tensors="pt").pixel_values
+        assert model.encode(pixel_values).shape[:3] == (1, 4, 4)
+    processor.save_pretrained(tmp_path / "again")
+    again = AutoImageProcessor.from_pretrained(tmp_path / "again")
+    assert type(again) is RQVAEImageProcessor and again.to_dict() == processor.to_dict()
+
+
+def test_the_shipped_model_brings_its_image_processor():
+    folder = Path(__file__).parents[2] / "checkpoints" / "emoji-64" / "rqvae"
+    expected = RQVAEImageProcessor.from_rqvae_config(RQVAEConfig.from_pretrained(folder))
+    assert AutoImageProcessor.from_pretrained(folder).to_dict() == expected.to_dict()

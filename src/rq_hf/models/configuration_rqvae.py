@@ -2,11 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-VAE."""
 
-import math
+from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 
 from .base import RQConfig
+from .validation import at_least, between, greater_than
 
 
 @strict
@@ -47,22 +48,24 @@ class RQVAEConfig(RQConfig):
 
     model_type = "rqvae"
 
-    image_size: int = 256
-    num_channels: int = 3
-    base_channels: int = 128
-    channel_multiplier: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-    num_res_blocks: int = 2
+    image_size: int = field(default=256, metadata={"range": at_least(1)})
+    num_channels: int = field(default=3, metadata={"range": at_least(1)})
+    base_channels: int = field(default=128, metadata={"range": at_least(1)})
+    channel_multiplier: list[int] | tuple[int, ...] = field(
+        default=(1, 1, 2, 2, 4, 4), metadata={"range": at_least(1)}
+    )
+    num_res_blocks: int = field(default=2, metadata={"range": at_least(1)})
     attention_levels: list[int] | tuple[int, ...] = (5,)
-    latent_channels: int = 256
-    norm_num_groups: int = 32
-    codebook_size: int = 16384
-    codebook_dim: int = 256
-    code_depth: int = 4
+    latent_channels: int = field(default=256, metadata={"range": at_least(1)})
+    norm_num_groups: int = field(default=32, metadata={"range": at_least(1)})
+    codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
+    codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
+    code_depth: int = field(default=4, metadata={"range": at_least(1)})
     shared_codebook: bool = True
-    codebook_decay: float | int = 0.99
-    codebook_epsilon: float | int = 1e-5
+    codebook_decay: float | int = field(default=0.99, metadata={"range": between(0, 1, "[)")})
+    codebook_epsilon: float | int = field(default=1e-5, metadata={"range": greater_than(0)})
     restart_unused_codes: bool = True
-    commitment_weight: float | int = 0.25
+    commitment_weight: float | int = field(default=0.25, metadata={"range": at_least(0)})
 
     def __post_init__(self, **kwargs):
         self.channel_multiplier = tuple(self.channel_multiplier)
@@ -70,16 +73,9 @@ class RQVAEConfig(RQConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) where fields do not fit together."""
         super().validate_architecture()
-        for name in (
-            "image_size", "num_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_num_groups",
-            "codebook_size", "codebook_dim", "code_depth",
-        ):  # fmt: skip
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.num_res_blocks <= 500, "num_res_blocks", "at most 500")
-        factors, levels = self.channel_multiplier, len(self.channel_multiplier)
-        self._require(levels >= 1 and min(factors) >= 1, "channel_multiplier", "a non-empty list of positive integers")
+        levels = len(self.channel_multiplier)
+        self._require(levels >= 1, "channel_multiplier", "a non-empty list")
         self._require(
             all(0 <= level < levels for level in self.attention_levels),
             "attention_levels",
@@ -91,14 +87,12 @@ class RQVAEConfig(RQConfig):
             "image_size",
             f"a multiple of the downsample factor 2**{levels - 1} = {downsampling}",
         )
+        widths = [self.base_channels * factor for factor in self.channel_multiplier]
         self._require(
-            all(self.base_channels * factor % self.norm_num_groups == 0 for factor in factors),
+            all(width % self.norm_num_groups == 0 for width in widths),
             "norm_num_groups",
-            f"a divisor of each level's width, {[self.base_channels * factor for factor in factors]}",
+            f"a divisor of each level's width, {widths}",
         )
-        self._require(0 <= self.codebook_decay < 1, "codebook_decay", "in [0, 1)")
-        self._require(0 < self.codebook_epsilon < math.inf, "codebook_epsilon", "greater than 0 and finite")
-        self._require(0 <= self.commitment_weight < math.inf, "commitment_weight", "at least 0 and finite")
 
     @property
     def downsample_factor(self) -> int:

@@ -7,10 +7,8 @@ z latents, z-hat^(d) partial sums of code vectors. Pixels are in [-1, 1], channe
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -25,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .base import RQPreTrainedModel
 from .configuration_rqvae import RQVAEConfig
+from .image_processing_rqvae import RQVAEImageProcessorPil
 from .residual_quantizer import Codebook, ResidualQuantizer
 
 
@@ -145,17 +144,9 @@ class RQVAEModel(RQPreTrainedModel):
 
     @functools.wraps(RQPreTrainedModel.save_pretrained, assigned=())  # diffusers reads the names of its arguments
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Saves the model; see [`PreTrainedModel.save_pretrained`]. Beside it are the settings of an image processor,
-        so that `AutoImageProcessor.from_pretrained` prepares pictures of any size: centre crop, [-1, 1]."""
+        """Saves the model, and beside it its [`RQVAEImageProcessor`]; see [`PreTrainedModel.save_pretrained`]."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        size, half = self.config.image_size, [0.5] * self.config.num_channels
-        settings = {
-            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": self.config.num_channels == 3,
-            "do_resize": True, "size": {"shortest_edge": size}, "resample": 3,
-            "do_center_crop": True, "crop_size": {"height": size, "width": size},
-            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": half, "image_std": half,
-        }  # fmt: skip
-        Path(save_directory, "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        RQVAEImageProcessorPil.from_rqvae_config(self.config).save_pretrained(save_directory)
 
     @property
     def codebook(self) -> torch.Tensor:
