@@ -283,6 +283,18 @@ def test_codes_under_autocast_equal_those_in_fp32(shared):
     assert torch.equal(other.cluster_size.sum(), quantizer.cluster_size.sum())
 
 
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"decay": 2}, r"`decay` must be in \[0, 1\), got 2"),
+        ({"epsilon": -1}, "`epsilon` must be greater than 0, got -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_quantizer(trained=False, **fields)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_casting_leaves_every_bit_of_the_buffers(dtype):
     quantizer, latents = make_quantizer(), make_latents(8, 4, 4)
@@ -295,12 +307,12 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
     assert quantizer.to("meta").codebook.weight.is_meta
 
 
-# Both run without the package, which takes seconds to import.
+# Both run without the `__init__` of the package, which takes seconds to import.
 PREAMBLE = f"""
-import importlib.util, sys, torch
-spec = importlib.util.spec_from_file_location("residual_quantizer", {residual_quantizer.__file__!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+import importlib, sys, torch, types
+sys.modules["models"] = types.ModuleType("models")
+sys.modules["models"].__path__ = [{str(Path(residual_quantizer.__file__).parent)!r}]
+module = importlib.import_module("models.residual_quantizer")
 torch.set_num_threads(1)
 """
 MEMORY = """

@@ -33,9 +33,8 @@ class RQTransformerConfig(RQConfig):
         shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
         num_condition_layers (`int`, defaults to 0):
-            Blocks of attention between all tokens of a caption. They choose a word of the vocabulary for each place,
-            and the spatial transformer reads these words instead. The paper has none. With them there is no caption
-            loss.
+            Blocks that read the whole caption and replace each token by a word of the vocabulary; the spatial
+            transformer reads the replaced tokens. The paper has none. With them there is no caption loss.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
         num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.
@@ -47,12 +46,10 @@ class RQTransformerConfig(RQConfig):
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalizations.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         text_loss_weight (`float`, defaults to 0.1):
-            Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. There is a text head only
-            where `condition_length > 1` and `num_condition_layers` is 0.
+            Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. See `has_text_head`.
         pad_token_id (`int`, *optional*): Id that the text loss ignores; the official code ignores none.
         null_condition_ids (`list[int]`, *optional*):
-            The `condition_length` ids that stand for "no condition", written by training with condition dropout.
-            `None`: guidance is refused.
+            `condition_length` ids of "no condition", which guidance needs. Training with condition dropout sets them.
         id2label (`dict[int, str]`, *optional*): Names of the classes, for class-conditional models only.
 
     Example:
@@ -109,12 +106,10 @@ class RQTransformerConfig(RQConfig):
             return all(0 <= int(value) < self.vocab_size for value in values)
 
         ids = f"in [0, {self.vocab_size})"
-        null = self.null_condition_ids
+        null, length = self.null_condition_ids, self.condition_length
         self._require(self.pad_token_id is None or are_ids([self.pad_token_id]), "pad_token_id", ids)
         self._require(
-            null is None or len(null) == self.condition_length and are_ids(null),
-            "null_condition_ids",
-            f"{self.condition_length} ids {ids}",
+            null is None or len(null) == length and are_ids(null), "null_condition_ids", f"{length} ids {ids}"
         )
         self._require(are_ids(self.id2label or ()), "id2label", f"names of condition ids {ids}")
 
@@ -125,7 +120,7 @@ class RQTransformerConfig(RQConfig):
 
     @property
     def has_text_head(self) -> bool:
-        """Whether the caption is predicted, too."""
+        """Whether the caption is predicted, too: conditions have several tokens, and no condition layers."""
         return self.condition_length > 1 and self.num_condition_layers == 0
 
     @property

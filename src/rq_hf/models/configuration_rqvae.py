@@ -17,15 +17,13 @@ class RQVAEConfig(RQConfig):
 
     Args:
         image_size (`int`, defaults to 256):
-            Height and width in pixels of the training pictures; it fixes `code_shape`. The model itself takes any
-            height and width that are multiples of `downsample_factor`.
+            Height and width of the training images; it fixes `code_shape`. The model takes any multiples of
+            `downsample_factor`.
         num_channels (`int`, defaults to 3): Channels of a picture: 3 for RGB, 1 for grey.
         base_channels (`int`, defaults to 128): Level i is `base_channels * channel_multiplier[i]` wide.
         channel_multiplier (`list[int]`, defaults to `(1, 1, 2, 2, 4, 4)`): Each level but the last halves the size.
         num_res_blocks (`int`, defaults to 2): Residual blocks per level of the encoder (the decoder has one more).
-        attention_levels (`list[int]`, defaults to `(5,)`):
-            Indexes into `channel_multiplier` of the levels with self-attention: `(5,)` for ImageNet and LSUN, `(4,)`
-            for FFHQ.
+        attention_levels (`list[int]`, defaults to `(5,)`): Indexes of the levels with self-attention; `(4,)` for FFHQ.
         latent_channels (`int`, defaults to 256): Channels of the encoder's output, before those of the codebook.
         norm_num_groups (`int`, defaults to 32): Groups of group normalizations; must divide each level's width.
         codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
@@ -76,23 +74,13 @@ class RQVAEConfig(RQConfig):
         super().validate_architecture()
         levels = len(self.channel_multiplier)
         self._require(levels >= 1, "channel_multiplier", "a non-empty list")
-        self._require(
-            all(0 <= level < levels for level in self.attention_levels),
-            "attention_levels",
-            f"indexes into `channel_multiplier`, which has {levels} levels",
-        )
-        downsampling = self.downsample_factor
-        self._require(
-            self.image_size % downsampling == 0,
-            "image_size",
-            f"a multiple of the downsample factor 2**{levels - 1} = {downsampling}",
-        )
+        are_levels = all(0 <= level < levels for level in self.attention_levels)
+        self._require(are_levels, "attention_levels", f"indexes of the {levels} levels of `channel_multiplier`")
+        factor = self.downsample_factor
+        self._require(self.image_size % factor == 0, "image_size", f"a multiple of the downsample factor {factor}")
         widths = [self.base_channels * factor for factor in self.channel_multiplier]
-        self._require(
-            all(width % self.norm_num_groups == 0 for width in widths),
-            "norm_num_groups",
-            f"a divisor of each level's width, {widths}",
-        )
+        divides = all(width % self.norm_num_groups == 0 for width in widths)
+        self._require(divides, "norm_num_groups", f"a divisor of each level's width, {widths}")
 
     @property
     def downsample_factor(self) -> int:

@@ -21,23 +21,16 @@ class RQVAEImageSettings:
     @classmethod
     def from_rqvae_config(cls, config: RQVAEConfig):
         """The processor for the training images of a model: its `image_size` and `num_channels`."""
-        size, half = config.image_size, [0.5] * config.num_channels
-        return cls(
-            do_convert_rgb=config.num_channels == 3,
-            size={"shortest_edge": size},
-            crop_size={"height": size, "width": size},
-            image_mean=half,
-            image_std=half,
-        )
+        size, channels = config.image_size, config.num_channels
+        sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+        return cls(do_convert_rgb=channels == 3, image_mean=[0.5] * channels, image_std=[0.5] * channels, **sizes)
 
 
 class RQVAEImageProcessor(RQVAEImageSettings, TorchvisionBackend):
     r"""
-    Prepares images for an [`RQVAEModel`] with torchvision: resizes the shorter side (bicubic), crops the centre, and
-    maps pixels to [-1, 1].
+    Prepares images for an [`RQVAEModel`]: shorter side resized (bicubic), centre cropped, pixels in [-1, 1].
 
-    `AutoImageProcessor.from_pretrained` loads it from the folder of a model, or [`RQVAEImageProcessorPil`] where
-    torchvision is not installed. A grey model takes grey images.
+    `AutoImageProcessor.from_pretrained` finds it beside a model, or [`RQVAEImageProcessorPil`] without torchvision.
 
     Args:
         kwargs: settings of transformers' image processors, such as `size` and `crop_size`.

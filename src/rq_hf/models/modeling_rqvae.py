@@ -159,7 +159,7 @@ class RQVAEModel(RQPreTrainedModel):
     @apply_forward_hook
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Codes of pictures.
+        """Codes of pictures. They are the tensor itself, without `return_dict`, since a call has only one result.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
@@ -179,7 +179,7 @@ class RQVAEModel(RQPreTrainedModel):
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encoder output z, before quantization: `(B, num_channels, height, width)` to `(B, H, W, n_z)`.
+        """Encoder output z, before quantization: `(B, num_channels, height, width)` in [-1, 1] to `(B, H, W, n_z)`.
 
         Raises:
             `ValueError`: wrong shape.
@@ -239,7 +239,8 @@ class RQVAEModel(RQPreTrainedModel):
         r"""Reconstructs pictures and computes the losses of the model (Eq. 6 and 7).
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): Pixels in [-1, 1].
+            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
+                Pixels in [-1, 1]. Shapes are checked; values are not, as that would make a GPU wait.
             codebook_update (*optional*): see [`ResidualQuantizer.forward`]; only training updates the codebook.
             output_hidden_states (`bool`, *optional*): Whether to return feature maps of the encoder.
 
