@@ -173,9 +173,8 @@ def test_what_trainer_looks_at_is_set(model_class):
         (torch.zeros(1, 3, 0, 16), r"shape .*got \(1, 3, 0, 16\)"),
         (torch.zeros(0, 3, 16, 16), r"shape .*got \(0, 3, 16, 16\)"),
         (torch.full((1, 3, 16, 16), 1.5), r"in \[-1, 1\], got values from 1.5 to 1.5"),
-        (torch.randint(256, (1, 3, 16, 16)), "a tensor of floats, got torch.int64"),
+        (torch.randint(256, (1, 3, 16, 16)), "floats, got torch.int64"),
         (torch.full((1, 3, 16, 16), float("nan")), r"in \[-1, 1\], got values from nan"),
-        ([[0.5]], "a tensor of floats, got list"),
     ],
 )
 def test_encode_refuses_what_is_no_picture(tiny_rqvae, pixels, message):
@@ -202,7 +201,6 @@ def test_latents_that_are_not_finite_get_no_codes(tiny_rqvae, pictures):
         (torch.zeros(1, 4, 4, 3, dtype=torch.bool), "integers, got torch.bool"),
         (torch.full((1, 4, 4, 3), 32), r"in \[0, 32\), got values from 32 to 32"),
         (torch.full((1, 4, 4, 3), -1), r"in \[0, 32\), got values from -1"),
-        ([[[[1, 2, 3]]]], "a tensor, got list"),
     ],
 )
 def test_decode_refuses_what_are_no_codes(tiny_rqvae, codes, message):

@@ -42,8 +42,7 @@ class RQVAEOutput(ModelOutput):
         commitment_loss (`torch.FloatTensor` of shape `()`):
             Mean squared error between latents and partial sums, averaged over depths.
         hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
-            With `output_hidden_states`: feature maps of the encoder, after its first convolution, after each level
-            and after the middle block. Their sizes differ.
+            Feature maps of the encoder after its first convolution, each level and the middle block; sizes differ.
     """
 
     loss: torch.FloatTensor | None = None
@@ -108,14 +107,9 @@ class RQVAEModel(RQPreTrainedModel):
         )
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = ResidualQuantizer(
-            config.codebook_size,
-            config.codebook_dim,
-            config.code_depth,
-            shared_codebook=config.shared_codebook,
-            decay=config.codebook_decay,
-            epsilon=config.codebook_epsilon,
-            restart_unused_codes=config.restart_unused_codes,
-        )
+            config.codebook_size, config.codebook_dim, config.code_depth, config.shared_codebook,
+            config.codebook_decay, config.codebook_epsilon, config.restart_unused_codes,
+        )  # fmt: skip
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = Decoder(
             in_channels=config.latent_channels,
@@ -132,15 +126,14 @@ class RQVAEModel(RQPreTrainedModel):
             if module.bias is not None:
                 bound = module.weight[0].numel() ** -0.5
                 init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.GroupNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
         elif isinstance(module, Codebook):
             init.normal_(module.weight)
         elif isinstance(module, ResidualQuantizer):
             init.zeros_(module.cluster_size)
             init.zeros_(module.num_updates)
             init.copy_(module.embedding_sum, module.codebook.weight)
+        else:
+            super()._init_weights(module)
 
     @functools.wraps(RQPreTrainedModel.save_pretrained, assigned=())  # diffusers reads the names of its arguments
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -214,12 +207,10 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape, dtype or range of the codes, or pixels that are not finite.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
-        if not isinstance(codes, torch.Tensor):
-            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         codes = codes.long()
         if not torch.compiler.is_compiling() and not (0 <= codes.min() and codes.max() < size):
@@ -251,13 +242,8 @@ class RQVAEModel(RQPreTrainedModel):
         quantized, codes, commitment_loss = self.quantizer(latents, codebook_update)
         reconstruction = self._decode_quantized(quantized)  # (B, num_channels, height, width)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())  # Eq. 6
-        return RQVAEOutput(
-            loss=reconstruction_loss + self.config.commitment_weight * commitment_loss,
-            reconstruction=reconstruction,
-            codes=codes,
-            reconstruction_loss=reconstruction_loss,
-            commitment_loss=commitment_loss,
-        )
+        loss = reconstruction_loss + self.config.commitment_weight * commitment_loss
+        return RQVAEOutput(loss, reconstruction, codes, reconstruction_loss, commitment_loss)
 
     def _decode_quantized(self, quantized: torch.Tensor) -> torch.Tensor:
         channels_first = quantized.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)  # (B, n_z, H, W)
@@ -265,9 +251,8 @@ class RQVAEModel(RQPreTrainedModel):
 
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor
-        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
-            raise ValueError(f"`pixel_values` must be a tensor of floats, got {got}.")
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"`pixel_values` must be floats, got {pixel_values.dtype}.")
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape:
             expected = f"(batch_size, {channels}, height, width) with height and width multiples of {factor}"

@@ -259,10 +259,9 @@ class ResidualQuantizer(nn.Module):
             latents (`torch.Tensor` of shape `(B, H, W, n_z)`):
                 encoder output z, finite. Values are not checked, since that would make a GPU wait.
             codebook_update (*optional*):
-                `None`: no update. `"per_depth"`: the official rule, an update after each depth, so that the next
-                depth searches the new codebook; a code restarts when its average count falls below 1. `"per_step"`:
-                one update after all depths, for small batches; the averages forget faster at first, and a code
-                restarts when its count falls below a tenth of the mean.
+                `None`: no update. `"per_depth"`: the official rule, an update after each depth; a code restarts when
+                its average count falls below 1. `"per_step"`: one update after all depths, for small batches; the
+                averages forget faster at first, and a code restarts when its count falls below a tenth of the mean.
 
         Returns:
             quantized z-hat `(B, H, W, n_z)` whose gradient passes straight to the latents, codes `(B, H, W, D)`, and
