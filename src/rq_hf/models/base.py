@@ -112,7 +112,8 @@ class RQPreTrainedModel(PreTrainedModel):
         """Loads a model; see [`PreTrainedModel.from_pretrained`]. `use_safetensors` is `True` unless given.
 
         Raises:
-            `OSError`: files that are not there, damaged or of other shapes.
+            `OSError`: files that are not there or damaged.
+            `RuntimeError`: weights of other shapes; the report of the base class names them.
             `ValueError`:
                 another kind of model, weights that are missing (unless `output_loading_info=True` returns their
                 names), an index of weights that names anything but plain `*.safetensors` files, or an adapter.
@@ -135,8 +136,8 @@ def named_errors(name_or_path: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_clear = isinstance(error, (OSError, ValueError, ImportError))
-        if is_clear and not isinstance(error, (json.JSONDecodeError, UnicodeError)):
+        is_clear = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
+        if is_clear and not isinstance(error, (json.JSONDecodeError, UnicodeError, RecursionError)):
             raise
         what = f"{type(error).__name__}: {error!s:.300}"
         raise OSError(f"{str(name_or_path)!r} cannot be loaded: {what}") from error
