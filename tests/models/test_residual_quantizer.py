@@ -204,14 +204,6 @@ def test_soft_probabilities_equal_the_formula_from_hard_ones_to_uniform_ones():
             soft_code_probabilities(residuals, codebook, temperature)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_latents_that_are_not_finite_are_refused(value):
-    latents = make_latents(1, 2, 2)
-    latents[0, 1, 1, 3] = value
-    with pytest.raises(ValueError, match="`latents` must be finite, got NaN or infinity in torch.float32"):
-        make_quantizer(trained=False).quantize(latents)
-
-
 @SHARED_AND_SEPARATE
 def test_stochastic_codes_are_as_frequent_as_their_probabilities(shared):
     quantizer, temperature, count = make_quantizer(shared, codebook_size=6), 3.0, 40000
@@ -283,16 +275,10 @@ def test_codes_under_autocast_equal_those_in_fp32(shared):
     assert torch.equal(other.cluster_size.sum(), quantizer.cluster_size.sum())
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"decay": 2}, r"`decay` must be in \[0, 1\), got 2"),
-        ({"epsilon": -1}, "`epsilon` must be greater than 0, got -1"),
-    ],
-)
-def test_settings_out_of_range_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        make_quantizer(trained=False, **fields)
+def test_settings_out_of_range_are_refused():
+    for fields, expected in (({"decay": 2}, r"in \[0, 1\), got 2"), ({"epsilon": -1}, "greater than 0, got -1")):
+        with pytest.raises(ValueError, match=f"`{next(iter(fields))}` must be {expected}"):
+            make_quantizer(trained=False, **fields)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
