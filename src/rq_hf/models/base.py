@@ -53,12 +53,8 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads a config.json.
-
-        Raises:
-            `OSError`: there is none; the base class would take the defaults.
-            `ValueError`: it belongs to another kind of model.
-        """
+        """Reads a config.json. None is an `OSError`, where the base class takes defaults; another kind of model is a
+        `ValueError`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         name = str(pretrained_model_name_or_path)
         if not config_dict:
@@ -70,11 +66,8 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds a configuration from a config.json, whose unknown fields are ignored with a warning.
-
-        Raises:
-            `ValueError`: an unknown field in `kwargs`.
-        """
+        """Builds a configuration from a config.json. Its unknown fields are ignored with a warning; unknown ones in
+        `kwargs` are a `ValueError`."""
         returns_unused = kwargs.pop("return_unused_kwargs", False)
         known = {name: value for name, value in config_dict.items() if cls._is_known(name)}
         # Given fields are validated together with those of the file; `dtype` is the model loader's as well.

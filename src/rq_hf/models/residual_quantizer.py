@@ -30,10 +30,7 @@ def one_per_depth(
     name: str, value: Any, code_depth: int, is_valid: Callable[[float], bool], expected: str
 ) -> list[float | None]:
     """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor).
-
-    Raises:
-        `ValueError`: another number of entries, or an entry that is not `is_valid`.
-    """
+    Another count, or an entry that is not `is_valid`, is a `ValueError`."""
     value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
