@@ -39,27 +39,18 @@ FILES = ("test_modeling_common.py", "test_configuration_common.py")
 
 # Tests that assume what is not so for our models, by name or pattern. What they would show all the same is tested in
 # test_modeling_*.py.
-NO_HIDDEN_STATES = "forward has no `output_hidden_states` or `output_attentions`: there is no single stack of states"
 RANDOM_CODEBOOK = "wants equal buffers from two seeds, but code vectors are random at first"
 OWN_CHECKPOINTING = "looks for transformers' checkpointing layer, but the towers are diffusers', which has its own"
 SKIPS = {
     RQVAEModel: {
         "test_gradient_checkpointing_enable_disable": OWN_CHECKPOINTING,
-        "test_hidden_states_output": NO_HIDDEN_STATES,
         "test_init_weights_can_init_buffers": RANDOM_CODEBOOK,
         "test_model_get_set_embeddings": "wants an `nn.Embedding` of tokens, but the input is pixels",
-        "test_model_outputs_equivalence": NO_HIDDEN_STATES,
-        "test_retain_grad_hidden_states_attentions": NO_HIDDEN_STATES,
         "test_training_gradient_checkpointing*": OWN_CHECKPOINTING,
     },
     RQTransformerForImageGeneration: {
-        "test_attention_outputs": NO_HIDDEN_STATES,
-        "test_eager_matches_sdpa_inference_*": "compares `hidden_states`, which the output does not have",
-        "test_hidden_states_output": NO_HIDDEN_STATES,
         "test_init_weights_can_init_buffers": RANDOM_CODEBOOK,
         "test_model_base_model_prefix": "wants a base model under a head, but the model is one whole",
-        "test_model_outputs_equivalence": NO_HIDDEN_STATES,
-        "test_retain_grad_hidden_states_attentions": NO_HIDDEN_STATES,
     },
 }
 
@@ -132,19 +123,15 @@ class RQVAETester:
 
     is_training = True
     batch_size = 4
+    seq_length = hidden_size = 16  # height and width of the first feature map
+    num_hidden_layers = 2
+    expected_num_hidden_layers = 4  # after the first convolution, both levels and the middle block
     common_properties = []
     config_values = {
-        "image_size": 16,
-        "base_channels": 8,
-        "channel_multiplier": [1, 2],
-        "num_res_blocks": 1,
-        "attention_levels": [1],
-        "latent_channels": 16,
-        "norm_num_groups": 4,
-        "codebook_size": 16,
-        "codebook_dim": 8,
+        "image_size": 16, "base_channels": 8, "channel_multiplier": [1, 2], "num_res_blocks": 1,
+        "attention_levels": [1], "latent_channels": 16, "norm_num_groups": 4, "codebook_size": 16, "codebook_dim": 8,
         "code_depth": 3,
-    }
+    }  # fmt: skip
 
     def get_config(self) -> RQVAEConfig:
         return RQVAEConfig(**self.config_values)
@@ -158,7 +145,10 @@ class RQTransformerTester:
 
     is_training = True
     batch_size = 4
+    seq_length = 12  # condition and positions without the last
+    hidden_size = 32
     num_hidden_layers = 2
+    num_attention_heads = 4
     common_properties = ["hidden_size", "num_attention_heads", "vocab_size"]
     config_values = {
         "vocab_size": 40,
@@ -198,8 +188,9 @@ def build_test_case(model_class: type, tester, modeling_tests, configuration_tes
 
         def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
             inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
-            if return_labels and "codes" in inputs:
-                inputs["labels"] = inputs["codes"]
+            if model_class is RQTransformerForImageGeneration:  # a test of attention gives `input_ids` alone
+                inputs.setdefault("codes", torch.randint(32, (len(inputs["input_ids"]), 2, 3, 4)))
+                inputs |= {"labels": inputs["codes"]} if return_labels else {}
             return inputs
 
         def test_config(self):

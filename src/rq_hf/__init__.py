@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 import diffusers
 from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from .caption_tokenizer import convert_char_bpe_tokenizer, train_caption_tokenizer
 from .models import (
@@ -16,6 +16,8 @@ from .models import (
     RQTransformerForImageGeneration,
     RQTransformerOutput,
     RQVAEConfig,
+    RQVAEImageProcessor,
+    RQVAEImageProcessorPil,
     RQVAEModel,
     RQVAEOutput,
     soft_code_probabilities,
@@ -25,6 +27,7 @@ from .pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, R
 AutoConfig.register("rqvae", RQVAEConfig, exist_ok=True)
 AutoConfig.register("rq_transformer", RQTransformerConfig, exist_ok=True)
 AutoModel.register(RQVAEConfig, RQVAEModel, exist_ok=True)
+AutoImageProcessor.register(RQVAEConfig, RQVAEImageProcessorPil, RQVAEImageProcessor, exist_ok=True)
 AutoModel.register(RQTransformerConfig, RQTransformerForImageGeneration, exist_ok=True)
 
 # diffusers loads a pipeline's components by library name and must know how the classes of a library load

@@ -2,13 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-Transformer."""
 
-import math
+from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 
 from .base import RQConfig
 from .configuration_rqvae import RQVAEConfig
+from .validation import at_least, between, greater_than
 
 # Fields that a transformer shares with the RQ-VAE whose codes it predicts.
 CODE_FIELDS = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")
@@ -32,9 +33,8 @@ class RQTransformerConfig(RQConfig):
         shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
         num_condition_layers (`int`, defaults to 0):
-            Blocks of attention between all tokens of a caption. They choose a word of the vocabulary for each place,
-            and the spatial transformer reads these words instead. The paper has none. With them there is no caption
-            loss.
+            Blocks that read the whole caption and replace each token by a word of the vocabulary; the spatial
+            transformer reads the replaced tokens. The paper has none. With them there is no caption loss.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
         num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.
@@ -46,12 +46,10 @@ class RQTransformerConfig(RQConfig):
         layer_norm_eps (`float`, defaults to 1e-5): Epsilon of layer normalizations.
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights.
         text_loss_weight (`float`, defaults to 0.1):
-            Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. There is a text head only
-            where `condition_length > 1` and `num_condition_layers` is 0.
+            Weight w of the caption loss, in [0, 1]: loss = (1 - w) image loss + w text loss. See `has_text_head`.
         pad_token_id (`int`, *optional*): Id that the text loss ignores; the official code ignores none.
         null_condition_ids (`list[int]`, *optional*):
-            The `condition_length` ids that stand for "no condition", written by training with condition dropout.
-            `None`: guidance is refused.
+            `condition_length` ids of "no condition", which guidance needs. Training with condition dropout sets them.
         id2label (`dict[int, str]`, *optional*): Names of the classes, for class-conditional models only.
 
     Example:
@@ -65,26 +63,27 @@ class RQTransformerConfig(RQConfig):
     """
 
     model_type = "rq_transformer"
+    attribute_map = {"num_hidden_layers": "num_spatial_layers"}
 
-    vocab_size: int = 16384
-    condition_length: int = 32
-    code_shape: list[int] | tuple[int, ...] = (8, 8, 4)
-    codebook_size: int = 16384
-    codebook_dim: int = 256
+    vocab_size: int = field(default=16384, metadata={"range": at_least(1)})
+    condition_length: int = field(default=32, metadata={"range": at_least(1)})
+    code_shape: list[int] | tuple[int, ...] = field(default=(8, 8, 4), metadata={"range": at_least(1)})
+    codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
+    codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
     shared_codebook: bool = True
-    hidden_size: int = 1280
-    num_condition_layers: int = 0
-    num_spatial_layers: int = 26
-    num_depth_layers: int = 4
-    num_attention_heads: int = 20
-    intermediate_size: int | None = None
+    hidden_size: int = field(default=1280, metadata={"range": at_least(1)})
+    num_condition_layers: int = field(default=0, metadata={"range": at_least(0)})
+    num_spatial_layers: int = field(default=26, metadata={"range": at_least(1)})
+    num_depth_layers: int = field(default=4, metadata={"range": at_least(0)})
+    num_attention_heads: int = field(default=20, metadata={"range": at_least(1)})
+    intermediate_size: int | None = field(default=None, metadata={"range": at_least(1)})
     hidden_act: str = "gelu"
-    dropout: float | int = 0.1
-    attention_dropout: float | int = 0.0
-    embedding_dropout: float | int = 0.0
-    layer_norm_eps: float | int = 1e-5
-    initializer_range: float | int = 0.02
-    text_loss_weight: float | int = 0.1
+    dropout: float | int = field(default=0.1, metadata={"range": between(0, 1, "[)")})
+    attention_dropout: float | int = field(default=0.0, metadata={"range": between(0, 1, "[)")})
+    embedding_dropout: float | int = field(default=0.0, metadata={"range": between(0, 1, "[)")})
+    layer_norm_eps: float | int = field(default=1e-5, metadata={"range": greater_than(0)})
+    initializer_range: float | int = field(default=0.02, metadata={"range": at_least(0)})
+    text_loss_weight: float | int = field(default=0.1, metadata={"range": between(0, 1)})
     pad_token_id: int | None = None
     null_condition_ids: list[int] | tuple[int, ...] | None = None
 
@@ -95,40 +94,22 @@ class RQTransformerConfig(RQConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) where fields do not fit together."""
         super().validate_architecture()
-        self._require(
-            len(self.code_shape) == 3 and min(self.code_shape) >= 1, "code_shape", "three positive integers (H, W, D)"
-        )
-        for name in (
-            "vocab_size", "condition_length", "codebook_size", "codebook_dim", "hidden_size", "num_spatial_layers",
-            "num_attention_heads",
-        ):  # fmt: skip
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        fewest = 1 if self.code_shape[2] > 1 else 0
-        self._require(fewest <= self.num_depth_layers <= 500, "num_depth_layers", f"at least {fewest}, at most 500")
-        self._require(self.num_spatial_layers <= 500, "num_spatial_layers", "at most 500")
-        self._require(0 <= self.num_condition_layers <= 500, "num_condition_layers", "at least 0, at most 500")
+        self._require(len(self.code_shape) == 3, "code_shape", "three integers (H, W, D)")
+        has_layers = self.num_depth_layers >= 1 or self.code_shape[2] == 1
+        self._require(has_layers, "num_depth_layers", "at least 1 for codes of more than one depth")
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
-        self._require(self.intermediate_size is None or self.intermediate_size >= 1, "intermediate_size", "at least 1")
         self._require(self.hidden_act in ACT2FN, "hidden_act", "the name of an activation, such as 'gelu'")
-        for name in ("dropout", "attention_dropout", "embedding_dropout"):
-            self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        self._require(0 < self.layer_norm_eps < math.inf, "layer_norm_eps", "greater than 0 and finite")
-        self._require(0 <= self.initializer_range < math.inf, "initializer_range", "at least 0 and finite")
-        self._require(0 <= self.text_loss_weight <= 1, "text_loss_weight", "in [0, 1]")
 
         def are_ids(values) -> bool:
             return all(0 <= int(value) < self.vocab_size for value in values)
 
         ids = f"in [0, {self.vocab_size})"
-        null = self.null_condition_ids
+        null, length = self.null_condition_ids, self.condition_length
         self._require(self.pad_token_id is None or are_ids([self.pad_token_id]), "pad_token_id", ids)
         self._require(
-            null is None or len(null) == self.condition_length and are_ids(null),
-            "null_condition_ids",
-            f"{self.condition_length} ids {ids}",
+            null is None or len(null) == length and are_ids(null), "null_condition_ids", f"{length} ids {ids}"
         )
         self._require(are_ids(self.id2label or ()), "id2label", f"names of condition ids {ids}")
 
@@ -139,7 +120,7 @@ class RQTransformerConfig(RQConfig):
 
     @property
     def has_text_head(self) -> bool:
-        """Whether the caption is predicted, too."""
+        """Whether the caption is predicted, too: conditions have several tokens, and no condition layers."""
         return self.condition_length > 1 and self.num_condition_layers == 0
 
     @property

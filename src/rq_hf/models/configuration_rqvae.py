@@ -2,11 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Configuration of the RQ-VAE."""
 
-import math
+from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 
 from .base import RQConfig
+from .validation import at_least, between, greater_than
 
 
 @strict
@@ -16,15 +17,13 @@ class RQVAEConfig(RQConfig):
 
     Args:
         image_size (`int`, defaults to 256):
-            Height and width in pixels of the training pictures; it fixes `code_shape`. The model itself takes any
-            height and width that are multiples of `downsample_factor`.
+            Height and width of the training images; it fixes `code_shape`. The model takes any multiples of
+            `downsample_factor`.
         num_channels (`int`, defaults to 3): Channels of a picture: 3 for RGB, 1 for grey.
         base_channels (`int`, defaults to 128): Level i is `base_channels * channel_multiplier[i]` wide.
         channel_multiplier (`list[int]`, defaults to `(1, 1, 2, 2, 4, 4)`): Each level but the last halves the size.
         num_res_blocks (`int`, defaults to 2): Residual blocks per level of the encoder (the decoder has one more).
-        attention_levels (`list[int]`, defaults to `(5,)`):
-            Indexes into `channel_multiplier` of the levels with self-attention: `(5,)` for ImageNet and LSUN, `(4,)`
-            for FFHQ.
+        attention_levels (`list[int]`, defaults to `(5,)`): Indexes of the levels with self-attention; `(4,)` for FFHQ.
         latent_channels (`int`, defaults to 256): Channels of the encoder's output, before those of the codebook.
         norm_num_groups (`int`, defaults to 32): Groups of group normalizations; must divide each level's width.
         codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
@@ -47,22 +46,24 @@ class RQVAEConfig(RQConfig):
 
     model_type = "rqvae"
 
-    image_size: int = 256
-    num_channels: int = 3
-    base_channels: int = 128
-    channel_multiplier: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-    num_res_blocks: int = 2
+    image_size: int = field(default=256, metadata={"range": at_least(1)})
+    num_channels: int = field(default=3, metadata={"range": at_least(1)})
+    base_channels: int = field(default=128, metadata={"range": at_least(1)})
+    channel_multiplier: list[int] | tuple[int, ...] = field(
+        default=(1, 1, 2, 2, 4, 4), metadata={"range": at_least(1)}
+    )
+    num_res_blocks: int = field(default=2, metadata={"range": at_least(1)})
     attention_levels: list[int] | tuple[int, ...] = (5,)
-    latent_channels: int = 256
-    norm_num_groups: int = 32
-    codebook_size: int = 16384
-    codebook_dim: int = 256
-    code_depth: int = 4
+    latent_channels: int = field(default=256, metadata={"range": at_least(1)})
+    norm_num_groups: int = field(default=32, metadata={"range": at_least(1)})
+    codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
+    codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
+    code_depth: int = field(default=4, metadata={"range": at_least(1)})
     shared_codebook: bool = True
-    codebook_decay: float | int = 0.99
-    codebook_epsilon: float | int = 1e-5
+    codebook_decay: float | int = field(default=0.99, metadata={"range": between(0, 1, "[)")})
+    codebook_epsilon: float | int = field(default=1e-5, metadata={"range": greater_than(0)})
     restart_unused_codes: bool = True
-    commitment_weight: float | int = 0.25
+    commitment_weight: float | int = field(default=0.25, metadata={"range": at_least(0)})
 
     def __post_init__(self, **kwargs):
         self.channel_multiplier = tuple(self.channel_multiplier)
@@ -70,35 +71,16 @@ class RQVAEConfig(RQConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) where fields do not fit together."""
         super().validate_architecture()
-        for name in (
-            "image_size", "num_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_num_groups",
-            "codebook_size", "codebook_dim", "code_depth",
-        ):  # fmt: skip
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.num_res_blocks <= 500, "num_res_blocks", "at most 500")
-        factors, levels = self.channel_multiplier, len(self.channel_multiplier)
-        self._require(levels >= 1 and min(factors) >= 1, "channel_multiplier", "a non-empty list of positive integers")
-        self._require(
-            all(0 <= level < levels for level in self.attention_levels),
-            "attention_levels",
-            f"indexes into `channel_multiplier`, which has {levels} levels",
-        )
-        downsampling = self.downsample_factor
-        self._require(
-            self.image_size % downsampling == 0,
-            "image_size",
-            f"a multiple of the downsample factor 2**{levels - 1} = {downsampling}",
-        )
-        self._require(
-            all(self.base_channels * factor % self.norm_num_groups == 0 for factor in factors),
-            "norm_num_groups",
-            f"a divisor of each level's width, {[self.base_channels * factor for factor in factors]}",
-        )
-        self._require(0 <= self.codebook_decay < 1, "codebook_decay", "in [0, 1)")
-        self._require(0 < self.codebook_epsilon < math.inf, "codebook_epsilon", "greater than 0 and finite")
-        self._require(0 <= self.commitment_weight < math.inf, "commitment_weight", "at least 0 and finite")
+        levels = len(self.channel_multiplier)
+        self._require(levels >= 1, "channel_multiplier", "a non-empty list")
+        are_levels = all(0 <= level < levels for level in self.attention_levels)
+        self._require(are_levels, "attention_levels", f"indexes of the {levels} levels of `channel_multiplier`")
+        factor = self.downsample_factor
+        self._require(self.image_size % factor == 0, "image_size", f"a multiple of the downsample factor {factor}")
+        widths = [self.base_channels * factor for factor in self.channel_multiplier]
+        divides = all(width % self.norm_num_groups == 0 for width in widths)
+        self._require(divides, "norm_num_groups", f"a divisor of each level's width, {widths}")
 
     @property
     def downsample_factor(self) -> int:

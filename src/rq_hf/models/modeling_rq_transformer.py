@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .base import RQPreTrainedModel
 from .configuration_rq_transformer import RQTransformerConfig
 from .generation import RQTransformerGenerationMixin
 from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
-from .transformer_blocks import TransformerStack
+from .transformer_blocks import SelfAttention, TransformerBlock, TransformerStack
 
 # Label of a code that has no loss, as in `F.cross_entropy`.
 IGNORED = -100
@@ -46,6 +47,10 @@ class RQTransformerOutput(ModelOutput):
         text_loss (`torch.FloatTensor` of shape `()`, *optional*): Mean cross-entropy of the caption tokens.
         depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
             Mean cross-entropy of the codes of each depth, without gradient.
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, S + T - 1, n_e)`, *optional*):
+            With `output_hidden_states`: input of the spatial transformer, then the output of each of its blocks.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(B, heads, S + T - 1, S + T - 1)`, *optional*):
+            With `output_attentions` and eager attention: weights in each block of the spatial transformer.
     """
 
     loss: torch.FloatTensor | None = None
@@ -54,6 +59,8 @@ class RQTransformerOutput(ModelOutput):
     image_loss: torch.FloatTensor | None = None
     text_loss: torch.FloatTensor | None = None
     depth_losses: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class LearnedPositions(nn.Module):
@@ -169,6 +176,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(TransformerBlock, layer_name="spatial_transformer"),
+        "attentions": OutputRecorder(SelfAttention, index=1, layer_name="spatial_transformer"),
+    }
     _no_split_modules = ["TransformerBlock"]
     _group_offload_block_modules = [  # all children, since `generate` calls them and not `forward`
         "codebook", "condition_embedding", "condition_positions", "condition_transformer", "spatial_projection",
@@ -268,7 +280,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
             depth_inputs = torch.cat([depth_inputs, coarser], dim=2)  # (B, T, d, n_e)
         return self.depth_transformer(self.depth_positions(depth_inputs.flatten(0, 1)))
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -277,6 +289,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
         residuals: torch.Tensor | None = None,
         label_temperature: float | Sequence[float] | None = None,
         output_logits: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> RQTransformerOutput:
         r"""Predicts every code from the condition and the codes before it (teacher forcing).
 
@@ -292,6 +306,8 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQPreTrained
                 tau > 0 of Eq. 15, one number or one per depth; required with `residuals`.
             output_logits (`bool`, *optional*):
                 Whether to return `(B, H, W, D, K)` logits. The default is `True` without targets.
+            output_hidden_states, output_attentions (`bool`, *optional*):
+                Whether to return the spatial transformer's. Attentions need `attn_implementation="eager"`.
 
         Returns:
             [`RQTransformerOutput`], or a tuple with `return_dict=False`.

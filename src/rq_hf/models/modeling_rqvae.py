@@ -7,22 +7,23 @@ z latents, z-hat^(d) partial sums of code vectors. Pixels are in [-1, 1], channe
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.unets.unet_2d_blocks import AttnDownEncoderBlock2D, DownEncoderBlock2D, UNetMidBlock2D
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .base import RQPreTrainedModel
 from .configuration_rqvae import RQVAEConfig
+from .image_processing_rqvae import RQVAEImageProcessorPil
 from .residual_quantizer import Codebook, ResidualQuantizer
 
 
@@ -40,6 +41,8 @@ class RQVAEOutput(ModelOutput):
         reconstruction_loss (`torch.FloatTensor` of shape `()`): Mean squared error of the pixels.
         commitment_loss (`torch.FloatTensor` of shape `()`):
             Mean squared error between latents and partial sums, averaged over depths.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
+            Feature maps of the encoder after its first convolution, each level and the middle block; sizes differ.
     """
 
     loss: torch.FloatTensor | None = None
@@ -47,6 +50,7 @@ class RQVAEOutput(ModelOutput):
     codes: torch.LongTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     commitment_loss: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 class RQVAEModel(RQPreTrainedModel):
@@ -76,6 +80,12 @@ class RQVAEModel(RQPreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(
+            (DownEncoderBlock2D, AttnDownEncoderBlock2D, UNetMidBlock2D), layer_name="encoder"
+        )
+    }
     _keep_in_fp32_modules_strict = ["quantizer"]
     _no_split_modules = ["UNetMidBlock2D"]
     _group_offload_block_modules = ["encoder", "decoder", "quant_conv", "post_quant_conv", "quantizer", "codebook"]
@@ -97,14 +107,9 @@ class RQVAEModel(RQPreTrainedModel):
         )
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = ResidualQuantizer(
-            config.codebook_size,
-            config.codebook_dim,
-            config.code_depth,
-            shared_codebook=config.shared_codebook,
-            decay=config.codebook_decay,
-            epsilon=config.codebook_epsilon,
-            restart_unused_codes=config.restart_unused_codes,
-        )
+            config.codebook_size, config.codebook_dim, config.code_depth, config.shared_codebook,
+            config.codebook_decay, config.codebook_epsilon, config.restart_unused_codes,
+        )  # fmt: skip
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = Decoder(
             in_channels=config.latent_channels,
@@ -121,29 +126,20 @@ class RQVAEModel(RQPreTrainedModel):
             if module.bias is not None:
                 bound = module.weight[0].numel() ** -0.5
                 init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.GroupNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
         elif isinstance(module, Codebook):
             init.normal_(module.weight)
         elif isinstance(module, ResidualQuantizer):
             init.zeros_(module.cluster_size)
             init.zeros_(module.num_updates)
             init.copy_(module.embedding_sum, module.codebook.weight)
+        else:
+            super()._init_weights(module)
 
     @functools.wraps(RQPreTrainedModel.save_pretrained, assigned=())  # diffusers reads the names of its arguments
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Saves the model; see [`PreTrainedModel.save_pretrained`]. Beside it are the settings of an image processor,
-        so that `AutoImageProcessor.from_pretrained` prepares pictures of any size: centre crop, [-1, 1]."""
+        """Saves the model, and beside it its [`RQVAEImageProcessor`]; see [`PreTrainedModel.save_pretrained`]."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        size, half = self.config.image_size, [0.5] * self.config.num_channels
-        settings = {
-            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": self.config.num_channels == 3,
-            "do_resize": True, "size": {"shortest_edge": size}, "resample": 3,
-            "do_center_crop": True, "crop_size": {"height": size, "width": size},
-            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": half, "image_std": half,
-        }  # fmt: skip
-        Path(save_directory, "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        RQVAEImageProcessorPil.from_rqvae_config(self.config).save_pretrained(save_directory)
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -156,7 +152,7 @@ class RQVAEModel(RQPreTrainedModel):
     @apply_forward_hook
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Codes of pictures.
+        """Codes of pictures. They are the tensor itself, without `return_dict`, since a call has only one result.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
@@ -176,7 +172,7 @@ class RQVAEModel(RQPreTrainedModel):
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encoder output z, before quantization: `(B, num_channels, height, width)` to `(B, H, W, n_z)`.
+        """Encoder output z, before quantization: `(B, num_channels, height, width)` in [-1, 1] to `(B, H, W, n_z)`.
 
         Raises:
             `ValueError`: wrong shape.
@@ -211,12 +207,10 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape, dtype or range of the codes, or pixels that are not finite.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
-        if not isinstance(codes, torch.Tensor):
-            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         codes = codes.long()
         if not torch.compiler.is_compiling() and not (0 <= codes.min() and codes.max() < size):
@@ -226,15 +220,20 @@ class RQVAEModel(RQPreTrainedModel):
             raise ValueError(f"The pixels of `decode` must be finite, got NaN or infinity in {pixel_values.dtype}.")
         return pixel_values
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
-        self, pixel_values: torch.Tensor, codebook_update: Literal["per_depth", "per_step"] | None = None
+        self,
+        pixel_values: torch.Tensor,
+        codebook_update: Literal["per_depth", "per_step"] | None = None,
+        output_hidden_states: bool | None = None,
     ) -> RQVAEOutput:
         r"""Reconstructs pictures and computes the losses of the model (Eq. 6 and 7).
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): Pixels in [-1, 1].
+            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
+                Pixels in [-1, 1]. Shapes are checked; values are not, as that would make a GPU wait.
             codebook_update (*optional*): see [`ResidualQuantizer.forward`]; only training updates the codebook.
+            output_hidden_states (`bool`, *optional*): Whether to return feature maps of the encoder.
 
         Returns:
             [`RQVAEOutput`], or a tuple with `return_dict=False`.
@@ -243,13 +242,8 @@ class RQVAEModel(RQPreTrainedModel):
         quantized, codes, commitment_loss = self.quantizer(latents, codebook_update)
         reconstruction = self._decode_quantized(quantized)  # (B, num_channels, height, width)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())  # Eq. 6
-        return RQVAEOutput(
-            loss=reconstruction_loss + self.config.commitment_weight * commitment_loss,
-            reconstruction=reconstruction,
-            codes=codes,
-            reconstruction_loss=reconstruction_loss,
-            commitment_loss=commitment_loss,
-        )
+        loss = reconstruction_loss + self.config.commitment_weight * commitment_loss
+        return RQVAEOutput(loss, reconstruction, codes, reconstruction_loss, commitment_loss)
 
     def _decode_quantized(self, quantized: torch.Tensor) -> torch.Tensor:
         channels_first = quantized.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)  # (B, n_z, H, W)
@@ -257,9 +251,8 @@ class RQVAEModel(RQPreTrainedModel):
 
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor
-        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
-            raise ValueError(f"`pixel_values` must be a tensor of floats, got {got}.")
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"`pixel_values` must be floats, got {pixel_values.dtype}.")
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape:
             expected = f"(batch_size, {channels}, height, width) with height and width multiples of {factor}"

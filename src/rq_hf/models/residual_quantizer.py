@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from .validation import between, greater_than
+
 # Distances, or probabilities Q_tau, are computed in blocks of at most this many elements (8 MiB in fp32).
 BLOCK_ELEMENTS = 2**21
 # Dividing by a smaller temperature overflows fp32; at this value the nearest code has probability 1.
@@ -28,10 +30,7 @@ def one_per_depth(
     name: str, value: Any, code_depth: int, is_valid: Callable[[float], bool], expected: str
 ) -> list[float | None]:
     """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor).
-
-    Raises:
-        `ValueError`: another number of entries, or an entry that is not `is_valid`.
-    """
+    Another count, or an entry that is not `is_valid`, is a `ValueError`."""
     value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
@@ -58,7 +57,7 @@ def without_autocast(device_type: str) -> AbstractContextManager:
 def nearest_codes(residuals: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Q(r; C), the nearest of the code vectors `(K, n_z)` to each residual `(N, n_z)` (Eq. 1): indexes `(N,)`.
 
-    Of equally near ones it is the first. The operations have the official order, so that rounding gives equal codes.
+    Ties go to the smallest index. The order of operations is the official code's; another order rounds differently.
     """
     residual_norms = residuals.pow(2).sum(-1, keepdim=True)  # (N, 1)
     code_norms = codebook.t().pow(2).sum(0, keepdim=True)  # (1, K)
@@ -117,9 +116,12 @@ class Codebook(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim, dtype=dtype))
 
+    def weight_of(self, depth: int) -> torch.Tensor:
+        """All code vectors `(K, n_z)` of one depth, counted from 0."""
+        return self(None, depth)  # offloading hooks see calls only
+
     def forward(self, codes: torch.Tensor | None, first_depth: int = 0) -> torch.Tensor:
-        """Code vectors e(k) `(..., d, n_z)` of codes `(..., d)`; the first has depth `first_depth`, counted from 0.
-        `None` gives all `(K, n_z)` of that depth."""
+        """Code vectors e(k) `(..., d, n_z)` of codes `(..., d)`; the first has depth `first_depth`, counted from 0."""
         if codes is None:
             return self.weight[first_depth if len(self.weight) > 1 else 0]
         num_codebooks, codebook_size, _ = self.weight.shape
@@ -140,8 +142,8 @@ class ResidualQuantizer(nn.Module):
         codebook_dim (`int`): n_z.
         code_depth (`int`): D.
         shared_codebook (`bool`, defaults to `True`): one codebook for all depths, or one per depth.
-        decay (`float`, defaults to 0.99): decay of the moving averages.
-        epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes.
+        decay (`float`, defaults to 0.99): decay of the moving averages, in [0, 1).
+        epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes, > 0.
         restart_unused_codes (`bool`, defaults to `True`): replace rarely used codes by random residuals.
 
     Buffers:
@@ -173,6 +175,8 @@ class ResidualQuantizer(nn.Module):
         restart_unused_codes: bool = True,
     ):
         super().__init__()
+        between(0, 1, "[)").check("decay", decay)
+        greater_than(0).check("epsilon", epsilon)
         self.code_depth = code_depth
         self.decay = decay
         self.epsilon = epsilon
@@ -214,8 +218,6 @@ class ResidualQuantizer(nn.Module):
             `ValueError`: latents of another width, without elements or not finite, or a negative temperature.
         """
         width = self.codebook.weight.shape[-1]
-        if not isinstance(latents, torch.Tensor):
-            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}.")
         if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
             raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
         if not torch.compiler.is_compiling() and not latents.float().sum().isfinite():  # NaN would become code 0
@@ -225,7 +227,7 @@ class ResidualQuantizer(nn.Module):
         with without_autocast(latents.device.type):
             residual = latents.float().reshape(-1, width)  # (N, n_z), r_0 = z
             for depth, tau in enumerate(temperatures):  # Eq. 4
-                codebook = self.codebook(None, depth)
+                codebook = self.codebook.weight_of(depth)
                 code = self._draw(residual, codebook, tau, generator) if stochastic and tau else None
                 code = nearest_codes(residual, codebook) if code is None else code  # k_d
                 residuals.append(residual)
@@ -251,12 +253,12 @@ class ResidualQuantizer(nn.Module):
         r"""Quantizes for training: straight-through estimator, commitment loss and, if asked for, a codebook update.
 
         Args:
-            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): encoder output z.
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)`):
+                encoder output z, finite. Values are not checked, since that would make a GPU wait.
             codebook_update (*optional*):
-                `None`: no update. `"per_depth"`: the official rule, an update after each depth, so that the next
-                depth searches the new codebook; a code restarts when its average count falls below 1. `"per_step"`:
-                one update after all depths, for small batches; the averages forget faster at first, and a code
-                restarts when its count falls below a tenth of the mean.
+                `None`: no update. `"per_depth"`: the official rule, an update after each depth; a code restarts when
+                its average count falls below 1. `"per_step"`: one update after all depths, for small batches; the
+                averages forget faster at first, and a code restarts when its count falls below a tenth of the mean.
 
         Returns:
             quantized z-hat `(B, H, W, n_z)` whose gradient passes straight to the latents, codes `(B, H, W, D)`, and
@@ -269,8 +271,9 @@ class ResidualQuantizer(nn.Module):
             residual, partial_sum = flat.detach(), torch.zeros_like(flat)
             codes, residuals, commitment_losses = [], [], []
             for depth in range(self.code_depth):  # Eq. 4
-                code = nearest_codes(residual, self.codebook(None, depth))
-                vectors = F.embedding(code, self.codebook(None, depth))  # e(k_d), before any update
+                codebook = self.codebook.weight_of(depth)
+                code = nearest_codes(residual, codebook)
+                vectors = F.embedding(code, codebook)  # e(k_d), before any update
                 if codebook_update == "per_depth":
                     self._update("per_depth", depth if len(self.cluster_size) > 1 else 0, residual, code)
                 residuals.append(residual)

@@ -95,7 +95,8 @@ class SelfAttention(nn.Module):
 
     def forward(
         self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The attended values, and with eager attention the weights `(B, heads, length, key_length)`."""
         batch_size, length, _ = x.shape
         projected = self.query_key_value(x).view(batch_size, length, 3, -1, self.head_dim)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
@@ -104,8 +105,8 @@ class SelfAttention(nn.Module):
             key, value, mask = cache(key, value, position)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
-        attended, _ = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout)
-        return self.out_proj(attended.reshape(batch_size, length, -1))
+        attended, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout)
+        return self.out_proj(attended.reshape(batch_size, length, -1)), weights
 
 
 class TransformerBlock(GradientCheckpointingLayer):
@@ -127,7 +128,7 @@ class TransformerBlock(GradientCheckpointingLayer):
     def forward(
         self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
     ) -> torch.Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache, position))
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache, position)[0])
         x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Loading of single models. A model of which a weight is missing is refused."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,6 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..models.base import check_whole, named_errors
-
-# Options of `from_pretrained` that say where files come from.
-DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 def load_whole(model_class: Any, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -29,18 +27,12 @@ def load_component(
     """Loads a model from its own repository or folder, or from that of a pipeline.
 
     Args:
-        component_class: [`RQVAEModel`] or [`RQTransformerForImageGeneration`].
+        component_class: [`RQVAEModel`] or [`RQTransformerForImageGeneration`], whose `from_pretrained` raises errors.
         name_or_path: Hub id or folder, of the model or of a pipeline.
         component (`str`): the model's name in a pipeline, `"rqvae"` or `"transformer"`.
         kwargs: options of `from_pretrained`.
-
-    Raises:
-        `OSError`: no such model.
-        `ValueError`: weights are missing.
     """
-    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs}
-    try:
-        cached_file(name_or_path, "model_index.json", **options)
-    except OSError:  # no pipeline; `from_pretrained` reports what else is missing
-        return load_whole(component_class, name_or_path, **kwargs)
-    return load_whole(component_class, name_or_path, subfolder=component, **kwargs)
+    with suppress(OSError):  # no pipeline; `from_pretrained` reports what else is missing
+        cached_file(name_or_path, "model_index.json", revision=kwargs.get("revision"), token=kwargs.get("token"))
+        kwargs["subfolder"] = component
+    return component_class.from_pretrained(name_or_path, **kwargs)
