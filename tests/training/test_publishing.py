@@ -24,7 +24,8 @@ from rq_hf.training import (
 )
 
 DATA = {"dataset_name": str(FIXTURE), "validation_split": "validation", "max_train_samples": 12, "max_eval_samples": 4}
-CARD = {"license": "cc-by-4.0", "summary": "A test.", "sampling": {"temperature": 0.5, "top_k": 7}}
+CARD = {"license": "cc-by-4.0", "summary": "A test."}
+SAMPLING = {"temperature": 0.5, "top_k": 7}
 SMALL = {"hidden_size": 16, "num_spatial_layers": 1, "num_depth_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
 
 
@@ -45,7 +46,8 @@ def rqt_recipe(folder: Path, models: str, model: dict | None = None, data: dict 
     options = COMMON | {"max_steps": 2, "eval_pictures": 2} | training
     arguments = RQTransformerTrainingArguments(output_dir=str(folder), **options)
     names = {"rqvae_name_or_path": models, "tokenizer_name_or_path": models, "caption_column": "text"}
-    return Recipe(arguments, CodeDataArguments(**DATA | names | (data or {})), SMALL if model is None else model, CARD)
+    data = CodeDataArguments(**DATA | names | (data or {}))
+    return Recipe(arguments, data, SMALL if model is None else model, CARD, SAMPLING)
 
 
 def test_stage_1_leaves_a_model_with_a_card(tmp_path):

@@ -323,14 +323,17 @@ class RQTransformerGenerationMixin(GenerationMixin):
         self,
         input_ids: torch.LongTensor,
         codes: torch.LongTensor,
-        temperature: float | Sequence[float] | None = None,
+        temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
     ) -> torch.LongTensor:
         """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before.
 
-        Training uses it to show the model its own codes. Settings are as in [`generate`], without guidance.
+        Training uses it to show the model its own codes. Settings are as in [`generate`], without guidance and without
+        the defaults of `generation_config`.
         """
-        sampling = self._resolve_sampling(self.generation_config, None, temperature, None, None, 1.0)
+        sampling = self._resolve_sampling(GenerationConfig(), True, temperature, top_k, top_p, 1.0)
         quantized = self.codebook(codes.flatten(1, 2)).sum(-2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :]  # (B, T, n_e), h_t
         context = context.flatten(0, 1)[:, None]  # (B*T, 1, n_e)

@@ -22,7 +22,8 @@ LOCK = ".lock"
 @contextmanager
 def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     """Refuses an `output_dir` in which another training runs. The system ends the lock of a process that is killed."""
-    lock, is_free = FileLock(Path(args.output_dir, LOCK)), [True]
+    folder = Path(args.output_dir)
+    lock, is_free, is_new = FileLock(folder / LOCK), [True], not folder.exists()
     if args.should_save:
         try:
             lock.acquire(timeout=0)
@@ -33,6 +34,10 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.is_locked:  # a training that is refused leaves nothing
+            (folder / LOCK).unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
         lock.release()
 
 

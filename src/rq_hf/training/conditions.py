@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..models import RQTransformerConfig, RQVAEConfig, RQVAEModel
-from .arguments import CodeDataArguments, Recipe, made_by
+from .arguments import CodeDataArguments, Recipe, load_made
 from .data import PictureDataset, PictureStream, Rows, SampleReader, cache_latents, make_samples
 
 logger = logging.get_logger(__name__)
@@ -33,14 +33,20 @@ def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreT
         return None
     command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
     command += ["--caption_column", data.caption_column]
-    with made_by("tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command) as name:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
-        except (OSError, ValueError):  # not a pipeline
-            tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = load_made(_read_tokenizer, "tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command)
     if tokenizer.model_max_length > 10**6:  # transformers writes "no limit" as 1e30
-        raise ValueError(f"The tokenizer {name!r} must have a `model_max_length`.")
+        raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} must have a `model_max_length`.")
     return tokenizer
+
+
+def _read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pipeline, or one of its own."""
+    for options in ({"subfolder": "tokenizer"}, {}):
+        try:
+            return AutoTokenizer.from_pretrained(name, **options)
+        except (OSError, ValueError) as error:
+            cause = error
+    raise OSError(f"{name!r} has no tokenizer, which `caption_column` needs") from cause
 
 
 def condition_config(
@@ -79,6 +85,8 @@ def condition_config(
         }
     if data.label_column is not None:
         names = id2label or dict(enumerate(_class_names(splits["train"], data.label_column)))
+        if not names:
+            raise ValueError(f"`label_column` must hold labels, got {data.label_column!r} without any.")
         names = {int(index): name for index, name in names.items()}
         num_classes = max(names) + 1
         return {
@@ -95,6 +103,8 @@ def _class_names(rows: Rows, column: str) -> list[str]:
     feature = rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
+    if not isinstance(feature, datasets.Value):
+        raise ValueError(f"`label_column` must hold class names or whole numbers, got a column of {feature!s:.80}.")
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError(f"`label_column` must be a `ClassLabel` while streaming, got {feature}; or give `id2label`.")
     return [str(label) for label in sorted(set(rows.unique(column)) - {None, -1})]
@@ -198,7 +208,7 @@ class ConditionReader:
         name = str(label) if self.class_names is None else self.class_names[label]
         if name not in self.label2id:
             known = list(self.label2id)
-            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r}.")
+            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
         return self.label2id[name]
 
     def check(self, rows: datasets.Dataset) -> None:
@@ -297,4 +307,9 @@ class PictureCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `pixel_values` `(B, C, height, width)` in [-1, 1], and in stage 2 `input_ids` `(B, S)`."""
-        return default_collate([self.read(row, 0, 0) for row in rows])
+        samples = [self.read(row, 0, 0) for row in rows]
+        if None in samples:
+            raise ValueError(
+                f"Column {self.read.image_column!r} must hold pictures that can be decoded, got one that cannot."
+            )
+        return default_collate(samples)

@@ -9,6 +9,7 @@ nor a resumed training change it.
 
 import hashlib
 import itertools
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,13 +41,15 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
     Reads a data set with `datasets.load_dataset`. From a folder `SPLIT/*.tar` it reads the tar shards only.
 
     Args:
-        name (`str`): Hub id or folder.
+        name (`str`): Hub id, or a folder other than the root.
         config_name (`str`, *optional*): Configuration of the data set.
         kwargs: Of `datasets.load_dataset`, such as `split` and `streaming`.
 
     Raises:
         `ValueError`: If it cannot be read.
     """
+    if not (name or "").strip("/"):
+        raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
     # img2dataset writes tables beside its shards, which `datasets` would read instead.
     shards: dict[str, list[str]] = {}
     for file in sorted(Path(name).glob("*/*.tar")):
@@ -55,7 +58,7 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
         if shards:
             return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
         return datasets.load_dataset(name, config_name, **kwargs)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, tarfile.TarError) as error:
         raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -70,8 +73,6 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     Raises:
         `ValueError`: If no data set is named, it cannot be read, or it lacks a split, a column or any row.
     """
-    if data.dataset_name is None:
-        raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
     for name, split in names.items():
@@ -99,10 +100,18 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
 
 
 def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Rows for training, and at least one for validation. Neither other rows nor the order change a row's part."""
+    """
+    Rows for training, and at least one for validation. A row's part depends on its picture, not on its place or on
+    the other rows; only if all others are for training, the first by hash is held out.
+    """
     places = rows.map(_place, input_columns=[data.image_column], remove_columns=rows.column_names, desc="Holding out")
     places = np.array(places["place"][:])
     held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
+    if held_out.all():
+        raise ValueError(
+            f"`validation_split` {data.validation_split!r} is missing, and `hold_out` needs at least two different "
+            f"pictures, got {len(rows)} rows that it would all take."
+        )
     logger.warning(
         f"{data.dataset_name} has no split {data.validation_split!r}: {held_out.sum()} of {len(rows)} pictures are "
         "held out for it, by a hash of their files."
