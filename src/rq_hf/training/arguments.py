@@ -5,7 +5,6 @@
 import difflib
 import json
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -62,15 +61,21 @@ def is_of_type(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, (str, os.PathLike) if hint is str else hint)
 
 
+def _in_words(hint: Any) -> str:
+    """A type hint in an error: "'float16' or 'bfloat16' or None"."""
+    inner = get_args(hint)
+    if get_origin(hint) in (Union, UnionType, Literal):
+        return " or ".join(repr(each) if get_origin(hint) is Literal else _in_words(each) for each in inner)
+    return str(hint) if inner else hint.__name__.removesuffix("Type")
+
+
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str = "") -> None:
     """Raises a `ValueError`, which begins with `where`, unless every value has a type hint and fits it."""
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{where}there is no field `{name}`{closest(name, hints)}.")
         if not is_of_type(value, hints[name]):
-            expected = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
-            expected = re.sub(r"typing\.|Literal\[(.*?)\]", r"\1", expected)
-            raise ValueError(f"{where}`{name}` must be {expected}, got {value!r:.80}.")
+            raise ValueError(f"{where}`{name}` must be {_in_words(hints[name])}, got {value!r:.80}.")
 
 
 def check_fields(arguments: Any) -> None:
