@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, list_repo_commits
+from huggingface_hub.errors import StrictDataclassError
 from picture_files import FIXTURE
 from safetensors.torch import load_file
 from training_runs import COMMON, RQVAE_FIELDS, assert_equal
@@ -74,6 +75,14 @@ def test_stage_2_leaves_a_pipeline_that_draws_with_the_settings_of_the_recipe(mo
     assert "| temperature | 0.5 |" in card.text and "image loss" in card.text
     assert f'pipe("{trainer.train_dataset.rows[0]["text"]}"' in card.text  # a prompt of the data
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
+
+
+def test_a_model_field_is_refused_before_anything_is_read(tmp_path):
+    for field, message in (({"hidden_siz": 8}, "`hidden_siz`"), ({"dropout": 2}, "`dropout` must be in")):
+        recipe = rqt_recipe(tmp_path / "run", "nowhere", SMALL | field, {"dataset_name": "nowhere"})
+        with pytest.raises((ValueError, StrictDataclassError), match=message):
+            train_rq_transformer(recipe)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("column", ["label_column", None])
