@@ -146,12 +146,7 @@ class CodeDataArguments(DataArguments):
 def load_made(
     load: Callable[[str], Loaded], argument: str, name: str | None, pipeline: str | None, *command: str
 ) -> Loaded:
-    """
-    Loads what an earlier command makes: from `name`, or else from the pipeline that is fine-tuned.
-
-    Raises:
-        `ValueError`: If there is nothing to load. The error says which `command` makes it.
-    """
+    """Loads `name`, or else the pipeline that is fine-tuned. A `ValueError` says which `command` makes what lacks."""
     if name is None and pipeline is not None:
         return load(pipeline)
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"

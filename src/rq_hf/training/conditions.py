@@ -22,13 +22,7 @@ logger = logging.get_logger(__name__)
 
 
 def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreTrainedTokenizerBase | None:
-    """
-    Loads the caption tokenizer: the one that is named, or else that of a pipeline. Without a column of captions there
-    is none.
-
-    Raises:
-        `ValueError`: If there is no such tokenizer, or it has no `model_max_length`.
-    """
+    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline."""
     if data.caption_column is None:
         return None
     command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
@@ -69,11 +63,8 @@ def condition_config(
         splits (`dict`): As [`load_splits`] gives them.
         id2label (`dict[int, str]`, *optional*): Names of the classes, instead of those of the data.
 
-    Returns:
-        `dict` with some of `vocab_size`, `condition_length`, `pad_token_id`, `null_condition_ids` and `id2label`.
-
     Raises:
-        `ValueError`: If the classes of a stream are not known.
+        `ValueError`: If there are no classes, or those of a stream are not known.
     """
     has_null = training.condition_dropout > 0
     if tokenizer is not None:
@@ -232,13 +223,6 @@ def code_datasets(
 ) -> dict[str, PictureDataset | PictureStream]:
     """
     Makes the samples of stage 2 of each split: `input_ids` with `pixel_values` or, if cached, `latents`.
-
-    Args:
-        recipe ([`Recipe`]): With [`CodeDataArguments`] and `RQTransformerTrainingArguments`.
-        splits (`dict`): As [`load_splits`] gives them.
-        rqvae ([`RQVAEModel`]): The first stage, which gives the size of pictures and encodes those to be cached.
-        config ([`RQTransformerConfig`]): Configuration of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
 
     Raises:
         `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.

@@ -38,15 +38,8 @@ Rows = datasets.Dataset | datasets.IterableDataset
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
     """
-    Reads a data set with `datasets.load_dataset`. From a folder `SPLIT/*.tar` it reads the tar shards only.
-
-    Args:
-        name (`str`): Hub id, or a folder other than the root.
-        config_name (`str`, *optional*): Configuration of the data set.
-        kwargs: Of `datasets.load_dataset`, such as `split` and `streaming`.
-
-    Raises:
-        `ValueError`: If it cannot be read.
+    Reads a data set with `datasets.load_dataset`, which takes `kwargs`. From a folder `SPLIT/*.tar` it reads the tar
+    shards only. Raises a `ValueError` if it cannot be read.
     """
     if not (name or "").strip("/"):
         raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
@@ -66,9 +59,8 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     """
     Loads the training split and, if one is named, the validation split, as "train" and "validation".
 
-    Pictures stay undecoded files. With `streaming` the training split is a `datasets.IterableDataset`. The validation
-    split is always a `datasets.Dataset`: a streamed one is copied to the cache of `datasets`. With `hold_out` some
-    training rows, chosen by a hash of each picture's file, replace a validation split that is missing.
+    Pictures stay undecoded files. With `streaming` only the training split is a stream: validation rows are copied to
+    the cache of `datasets`. With `hold_out` training rows replace a validation split that is missing.
 
     Raises:
         `ValueError`: If no data set is named, it cannot be read, or it lacks a split, a column or any row.
@@ -274,28 +266,13 @@ class PictureStream(IterableDataset):
 
 
 def picture_datasets(
-    splits: dict[str, Rows],
-    data: DataArguments,
-    training: TrainingArguments,
-    image_size: int,
-    num_channels: int,
+    splits: dict[str, Rows], data: DataArguments, training: TrainingArguments, image_size: int, num_channels: int
 ) -> dict[str, PictureDataset | PictureStream]:
-    """
-    Makes the samples of stage 1, `{"pixel_values"}`, of each split.
-
-    Args:
-        splits (`dict`): As [`load_splits`] gives them.
-        data ([`DataArguments`]): Column and transform of the pictures.
-        training (`TrainingArguments`): Seed and, for a stream, strategies.
-        image_size (`int`), num_channels (`int`): Of the model.
-    """
+    """Makes the samples of stage 1, `{"pixel_values"}`, of each split."""
     from .transforms import PictureTransform  # torchvision
 
-    prepared = {}
-    for name, rows in splits.items():
-        transform = PictureTransform(image_size, num_channels, data.transform, training=name == "train")
-        prepared[name] = make_samples(rows, data, training, transform)
-    return prepared
+    transforms = {name: PictureTransform(image_size, num_channels, data.transform, name == "train") for name in splits}
+    return {name: make_samples(rows, data, training, transforms[name]) for name, rows in splits.items()}
 
 
 def make_samples(
