@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from transformers import get_scheduler, set_seed
 from transformers.hf_argparser import HfArg
 
-from ..evaluation.reconstruction import ReconstructionFigures
-from ..images import coarse_to_fine_sheet
+from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
 from ..models.modeling_rqvae import RQVAEModel, RQVAEOutput
 from ..pipelines.loading import load_component
@@ -64,7 +63,7 @@ class RQVAETrainer(RQTrainer):
     loss. The discriminator has its own optimizer and schedule with the same arguments. Every batch updates the
     codebook, also when gradients are accumulated.
 
-    Each evaluation also reports the figures of [`ReconstructionFigures`] and writes the first pictures, coarse to
+    Each evaluation also reports the figures of [`ReconstructionMetrics`] and writes the first pictures, coarse to
     fine, to `pictures/step-N.png` in the output folder.
 
     Args:
@@ -83,7 +82,7 @@ class RQVAETrainer(RQTrainer):
             raise ValueError("Stage 1 must be trained without FSDP and DeepSpeed: every process needs the codebook.")
         self.perceptual_loss: PerceptualLoss | None = None
         self.discriminator: torch.nn.Module | None = None
-        self.figures: ReconstructionFigures | None = None
+        self.figures: ReconstructionMetrics | None = None
         self.first_pictures: torch.Tensor | None = None
         if args.perceptual_weight > 0:
             with args.main_process_first(desc="weights of the perceptual loss"):
@@ -189,10 +188,10 @@ class RQVAETrainer(RQTrainer):
         self.record(model, len(pixel_values), **parts)
         if self.figures is None:  # the first batch of an evaluation
             config = self.model.config
-            self.figures = ReconstructionFigures(config.codebook_size, config.code_depth, config.shared_codebook)
+            self.figures = ReconstructionMetrics(config.codebook_size, config.code_depth, config.shared_codebook)
             self.first_pictures = pixel_values[:SHEET_ROWS]
-        pictures = self.accelerator.gather_for_metrics((pixel_values, outputs.reconstruction, outputs.codes))
-        self.figures.update(*pictures)
+        errors = squared_errors(pixel_values, outputs.reconstruction)
+        self.figures.update(*self.accelerator.gather_for_metrics((errors, outputs.codes)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
