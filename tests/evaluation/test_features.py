@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from rq_hf.evaluation.features import (
     EfficientNetLite0,
-    PictureFiles,
+    ImageFiles,
     build_extractor,
     distance_name,
     extract_features,
@@ -87,7 +87,7 @@ def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path
     for number, image in enumerate(to_pil(pictures)):
         image.save(tmp_path / f"{number:06d}.png")
     (tmp_path / "prompts.jsonl").touch()
-    files = PictureFiles(tmp_path)
+    files = ImageFiles(tmp_path)
     assert len(files) == len(pictures)
     read = torch.stack([files[index]["pixel_values"] for index in range(len(files))])
     assert (read - pictures).abs().max() <= 0.5 / 127.5 + 1e-6
@@ -98,4 +98,4 @@ def test_an_unknown_extractor_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
         build_extractor("resnet")
     with pytest.raises(ValueError, match="got none"):
-        PictureFiles(tmp_path)
+        ImageFiles(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from picture_sets import MeanColour, Pixels
 from PIL import Image
 
-from rq_hf.evaluation.features import PictureFiles, extract_features
+from rq_hf.evaluation.features import ImageFiles, extract_features
 from rq_hf.evaluation.prompt_accuracy import copy_rates, evaluate_prompts, judge_prompts, prompt_accuracy
 from rq_hf.images import to_uint8
 
@@ -89,7 +89,7 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
     )  # fmt: skip
     assert json.loads(output.read_text()) == results
     assert results["num_pictures"] == 2 and results["sampling"]["temperature"] == 0.5
-    features = extract_features(MeanColour(), PictureFiles(tmp_path / "drawn"))
+    features = extract_features(MeanColour(), ImageFiles(tmp_path / "drawn"))
     real_features = extract_features(MeanColour(), real)
     rows = judge_prompts(features, prompts, real_features, CONCEPTS, STYLES)
     assert results["metrics"].items() >= prompt_accuracy(rows).items()

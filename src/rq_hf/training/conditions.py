@@ -5,6 +5,7 @@
 Beside the data sets of a recipe there is a collator for plain ones.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -16,7 +17,17 @@ from transformers.utils import logging
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..models import RQTransformerConfig, RQVAEConfig, RQVAEModel
 from .arguments import CodeDataArguments, Recipe, load_made
-from .data import PictureDataset, PictureStream, Rows, SampleReader, cache_latents, make_samples
+from .data import (
+    PictureDataset,
+    PictureStream,
+    Rows,
+    SampleReader,
+    cache_latents,
+    make_samples,
+    open_picture,
+    read_dataset,
+    read_split,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -142,6 +153,8 @@ class ConditionReader:
             raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
         if self.column is None and config.vocab_size > 1:
             raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
+        if has_captions and tokenizer is None:
+            raise ValueError(f"`caption_column` must be None without a tokenizer, got {self.column!r}.")
         length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
         if config.condition_length != length or config.vocab_size < size:
             raise ValueError(
@@ -177,9 +190,13 @@ class ConditionReader:
             return torch.tensor(self.encoder(condition[number], self.bpe_dropout, generator))
         return torch.tensor(self.tokenizer(condition[number], padding="max_length", truncation=True).input_ids)
 
+    def parse(self, value: Any) -> list[str] | int | None:
+        """The captions or the class id of an entry, or `None` if it is missing."""
+        return self._captions(value) if self.label2id is None else self._class_id(value)
+
     def read(self, value: Any) -> list[str] | int | None:
-        """The captions or the class id of an entry, or `None` if it is missing. Raises the errors of a call."""
-        condition = self._captions(value) if self.label2id is None else self._class_id(value)
+        """As [`parse`], but refuses a missing condition that the model has no null condition for."""
+        condition = self.parse(value)
         if condition is None and self.null_condition_ids is None:
             raise ValueError(
                 f"Column {self.column!r} must hold a condition for every picture, got {value!r:.100}. With "
@@ -246,6 +263,70 @@ def code_datasets(
                 samples.rows = cache_latents(samples, rqvae.to(training.device))
         prepared[name] = samples
     return prepared
+
+
+def evaluation_samples(
+    data: CodeDataArguments,
+    splits: Sequence[str],
+    rqvae_config: RQVAEConfig,
+    transformer_config: RQTransformerConfig | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    columns: Sequence[str] = (),
+) -> dict[str, PictureDataset]:
+    """
+    Makes the samples of each split for an evaluation. All parts of a sample come from one row, as in training.
+
+    A row is left out if its picture cannot be decoded, or if its condition or one of `columns` is missing. A warning
+    counts such rows. The pictures are decoded once to find them; `datasets` keeps the result.
+
+    Args:
+        data ([`CodeDataArguments`]): Name, columns, filter and transform of the data.
+        splits (`Sequence[str]`): Names of the splits.
+        rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
+        transformer_config ([`RQTransformerConfig`], *optional*): Adds the `input_ids` of this transformer.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of its captions.
+        columns (`Sequence[str]`, *optional*): Further columns that the samples hold.
+
+    Raises:
+        `ValueError`: If there is no such split or column, no whole row, or the transformer does not fit the data.
+    """
+    from .transforms import PictureTransform  # torchvision
+
+    available = read_dataset(data.dataset_name, data.dataset_config_name)
+    transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, training=False)
+    samples = {}
+    for split in splits:
+        rows = read_split(available, split, data)
+        reader = SampleReader(transform, image_column=data.image_column, columns=columns)
+        if transformer_config is not None:
+            reader.read_condition = ConditionReader(data, transformer_config, tokenizer, rows.features)
+        samples[split] = PictureDataset(_whole_rows(rows, reader), reader)
+    return samples
+
+
+def _whole_rows(rows: datasets.Dataset, reader: SampleReader) -> datasets.Dataset:
+    """The rows that have all that a reader of [`evaluation_samples`] reads."""
+    condition, parse = reader.read_condition, dict.fromkeys(reader.columns, lambda value: value)
+    if condition is not None and condition.column is not None:
+        parse[condition.column] = condition.parse
+    whole = rows.select_columns([reader.image_column, *parse])
+    for name in parse:
+        whole = whole.select([index for index, value in enumerate(whole[name]) if parse[name](value) is not None])
+    lacking, mode = len(rows) - len(whole), reader.transform.mode
+    whole = whole.filter(_can_be_decoded, input_columns=[reader.image_column], fn_kwargs={"mode": mode})
+    if len(whole) < len(rows):
+        broken = len(rows) - len(whole) - lacking
+        logger.warning(
+            f"Of {len(rows)} rows, {lacking + broken} are left out: {lacking} for want of {' or '.join(parse)}, "
+            f"{broken} with a picture that cannot be decoded."
+        )
+    if len(whole) == 0:
+        raise ValueError(f"The data set must have whole rows, got none among the {len(rows)} that pass `filter`.")
+    return whole
+
+
+def _can_be_decoded(picture: dict[str, Any] | None, mode: str) -> bool:
+    return open_picture(picture, mode) is not None
 
 
 class PictureCollator:

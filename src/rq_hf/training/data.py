@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,12 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
     for name, split in names.items():
-        if split in available:
-            _check_columns(available[split], data)
-            splits[name] = available[split].cast_column(data.image_column, datasets.Image(decode=False))
-            if data.filter is not None:
-                splits[name] = _filtered(splits[name], data.filter)
-        elif name == "validation" and data.hold_out and split is not None and not data.streaming:
+        if split is None:
+            continue
+        if name == "validation" and split not in available and data.hold_out and not data.streaming:
             splits["train"], splits[name] = _hold_out(splits["train"], data)
-        elif split is not None:
-            raise ValueError(f"`{name}_split` must be one of {list(available)}, got {split!r}.")
+        else:
+            splits[name] = read_split(available, split, data, f"{name}_split")
     for name, rows in splits.items():
         limit = data.max_train_samples if name == "train" else data.max_eval_samples
         if limit is not None:
@@ -89,6 +86,15 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
             )
         splits[name] = rows
     return splits
+
+
+def read_split(available: dict[str, Rows], split: str, data: DataArguments, argument: str = "split") -> Rows:
+    """The rows of one split that pass the filter, with undecoded pictures. An error calls the split `argument`."""
+    if split not in available:
+        raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}.")
+    _check_columns(available[split], data)
+    rows = available[split].cast_column(data.image_column, datasets.Image(decode=False))
+    return rows if data.filter is None else _filtered(rows, data.filter)
 
 
 def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -175,14 +181,16 @@ class SampleReader:
         read_condition (`Callable`, *optional*): A [`ConditionReader`], in stage 2.
         image_column (`str`, *optional*, defaults to `"image"`): Column of undecoded pictures.
         seed (`int`, *optional*, defaults to 0): Seed of all random choices.
+        columns (`Sequence[str]`, *optional*): Further columns that the sample holds as they are.
     """
 
     transform: Callable[[Image.Image, torch.Generator], torch.Tensor]
     read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
     image_column: str = "image"
     seed: int = 0
+    columns: Sequence[str] = ()
 
-    def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor] | None:
+    def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any] | None:
         """
         Makes a sample of a row with a picture or its cached `latents`. All is drawn from `(seed, epoch, index)`.
 
@@ -199,7 +207,7 @@ class SampleReader:
             sample = {"pixel_values": self.transform(picture, seeded_generator(self.seed, epoch, index, 0))}
         if self.read_condition is not None:  # the crop of the picture does not decide the caption
             sample["input_ids"] = self.read_condition(row, seeded_generator(self.seed, epoch, index, 1))
-        return sample
+        return sample | {name: row[name] for name in self.columns}
 
 
 class PictureDataset(Dataset):
@@ -223,7 +231,9 @@ class PictureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self):
+            raise IndexError(index)  # ends a `for` loop
         for row in itertools.chain(range(index, len(self)), range(index)):
             sample = self.reader(self.rows[row], int(self._epoch), index)
             if sample is not None:

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import get_scheduler, set_seed
 
-from ..evaluation.reconstruction import ReconstructionFigures
-from ..images import coarse_to_fine_sheet
+from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
 from ..models.modeling_rqvae import RQVAEModel, RQVAEOutput
 from ..models.validation import at_least
@@ -64,7 +63,7 @@ class RQVAETrainer(RQTrainer):
     loss. The discriminator has its own optimizer and schedule with the same arguments. Every batch updates the
     codebook, also when gradients are accumulated.
 
-    Each evaluation also reports the metrics of [`ReconstructionFigures`] and writes the first pictures, coarse to
+    Each evaluation also reports the metrics of [`ReconstructionMetrics`] and writes the first pictures, coarse to
     fine, to `pictures/step-N.png` in the output folder.
 
     Args:
@@ -83,7 +82,7 @@ class RQVAETrainer(RQTrainer):
             raise ValueError("Stage 1 must be trained without FSDP and DeepSpeed: every process needs the codebook.")
         self.perceptual_loss: PerceptualLoss | None = None
         self.discriminator: torch.nn.Module | None = None
-        self.metrics: ReconstructionFigures | None = None  # of the evaluation in progress
+        self.metrics: ReconstructionMetrics | None = None  # of the evaluation in progress
         if args.perceptual_weight > 0:
             with args.main_process_first(desc="weights of the perceptual loss"):
                 self.perceptual_loss = PerceptualLoss(args.perceptual_net).to(args.device)
@@ -181,7 +180,7 @@ class RQVAETrainer(RQTrainer):
 
     def begin_evaluation(self) -> None:
         config = self.model.config
-        self.metrics = ReconstructionFigures(config.codebook_size, config.code_depth, config.shared_codebook)
+        self.metrics = ReconstructionMetrics(config.codebook_size, config.code_depth, config.shared_codebook)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of an evaluation batch, without the adversarial part, and its metrics."""
@@ -190,8 +189,8 @@ class RQVAETrainer(RQTrainer):
         error, parts = self.reconstruction_error(outputs, pixel_values)
         loss = error + self.model.config.commitment_weight * outputs.commitment_loss
         self.record(model, len(pixel_values), **parts)
-        pictures = self.accelerator.gather_for_metrics((pixel_values, outputs.reconstruction, outputs.codes))
-        self.metrics.update(*pictures)
+        errors = squared_errors(pixel_values, outputs.reconstruction)
+        self.metrics.update(*self.accelerator.gather_for_metrics((errors, outputs.codes)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def end_evaluation(self, dataset: Dataset) -> dict[str, float]:

@@ -16,8 +16,8 @@ from PIL import Image
 from scorers import tiny_clip
 
 from rq_hf import CLIPRanker
-from rq_hf.evaluation.features import PictureFiles, extract_features
-from rq_hf.evaluation.generation import clip_score, draw_pictures, evaluate_samples, generation_metrics
+from rq_hf.evaluation.features import ImageFiles, extract_features
+from rq_hf.evaluation.generation import clip_score, evaluate_samples, generate_images, generation_metrics
 from rq_hf.images import to_pil
 from rq_hf.models.generation import seeded_generator
 
@@ -38,23 +38,23 @@ def equal_pictures(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_a_picture_depends_on_the_seed_its_number_and_its_condition_alone(make_pipeline, tmp_path, kind):
     pipe, conditions = make_pipeline(kind), CONDITIONS[kind]
-    paths = draw_pictures(pipe, conditions, tmp_path / "whole", seed=3)
+    paths = generate_images(pipe, conditions, tmp_path / "whole", seed=3)
     assert [path.name for path in paths] == [f"00000{number}.png" for number in range(5)]
-    draw_pictures(pipe, conditions, tmp_path / "parts", batch_size=2, seed=3)
+    generate_images(pipe, conditions, tmp_path / "parts", batch_size=2, seed=3)
     assert equal_pictures(tmp_path / "whole", tmp_path / "parts")
     one = {"text": {"prompt": "green apple"}, "class": {"class_labels": 0}, "none": {}}[kind]
     pipe(**one, generator=seeded_generator(3, 3)).images[0].save(tmp_path / "single.png")
     assert equal_pictures(tmp_path / "single.png", paths[3])
-    draw_pictures(pipe, conditions, tmp_path / "other", seed=4)
+    generate_images(pipe, conditions, tmp_path / "other", seed=4)
     assert not equal_pictures(tmp_path / "whole", tmp_path / "other")
 
 
 def test_pictures_that_are_there_are_not_drawn_again(tiny_pipeline, tmp_path):
-    whole = draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "whole")
+    whole = generate_images(tiny_pipeline, PROMPTS, tmp_path / "whole")
     resumed = [tmp_path / "resumed" / path.name for path in whole]
     resumed[0].parent.mkdir()
     resumed[2].write_bytes(b"kept")
-    draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "resumed")
+    generate_images(tiny_pipeline, PROMPTS, tmp_path / "resumed")
     assert resumed[2].read_bytes() == b"kept"
     resumed[2].write_bytes(whole[2].read_bytes())
     assert equal_pictures(tmp_path / "resumed", tmp_path / "whole")
@@ -67,19 +67,19 @@ def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, mo
 
     monkeypatch.setattr(Image.Image, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        draw_pictures(tiny_pipeline, ["rocket"], tmp_path)
+        generate_images(tiny_pipeline, ["rocket"], tmp_path)
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_numbers_name_the_pictures_and_decide_what_is_drawn(tiny_pipeline, tmp_path):
-    whole = draw_pictures(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
-    paths = draw_pictures(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
+    whole = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
+    paths = generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
     assert [path.name for path in paths] == ["000003.png", "000001.png"]
     assert equal_pictures(paths[0], whole[3]) and equal_pictures(paths[1], whole[1])
 
 
 def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
-    paths = draw_pictures(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
+    paths = generate_images(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
     image = tiny_pipeline("rocket", top_k=1, generator=seeded_generator(7)).images[0]
     assert image.tobytes() == Image.open(paths[0]).tobytes()
 
@@ -89,7 +89,7 @@ def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline
     pipe = make_pipeline("class")
     pipe.save_pretrained(tmp_path / "pipe")
     options = {"reference": tmp_path / "one", "extractor": "pixels"}
-    draw_pictures(pipe, list(range(4)), tmp_path / "one")
+    generate_images(pipe, list(range(4)), tmp_path / "one")
     expected = evaluate_samples(pipe, list(range(4)), tmp_path / "one", **options)
     code = (
         "import json, sys; from rq_hf import RQImageGenerationPipeline; "
@@ -134,7 +134,7 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
     assert json.loads(output.read_text()) == results and results["num_pictures"] == 5
     names = ["frechet_distance_meancolour", "precision", "recall", "clip_score"]
     assert list(results["metrics"]) == names and results["sampling"]["top_k"] == 5
-    features, real = (extract_features(MeanColour(), PictureFiles(tmp_path / name)) for name in ("drawn", "real"))
+    features, real = (extract_features(MeanColour(), ImageFiles(tmp_path / name)) for name in ("drawn", "real"))
     expected = generation_metrics(features, real, MeanColour())
     assert results["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
     options["reference"], options["reference_features"] = None, tmp_path / "real.safetensors"

@@ -13,7 +13,7 @@ from picture_sets import MeanColour, Pixels
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from rq_hf.evaluation.reconstruction import ReconstructionFigures, code_usage, evaluate_rqvae, psnr
+from rq_hf.evaluation.reconstruction import ReconstructionMetrics, code_usage, evaluate_rqvae, psnr
 from rq_hf.images import coarse_to_fine_sheet, to_rgb, to_uint8
 
 
@@ -71,11 +71,11 @@ def test_psnr_of_known_errors():
 
 
 def test_running_figures_of_no_pictures_are_empty():
-    assert ReconstructionFigures(codebook_size=4, code_depth=2).compute() == {}
+    assert ReconstructionMetrics(codebook_size=4, code_depth=2).compute() == {}
 
 
 def test_pixels_outside_the_range_of_a_file_are_no_error(tiny_rqvae, pictures):
-    figures = ReconstructionFigures(tiny_rqvae.config.codebook_size, tiny_rqvae.config.code_depth)
+    figures = ReconstructionMetrics(tiny_rqvae.config.codebook_size, tiny_rqvae.config.code_depth)
     white = torch.ones_like(pictures)
     figures.update(white, white * 1.5, tiny_rqvae.encode(pictures))
     assert figures.compute()["mse"] == 0
