@@ -37,8 +37,11 @@ def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
 
 def test_rqvae_and_likelihood_measure_a_split(pipeline, data, tmp_path, capsys):
     rows = datasets.load_dataset(str(data), split="validation").select(range(9))
-    transform, captions = PictureTransform(16, training=False), [captions[0] for captions in rows["captions"]]
-    columns = zip((transform(decode_picture(image)) for image in rows["image"]), pipeline.encode_prompt(captions))
+    transform, ids = (
+        PictureTransform(16, training=False),
+        pipeline.encode_prompt([each[0] for each in rows["captions"]]),
+    )
+    columns = zip((transform(decode_picture(image)) for image in rows["image"]), ids, strict=True)
     samples = [{"pixel_values": pixel_values, "input_ids": input_ids} for pixel_values, input_ids in columns]
     flags = ["--dataset_name", data, *FLAGS]
     nats = tmp_path / "likelihood.json"
