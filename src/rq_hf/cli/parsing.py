@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
-from enum import EnumType
+from enum import EnumMeta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -153,7 +153,7 @@ def _add_flag(group: Any, field: Field, hint: Any) -> None:
 
 def _choices(hint: Any) -> list[str]:
     """The texts that a type hint allows, if it lists any."""
-    if isinstance(hint, EnumType):
+    if isinstance(hint, EnumMeta):
         return [each.value for each in hint]
     inner = get_args(hint)
     return (
