@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rq_hf.images import coarse_to_fine_sheet, decode_picture, image_grid, to_pil, to_rgb, to_uint8
+from rq_hf.images import decode_picture, image_grid, to_pil, to_rgb, to_uint8
 
 
 def file_of(picture: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -178,13 +178,3 @@ def test_a_grid_without_pictures_or_with_too_few_captions_is_refused():
         image_grid([])
     with pytest.raises(ValueError, match="`captions` must be one per picture, got 1 for 2"):
         image_grid([Image.new("L", (8, 8))] * 2, ["one"])
-
-
-@pytest.mark.parametrize("num_channels", [1, 3])
-def test_the_coarse_to_fine_sheet_shows_the_original_and_each_depth(make_rqvae, pictures, num_channels):
-    rqvae, pixel_values = make_rqvae(num_channels=num_channels), pictures[:2, :num_channels]
-    sheet = coarse_to_fine_sheet(rqvae, pixel_values)
-    codes = rqvae.encode(pixel_values)
-    columns = [to_pil(pixel_values), *(to_pil(rqvae.decode(codes[..., :depth])) for depth in (1, 2, 3))]
-    images = [columns[column][row] for row in (0, 1) for column in range(4)]
-    assert sheet.tobytes() == image_grid(images, ["original", "depth 1", "depth 2", "depth 3"] * 2, 4).tobytes()

@@ -2,13 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pictures in and out: decoding of any picture, 8-bit pixels, captioned sheets.
 
-Symbols: B pictures, C channels (1 or 3), h x w pixels, H x W positions, D code depth.
+Symbols: B pictures, C channels (1 or 3), h x w pixels.
 """
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -140,23 +140,3 @@ def _fit_line(text: str, width: int, font: ImageFont.ImageFont) -> str:
             text = text[:-1]
         text += "..."
     return text
-
-
-@torch.no_grad()
-def coarse_to_fine_sheet(rqvae: Any, pixel_values: torch.Tensor) -> Image.Image:
-    """
-    Shows pictures as an RQ-VAE reconstructs them from the codes of the first 1, 2, ..., D depths (Figure 5).
-
-    Args:
-        rqvae (`RQVAEModel`): The model, in evaluation mode.
-        pixel_values (`torch.Tensor` of shape `(B, C, h, w)`): Pixels in [-1, 1].
-
-    Returns:
-        `PIL.Image.Image` with one row per picture: the original, then depth 1 to D.
-    """
-    codes = rqvae.encode(pixel_values)  # (B, H, W, D)
-    depths = range(1, codes.shape[-1] + 1)
-    columns = [to_pil(pixel_values)] + [to_pil(rqvae.decode(codes[..., :depth])) for depth in depths]
-    images = [image for row in zip(*columns, strict=True) for image in row]
-    captions = ["original", *(f"depth {depth}" for depth in depths)] * len(pixel_values)
-    return image_grid(images, captions, columns=len(columns))

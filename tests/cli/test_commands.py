@@ -13,7 +13,8 @@ from PIL import Image
 
 from rq_hf import __version__
 from rq_hf.cli import COMMANDS, main
-from rq_hf.images import coarse_to_fine_sheet, decode_picture, image_grid
+from rq_hf.evaluation.reconstruction import coarse_to_fine_sheet
+from rq_hf.images import decode_picture, image_grid
 
 
 def run(*arguments: object) -> None:

@@ -3,17 +3,21 @@
 """`rq-hf evaluate` hands models, data and settings to the functions that measure."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from picture_files import emoji_rows, jpeg
 
 from rq_hf import RQImageGenerationPipeline
 from rq_hf.cli import main
 from rq_hf.evaluation.generation import evaluate_likelihood
 from rq_hf.evaluation.reconstruction import evaluate_rqvae
 from rq_hf.images import decode_picture
+from rq_hf.training import CodeDataArguments
+from rq_hf.training.conditions import evaluation_samples
 from rq_hf.training.transforms import PictureTransform
 
 FLAGS = ["--split", "validation", "--filter", "tone=default", "--device", "cpu", "--batch_size", 4]
@@ -24,16 +28,6 @@ def evaluate(*arguments: object) -> dict:
     return json.loads(Path(arguments[-1]).read_text())
 
 
-@pytest.fixture(scope="module")
-def rows(data) -> datasets.Dataset:
-    return datasets.load_dataset(str(data), split="validation").select(range(9))
-
-
-def pixels(rows: datasets.Dataset) -> list[dict[str, torch.Tensor]]:
-    transform = PictureTransform(16, training=False)
-    return [{"pixel_values": transform(decode_picture(row["image"]))} for row in rows]
-
-
 @pytest.fixture
 def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
     pipe = make_pipeline("text")
@@ -41,22 +35,103 @@ def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
     return pipe
 
 
-def test_rqvae_measures_a_split(pipeline, data, rows, tmp_path, capsys):
-    flags = ["--dataset_name", data, *FLAGS, "--feature_extractor", "pixels"]
-    results = evaluate("rqvae", tmp_path / "model", *flags, "--output", tmp_path / "rqvae.json")
-    expected = evaluate_rqvae(pipeline.rqvae, pixels(rows), batch_size=8)
-    assert results["num_pictures"] == len(rows) == expected["num_pictures"]
-    assert results["metrics"]["psnr"] == pytest.approx(expected["metrics"]["psnr"])
-    assert "rfid_pixels" in results["metrics"] or "frechet_distance_pixels" in results["metrics"]
+def test_rqvae_and_likelihood_measure_a_split(pipeline, data, tmp_path, capsys):
+    rows = datasets.load_dataset(str(data), split="validation").select(range(9))
+    transform, ids = (
+        PictureTransform(16, training=False),
+        pipeline.encode_prompt([each[0] for each in rows["captions"]]),
+    )
+    columns = zip((transform(decode_picture(image)) for image in rows["image"]), ids, strict=True)
+    samples = [{"pixel_values": pixel_values, "input_ids": input_ids} for pixel_values, input_ids in columns]
+    flags = ["--dataset_name", data, *FLAGS]
+    nats = tmp_path / "likelihood.json"
+    found = evaluate("likelihood", tmp_path / "model", *flags, "--caption_column", "captions", "--output", nats)
+    expected = evaluate_likelihood(pipeline, samples)
+    assert found["metrics"]["loss"] == pytest.approx(expected["metrics"]["loss"])
+    flags += ["--feature_extractor", "pixels"]
+    found = evaluate("rqvae", tmp_path / "model", *flags, "--output", tmp_path / "rqvae.json")
+    expected = evaluate_rqvae(pipeline.rqvae, samples)
+    assert found["num_pictures"] == len(rows) == expected["num_pictures"]
+    assert found["metrics"]["psnr"] == pytest.approx(expected["metrics"]["psnr"])
+    assert found["metrics"]["frechet_distance_pixels"] > 0
     assert "| psnr |" in capsys.readouterr().out and (tmp_path / "rqvae.png").exists()
 
 
-def test_likelihood_reads_captions(pipeline, data, rows, tmp_path):
-    flags = ["--dataset_name", data, *FLAGS, "--caption_column", "captions"]
-    results = evaluate("likelihood", tmp_path / "model", *flags, "--output", tmp_path / "likelihood.json")
-    captions = [captions[0] for captions in rows["captions"]]
-    expected = evaluate_likelihood(pipeline, pixels(rows), captions, batch_size=8)
-    assert results["metrics"]["loss"] == pytest.approx(expected["metrics"]["loss"])
+NAMES = ["tabby, tabby cat", "goose", "goldfish, Carassius auratus", "volcano"]  # of the classes 0 to 3
+CLASSES = [3, 1, 0, 2, 1, 3]
+COLUMNS = {
+    "image": [{"bytes": jpeg(row), "path": None} for row in emoji_rows()[:6]],
+    "text": ["a red heart", "rocket", "green apple", "a pizza", "a", "heart"],
+    "concept": ["cat", "dog", "cow"] * 2, "style": ["3d", "flat"] * 3, "label": [NAMES[label] for label in CLASSES],
+}  # fmt: skip
+
+
+def write_rows(folder: Path, spoilt: dict[str, object], feature: object = None, **columns: list) -> Path:
+    """Six rows, after the second and the last of which a copy of the first stands with `spoilt` in place of parts."""
+    columns = {name: list(values) for name, values in (COLUMNS | columns).items()}
+    for index in [2, 7] if spoilt else []:
+        for name, values in columns.items():
+            values.insert(index, spoilt.get(name, values[0]))
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=False))
+    rows = rows if feature is None else rows.cast_column("label", feature)
+    folder.mkdir()
+    rows.to_parquet(folder / "train.parquet")
+    return folder
+
+
+BROKEN = {"bytes": jpeg(emoji_rows()[7])[:900], "path": None}
+OF_TEXTS = ["samples", "prompts", "likelihood"]
+
+
+@pytest.mark.parametrize(
+    "what, part, value",
+    [
+        *((what, "image", BROKEN) for what in ("rqvae", *OF_TEXTS)),
+        *((what, "text", value) for what in OF_TEXTS for value in (None, " ")),
+        ("rqvae", "image", None),
+        ("prompts", "concept", None),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "broken" if value else "missing",
+)
+def test_rows_without_a_part_are_left_out_of_all_parts_and_counted(pipeline, tmp_path, caplog, what, part, value):
+    flags = ["--split", "train", "--device", "cpu", "--batch_size", 4]
+    flags += [] if what == "likelihood" else ["--feature_extractor", "pixels"]
+    flags += [] if what == "rqvae" else ["--caption_column", "text"]
+    flags += {"samples": ["--num_pictures", 4, "--precision_recall"], "prompts": ["--num_prompts", 4]}.get(what, [])
+    found = []
+    for name, rows in (("clean", {}), ("spoilt", {part: value})):
+        data, output = write_rows(tmp_path / f"{name}-data", rows), tmp_path / f"{name}.json"
+        results = evaluate(what, tmp_path / "model", "--dataset_name", data, *flags, "--output", output)
+        drawn = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")}
+        found.append((results["num_pictures"], pytest.approx(results["metrics"], rel=1e-6), drawn))
+    assert found[0] == (results["num_pictures"], results["metrics"], drawn)
+    assert "Of 8 rows, 2 are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model, spoilt, feature, values",
+    [
+        ("names", {}, None, COLUMNS["label"]),
+        ("names", {"label": None}, None, COLUMNS["label"]),
+        ("names", {"label": -1}, datasets.ClassLabel(names=NAMES), CLASSES),
+        ("names", {}, datasets.ClassLabel(names=[NAMES[index] for index in (3, 1, 0, 2)]), COLUMNS["label"]),
+        ("numbers", {}, None, [label + 1 for label in CLASSES]),
+    ],
+    ids=["names", "missing", "missing of a ClassLabel", "reordered", "numbers from 1"],
+)
+def test_likelihood_maps_labels_as_training_does(make_pipeline, tmp_path, model, spoilt, feature, values):
+    pipe = make_pipeline("class")
+    if model == "numbers":
+        pipe.transformer.config.id2label = {index: str(index + 1) for index in range(4)}
+    pipe.save_pretrained(tmp_path / "model")
+    folder = write_rows(tmp_path / "data", spoilt, feature, label=values)
+    flags = ["--dataset_name", folder, "--split", "train", "--label_column", "label", "--device", "cpu"]
+    found = evaluate("likelihood", tmp_path / "model", *flags, "--output", tmp_path / "nats.json")
+    data = CodeDataArguments(str(folder), label_column="label")
+    samples = evaluation_samples(data, ["train"], pipe.rqvae.config, pipe.transformer.config)["train"]
+    assert [sample["input_ids"].item() for sample in samples] == CLASSES
+    expected = [{**sample, "input_ids": torch.tensor([label])} for sample, label in zip(samples, CLASSES, strict=True)]
+    assert found["metrics"] == pytest.approx(evaluate_likelihood(pipe, expected)["metrics"])
 
 
 def test_prompts_draws_a_sample_of_rows_into_a_folder_and_goes_on_where_it_was(pipeline, data, tmp_path):
@@ -72,8 +147,8 @@ def test_prompts_draws_a_sample_of_rows_into_a_folder_and_goes_on_where_it_was(p
     assert pictures == {path: path.read_bytes() for path in (tmp_path / "prompts").glob("*.png")}
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"prompt": "a heart", "concept": "red-heart"}\n')
-    of_a_file = ["--dataset_name", data, "--feature_extractor", "pixels", "--prompts", asked]
-    results = evaluate("prompts", tmp_path / "model", *of_a_file, "--output", tmp_path / "asked.json")
+    of_a_file = ["--dataset_name", data, "--feature_extractor", "pixels", "--prompts", asked, "--output"]
+    results = evaluate("prompts", tmp_path / "model", *of_a_file, tmp_path / "of_a_file.json")
     assert results["num_pictures"] == 1 and "style" not in results["metrics"]
 
 
@@ -83,25 +158,38 @@ def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, d
     text = evaluate("samples", tmp_path / "model", *captions, *pictures, "--output", tmp_path / "text.json")
     make_pipeline("class").save_pretrained(tmp_path / "class")
     reference = ["--reference", tmp_path / "text", "--seed", 1, "--device", "cpu"]
-    of_classes = evaluate("samples", tmp_path / "class", *pictures, *reference, "--output", tmp_path / "class.json")
-    for results, folder in ((text, "text"), (of_classes, "class")):
+    of_classes = evaluate("samples", tmp_path / "class", *pictures, *reference, "--output", tmp_path / "labels.json")
+    for results, folder in ((text, "text"), (of_classes, "labels")):
         assert results["num_pictures"] == len(list((tmp_path / folder).glob("*.png"))) == 4
         assert results["metrics"]["frechet_distance_pixels"] > 0
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [["--top_p", 2], ["--reference", "typo"], ["--split", "typo"], ["--batch_size", 0], ["--feature_extractor", "x"]],
+    "wrong, match",
+    [
+        (["--top_p", 2], "`top_p`"),
+        (["--reference", "typo"], "got none"),
+        (["--split", "typo"], r"`split` must be one of \['train', 'validation'\], got 'typo'"),
+        (["--batch_size", 0], None),
+        (["--feature_extractor", "x"], "must be one of"),
+        (["--num_pictures", 1], "need at least 2 `conditions`"),
+        (["--num_pictures", 3, "--precision_recall"], "need at least 4 `conditions`"),
+        (["--num_pictures", 10], "`--split` must have 10 captions or more, got 9"),
+        (["--output", "DATA.json"], "outside of the folder of the data set"),
+        (["--output", "DATA"], None),
+    ],
 )
-def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, wrong):
+def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, wrong, match):
     (tmp_path / "results").mkdir()
     command = ["samples", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "captions"]
     command += ["--num_pictures", 2, "--feature_extractor", "pixels"]
-    output = ["--output", tmp_path / "results" / "a.json"]
-    with pytest.raises(SystemExit):
-        evaluate(*command, *wrong, *output)
-    assert not any((tmp_path / "results").iterdir())
-    assert evaluate(*command, *output)["num_pictures"] == 2
+    output, before = ["--output", tmp_path / "results" / "a.json"], sorted(data.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        evaluate(*command, *output, *(str(word).replace("DATA", str(data)) for word in wrong))
+    assert ended.value.code == 2 if match is None else re.search(match, ended.value.code)
+    assert not any((tmp_path / "results").iterdir()) and sorted(data.rglob("*")) == before
+    if "--split" in wrong:
+        assert evaluate(*command, *output)["num_pictures"] == 2
 
 
 @pytest.mark.parametrize(
@@ -110,10 +198,15 @@ def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pi
         ("samples", ["--num_pictures", 4], "`--caption_column`"),
         ("samples", ["--num_pictures", 4, "--dataset_name", "DATA"], "`--split` must be given"),
         ("prompts", ["--dataset_name", "DATA"], "`--split`"),
-        ("rqvae", ["--dataset_name", "DATA", "--split", "nothing"], "split` must be one of"),
+        (
+            "prompts",
+            ["--dataset_name", "DATA", "--split", "train", "--copies_of", "x"],
+            "`--copies_of` must be one of",
+        ),
         ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "nothing"], "`filter` must be"),
+        ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "tone=x"], "none among the 0 that pass `filter`"),
         ("likelihood", ["--dataset_name", "DATA", *FLAGS, "--caption_column", "x"], "`caption_column`"),
-        ("likelihood", ["--dataset_name", "DATA", *FLAGS], "`conditions` must hold"),
+        ("likelihood", ["--dataset_name", "DATA", *FLAGS], "`caption_column` or `label_column` must name"),
     ],
 )
 def test_what_is_missing_is_named(pipeline, data, tmp_path, what, options, expected):

@@ -3,6 +3,8 @@
 """Command lines of the trainings."""
 
 import json
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -110,14 +112,97 @@ def test_an_unknown_name_is_an_error_with_the_closest_known_one(tmp_path, capsys
         parse_rqvae("imagenet-rqt-8x8x4-480M")  # a recipe of the other stage
 
 
-def test_a_bad_value_is_an_error_of_the_command_line(capsys):
+def test_the_recipe_comes_first(capsys):
     with pytest.raises(SystemExit) as ended:
-        parse_rqt(str(FIXTURE), "--max_steps", "many")
-    assert ended.value.code == 2
-    message = "argument --max_steps/--max-steps: invalid int value: 'many'; see rq-hf train-rqt --help"
-    assert capsys.readouterr().err == f"error: {message}\n"
-    with pytest.raises(SystemExit):
         parse_rqt("--max_steps", "1", str(FIXTURE), default=FIXTURE)
-    assert "RECIPE must come first" in capsys.readouterr().err
+    assert ended.value.code == 2 and "RECIPE must come first" in capsys.readouterr().err
+
+
+def test_flags_are_texts_or_json_values_of_the_type_of_their_field():
+    words = ["--learning_rate", "1", "--weight_decay", ".5", "--code_temperature", "1", "0.5", "0.25", "--filter", "5"]
+    words += ["--no_soft_labels", "--cache-latents", "--lr_scheduler_kwargs", '{"num_cycles": 1}', "--eval_steps", "2"]
+    recipe = parse_rqt(str(FIXTURE), *words, "--streaming", "yes", "--num_train_epochs", "2", "--run_name", "7")
+    training, data = recipe.training, recipe.data
+    assert (training.learning_rate, training.weight_decay, training.code_temperature) == (1, 0.5, [1, 0.5, 0.25])
+    assert not training.soft_labels and training.cache_latents and training.lr_scheduler_kwargs == {"num_cycles": 1}
+    assert (training.num_train_epochs, training.max_steps, training.run_name) == (2, -1, "7")
+    assert (data.filter, data.streaming, training.eval_steps) == ("5", True, 2)
+
+
+def test_sampling_settings_of_a_recipe_are_no_facts_of_its_card():
+    recipe = parse_rqt(str(FIXTURE))
+    assert recipe.sampling == {"top_k": 100, "top_p": 0.9} and "sampling" not in recipe.card
+    assert parse_rqt("--dataset_name", "mine", default=FIXTURE).sampling == {}
+
+
+# What every entry refuses: a field, bad values, and what an error says after "`FIELD` must be ".
+RANGES = [
+    ("condition_dropout", [2, -1, math.nan], "in [0, 1]"),
+    ("bpe_dropout", [7], "in [0, 1]"),
+    ("self_correction", [7], "in [0, 1]"),
+    ("self_correction_passes", [0], "at least 1"),
+    ("self_correction_top_p", [0, 1.5], "in (0, 1]"),
+    ("code_temperature", [[0.5, -1], [0, 1]], "greater than 0"),
+    ("perceptual_weight", [-1, math.nan], "at least 0"),
+    ("adversarial_weight", [-1, math.inf], "at least 0"),
+    ("ema_decay", [2, 1], "in [0, 1)"),
+    ("eval_pictures", [-4], "at least 0"),
+    ("lora_rank", [0], "at least 1"),
+    ("lora_dropout", [1], "in [0, 1)"),
+    ("save_dtype", ["float8"], "'float16' or 'bfloat16' or None"),
+    ("early_stopping_patience", [0], "at least 1"),
+    ("num_train_epochs", [0], "greater than 0"),
+    ("gradient_accumulation_steps", [0], "at least 1"),
+    ("save_total_limit", [1], "at least 2"),
+    ("seed", [-1, 2**40], "in [0, 4294967295]"),
+    ("max_steps", [0], "at least 1, or -1 to train for `num_train_epochs`"),
+    ("num_caption_variants", [0, -1], "at least 1"),
+    ("max_train_samples", [0], "at least 1"),
+]
+
+
+@pytest.mark.parametrize("name, values, expected", RANGES, ids=[row[0] for row in RANGES])
+def test_recipes_flags_and_python_refuse_the_same_values_in_the_same_words(tmp_path, name, values, expected):
+    stage = parse_rqvae if name in ("perceptual_weight", "adversarial_weight") else parse_rqt
+    arguments = RQVAETrainingArguments if stage is parse_rqvae else RQTransformerTrainingArguments
+    section = "data" if name in {each.name for each in fields(CodeDataArguments)} else "training"
+    path = tmp_path / "mine.json"
+    for value in values:
+        messages = []
+        for way in ("recipe", "flag", "python"):
+            path.write_text(json.dumps({section: {name: value}} if way == "recipe" else {}))
+            words = [json.dumps(each) for each in (value if isinstance(value, list) else [value])]
+            words = [str(value)] if isinstance(value, str) else words
+            with pytest.raises(ValueError) as error:
+                if way == "python" and section == "data":
+                    CodeDataArguments(**{name: value})
+                elif way == "python":
+                    arguments(str(tmp_path / "run"), use_cpu=True, **{name: value})
+                else:
+                    stage(str(path), *([f"--{name}", *words] if way == "flag" else []))
+            messages.append(str(error.value).removeprefix("Recipe 'mine', section `training`: "))
+        assert messages[0] == messages[1] == messages[2]
+        limit = "a finite number" if value in (math.inf, math.nan) else expected
+        assert messages[0].startswith(f"`{name}` must be {limit}, got ")
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.json"]
+
+
+@pytest.mark.parametrize(
+    "section, facts, message",
+    [
+        ("training", {"max_steps": 2.7}, "section `training`: `max_steps` must be int, got 2.7"),
+        ("training", {"learning_rate": None}, "section `training`: `learning_rate` must be float, got None"),
+        ("data", {"filter": 5}, r"section `data`: `filter` must be str or None, got 5"),
+        ("data", {"transform": []}, r"section `data`: `transform` must be str, got \[\]"),
+        ("card", {"metrics": []}, r"`card`: `metrics` must be dict\[str, float\], got \[\]"),
+    ],
+)
+def test_values_of_the_wrong_type_in_a_recipe_are_refused_with_their_section(tmp_path, section, facts, message):
+    (tmp_path / "mine.json").write_text(json.dumps({section: facts}))
+    with pytest.raises(ValueError, match=message):
+        parse_rqvae(str(tmp_path / "mine.json"))
+
+
+def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="`self_correction` must be 0"):
         parse_rqt(str(FIXTURE), "--self_correction", "0.5", "--soft_labels", "false")

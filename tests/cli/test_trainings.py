@@ -89,7 +89,7 @@ def test_a_transformer_recipe_trains_two_steps(name, data, tmp_path):
     steps = logged(output)
     assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
     pipe = RQImageGenerationPipeline.from_pretrained(output)
-    for field, value in recipe["card"]["sampling"].items():
+    for field, value in recipe["sampling"].items():
         assert getattr(pipe.transformer.generation_config, field) == value
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Features of pictures, against other implementations and definitions."""
 
-import pickle
-
 import pytest
 import torch
 from picture_sets import Pixels, write_inception
@@ -11,7 +9,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from rq_hf.evaluation.features import (
     EfficientNetLite0,
-    PictureFiles,
+    ImageFiles,
     build_extractor,
     distance_name,
     extract_features,
@@ -65,29 +63,49 @@ def test_inception_gives_torch_fidelitys_features_and_logits(tmp_path):
     assert distance_name(extractor) == "fid" and distance_name(extractor, "rfid") == "rfid"
 
 
-def test_inception_weights_that_run_code_are_refused(tmp_path):
+def test_files_that_are_no_inception_weights_are_refused_and_run_no_code(tmp_path):
     class Hostile:
         def __reduce__(self):
             return (tmp_path.joinpath("ran").touch, ())
 
     torch.save({"weight": Hostile()}, tmp_path / "inception.pth")
-    with pytest.raises(pickle.UnpicklingError):
-        build_extractor(tmp_path / "inception.pth")
+    to_pil(torch.zeros(1, 3, 8, 8))[0].save(tmp_path / "picture.png")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    for name in ("inception.pth", "picture.png", "other.pth"):
+        with pytest.raises(ValueError, match=f"`name` must be a file of Inception weights, got '.*{name}'"):
+            build_extractor(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
 def test_features_do_not_depend_on_the_batch_size_and_grey_is_repeated(lite0, pictures):
-    whole, parts = (extract_features(lite0, Pixels(pictures), batch_size) for batch_size in (8, 3))
-    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
-    grey = extract_features(lite0, Pixels(pictures[:, :1]))
-    torch.testing.assert_close(grey, extract_features(lite0, Pixels(pictures[:, [0, 0, 0]])))
+    samples = [sample | {"style": str(index)} for index, sample in enumerate(Pixels(pictures))]
+    whole, parts = (extract_features(lite0, samples, batch_size) for batch_size in (8, 3))
+    torch.testing.assert_close(whole["features"], parts["features"], rtol=1e-4, atol=1e-4)
+    assert whole["style"] == parts["style"] == list("01234567")
+    grey, rgb = (extract_features(lite0, Pixels(pictures[:, channels])) for channels in ([0], [0, 0, 0]))
+    torch.testing.assert_close(grey["features"], rgb["features"])
+
+
+@pytest.mark.parametrize("change", [lambda x: x * torch.nan, lambda x: x * 127.5 + 127.5, lambda x: x - 0.5])
+def test_pixels_that_are_not_in_range_are_refused(pictures, change):
+    with pytest.raises(ValueError, match=r"`pixel_values` must be in \[-1, 1\], got pixels from "):
+        extract_features(build_extractor("pixels"), Pixels(change(pictures)))
+
+
+def test_pictures_of_several_sizes_and_features_that_are_not_finite_are_refused(pictures):
+    mixed = [*Pixels(pictures[:2]), *Pixels(pictures[:1, :, :8])]
+    with pytest.raises(ValueError, match=r"must have one shape, got \[\(3, 8, 16\), \(3, 16, 16\)\]"):
+        extract_features(build_extractor("pixels"), mixed, batch_size=2)
+    broken = torch.nn.Sequential(build_extractor("pixels"), torch.nn.Threshold(2, torch.nan))
+    with pytest.raises(ValueError, match="`features` must be finite"):
+        extract_features(broken, Pixels(pictures))
 
 
 def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path):
     for number, image in enumerate(to_pil(pictures)):
         image.save(tmp_path / f"{number:06d}.png")
     (tmp_path / "prompts.jsonl").touch()
-    files = PictureFiles(tmp_path)
+    files = ImageFiles(tmp_path)
     assert len(files) == len(pictures)
     read = torch.stack([files[index]["pixel_values"] for index in range(len(files))])
     assert (read - pictures).abs().max() <= 0.5 / 127.5 + 1e-6
@@ -98,4 +116,4 @@ def test_an_unknown_extractor_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
         build_extractor("resnet")
     with pytest.raises(ValueError, match="got none"):
-        PictureFiles(tmp_path)
+        ImageFiles(tmp_path)

@@ -9,15 +9,22 @@ import torch
 from picture_sets import MeanColour, Pixels
 from PIL import Image
 
-from rq_hf.evaluation.features import PictureFiles, extract_features
-from rq_hf.evaluation.prompt_accuracy import copy_rates, evaluate_prompts, judge_prompts, prompt_accuracy
+from rq_hf.evaluation.features import ImageFiles, extract_features
+from rq_hf.evaluation.prompt_accuracy import copy_rates, evaluate_prompts, judge_prompts, prompt_accuracy, read_prompts
 from rq_hf.images import to_uint8
 
 MATERIALS = [["3d", "fluent", "flat"]]
 # Six real pictures whose only feature is a number.
 FEATURES = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [30.0]])
-CONCEPTS = ["cat", "dog", "cow", "cat", "dog", "cat"]
-STYLES = ["3d", "3d", "3d", "flat", "flat", "noto"]
+COLUMNS = {
+    "concept": ["cat", "dog", "cow", "cat", "dog", "cat"],
+    "style": ["3d", "3d", "3d", "flat", "flat", "noto"],
+}
+
+
+def real_samples(pictures: torch.Tensor) -> list[dict]:
+    rows = zip(pictures, *COLUMNS.values(), strict=True)
+    return [dict(zip(("pixel_values", *COLUMNS), row, strict=True)) for row in rows]
 
 
 # Of a drawing with this feature: how many real pictures are nearer than the nearest one of the concept.
@@ -37,7 +44,7 @@ STYLE_HITS = [
 
 
 def judge(feature: float, groups=(), **prompt) -> dict:
-    return judge_prompts(torch.tensor([[feature]]), [prompt], FEATURES, CONCEPTS, STYLES, groups)[0]
+    return judge_prompts(torch.tensor([[feature]]), [prompt], COLUMNS | {"features": FEATURES}, groups)[0]
 
 
 @pytest.mark.parametrize("feature, concept, rank", RANKS)
@@ -82,16 +89,15 @@ def test_copies_are_what_the_rqvae_makes_of_training_pictures(make_rqvae, pictur
 def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_path):
     prompts = [{"prompt": "rocket", "concept": "cat", "style": "3d"}, {"prompt": "a red heart", "concept": "dog"}]
     (tmp_path / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, prompts)) + "\n")
-    real, output = Pixels(pictures[:6]), tmp_path / "figures.json"
+    real, output = real_samples(pictures[:6]), tmp_path / "results.json"
     results = evaluate_prompts(
-        tiny_pipeline, tmp_path / "prompts.jsonl", real, CONCEPTS, STYLES, tmp_path / "drawn",
+        tiny_pipeline, tmp_path / "prompts.jsonl", real, tmp_path / "drawn",
         extractor=MeanColour(), originals=real, temperature=0.5, output=output,
     )  # fmt: skip
     assert json.loads(output.read_text()) == results
     assert results["num_pictures"] == 2 and results["sampling"]["temperature"] == 0.5
-    features = extract_features(MeanColour(), PictureFiles(tmp_path / "drawn"))
-    real_features = extract_features(MeanColour(), real)
-    rows = judge_prompts(features, prompts, real_features, CONCEPTS, STYLES)
+    features = extract_features(MeanColour(), ImageFiles(tmp_path / "drawn"))["features"]
+    rows = judge_prompts(features, prompts, extract_features(MeanColour(), real))
     assert results["metrics"].items() >= prompt_accuracy(rows).items()
     assert results["metrics"]["near_copies"] >= results["metrics"]["exact_copies"] >= 0
     assert [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()] == rows
@@ -102,6 +108,14 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
 @pytest.mark.parametrize("wrong", [{"concept": "horse"}, {"style": "oil"}, {"concept": None}, {"prompt": ""}])
 def test_prompts_that_no_real_picture_can_answer_are_refused(tiny_pipeline, pictures, tmp_path, wrong):
     prompt = {"prompt": "a cat", "concept": "cat", "style": "3d"} | wrong
-    with pytest.raises(ValueError, match="`prompts` must hold a prompt and a concept and style of `pictures`, got {"):
-        evaluate_prompts(tiny_pipeline, [prompt], Pixels(pictures), CONCEPTS, STYLES, tmp_path)
+    with pytest.raises(ValueError, match="`prompts` must hold a prompt and a concept and style of `samples`, got {"):
+        evaluate_prompts(tiny_pipeline, [prompt], real_samples(pictures[:6]), tmp_path, extractor=MeanColour())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["{", "7", '"a cat"', "\ud800"])
+def test_a_line_that_is_no_prompt_is_named(tmp_path, line):
+    content = f'{{"prompt": "a cat"}}\n\n{line}\n'.encode("utf-8", "surrogatepass")
+    (tmp_path / "prompts.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"`prompts` '.*prompts.jsonl', line 3, must be a JSON object"):
+        read_prompts(tmp_path / "prompts.jsonl")

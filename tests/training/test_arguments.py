@@ -7,14 +7,14 @@ import json
 import pytest
 
 from rq_hf.training import RQTransformerTrainingArguments, RQVAETrainingArguments
-from rq_hf.training.arguments import CodeDataArguments, DataArguments, read_recipe
+from rq_hf.training.arguments import CodeDataArguments, DataArguments, Recipe, read_recipe
 
 
 def test_a_recipe_may_lack_sections_and_its_paths_that_begin_with_a_dot_are_relative_to_it(tmp_path):
     data = {"dataset_name": "./pictures", "rqvae_name_or_path": "../rqvae", "filter": "a=.b", "max_eval_samples": 3}
     (tmp_path / "mine.json").write_text(json.dumps({"data": data, "card": {"license": "./x"}}))
     paths = {"dataset_name": str(tmp_path / "pictures"), "rqvae_name_or_path": str(tmp_path.parent / "rqvae")}
-    expected = {"model": {}, "training": {}, "data": data | paths, "card": {"license": "./x"}}
+    expected = {"model": {}, "training": {}, "data": data | paths, "card": {"license": "./x"}, "sampling": {}}
     assert read_recipe(tmp_path / "mine.json") == expected
 
 
@@ -28,9 +28,9 @@ def test_an_unknown_recipe_is_refused_with_the_names_of_all(tmp_path):
     "text, match",
     [
         ("{", "must be valid JSON"),
-        ("[]", "must be an object of the objects model, training, data, card"),
+        ("[]", "must be an object of the objects model, training, data, sampling, card"),
         ('{"model": 3}', "must be an object of the objects"),
-        ('{"trainning": {}}', r"must be model, training, data, card; got \['trainning'\]"),
+        ('{"trainning": {}}', r"must be model, training, data, sampling, card; got \['trainning'\]"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, match):
@@ -55,11 +55,42 @@ def test_bad_data_arguments_are_refused():
     "arguments, changes, match",
     [
         (RQVAETrainingArguments, {"torch_compile": True}, "`fp16` and `torch_compile` must be False with a discrim"),
-        (RQVAETrainingArguments, {"save_total_limit": 1}, "`save_total_limit` must be at least 2"),
         (RQVAETrainingArguments, {"early_stopping_patience": 2}, "`eval_strategy` must not be 'no' with `early_stop"),
         (RQTransformerTrainingArguments, {"lora_rank": 2}, "`model_name_or_path` must be given with `lora_rank`"),
     ],
 )
-def test_training_arguments_that_cannot_work_are_refused(tmp_path, arguments, changes, match):
+def test_training_arguments_that_cannot_work_together_are_refused(tmp_path, arguments, changes, match):
     with pytest.raises(ValueError, match=match):
         arguments(output_dir=str(tmp_path), use_cpu=True, **changes)
+
+
+def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
+    arguments = RQVAETrainingArguments(tmp_path, use_cpu=True, learning_rate=1, num_train_epochs=2, report_to=["none"])
+    assert arguments.learning_rate == 1 and arguments.output_dir == str(tmp_path)
+    for name, value, expected in (
+        ("max_steps", True, "int"),
+        ("learning_rate", None, "float"),
+        ("perceptual_net", "resnet", "'vgg' or 'lite0'"),
+        ("lr_scheduler_kwargs", 3, "dict or str or None"),
+    ):
+        with pytest.raises(ValueError) as error:
+            RQVAETrainingArguments(str(tmp_path), use_cpu=True, **{name: value})
+        assert str(error.value) == f"`{name}` must be {expected}, got {value!r}."
+    with pytest.raises(ValueError, match="`log_level` must be one of .*warning.*, got 'loud'"):
+        RQVAETrainingArguments(str(tmp_path), use_cpu=True, log_level="loud")
+
+
+@pytest.mark.parametrize(
+    "section, facts, message",
+    [
+        ("card", {"metrics": []}, r"Section `card`: `metrics` must be dict\[str, float\], got \[\]"),
+        ("card", {"licence": "mit"}, "Section `card`: there is no field `licence`; the closest one is `license`"),
+        ("card", {"sampling": {"top_k": 3}}, "Section `card`: there is no field `sampling`"),
+        ("sampling", {"temprature": 1}, "`temprature`; the closest one is `temperature`"),
+        ("sampling", {"top_k": [1.5]}, r"`top_k` must be int or list\[int\], got \[1.5\]"),
+    ],
+)
+def test_facts_and_sampling_settings_of_a_recipe_are_checked_with_it(tmp_path, section, facts, message):
+    training = RQVAETrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match=message):
+        Recipe(training, DataArguments(), **{section: facts})

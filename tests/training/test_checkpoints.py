@@ -11,7 +11,7 @@ from training_runs import assert_equal, logged, rqt_trainer, rqvae_trainer
 from transformers import TrainerCallback
 
 from rq_hf.training import resume_checkpoint
-from rq_hf.training.checkpoints import MARKER, whole_checkpoints
+from rq_hf.training.checkpoints import LOCK, MARKER, whole_checkpoints
 
 
 def write_checkpoint(folder: Path, whole: bool) -> str:
@@ -108,3 +108,4 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
     trainer.add_callback(SecondTraining)
     trainer.train()
     rqvae_trainer(tmp_path, max_steps=1).train()  # when the first has ended
+    assert not (tmp_path / LOCK).exists()

@@ -201,6 +201,19 @@ def test_labels_give_the_configuration(training, values, feature, names):
         }
 
 
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([None, -1], "labels, got 'words' without any"),
+        ([[1], [2]], r"class names or whole numbers, got a column of List\(Value\('int64'\)\)"),
+        ([{"bytes": b"a", "path": None}], "class names or whole numbers, got a column of {'bytes'"),
+    ],
+)
+def test_a_column_without_labels_is_refused(training, values, expected):
+    with pytest.raises(ValueError, match=f"`label_column` must hold {expected}"):
+        condition_config(CodeDataArguments(label_column="words"), training, None, {"train": make_rows(values)})
+
+
 def test_streamed_labels_need_class_labels_or_names(training):
     data, splits = CodeDataArguments(label_column="words"), {"train": make_rows([2, 0], stream=True)}
     with pytest.raises(ValueError, match="`label_column` must be a `ClassLabel` while streaming"):
@@ -217,6 +230,12 @@ def test_a_tokenizer_is_loaded_from_its_folder_or_from_a_pipeline(tiny_tokenizer
         assert loaded.get_vocab() == tiny_tokenizer.get_vocab()
     assert load_tokenizer(CAPTIONS, str(tmp_path / "pipeline")).get_vocab() == tiny_tokenizer.get_vocab()
     assert load_tokenizer(CodeDataArguments()) is None
+
+
+def test_captions_for_a_pipeline_without_a_tokenizer_are_refused(make_pipeline, tmp_path):
+    make_pipeline("class").save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=f"'{tmp_path}' has no tokenizer, which `caption_column` needs"):
+        load_tokenizer(CAPTIONS, str(tmp_path))
 
 
 def test_captions_without_a_tokenizer_of_fixed_length_are_refused(tiny_tokenizer, tmp_path):

@@ -51,7 +51,8 @@ def test_splits_are_filtered_and_limited(emoji, streaming):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"dataset_name": None}, "`dataset_name` must be a Hub id or a folder, got None"),
+        ({"dataset_name": ""}, "`dataset_name` must be a Hub id or a folder of data, got None"),
+        ({"dataset_name": "/"}, "`dataset_name` must be a Hub id or a folder of data, got '/'"),
         ({"train_split": "trian"}, "`train_split` must be one of"),
         ({"validation_split": "dev"}, "`validation_split` must be one of"),
         ({"image_column": "picture"}, "`image_column` must be one of the columns .*'image'.* got 'picture'"),
@@ -117,6 +118,11 @@ def test_rows_are_held_out_by_their_pictures_alone(tmp_path, caplog):
     assert caplog.messages[0] == f"{message}by a hash of their files."
 
 
+def test_rows_that_a_hold_out_would_take_altogether_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`hold_out` needs at least two different pictures, got 1 rows that it would"):
+        held_out(write_folder(tmp_path, 1))
+
+
 def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_taken(tmp_path, emoji):
     assert held_out(FIXTURE)["validation"] == set(emoji["validation"]["text"][:])
     folder = write_folder(tmp_path, 12)
@@ -130,14 +136,16 @@ def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_t
         {},
         {"train.parquet": "PAR1, or not"},
         {"train/a.csv": "image,text\na.png,a\n", "train/b.csv": "text,word\na,b\n"},
+        {"train/00000.tar": "no archive" * 300},
+        {"a.py": "", "train/a.csv": "image\na.png\n"},
     ],
 )
 def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / "a" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "a" / name).write_text(text)
     with pytest.raises(ValueError, match="`dataset_name` '.*' cannot be read: "):
-        load_splits(DataArguments(str(tmp_path)))
+        load_splits(DataArguments(str(tmp_path / "a")))
 
 
 def read_letter(row: dict, generator: torch.Generator) -> torch.Tensor:
@@ -181,6 +189,17 @@ def test_samples_depend_on_seed_epoch_and_index_alone(emoji):
     first = pixels(1, 0)
     assert torch.equal(first, pixels(1, 0))
     assert not torch.equal(first, pixels(1, 1)) and not torch.equal(first, pixels(0, 0))
+
+
+def test_each_row_and_epoch_has_a_draw_of_its_own_for_the_condition(emoji):
+    def draw(row: dict, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand((), generator=generator)
+
+    pictures, draws = make_pictures(emoji["train"].select([0] * 5), read_condition=draw), set()
+    for epoch in range(3):
+        pictures.set_epoch(epoch)
+        draws |= {pictures[index]["input_ids"].item() for index in range(5)}
+    assert len(draws) == 15
 
 
 def test_persistent_workers_see_the_epoch_change(emoji):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, list_repo_commits
+from huggingface_hub.errors import StrictDataclassError
 from picture_files import FIXTURE
 from safetensors.torch import load_file
 from training_runs import COMMON, RQVAE_FIELDS, assert_equal
@@ -24,7 +25,8 @@ from rq_hf.training import (
 )
 
 DATA = {"dataset_name": str(FIXTURE), "validation_split": "validation", "max_train_samples": 12, "max_eval_samples": 4}
-CARD = {"license": "cc-by-4.0", "summary": "A test.", "sampling": {"temperature": 0.5, "top_k": 7}}
+CARD = {"license": "cc-by-4.0", "summary": "A test."}
+SAMPLING = {"temperature": 0.5, "top_k": 7}
 SMALL = {"hidden_size": 16, "num_spatial_layers": 1, "num_depth_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
 
 
@@ -45,7 +47,8 @@ def rqt_recipe(folder: Path, models: str, model: dict | None = None, data: dict 
     options = COMMON | {"max_steps": 2, "eval_pictures": 2} | training
     arguments = RQTransformerTrainingArguments(output_dir=str(folder), **options)
     names = {"rqvae_name_or_path": models, "tokenizer_name_or_path": models, "caption_column": "text"}
-    return Recipe(arguments, CodeDataArguments(**DATA | names | (data or {})), SMALL if model is None else model, CARD)
+    data = CodeDataArguments(**DATA | names | (data or {}))
+    return Recipe(arguments, data, SMALL if model is None else model, CARD, SAMPLING)
 
 
 def test_stage_1_leaves_a_model_with_a_card(tmp_path):
@@ -72,6 +75,14 @@ def test_stage_2_leaves_a_pipeline_that_draws_with_the_settings_of_the_recipe(mo
     assert "| temperature | 0.5 |" in card.text and "image loss" in card.text
     assert f'pipe("{trainer.train_dataset.rows[0]["text"]}"' in card.text  # a prompt of the data
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
+
+
+def test_a_model_field_is_refused_before_anything_is_read(tmp_path):
+    for field, message in (({"hidden_siz": 8}, "`hidden_siz`"), ({"dropout": 2}, "`dropout` must be in")):
+        recipe = rqt_recipe(tmp_path / "run", "nowhere", SMALL | field, {"dataset_name": "nowhere"})
+        with pytest.raises((ValueError, StrictDataclassError), match=message):
+            train_rq_transformer(recipe)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("column", ["label_column", None])

@@ -67,6 +67,9 @@ def test_a_collator_reads_the_columns_that_are_named(make_rqvae, make_transforme
     batch = collator([{"picture": picture, "kind": "volcano"}, {"picture": picture, "kind": "goose"}])
     assert batch["input_ids"].tolist() == [[3], [1]]
     assert batch["pixel_values"][0, :, 3, 3].tolist() == [1, -1, -1]
+    for broken in (None, {"bytes": b"no picture", "path": None}):
+        with pytest.raises(ValueError, match="Column 'picture' must hold pictures that can be decoded"):
+            collator([{"picture": picture, "kind": "volcano"}, {"picture": broken, "kind": "goose"}])
 
 
 def test_conditions_that_a_collator_would_not_drop_are_refused(tmp_path):

@@ -63,19 +63,39 @@ def test_training_codes_are_hard_in_evaluations_and_drawn_in_training(tmp_path):
 
 @pytest.mark.parametrize("share, count", [(0.5, 2), (0.1, 1), (1.0, 4)])
 def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_to_them(tmp_path, share, count):
-    trainer = rqt_trainer(tmp_path, model={"dropout": 0.5}, self_correction=share, stochastic_codes=False)
-    trainer.model.generation_config.do_sample = False
+    options = {"self_correction": share, "self_correction_top_k": 1, "stochastic_codes": False}
+    trainer = rqt_trainer(tmp_path, model={"dropout": 0.5}, **options)
     inputs = batch(trainer)
     latents = trainer.rqvae.encode_latents(inputs["pixel_values"])
     hard, hard_residuals = trainer.rqvae.quantize(latents)
     codes, residuals = trainer.training_codes(inputs)
     assert trainer.model.training
-    expected = trainer.model.eval().redraw_codes(inputs["input_ids"], hard, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(expected[:count], hard[:count])
+    expected = trainer.model.eval().redraw_codes(inputs["input_ids"], hard, top_k=1)  # the likeliest
+    assert torch.equal(codes[:count], expected[:count]) and not torch.equal(codes[:count], hard[:count])
     assert torch.equal(codes[count:], hard[count:]) and torch.equal(residuals[count:], hard_residuals[count:])
     vectors = trainer.rqvae.codebook[0][codes[:count, ..., 0]]
     torch.testing.assert_close(residuals[:count, ..., 0, :], latents[:count])
     torch.testing.assert_close(residuals[:count, ..., 1, :], latents[:count] - vectors)  # what the own code leaves
+
+
+def test_sampling_defaults_of_the_model_do_not_change_its_training(tmp_path):
+    options = {"model": {"dropout": 0.0}, "max_steps": 2, "self_correction": 1.0}
+    runs = [rqt_trainer(tmp_path, **options) for _ in range(2)]
+    for name, value in {"do_sample": False, "temperature": 0.1, "top_k": 1, "top_p": 0.5}.items():
+        setattr(runs[1].model.generation_config, name, value)
+    for trainer in runs:
+        trainer.train()
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pictures_are_encoded_in_the_precision_of_the_training(tmp_path, training):
+    trainer = rqt_trainer(tmp_path, bf16=True)
+    inputs, seen = batch(trainer), []
+    trainer.rqvae.quant_conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trainer.model.train(training)
+    codes, residuals = trainer.training_codes(inputs)
+    assert seen == [torch.bfloat16] and residuals.dtype == torch.float32 and codes.dtype == torch.long
 
 
 def test_every_trained_parameter_gets_a_gradient(tmp_path):

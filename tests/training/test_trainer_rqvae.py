@@ -144,6 +144,27 @@ def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.parametrize("worker", [0, 1])
+@pytest.mark.parametrize("scale, expected", [(math.nan, "from nan to nan"), (255, "from -.* to 2.*")])
+def test_pixels_that_are_not_finite_or_out_of_range_are_refused(tmp_path, scale, expected, worker):
+    trainer = rqvae_trainer(tmp_path / "run", adversarial_weight=0.0, dataloader_num_workers=worker)
+    trainer.train_dataset.pictures = trainer.train_dataset.pictures * scale
+    for method in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match=rf"`pixel_values` must be in \[-1, 1\], got values {expected}"):
+            method()
+    assert list(tmp_path.iterdir()) == []  # neither a lock nor a folder
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer = rqvae_trainer(tmp_path / "run", adversarial_weight=0.0, **saving)
+    with torch.no_grad():
+        trainer.model.decoder.conv_out.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="The loss must be finite, got nan by step 1"):
+        trainer.train()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog):
     if is_torch_bf16_gpu_available():
         pytest.skip("a device with bf16")

@@ -16,25 +16,27 @@ likelihood  what a code of real pictures costs the transformer (Eq. 14)
 processes by `accelerate launch scripts/evaluate.py`. All need `pip install "rq_hf[eval]"`.
 """
 
-from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
+from torch.utils.data import ConcatDataset
 
 from ..evaluation.generation import evaluate_likelihood, evaluate_samples, process_state
 from ..evaluation.prompt_accuracy import evaluate_prompts
 from ..evaluation.reconstruction import evaluate_rqvae
 from ..evaluation.report import markdown_report
-from ..models import RQVAEConfig, RQVAEModel
+from ..models import RQVAEModel
 from ..models.sampling import seeded_generator
 from ..pipelines import CLIPRanker, load_component
-from ..training.arguments import DataArguments
-from ..training.data import PictureDataset, SampleReader, load_splits, read_dataset
-from ..training.transforms import TRANSFORMS, PictureTransform
+from ..training.arguments import CodeDataArguments
+from ..training.conditions import evaluation_samples
+from ..training.data import PictureDataset, read_dataset
+from ..training.transforms import TRANSFORMS
 from . import options
 
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options.CommandParser(prog="rq-hf evaluate", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     count = partial(options.integer, low=1)
-    beside = "tables, sheets and the folder of drawn pictures are written beside it"
+    beside = {"metavar": "FILE.json", "help": "tables, sheets and the folder of drawn pictures are written beside it"}
     for run in (rqvae, samples, prompts, likelihood):
         what = commands.add_parser(run.__name__, usage="%(prog)s MODEL [options]", description=run.__doc__)
         options.add_model_arguments(what)
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
         what.add_argument("--batch_size", type=count, default=32, help="(default: %(default)s)")
-        what.add_argument("--output", type=Path, metavar="FILE.json", required=run in (samples, prompts), help=beside)
+        what.add_argument("--output", type=report, required=run in (samples, prompts), **beside)
         if run is not rqvae:
             what.add_argument("--caption_column", help="column of captions, for a text model")
         if run is not likelihood:
@@ -79,17 +81,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts_parser.add_argument("--copies_of", metavar="SPLIT", help="add how many are copies of this split's")
     likelihood_parser.add_argument("--label_column", help="column of labels, for a class-conditional model")
     arguments = parser.parse_args(argv)
+    data, output = Path(arguments.dataset_name or ""), arguments.output
+    if arguments.dataset_name and output and output.with_suffix("").resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"`--output` must be outside of the folder of the data set, got {str(output)!r}.")
     if results := arguments.run(arguments):  # the main process has them
         print(markdown_report(results))
+
+
+def report(text: str) -> Path:
+    """An argparse type: the path of a report to write."""
+    if Path(text).suffix != ".json":
+        raise ArgumentTypeError(f"must end in .json, got {text!r}")
+    return Path(text)
 
 
 def rqvae(arguments: Namespace) -> dict[str, Any]:
     """Measure an RQ-VAE, alone or of a pipeline, on the pictures of a split."""
     dtype = getattr(torch, arguments.dtype)
     model = load_component(RQVAEModel, arguments.model, "rqvae", revision=arguments.revision, dtype=dtype)
-    _, pictures = real_pictures(arguments, model.config, [arguments.split])
+    samples = read_samples(arguments, [arguments.split], model.config)[arguments.split]
     return evaluate_rqvae(
-        model.to(arguments.device), pictures, extractor=arguments.feature_extractor,
+        model.to(arguments.device), samples, extractor=arguments.feature_extractor,
         **given(arguments, "lpips", "batch_size", "output"),
     )  # fmt: skip
 
@@ -97,21 +109,23 @@ def rqvae(arguments: Namespace) -> dict[str, Any]:
 def samples(arguments: Namespace) -> dict[str, Any]:
     """Draw pictures and compare them with real ones, those of a folder or of a split."""
     pipe = options.load_pipeline(arguments)
-    config, count = pipe.transformer.config, arguments.num_pictures
-    if arguments.dataset_name is not None:
-        if arguments.split is None:
-            raise ValueError("`--split` must be given with `--dataset_name`.")
-        rows, pictures = real_pictures(arguments, pipe.rqvae.config, [arguments.split], "caption_column")
-        arguments.reference = arguments.reference or pictures
+    config, count, split = pipe.transformer.config, arguments.num_pictures, arguments.split
+    is_cached = arguments.reference_features is not None and arguments.reference_features.exists()
+    if arguments.dataset_name is not None and split is None:
+        raise ValueError("`--split` must be given with `--dataset_name`.")
     if config.condition_length > 1:
         if arguments.dataset_name is None or arguments.caption_column is None:
             raise ValueError("`--dataset_name`, `--split` and `--caption_column` must be given for a text model.")
-        chosen = random_rows(rows, count, arguments.seed)
-        conditions = [first_value(rows[index], arguments.caption_column) for index in chosen]
+        real = read_samples(arguments, [split], pipe.rqvae.config, config, pipe.tokenizer)[split]
+        texts = captions(real)
+        conditions = [texts[index] for index in random_rows(real, count, arguments.seed)]
+        arguments.reference = arguments.reference or real
     elif config.vocab_size > 1:  # every class equally often
         conditions = [config.class_ids[index % config.num_classes] for index in range(count)]
     else:
         conditions = count
+    if arguments.dataset_name is not None and arguments.reference is None and not is_cached:
+        arguments.reference = read_samples(arguments, [split], pipe.rqvae.config)[split]
     clip = None
     if arguments.clip_model is not None:
         clip = CLIPRanker(arguments.clip_model)
@@ -125,61 +139,56 @@ def samples(arguments: Namespace) -> dict[str, Any]:
 
 def prompts(arguments: Namespace) -> dict[str, Any]:
     """Draw prompts and judge the pictures by the nearest real ones, those of all splits."""
-    asked = arguments.prompts
-    if asked is None and arguments.split is None:
+    if arguments.prompts is None and arguments.split is None:
         raise ValueError("`--split` must be given without `--prompts`, got None.")
-    pipe, numbers = options.load_pipeline(arguments), None
-    real, pictures = real_pictures(arguments, pipe.rqvae.config, read_dataset(arguments.dataset_name))
-    if not {"concept", "style"} <= set(real.column_names):
-        raise ValueError(f"`--dataset_name` must have columns `concept` and `style`, got {real.column_names}.")
+    splits = list(read_dataset(arguments.dataset_name))
+    for flag in ("split", "copies_of"):
+        if getattr(arguments, flag) not in (None, *splits):
+            raise ValueError(f"`--{flag}` must be one of {splits}, got {getattr(arguments, flag)!r}.")
+    pipe, asked, numbers, configs = options.load_pipeline(arguments), arguments.prompts, None, []
     if asked is None:
-        rows, _ = real_pictures(arguments, pipe.rqvae.config, [arguments.split], "caption_column")
-        numbers = random_rows(rows, arguments.num_prompts or len(rows), arguments.seed)
-        asked = [
-            {"prompt": first_value(row, arguments.caption_column), "concept": row["concept"], "style": row["style"]}
-            for row in (rows[index] for index in numbers)
-        ]
-    originals = None
-    if arguments.copies_of is not None:
-        _, originals = real_pictures(arguments, pipe.rqvae.config, [arguments.copies_of])
+        configs = [pipe.transformer.config, pipe.tokenizer]
+    else:
+        arguments.caption_column = None
+    real = read_samples(arguments, splits, pipe.rqvae.config, *configs, columns=("concept", "style"))
+    if asked is None:
+        own = real[arguments.split]
+        numbers = random_rows(own, arguments.num_prompts or len(own), arguments.seed)
+        columns = {"prompt": captions(own), "concept": own.rows["concept"], "style": own.rows["style"]}
+        asked = [{name: values[number] for name, values in columns.items()} for number in numbers]
     return evaluate_prompts(
-        pipe, asked, pictures, real["concept"], real["style"], arguments.output.with_suffix(""), numbers=numbers,
-        extractor=arguments.feature_extractor, style_groups=arguments.style_group, originals=originals,
+        pipe, asked, ConcatDataset(real.values()), arguments.output.with_suffix(""), numbers=numbers,
+        extractor=arguments.feature_extractor, style_groups=arguments.style_group,
+        originals=real.get(arguments.copies_of),
         **given(arguments, "batch_size", "seed", "output"), **options.drawing_options(arguments),
     )  # fmt: skip
 
 
 def likelihood(arguments: Namespace) -> dict[str, Any]:
     """Measure what a code of real pictures costs the transformer."""
-    pipe, conditions = options.load_pipeline(arguments), None
-    columns = ("caption_column", "label_column")
-    rows, pictures = real_pictures(arguments, pipe.rqvae.config, [arguments.split], *columns)
-    if column := arguments.caption_column or arguments.label_column:
-        conditions = [first_value(row, column) for row in rows]
-    return evaluate_likelihood(pipe, pictures, conditions, **given(arguments, "batch_size", "output"))
+    pipe = options.load_pipeline(arguments)
+    configs = (pipe.rqvae.config, pipe.transformer.config)
+    samples = read_samples(arguments, [arguments.split], *configs, pipe.tokenizer)[arguments.split]
+    return evaluate_likelihood(pipe, samples, **given(arguments, "batch_size", "output"))
 
 
-def real_pictures(
-    arguments: Namespace, config: RQVAEConfig, splits: Iterable[str], *columns: str
-) -> tuple[datasets.Dataset, PictureDataset]:
-    """Rows of splits with undecoded pictures, and their pixels for an RQ-VAE. Other `columns` must be there too."""
-    names = given(arguments, "dataset_name", "image_column", "filter", *columns)
-    rows = datasets.concatenate_datasets(
-        [load_splits(DataArguments(train_split=split, **names))["train"] for split in splits]
-    )
-    transform = PictureTransform(config.image_size, config.num_channels, arguments.transform, training=False)
-    reader = SampleReader(transform, image_column=arguments.image_column)
-    return rows, PictureDataset(rows.select_columns([arguments.image_column]), reader)
+def read_samples(arguments: Namespace, splits: Sequence[str], *configs: Any, **columns) -> dict[str, PictureDataset]:
+    """The samples of splits, see [`evaluation_samples`]."""
+    names = {each.name for each in fields(CodeDataArguments)} & vars(arguments).keys()
+    return evaluation_samples(CodeDataArguments(**given(arguments, *names)), splits, *configs, **columns)
 
 
-def first_value(row: dict[str, Any], column: str) -> str | int | None:
-    """The caption or label of a row; of several captions the first."""
-    return next(iter(row[column]), None) if isinstance(row[column], list) else row[column]
+def captions(samples: PictureDataset) -> list[str]:
+    """The caption of each sample; of several the first."""
+    reader = samples.reader.read_condition
+    return [reader.parse(value)[0] for value in samples.rows[reader.column]]
 
 
-def random_rows(rows: datasets.Dataset, size: int, seed: int) -> list[int]:
-    """Indexes of `size` random rows, sorted."""
-    return torch.randperm(len(rows), generator=seeded_generator(seed))[:size].sort().values.tolist()
+def random_rows(samples: PictureDataset, size: int, seed: int) -> list[int]:
+    """Indexes of `size` random samples, sorted."""
+    if size > len(samples):
+        raise ValueError(f"`--split` must have {size} captions or more, got {len(samples)}.")
+    return torch.randperm(len(samples), generator=seeded_generator(seed))[:size].sort().values.tolist()
 
 
 def given(arguments: Namespace, *names: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
-from ..images import coarse_to_fine_sheet, decode_picture
+from ..evaluation.reconstruction import coarse_to_fine_sheet
+from ..images import decode_picture
 from ..models import RQVAEModel
 from ..pipelines import load_component
 from .options import CommandParser, command, picture_path, write_sheet

@@ -1,13 +1,18 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Sets of pictures, and frozen networks that turn them into features.
+"""Data sets of pictures, and frozen networks that turn pictures into features.
+
+A sample is a dictionary: `pixel_values` `(C, h, w)` in [-1, 1] and what else is known of the picture, such as its
+`input_ids`. All that is known of a picture comes from its sample, so that pictures and conditions cannot part.
 
 Symbols: B pictures of a batch, N pictures of a set, C channels, h x w pixels, F features.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +34,13 @@ class InceptionV3(nn.Module):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         if weights is not None:
-            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run a hostile pickle
-            weights = str(weights)
-        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
+            try:
+                torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run a hostile pickle
+                self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights))
+            except Exception as error:  # of a file of another kind: UnpicklingError, EOFError, RuntimeError and others
+                raise ValueError(f"`name` must be a file of Inception weights, got {str(weights)!r}.") from error
+        else:
+            self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         self.requires_grad_(False).eval()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -104,45 +113,84 @@ def build_extractor(name: str | Path | nn.Module) -> nn.Module:
     raise ValueError(f"`name` must be one of {list(extractors)} or a file of Inception weights, got {str(name)!r}.")
 
 
-class PictureFiles(Dataset):
+class ImageFiles(Dataset):
     """
-    Pictures as RGB pixels in [-1, 1]: items are `{"pixel_values": (3, h, w)}`.
+    Samples of picture files: RGB `pixel_values` `(3, h, w)` in [-1, 1].
 
     Args:
         source (`str`, `Path` or `Sequence[Path]`): PNG or JPEG files of one size, or a folder of them, which is read
             in the order of names.
+        columns (`Sequence`, *optional*): Further entries of the samples, such as `caption`: a value for each picture.
     """
 
-    def __init__(self, source: str | Path | Sequence[Path]):
+    def __init__(self, source: str | Path | Sequence[Path], **columns: Sequence[Any]):
         if isinstance(source, (str, Path)):
             endings = {".png", ".jpg", ".jpeg"}
             source = sorted(path for path in Path(source).glob("[!.]*") if path.suffix.lower() in endings)
-        self.paths = list(source)
+        self.paths, self.columns = list(source), columns
         if not self.paths:
             raise ValueError("`source` must be PNG or JPEG files or a folder of them, got none.")
+        for name, values in columns.items():
+            if len(values) != len(self.paths):
+                raise ValueError(f"`{name}` must be one for each of {len(self)} pictures, got {len(values)}.")
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         pixels = np.array(decode_picture(self.paths[index]))
-        return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1}  # (3, h, w)
+        pixel_values = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1  # (3, h, w)
+        return {"pixel_values": pixel_values} | {name: values[index] for name, values in self.columns.items()}
 
 
-def pixel_batches(pictures: Dataset, batch_size: int) -> Iterator[torch.Tensor]:
-    """Batches `(B, C, h, w)` in [-1, 1] of a data set whose items are `{"pixel_values": (C, h, w)}`."""
-    for batch in tqdm(DataLoader(pictures, batch_size), desc="Pictures", unit="batch", leave=False):
-        yield batch["pixel_values"]
+def sample_batches(samples: Dataset, batch_size: int) -> Iterator[dict[str, Any]]:
+    """
+    Batches of samples. Tensors are stacked, such as `pixel_values` `(B, C, h, w)`; other entries become lists.
+
+    Raises:
+        `ValueError`: If the pictures differ in size, or have pixels outside [-1, 1].
+    """
+    shapes = set()
+    for items in tqdm(DataLoader(samples, batch_size, collate_fn=list), desc="Pictures", unit="batch", leave=False):
+        shapes |= {tuple(item["pixel_values"].shape) for item in items}
+        if len(shapes) > 1:
+            raise ValueError(f"Pictures of a data set must have one shape, got {sorted(shapes)}.")
+        batch = {name: [item[name] for item in items] for name in items[0]}
+        batch = {name: torch.stack(each) if torch.is_tensor(each[0]) else each for name, each in batch.items()}
+        pixel_values = batch["pixel_values"]
+        if not (pixel_values.abs() <= 1.001).all():  # also for NaN
+            low, high = pixel_values.min().item(), pixel_values.max().item()
+            raise ValueError(f"`pixel_values` must be in [-1, 1], got pixels from {low:.4g} to {high:.4g}.")
+        yield batch
 
 
 @torch.no_grad()
 def extract_features(
-    extractor: nn.Module, pictures: Dataset, batch_size: int = 32, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Features `(N, F)`, on the CPU, of pictures `{"pixel_values": (C, h, w)}` in [-1, 1], computed on `device`."""
+    extractor: nn.Module, samples: Dataset, batch_size: int = 32, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """
+    Computes the features of samples on `device`.
+
+    Returns:
+        `dict` with `features` `(N, F)` on the CPU and a list of N values for each other entry of the samples.
+    """
     extractor.to(device)
-    batches = (to_rgb(to_uint8(batch)).to(device) for batch in pixel_batches(pictures, batch_size))
-    return torch.cat([extractor(batch).float().cpu() for batch in batches])
+    parts, columns = [], defaultdict(list)
+    for batch in sample_batches(samples, batch_size):
+        parts.append(extractor(to_rgb(to_uint8(batch.pop("pixel_values"))).to(device)).float().cpu())
+        for name, values in batch.items():
+            columns[name] += values
+    features = torch.cat(parts)
+    check_features("features", features)
+    return {"features": features, **columns}
+
+
+def check_features(name: str, features: torch.Tensor, num_features: int | None = None) -> None:
+    """Refuses features `(N, F)` that are not finite or not of the expected width."""
+    if features.ndim != 2 or features.shape[1] != (num_features or features.shape[1]):
+        raise ValueError(f"`{name}` must have shape (pictures, {num_features}), got {tuple(features.shape)}.")
+    if not features.isfinite().all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
 
 
 def frechet_distance(num_features: int) -> nn.Module:

@@ -5,6 +5,7 @@
 Symbols: B pictures of a batch, N drawn pictures, R real ones, C channels, h x w pixels, F features, D code depth.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,17 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..models.sampling import SAMPLING_FIELDS, seeded_generator
-from ..pipelines import CLIPRanker, RQImageGenerationPipeline
-from .features import PictureFiles, build_extractor, distance_name, extract_features, frechet_distance, pixel_batches
-from .report import write_report
+from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
+from .features import (
+    ImageFiles,
+    build_extractor,
+    check_features,
+    distance_name,
+    extract_features,
+    frechet_distance,
+    sample_batches,
+)
+from .report import write_report, write_whole
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +39,7 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def draw_pictures(
+def generate_images(
     pipe: RQImageGenerationPipeline,
     conditions: Sequence[str] | Sequence[int] | int,
     folder: str | Path,
@@ -51,18 +60,29 @@ def draw_pictures(
         pipe ([`RQImageGenerationPipeline`]): Draws the pictures.
         conditions (`Sequence[str]`, `Sequence[int]` or `int`): Captions, class labels, or the number of pictures of
             an unconditional model.
-        folder (`str` or `Path`): Where the PNG files are written.
-        numbers (`Sequence[int]`, *optional*): A number for each picture instead of 0, 1, 2, ...
+        folder (`str` or `Path`): Where the PNG files are written; it may hold nothing else.
+        numbers (`Sequence[int]`, *optional*): A different number for each picture instead of 0, 1, 2, ...
         batch_size (`int`, *optional*, defaults to 32): Pictures that are drawn at once.
         seed (`int`, *optional*, defaults to 0): Seed of all pictures.
         options: Arguments of the pipeline's call, such as `temperature`, or `num_candidates` and `ranker`.
 
     Returns:
         `list[Path]` of the files of all pictures.
+
+    Raises:
+        `ValueError`: If numbers repeat, or the folder holds other files.
     """
     folder = Path(folder)
     count = conditions if isinstance(conditions, int) else len(conditions)
     numbers = list(range(count) if numbers is None else numbers)
+    if len(numbers) != count or len(set(numbers)) != count:
+        raise ValueError(f"`numbers` must be a different one for each of {count} pictures, got {numbers!s:.100}.")
+    others = [path.name for path in folder.glob("[!.]*") if not re.fullmatch(r"\d{6,}\.png", path.name)]
+    if others:
+        raise ValueError(f"`folder` must hold drawn pictures only, got {str(folder)!r} with {min(others)!r}.")
+    for name, scorer in (("ranker", CLIPRanker), ("classifier", ImageClassifier)):  # loaded once, not in each batch
+        if isinstance(options.get(name), (str, Path)) and options[name] != "likelihood":
+            options[name] = scorer(options[name])
     paths = [folder / f"{number:06d}.png" for number in numbers]
     state = process_state()
     own = range(count)[state.process_index :: state.num_processes]
@@ -79,13 +99,20 @@ def draw_pictures(
             asked = {name: [conditions[index] for index in part]}
         generators = [seeded_generator(seed, numbers[index]) for index in part]
         images = pipe(**asked, generator=generators, **options).images
-        folder.mkdir(parents=True, exist_ok=True)  # a refused call leaves no folder
         for index, image in zip(part, images, strict=True):
-            unfinished = paths[index].with_suffix(".part")
-            image.save(unfinished, format="png")
-            unfinished.replace(paths[index])  # a killed run leaves no half-written PNG
+            with write_whole(paths[index]) as unfinished:  # a killed run leaves no half-written picture
+                image.save(unfinished)
     state.wait_for_everyone()
     return paths
+
+
+def check_counts(extractor: nn.Module, count: int, num_real: int | None, precision_recall: bool) -> None:
+    """Refuses fewer pictures than variances, three neighbours and the ten parts of the Inception score need."""
+    least_real = 4 if precision_recall else 1 if num_real is None else 2
+    least = max(least_real, 10 if hasattr(extractor, "logits") else 1)
+    if count < least or (num_real is not None and num_real < least_real):
+        needed = f"{least} `conditions` and, if any, {least_real} pictures of `reference`"
+        raise ValueError(f"These metrics need at least {needed}, got {count} and {num_real}.")
 
 
 def generation_metrics(
@@ -98,12 +125,18 @@ def generation_metrics(
         `dict` with `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
         `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`,
         its deviation over ten parts of the set.
+
+    Raises:
+        `ValueError`: If features are not finite, differ in width, or are of too few pictures.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     metrics = {}
+    check_counts(extractor, len(features), None if real_features is None else len(real_features), precision_recall)
+    check_features("features", features)
     if real_features is not None:
+        check_features("real_features", real_features, features.shape[1])
         if min(len(features), len(real_features)) <= features.shape[1]:
             logger.warning(f"A Fréchet distance of fewer than {features.shape[1] + 1} pictures is far too large.")
         distance = frechet_distance(features.shape[1])
@@ -119,11 +152,10 @@ def generation_metrics(
 
 
 @torch.no_grad()
-def clip_score(pictures: Dataset, captions: Sequence[str], clip: CLIPRanker, batch_size: int = 32) -> float:
-    """Mean cosine similarity of pictures `{"pixel_values": (C, h, w)}` and their captions, by a CLIP model."""
-    parts = (captions[start : start + batch_size] for start in range(0, len(captions), batch_size))
-    batches = zip(pixel_batches(pictures, batch_size), parts, strict=True)
-    return torch.cat([clip.score(pixel_values, part) for pixel_values, part in batches]).double().mean().item()
+def clip_score(samples: Dataset, clip: CLIPRanker, batch_size: int = 32) -> float:
+    """Mean cosine similarity of `pixel_values` and `caption` of samples, by a CLIP model."""
+    batches = sample_batches(samples, batch_size)
+    return torch.cat([clip.score(batch["pixel_values"], batch["caption"]) for batch in batches]).double().mean().item()
 
 
 def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> dict[str, Any]:
@@ -151,9 +183,9 @@ def evaluate_samples(
     Draws pictures into a folder and compares them with real ones (Tables 1 to 3).
 
     Args:
-        pipe, conditions, folder, batch_size, seed, options: See [`draw_pictures`].
+        pipe, conditions, folder, batch_size, seed, options: See [`generate_images`].
         reference (`Dataset`, `str` or `Path`, *optional*): Real pictures: a folder of PNG or JPEG files of one size,
-            or a data set of `{"pixel_values": (C, h, w)}` in [-1, 1]. Only the Inception and CLIP scores need none.
+            or samples `{"pixel_values": (C, h, w)}` in [-1, 1]. Only the Inception and CLIP scores need none.
         reference_features (`str` or `Path`, *optional*): A `.safetensors` file of the features of `reference` by this
             extractor, which is read if it exists and written otherwise.
         extractor (`str` or `nn.Module`, *optional*, defaults to `"inception"`): See [`build_extractor`].
@@ -167,28 +199,32 @@ def evaluate_samples(
     """
     if clip is not None and pipe.tokenizer is None:
         raise ValueError("`clip` needs a pipeline of captions; this one has no tokenizer.")
-    net = build_extractor(extractor)
-    is_cached = reference_features is not None and Path(reference_features).exists()
-    if reference is None and not is_cached and (precision_recall or not (clip or hasattr(net, "logits"))):
+    if isinstance(reference, (str, Path)) and Path(reference).resolve() == Path(folder).resolve():
+        raise ValueError(f"`folder` must be another one than `reference`, got {str(folder)!r}.")
+    net, real_features = build_extractor(extractor), None
+    if reference_features is not None and Path(reference_features).exists():
+        real_features = load_file(reference_features).get("features", torch.empty(0))
+        check_features("reference_features", real_features, net.num_features)
+    elif isinstance(reference, (str, Path)):
+        reference = ImageFiles(reference)
+    real = reference if real_features is None else real_features
+    if real is None and (precision_recall or not (clip or hasattr(net, "logits"))):
         raise ValueError("`reference` must be given to compare the pictures with, got None.")
-    if isinstance(reference, (str, Path)):
-        reference = PictureFiles(reference)
-    paths = draw_pictures(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
+    count = conditions if isinstance(conditions, int) else len(conditions)
+    check_counts(net, count, None if real is None else len(real), precision_recall)
+    paths = generate_images(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
     if not process_state().is_main_process:
         return {}
-    drawn = PictureFiles(paths)
-    features, real_features = extract_features(net, drawn, batch_size, pipe.device), None
-    if is_cached:
-        real_features = load_file(reference_features)["features"]
-    elif reference is not None:
-        real_features = extract_features(net, reference, batch_size, pipe.device)
+    if real_features is None and reference is not None:
+        real_features = extract_features(net, reference, batch_size, pipe.device)["features"]
         if reference_features is not None:
-            Path(reference_features).parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": real_features}, reference_features)
+            with write_whole(reference_features) as unfinished:
+                save_file({"features": real_features}, unfinished)
+    features = extract_features(net, ImageFiles(paths), batch_size, pipe.device)["features"]
     metrics = generation_metrics(features, real_features, net, precision_recall)
     if clip is not None:
-        metrics["clip_score"] = clip_score(drawn, conditions, clip, batch_size)
-    results = {"num_pictures": len(paths), "metrics": metrics, "sampling": used_sampling(pipe, options)}
+        metrics["clip_score"] = clip_score(ImageFiles(paths, caption=conditions), clip, batch_size)
+    results = {"num_pictures": count, "metrics": metrics, "sampling": used_sampling(pipe, options)}
     if output is not None:
         write_report(results, output)
     return results
@@ -197,8 +233,7 @@ def evaluate_samples(
 @torch.no_grad()
 def evaluate_likelihood(
     pipe: RQImageGenerationPipeline,
-    pictures: Dataset,
-    conditions: Sequence[str] | Sequence[int] | None = None,
+    samples: Dataset,
     *,
     batch_size: int = 32,
     output: str | Path | None = None,
@@ -208,31 +243,27 @@ def evaluate_likelihood(
 
     Args:
         pipe ([`RQImageGenerationPipeline`]): The pipeline.
-        pictures (`Dataset`): Items are `{"pixel_values": (C, h, w)}` in [-1, 1].
-        conditions (`Sequence[str]` or `Sequence[int]`, *optional*): A caption or class label for each picture; `None`
-            for an unconditional model.
+        samples (`Dataset`): As in training: `pixel_values` `(C, h, w)` in [-1, 1] and the condition `input_ids`
+            `(S,)`, which an unconditional model does without. [`evaluation_samples`] makes them of a data set.
         batch_size (`int`, *optional*, defaults to 32): Pictures at once.
         output (`str` or `Path`, *optional*): Writes the results (`.json`) and a table (`.md`).
 
     Returns:
         `dict` with `num_pictures` and `metrics`: `loss` in nats per code, and `loss_depth_d` of each depth d.
     """
-    if conditions is None:
-        if pipe.transformer.config.vocab_size > 1:
-            raise ValueError("`conditions` must hold a caption or a class for each picture, got None.")
-        input_ids = torch.zeros(len(pictures), 1, dtype=torch.long)
-    elif pipe.tokenizer is not None:
-        input_ids = pipe.encode_prompt(list(conditions))  # (N, S)
-    else:
-        input_ids = torch.tensor(pipe.get_label_ids(list(conditions)))[:, None]
     total = 0
-    for ids, pixel_values in zip(input_ids.split(batch_size), pixel_batches(pictures, batch_size), strict=True):
+    for batch in sample_batches(samples, batch_size):
+        pixel_values, input_ids = batch["pixel_values"], batch.get("input_ids")
+        if input_ids is None:
+            if pipe.transformer.config.vocab_size > 1:
+                raise ValueError("`samples` must hold the `input_ids` of a caption or class for each picture.")
+            input_ids = torch.zeros(len(pixel_values), 1, dtype=torch.long)
         codes = pipe.rqvae.encode(pixel_values.to(pipe.rqvae.device))  # (B, H, W, D)
-        predicted = pipe.transformer(ids.to(codes.device), codes, labels=codes, output_logits=False)
+        predicted = pipe.transformer(input_ids.to(codes.device), codes, labels=codes, output_logits=False)
         total += predicted.depth_losses.double().cpu() * len(codes)  # (D,)
-    by_depth = (total / len(pictures)).tolist()
+    by_depth = (total / len(samples)).tolist()
     losses = {f"loss_depth_{depth}": loss for depth, loss in enumerate(by_depth, start=1)}
-    results = {"num_pictures": len(pictures), "metrics": {"loss": sum(by_depth) / len(by_depth), **losses}}
+    results = {"num_pictures": len(samples), "metrics": {"loss": sum(by_depth) / len(by_depth), **losses}}
     if output is not None:
         write_report(results, output)
     return results

@@ -12,29 +12,43 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
 from ..images import image_grid, to_pil, to_rgb, to_uint8
 from ..models import RQVAEModel
 from ..pipelines import RQImageGenerationPipeline
-from .features import PictureFiles, build_extractor, extract_features, pixel_batches
-from .generation import draw_pictures, process_state, used_sampling
+from .features import ImageFiles, build_extractor, extract_features, sample_batches
+from .generation import generate_images, process_state, used_sampling
 from .report import write_report
+
+
+def read_prompts(path: str | Path) -> list[dict[str, str | None]]:
+    """Reads a JSON Lines file of prompts, see [`evaluate_prompts`]. An error names the line."""
+    prompts = []
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+        try:
+            prompts += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`prompts` {str(path)!r}, line {number}, must be a JSON object: {error}.") from error
+    return prompts
 
 
 def judge_prompts(
     features: torch.Tensor,
     prompts: Sequence[Mapping[str, str | None]],
-    real_features: torch.Tensor,
-    concepts: Sequence[str],
-    styles: Sequence[str],
+    real: Mapping[str, Any],
     style_groups: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, Any]]:
     """
-    Compares each drawn picture with all real ones by the Euclidean distance of features `(N, F)` and `(R, F)`.
+    Compares each drawn picture with all real ones by the Euclidean distance of features.
 
-    `concepts` and `styles` are those of the R real pictures. For `style_hit` the styles of a group count as one.
+    Args:
+        features (`torch.Tensor` of shape `(N, F)`): Of the drawn pictures.
+        prompts (`Sequence[Mapping]`): Their prompts, see [`evaluate_prompts`].
+        real (`Mapping`): `features` `(R, F)`, `concept` and `style` of the real pictures, see [`extract_features`].
+        style_groups (`Sequence[Sequence[str]]`, *optional*): For `style_hit` the styles of a group count as one.
 
     Returns:
         `list[dict]` of N rows: the prompt, the index `nearest` of the nearest real picture, its `nearest_concept`, and
@@ -42,18 +56,19 @@ def judge_prompts(
         also `style_hit`, whether the nearest picture of the concept has the style, and `rank_in_style`, the rank among
         the pictures of the style, or `None` if none of them shows the concept. Ties count as hits.
     """
-    concept_of, style_of = np.array(list(concepts)), np.array(list(styles))
+    concepts, styles = np.array(real["concept"]), np.array(real["style"])
     rows = []
     for prompt, feature in zip(prompts, features, strict=True):
         # Not by matrix products: equal pictures must be equally near.
-        distances = torch.cdist(feature[None], real_features, compute_mode="donot_use_mm_for_euclid_dist")[0].numpy()
-        nearest, shows_concept = int(distances.argmin()), concept_of == prompt["concept"]
+        distances = torch.cdist(feature[None], real["features"], compute_mode="donot_use_mm_for_euclid_dist")[0]
+        distances = distances.numpy()
+        nearest, shows_concept = int(distances.argmin()), concepts == prompt["concept"]
         least = distances[shows_concept].min()
-        row = {"rank": int((distances < least).sum()), "nearest": nearest, "nearest_concept": concepts[nearest]}
+        row = {"rank": int((distances < least).sum()), "nearest": nearest, "nearest_concept": real["concept"][nearest]}
         style = prompt.get("style")
         if style is not None:
-            in_style = style_of == style
-            in_group = np.isin(style_of, next((group for group in style_groups if style in group), [style]))
+            in_style = styles == style
+            in_group = np.isin(styles, next((group for group in style_groups if style in group), [style]))
             row["style_hit"] = bool((distances[shows_concept & in_group] <= least).any())
             of_both = distances[shows_concept & in_style]
             row["rank_in_style"] = int((distances[in_style] < of_both.min()).sum()) if len(of_both) else None
@@ -96,10 +111,11 @@ def copy_rates(drawn: Dataset, originals: Dataset, rqvae: RQVAEModel, batch_size
         `dict` with the shares `exact_copies` (at least 60 dB, equal up to rounding) and `near_copies` (at least 30
         dB, hardly different to the eye; exact ones included), each followed by its standard error.
     """
-    flat = torch.cat([to_uint8(to_rgb(batch)).flatten(1) for batch in pixel_batches(drawn, batch_size)]).double()
+    batches = (to_rgb(batch["pixel_values"]) for batch in sample_batches(drawn, batch_size))
+    flat = torch.cat([to_uint8(pixel_values).flatten(1) for pixel_values in batches]).double()
     least = torch.full((len(flat),), torch.inf, dtype=torch.float64)  # squared distance to the nearest original
-    for pixel_values in pixel_batches(originals, batch_size):
-        decoded = rqvae.decode(rqvae.encode(pixel_values.to(rqvae.device)))
+    for batch in sample_batches(originals, batch_size):
+        decoded = rqvae.decode(rqvae.encode(batch["pixel_values"].to(rqvae.device)))
         real = to_uint8(to_rgb(decoded)).cpu().flatten(1).double()  # products of integers are exact in fp64
         squares = flat.square().sum(1)[:, None] + real.square().sum(1) - 2 * flat @ real.T  # (N, B)
         least = torch.minimum(least, squares.min(1).values)
@@ -110,9 +126,7 @@ def copy_rates(drawn: Dataset, originals: Dataset, rqvae: RQVAEModel, batch_size
 def evaluate_prompts(
     pipe: RQImageGenerationPipeline,
     prompts: Sequence[Mapping[str, str | None]] | str | Path,
-    pictures: Dataset,
-    concepts: Sequence[str],
-    styles: Sequence[str],
+    samples: Dataset,
     folder: str | Path,
     *,
     numbers: Sequence[int] | None = None,
@@ -128,11 +142,11 @@ def evaluate_prompts(
     Draws a picture for each prompt and measures how many show what was asked for.
 
     Args:
-        pipe, folder, numbers, batch_size, seed, options: See [`draw_pictures`].
+        pipe, folder, numbers, batch_size, seed, options: See [`generate_images`].
         prompts (`Sequence[Mapping]`, `str` or `Path`): `prompt`, `concept` and optionally `style` of each, or a JSON
             Lines file of such objects. Real pictures must have these concepts and styles.
-        pictures (`Dataset`): The real pictures, `{"pixel_values": (C, h, w)}` in [-1, 1]; include those held out.
-        concepts, styles (`Sequence[str]`): Concept and style of each real picture.
+        samples (`Dataset`): The real pictures, those held out included: `pixel_values` `(C, h, w)` in [-1, 1],
+            `concept` and `style`.
         extractor (`str` or `nn.Module`, *optional*, defaults to `"lite0"`): See [`build_extractor`].
         style_groups (`Sequence[Sequence[str]]`, *optional*): Styles that count as one, see [`judge_prompts`].
         originals (`Dataset`, *optional*): Training pictures; adds the shares of copies, see [`copy_rates`].
@@ -144,29 +158,32 @@ def evaluate_prompts(
         main one.
     """
     if isinstance(prompts, (str, Path)):
-        prompts = [json.loads(line) for line in Path(prompts).read_text(encoding="utf-8").split("\n") if line.strip()]
-    known = {"concept": set(concepts), "style": {None, *styles}}
-    for prompt in prompts:
+        prompts = read_prompts(prompts)
+    net = build_extractor(extractor)
+    real = extract_features(net, samples, batch_size, pipe.device)  # first: no picture is drawn for an unknown concept
+    known = {"concept": list(set(real["concept"])), "style": [None, *set(real["style"])]}
+    for prompt in prompts or [{}]:
         if not prompt.get("prompt") or any(prompt.get(name) not in values for name, values in known.items()):
-            raise ValueError(f"`prompts` must hold a prompt and a concept and style of `pictures`, got {prompt}.")
-    net, texts = build_extractor(extractor), [prompt["prompt"] for prompt in prompts]
-    paths = draw_pictures(pipe, texts, folder, numbers=numbers, batch_size=batch_size, seed=seed, **options)
+            raise ValueError(f"`prompts` must hold a prompt and a concept and style of `samples`, got {prompt}.")
+    texts = [prompt["prompt"] for prompt in prompts]
+    paths = generate_images(pipe, texts, folder, numbers=numbers, batch_size=batch_size, seed=seed, **options)
     if not process_state().is_main_process:
         return {}
-    drawn = PictureFiles(paths)
-    features = extract_features(net, drawn, batch_size, pipe.device)
-    real_features = extract_features(net, pictures, batch_size, pipe.device)
-    rows = judge_prompts(features, prompts, real_features, concepts, styles, style_groups)
+    drawn = ImageFiles(paths)
+    features = extract_features(net, drawn, batch_size, pipe.device)["features"]
+    rows = judge_prompts(features, prompts, real, style_groups)
     metrics = prompt_accuracy(rows)
     if originals is not None:
         metrics |= copy_rates(drawn, originals, pipe.rqvae, batch_size)
     results = {"num_pictures": len(rows), "metrics": metrics, "sampling": used_sampling(pipe, options)}
     if output is not None:
-        write_report(results, output)
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        Path(output).with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
-        pairs = [(drawn[index], pictures[row["nearest"]]) for index, row in enumerate(rows[:24])]
-        images = [to_pil(picture["pixel_values"][None])[0] for pair in pairs for picture in pair]
-        captions = [text for row in rows[:24] for text in (row["prompt"], f"nearest: {row['nearest_concept']}")]
-        image_grid(images, captions, columns=6).save(Path(output).with_suffix(".png"))
+        write_report(results, output, rows, nearest_sheet(rows[:24], drawn, samples))
     return results
+
+
+def nearest_sheet(rows: Sequence[Mapping[str, Any]], drawn: Dataset, samples: Dataset) -> Image.Image:
+    """Shows drawn pictures beside the nearest real ones, by rows of [`judge_prompts`]."""
+    pairs = [(drawn[index], samples[row["nearest"]]) for index, row in enumerate(rows)]
+    images = [to_pil(picture["pixel_values"][None])[0] for pair in pairs for picture in pair]
+    captions = [text for row in rows for text in (row["prompt"], f"nearest: {row['nearest_concept']}")]
+    return image_grid(images, captions, columns=6)

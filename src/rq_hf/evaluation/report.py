@@ -1,11 +1,14 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Results of an evaluation as JSON and as Markdown tables."""
+"""Results of an evaluation as JSON and as Markdown tables, in files that are whole or absent."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 
 def markdown_report(results: Mapping[str, Any]) -> str:
@@ -19,9 +22,36 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def write_report(results: Mapping[str, Any], output: str | Path) -> None:
-    """Writes results as JSON to `output` and as Markdown tables beside it (`.md`); makes the folder if needed."""
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(markdown_report(results) + "\n", encoding="utf-8")
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path that becomes `path` at the end. An exception removes it. Makes the folder if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_report(
+    results: Mapping[str, Any],
+    output: str | Path,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    sheet: Image.Image | None = None,
+) -> None:
+    """
+    Writes results as JSON to `output` and as Markdown tables beside it (`.md`), rows as JSON Lines (`.jsonl`) and a
+    sheet of pictures (`.png`). No file appears before all could be written.
+    """
+    contents = {".md": markdown_report(results) + "\n"}
+    contents[".json"] = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    if rows is not None:
+        contents[".jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with ExitStack() as files:
+        paths = {suffix: files.enter_context(write_whole(Path(output).with_suffix(suffix))) for suffix in contents}
+        for suffix, text in contents.items():
+            paths[suffix].write_text(text, encoding="utf-8")
+        if sheet is not None:
+            sheet.save(files.enter_context(write_whole(Path(output).with_suffix(".png"))))

@@ -18,8 +18,6 @@ from transformers.utils.hub import cached_files
 
 from .validation import check_ranges
 
-from .sampling import SAMPLING_FIELDS
-
 logger = logging.get_logger(__name__)
 
 

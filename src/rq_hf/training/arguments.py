@@ -1,50 +1,131 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Recipes, and the arguments that name the data of a training."""
+"""Recipes, the arguments that name the data of a training, and the check of declared types and ranges."""
 
+import difflib
 import json
+import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from transformers import TrainingArguments
-from transformers.hf_argparser import HfArg
+
+from ..models.validation import Range, at_least, check_ranges
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SECTIONS = ("model", "training", "data", "card")
+SECTIONS = ("model", "training", "data", "sampling", "card")
+# Types of the settings and facts in the sections "sampling" and "card".
+SAMPLING_TYPES = {
+    "do_sample": bool,
+    **dict.fromkeys(("temperature", "top_p"), float | list[float]),
+    "top_k": int | list[int],
+    "guidance_scale": float,
+}
+CARD_TYPES = {
+    **dict.fromkeys(
+        (
+            "model_name", "repo_id", "base_model", "license", "summary", "training_data", "attribution",
+            "intended_use", "limitations", "metrics_dataset", "metrics_split", "paper",
+        ),
+        str,
+    ),
+    **dict.fromkeys(("datasets", "tags", "training_commands", "notes"), list[str]),
+    **dict.fromkeys(("processes", "global_batch_size"), int),
+    "language": str | list[str],
+    "example_input": str | int,
+    "metrics": dict[str, float],
+    "training_arguments": dict[str, Any],
+    "sample_images": dict[str, str],
+}  # fmt: skip
+Loaded = TypeVar("Loaded")
+
+
+def is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value fits a type hint. An integer is a `float`, a path is a `str`, a tuple is a `list`."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(is_of_type(value, each) for each in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list | tuple) and all(is_of_type(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(is_of_type(each, inner[1]) for each in value.values())
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, (str, os.PathLike) if hint is str else hint)
+
+
+def _in_words(hint: Any) -> str:
+    """A type hint in an error: "'float16' or 'bfloat16' or None"."""
+    inner = get_args(hint)
+    if get_origin(hint) in (Union, UnionType, Literal):
+        return " or ".join(repr(each) if get_origin(hint) is Literal else _in_words(each) for each in inner)
+    return str(hint) if inner else hint.__name__.removesuffix("Type")
+
+
+def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str = "") -> None:
+    """Raises a `ValueError`, which begins with `where`, unless every value has a type hint and fits it."""
+    for name, value in values.items():
+        if name not in hints:
+            raise ValueError(f"{where}there is no field `{name}`{closest(name, hints)}.")
+        if not is_of_type(value, hints[name]):
+            raise ValueError(f"{where}`{name}` must be {_in_words(hints[name])}, got {value!r:.80}.")
+
+
+def check_fields(arguments: Any) -> None:
+    """Raises a `ValueError` unless the fields of a dataclass have their declared types, ranges and choices."""
+    check_types(
+        {each.name: getattr(arguments, each.name) for each in fields(arguments)}, get_type_hints(type(arguments))
+    )
+    check_ranges(arguments)
+    for each in fields(arguments):
+        value, choices = getattr(arguments, each.name), each.metadata.get("choices")
+        if choices is not None and value not in [*choices, None]:
+            raise ValueError(f"`{each.name}` must be one of {', '.join(choices)}, got {value!r:.80}.")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known one that is most like it."""
+    return "".join(f"; the closest one is `{close}`" for close in difflib.get_close_matches(name, known, 1))
+
+
+def setting(default: Any, help: str, allowed: Range | None = None) -> Any:
+    """A field with its help and its range."""
+    return field(default=default, metadata={"help": help} | ({"range": allowed} if allowed else {}))
 
 
 @dataclass
 class DataArguments:
     """The pictures to train on."""
 
-    dataset_name: str | None = HfArg(default=None, help="Hub id, or a folder of pictures, tables or tar shards.")
-    dataset_config_name: str | None = HfArg(default=None, help="Configuration of the data set.")
-    streaming: bool = HfArg(default=False, help="Train without a copy of the data on disk; needs --max_steps.")
-    shuffle_buffer_size: int = HfArg(default=1000, help="Rows that each worker shuffles while streaming.")
-    train_split: str = HfArg(default="train", help="Split to train on.")
-    validation_split: str | None = HfArg(default=None, help="Split to evaluate on.")
-    hold_out: bool = HfArg(
-        default=False, help="Without that split, hold out one training row in 14, by a hash of the pictures."
+    dataset_name: str | None = setting(None, "Hub id, or a folder of pictures, tables or tar shards.")
+    dataset_config_name: str | None = setting(None, "Configuration of the data set.")
+    streaming: bool = setting(False, "Train without a copy of the data on disk; needs --max_steps.")
+    shuffle_buffer_size: int = setting(1000, "Rows that each worker shuffles while streaming.", at_least(1))
+    train_split: str = setting("train", "Split to train on.")
+    validation_split: str | None = setting(None, "Split to evaluate on.")
+    hold_out: bool = setting(False, "Without that split, hold out one training row in 14, by a hash of the pictures.")
+    image_column: str = setting("image", "Column of pictures.")
+    caption_column: str | None = setting(None, "Column of captions: texts, or lists to draw from.")
+    label_column: str | None = setting(None, "Column of class labels: class names or whole numbers.")
+    filter: str | None = setting(None, "Keep only rows with COLUMN=VALUE, separated by commas.")
+    transform: str = setting(
+        "center_crop", "How pictures are cropped: altered_emoji, cc3m, center_crop, ffhq, imagenet or lsun."
     )
-    image_column: str = HfArg(default="image", help="Column of pictures.")
-    caption_column: str | None = HfArg(default=None, help="Column of captions: texts, or lists to draw from.")
-    label_column: str | None = HfArg(default=None, help="Column of class labels: class names or whole numbers.")
-    filter: str | None = HfArg(default=None, help="Keep only rows with COLUMN=VALUE, separated by commas.")
-    transform: str = HfArg(
-        default="center_crop",
-        help="How pictures are cropped: altered_emoji, cc3m, center_crop, ffhq, imagenet or lsun.",
-    )
-    max_train_samples: int | None = HfArg(default=None, help="Train on this many rows at most.")
-    max_eval_samples: int | None = HfArg(default=None, help="Evaluate on this many rows at most.")
+    max_train_samples: int | None = setting(None, "Train on this many rows at most.", at_least(1))
+    max_eval_samples: int | None = setting(None, "Evaluate on this many rows at most.", at_least(1))
 
     def __post_init__(self):
         for each in fields(self):
             if each.default is None and getattr(self, each.name) == "":  # `--validation_split ""` overrides a recipe
                 setattr(self, each.name, None)
+        check_fields(self)
         if self.caption_column is not None and self.label_column is not None:
             raise ValueError("Only one of `caption_column` and `label_column` can be given, got both.")
         from .transforms import TRANSFORMS  # torchvision, which a training on tensors does not need
@@ -57,22 +138,22 @@ class DataArguments:
 class CodeDataArguments(DataArguments):
     """The pictures and conditions of stage 2, and the models that encode them."""
 
-    rqvae_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the RQ-VAE or a pipeline.")
-    tokenizer_name_or_path: str | None = HfArg(default=None, help="Hub id or folder of the tokenizer or a pipeline.")
-    num_caption_variants: int | None = HfArg(default=None, help="Captions of a list to use at most.")
+    rqvae_name_or_path: str | None = setting(None, "Hub id or folder of the RQ-VAE or a pipeline.")
+    tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer or a pipeline.")
+    num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", at_least(1))
 
 
-@contextmanager
-def made_by(argument: str, name: str | None, pipeline: str | None, *command: str) -> Iterator[str]:
-    """Gives where to load from: the name, or else the pipeline. Where nothing is, an error names the command."""
+def load_made(
+    load: Callable[[str], Loaded], argument: str, name: str | None, pipeline: str | None, *command: str
+) -> Loaded:
+    """Loads `name`, or else the pipeline that is fine-tuned. A `ValueError` says which `command` makes what lacks."""
     if name is None and pipeline is not None:
-        yield pipeline
-        return
+        return load(pipeline)
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"
     if name is None or (name.startswith("runs/") and not Path(name).exists()):  # what recipes make is never a Hub id
         raise ValueError(f"`{argument}` must be a Hub id or a folder that exists, got {name!r}; {hint}.")
     try:
-        yield name
+        return load(name)
     except OSError as error:
         raise ValueError(f"`{argument}` cannot be loaded ({str(error).splitlines()[0]}); {hint}.") from error
 
@@ -87,14 +168,23 @@ class Recipe:
         data ([`DataArguments`]): The data of the stage.
         model (`dict`): Fields of the model's configuration that differ from their defaults.
         card (`dict`): Facts for the model card: licence, training data, intended use.
+        sampling (`dict`): Sampling defaults of a transformer, such as `temperature` and `top_k`.
         name (`str`, *optional*): Name of the recipe.
+
+    Raises:
+        `ValueError`: If `sampling` or `card` has an unknown field or a value of the wrong type.
     """
 
     training: TrainingArguments
     data: DataArguments
     model: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
+
+    def __post_init__(self):
+        check_types(self.sampling, SAMPLING_TYPES, "Section `sampling`: ")
+        check_types(self.card, CARD_TYPES, "Section `card`: ")
 
 
 def recipe_names() -> list[str]:
@@ -104,7 +194,7 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
     """
-    Reads a recipe as its sections "model", "training", "data" and "card".
+    Reads a recipe as its sections "model", "training", "data", "sampling" and "card".
 
     Args:
         name_or_path (`str` or `Path`): Name of a recipe of the library, or path of a JSON file. Paths in the section

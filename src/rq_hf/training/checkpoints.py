@@ -22,7 +22,8 @@ LOCK = ".lock"
 @contextmanager
 def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     """Refuses an `output_dir` in which another training runs. The system ends the lock of a process that is killed."""
-    lock, is_free = FileLock(Path(args.output_dir, LOCK)), [True]
+    folder, is_free = Path(args.output_dir), [True]
+    lock = FileLock(folder / LOCK)
     if args.should_save:
         try:
             lock.acquire(timeout=0)
@@ -30,9 +31,15 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
             is_free = [False]
     if not broadcast_object_list(is_free)[0]:
         raise ValueError(f"`output_dir` must be free, got {args.output_dir!r}, in which another training runs.")
+    is_refused = True
     try:
         yield
+        is_refused = False
     finally:
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)
+            if is_refused and not any(folder.iterdir()):
+                folder.rmdir()
         lock.release()
 
 

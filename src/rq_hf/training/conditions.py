@@ -5,6 +5,7 @@
 Beside the data sets of a recipe there is a collator for plain ones.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -15,32 +16,42 @@ from transformers.utils import logging
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..models import RQTransformerConfig, RQVAEConfig, RQVAEModel
-from .arguments import CodeDataArguments, Recipe, made_by
-from .data import PictureDataset, PictureStream, Rows, SampleReader, cache_latents, make_samples
+from .arguments import CodeDataArguments, Recipe, load_made
+from .data import (
+    PictureDataset,
+    PictureStream,
+    Rows,
+    SampleReader,
+    cache_latents,
+    make_samples,
+    open_picture,
+    read_dataset,
+    read_split,
+)
 
 logger = logging.get_logger(__name__)
 
 
 def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreTrainedTokenizerBase | None:
-    """
-    Loads the caption tokenizer: the one that is named, or else that of a pipeline. Without a column of captions there
-    is none.
-
-    Raises:
-        `ValueError`: If there is no such tokenizer, or it has no `model_max_length`.
-    """
+    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline."""
     if data.caption_column is None:
         return None
     command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
     command += ["--caption_column", data.caption_column]
-    with made_by("tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command) as name:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
-        except (OSError, ValueError):  # not a pipeline
-            tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = load_made(_read_tokenizer, "tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command)
     if tokenizer.model_max_length > 10**6:  # transformers writes "no limit" as 1e30
-        raise ValueError(f"The tokenizer {name!r} must have a `model_max_length`.")
+        raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} must have a `model_max_length`.")
     return tokenizer
+
+
+def _read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a pipeline, or one of its own."""
+    for options in ({"subfolder": "tokenizer"}, {}):
+        try:
+            return AutoTokenizer.from_pretrained(name, **options)
+        except (OSError, ValueError) as error:
+            cause = error
+    raise OSError(f"{name!r} has no tokenizer, which `caption_column` needs") from cause
 
 
 def condition_config(
@@ -63,11 +74,8 @@ def condition_config(
         splits (`dict`): As [`load_splits`] gives them.
         id2label (`dict[int, str]`, *optional*): Names of the classes, instead of those of the data.
 
-    Returns:
-        `dict` with some of `vocab_size`, `condition_length`, `pad_token_id`, `null_condition_ids` and `id2label`.
-
     Raises:
-        `ValueError`: If the classes of a stream are not known.
+        `ValueError`: If there are no classes, or those of a stream are not known.
     """
     has_null = training.condition_dropout > 0
     if tokenizer is not None:
@@ -79,6 +87,8 @@ def condition_config(
         }
     if data.label_column is not None:
         names = id2label or dict(enumerate(_class_names(splits["train"], data.label_column)))
+        if not names:
+            raise ValueError(f"`label_column` must hold labels, got {data.label_column!r} without any.")
         names = {int(index): name for index, name in names.items()}
         num_classes = max(names) + 1
         return {
@@ -95,6 +105,8 @@ def _class_names(rows: Rows, column: str) -> list[str]:
     feature = rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
+    if not isinstance(feature, datasets.Value):
+        raise ValueError(f"`label_column` must hold class names or whole numbers, got a column of {feature!s:.80}.")
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError(f"`label_column` must be a `ClassLabel` while streaming, got {feature}; or give `id2label`.")
     return [str(label) for label in sorted(set(rows.unique(column)) - {None, -1})]
@@ -141,6 +153,8 @@ class ConditionReader:
             raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
         if self.column is None and config.vocab_size > 1:
             raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
+        if has_captions and tokenizer is None:
+            raise ValueError(f"`caption_column` must be None without a tokenizer, got {self.column!r}.")
         length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
         if config.condition_length != length or config.vocab_size < size:
             raise ValueError(
@@ -176,9 +190,13 @@ class ConditionReader:
             return torch.tensor(self.encoder(condition[number], self.bpe_dropout, generator))
         return torch.tensor(self.tokenizer(condition[number], padding="max_length", truncation=True).input_ids)
 
+    def parse(self, value: Any) -> list[str] | int | None:
+        """The captions or the class id of an entry, or `None` if it is missing."""
+        return self._captions(value) if self.label2id is None else self._class_id(value)
+
     def read(self, value: Any) -> list[str] | int | None:
-        """The captions or the class id of an entry, or `None` if it is missing. Raises the errors of a call."""
-        condition = self._captions(value) if self.label2id is None else self._class_id(value)
+        """As [`parse`], but refuses a missing condition that the model has no null condition for."""
+        condition = self.parse(value)
         if condition is None and self.null_condition_ids is None:
             raise ValueError(
                 f"Column {self.column!r} must hold a condition for every picture, got {value!r:.100}. With "
@@ -198,7 +216,7 @@ class ConditionReader:
         name = str(label) if self.class_names is None else self.class_names[label]
         if name not in self.label2id:
             known = list(self.label2id)
-            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r}.")
+            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
         return self.label2id[name]
 
     def check(self, rows: datasets.Dataset) -> None:
@@ -223,13 +241,6 @@ def code_datasets(
     """
     Makes the samples of stage 2 of each split: `input_ids` with `pixel_values` or, if cached, `latents`.
 
-    Args:
-        recipe ([`Recipe`]): With [`CodeDataArguments`] and `RQTransformerTrainingArguments`.
-        splits (`dict`): As [`load_splits`] gives them.
-        rqvae ([`RQVAEModel`]): The first stage, which gives the size of pictures and encodes those to be cached.
-        config ([`RQTransformerConfig`]): Configuration of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
-
     Raises:
         `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.
     """
@@ -252,6 +263,70 @@ def code_datasets(
                 samples.rows = cache_latents(samples, rqvae.to(training.device))
         prepared[name] = samples
     return prepared
+
+
+def evaluation_samples(
+    data: CodeDataArguments,
+    splits: Sequence[str],
+    rqvae_config: RQVAEConfig,
+    transformer_config: RQTransformerConfig | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    columns: Sequence[str] = (),
+) -> dict[str, PictureDataset]:
+    """
+    Makes the samples of each split for an evaluation. All parts of a sample come from one row, as in training.
+
+    A row is left out if its picture cannot be decoded, or if its condition or one of `columns` is missing. A warning
+    counts such rows. The pictures are decoded once to find them; `datasets` keeps the result.
+
+    Args:
+        data ([`CodeDataArguments`]): Name, columns, filter and transform of the data.
+        splits (`Sequence[str]`): Names of the splits.
+        rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
+        transformer_config ([`RQTransformerConfig`], *optional*): Adds the `input_ids` of this transformer.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of its captions.
+        columns (`Sequence[str]`, *optional*): Further columns that the samples hold.
+
+    Raises:
+        `ValueError`: If there is no such split or column, no whole row, or the transformer does not fit the data.
+    """
+    from .transforms import PictureTransform  # torchvision
+
+    available = read_dataset(data.dataset_name, data.dataset_config_name)
+    transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, training=False)
+    samples = {}
+    for split in splits:
+        rows = read_split(available, split, data)
+        reader = SampleReader(transform, image_column=data.image_column, columns=columns)
+        if transformer_config is not None:
+            reader.read_condition = ConditionReader(data, transformer_config, tokenizer, rows.features)
+        samples[split] = PictureDataset(_whole_rows(rows, reader), reader)
+    return samples
+
+
+def _whole_rows(rows: datasets.Dataset, reader: SampleReader) -> datasets.Dataset:
+    """The rows that have all that a reader of [`evaluation_samples`] reads."""
+    condition, parse = reader.read_condition, dict.fromkeys(reader.columns, lambda value: value)
+    if condition is not None and condition.column is not None:
+        parse[condition.column] = condition.parse
+    whole = rows.select_columns([reader.image_column, *parse])
+    for name in parse:
+        whole = whole.select([index for index, value in enumerate(whole[name]) if parse[name](value) is not None])
+    lacking, mode = len(rows) - len(whole), reader.transform.mode
+    whole = whole.filter(_can_be_decoded, input_columns=[reader.image_column], fn_kwargs={"mode": mode})
+    if len(whole) < len(rows):
+        broken = len(rows) - len(whole) - lacking
+        logger.warning(
+            f"Of {len(rows)} rows, {lacking + broken} are left out: {lacking} for want of {' or '.join(parse)}, "
+            f"{broken} with a picture that cannot be decoded."
+        )
+    if len(whole) == 0:
+        raise ValueError(f"The data set must have whole rows, got none among the {len(rows)} that pass `filter`.")
+    return whole
+
+
+def _can_be_decoded(picture: dict[str, Any] | None, mode: str) -> bool:
+    return open_picture(picture, mode) is not None
 
 
 class PictureCollator:
@@ -297,4 +372,9 @@ class PictureCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `pixel_values` `(B, C, height, width)` in [-1, 1], and in stage 2 `input_ids` `(B, S)`."""
-        return default_collate([self.read(row, 0, 0) for row in rows])
+        samples = [self.read(row, 0, 0) for row in rows]
+        if None in samples:
+            raise ValueError(
+                f"Column {self.read.image_column!r} must hold pictures that can be decoded, got one that cannot."
+            )
+        return default_collate(samples)

@@ -9,8 +9,9 @@ nor a resumed training change it.
 
 import hashlib
 import itertools
+import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,11 @@ Rows = datasets.Dataset | datasets.IterableDataset
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
     """
-    Reads a data set with `datasets.load_dataset`. From a folder `SPLIT/*.tar` it reads the tar shards only.
-
-    Args:
-        name (`str`): Hub id or folder.
-        config_name (`str`, *optional*): Configuration of the data set.
-        kwargs: Of `datasets.load_dataset`, such as `split` and `streaming`.
-
-    Raises:
-        `ValueError`: If it cannot be read.
+    Reads a data set with `datasets.load_dataset`, which takes `kwargs`. From a folder `SPLIT/*.tar` it reads the tar
+    shards only. Raises a `ValueError` if it cannot be read.
     """
+    if not (name or "").strip("/"):
+        raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
     # img2dataset writes tables beside its shards, which `datasets` would read instead.
     shards: dict[str, list[str]] = {}
     for file in sorted(Path(name).glob("*/*.tar")):
@@ -55,7 +51,7 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
         if shards:
             return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
         return datasets.load_dataset(name, config_name, **kwargs)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, tarfile.TarError) as error:
         raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -63,27 +59,21 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     """
     Loads the training split and, if one is named, the validation split, as "train" and "validation".
 
-    Pictures stay undecoded files. With `streaming` the training split is a `datasets.IterableDataset`. The validation
-    split is always a `datasets.Dataset`: a streamed one is copied to the cache of `datasets`. With `hold_out` some
-    training rows, chosen by a hash of each picture's file, replace a validation split that is missing.
+    Pictures stay undecoded files. With `streaming` only the training split is a stream: validation rows are copied to
+    the cache of `datasets`. With `hold_out` training rows replace a validation split that is missing.
 
     Raises:
         `ValueError`: If no data set is named, it cannot be read, or it lacks a split, a column or any row.
     """
-    if data.dataset_name is None:
-        raise ValueError("`dataset_name` must be a Hub id or a folder, got None.")
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
     for name, split in names.items():
-        if split in available:
-            _check_columns(available[split], data)
-            splits[name] = available[split].cast_column(data.image_column, datasets.Image(decode=False))
-            if data.filter is not None:
-                splits[name] = _filtered(splits[name], data.filter)
-        elif name == "validation" and data.hold_out and split is not None and not data.streaming:
+        if split is None:
+            continue
+        if name == "validation" and split not in available and data.hold_out and not data.streaming:
             splits["train"], splits[name] = _hold_out(splits["train"], data)
-        elif split is not None:
-            raise ValueError(f"`{name}_split` must be one of {list(available)}, got {split!r}.")
+        else:
+            splits[name] = read_split(available, split, data, f"{name}_split")
     for name, rows in splits.items():
         limit = data.max_train_samples if name == "train" else data.max_eval_samples
         if limit is not None:
@@ -98,11 +88,28 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     return splits
 
 
+def read_split(available: dict[str, Rows], split: str, data: DataArguments, argument: str = "split") -> Rows:
+    """The rows of one split that pass the filter, with undecoded pictures. An error calls the split `argument`."""
+    if split not in available:
+        raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}.")
+    _check_columns(available[split], data)
+    rows = available[split].cast_column(data.image_column, datasets.Image(decode=False))
+    return rows if data.filter is None else _filtered(rows, data.filter)
+
+
 def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Rows for training, and at least one for validation. Neither other rows nor the order change a row's part."""
+    """
+    Rows for training, and at least one for validation. A row's part depends on its picture, not on its place or on
+    the other rows; only if all others are for training, the first by hash is held out.
+    """
     places = rows.map(_place, input_columns=[data.image_column], remove_columns=rows.column_names, desc="Holding out")
     places = np.array(places["place"][:])
     held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
+    if held_out.all():
+        raise ValueError(
+            f"`validation_split` {data.validation_split!r} is missing, and `hold_out` needs at least two different "
+            f"pictures, got {len(rows)} rows that it would all take."
+        )
     logger.warning(
         f"{data.dataset_name} has no split {data.validation_split!r}: {held_out.sum()} of {len(rows)} pictures are "
         "held out for it, by a hash of their files."
@@ -174,14 +181,16 @@ class SampleReader:
         read_condition (`Callable`, *optional*): A [`ConditionReader`], in stage 2.
         image_column (`str`, *optional*, defaults to `"image"`): Column of undecoded pictures.
         seed (`int`, *optional*, defaults to 0): Seed of all random choices.
+        columns (`Sequence[str]`, *optional*): Further columns that the sample holds as they are.
     """
 
     transform: Callable[[Image.Image, torch.Generator], torch.Tensor]
     read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
     image_column: str = "image"
     seed: int = 0
+    columns: Sequence[str] = ()
 
-    def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor] | None:
+    def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any] | None:
         """
         Makes a sample of a row with a picture or its cached `latents`. All is drawn from `(seed, epoch, index)`.
 
@@ -198,7 +207,7 @@ class SampleReader:
             sample = {"pixel_values": self.transform(picture, seeded_generator(self.seed, epoch, index, 0))}
         if self.read_condition is not None:  # the crop of the picture does not decide the caption
             sample["input_ids"] = self.read_condition(row, seeded_generator(self.seed, epoch, index, 1))
-        return sample
+        return sample | {name: row[name] for name in self.columns}
 
 
 class PictureDataset(Dataset):
@@ -222,7 +231,9 @@ class PictureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self):
+            raise IndexError(index)  # ends a `for` loop
         for row in itertools.chain(range(index, len(self)), range(index)):
             sample = self.reader(self.rows[row], int(self._epoch), index)
             if sample is not None:
@@ -265,28 +276,13 @@ class PictureStream(IterableDataset):
 
 
 def picture_datasets(
-    splits: dict[str, Rows],
-    data: DataArguments,
-    training: TrainingArguments,
-    image_size: int,
-    num_channels: int,
+    splits: dict[str, Rows], data: DataArguments, training: TrainingArguments, image_size: int, num_channels: int
 ) -> dict[str, PictureDataset | PictureStream]:
-    """
-    Makes the samples of stage 1, `{"pixel_values"}`, of each split.
-
-    Args:
-        splits (`dict`): As [`load_splits`] gives them.
-        data ([`DataArguments`]): Column and transform of the pictures.
-        training (`TrainingArguments`): Seed and, for a stream, strategies.
-        image_size (`int`), num_channels (`int`): Of the model.
-    """
+    """Makes the samples of stage 1, `{"pixel_values"}`, of each split."""
     from .transforms import PictureTransform  # torchvision
 
-    prepared = {}
-    for name, rows in splits.items():
-        transform = PictureTransform(image_size, num_channels, data.transform, training=name == "train")
-        prepared[name] = make_samples(rows, data, training, transform)
-    return prepared
+    transforms = {name: PictureTransform(image_size, num_channels, data.transform, name == "train") for name in splits}
+    return {name: make_samples(rows, data, training, transforms[name]) for name, rows in splits.items()}
 
 
 def make_samples(

