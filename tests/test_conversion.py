@@ -234,17 +234,6 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(name, link, tmp_path
     assert_refused(tmp_path / "church.tar.gz", "church.tar.gz must be a tar archive, but cannot be unpacked")
 
 
-def test_an_archive_is_sized_before_it_is_unpacked(tmp_path):
-    """A member of 256 MiB is refused by its header; the archive does not even hold it."""
-    for name, size, count in (("church/stage1/model.pt", 2**28, 1), ("church/stage1/{}", 0, 1001)):
-        with tarfile.open(tmp_path / "church.tar.gz", "w:gz") as file:
-            for number in range(count):
-                member = tarfile.TarInfo(name.format(number))
-                member.size = size
-                file.addfile(member)
-        assert_refused(tmp_path / "church.tar.gz", "church.tar.gz must hold at most 1000 files and 1[0-9]{6} bytes")
-
-
 @pytest.mark.parametrize("stage", [0, 1], ids=["stage1", "stage2"])
 def test_no_message_prints_a_hostile_configuration(broken, stage):
     laughs = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
@@ -298,6 +287,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused(checkpoint, broken, tmp_path):
 def test_an_output_that_exists_is_left_as_it_is(broken, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="`output` must be a new or empty folder"):
+    with pytest.raises(ValueError, match="The output must be a new or empty folder, got "):
         convert_checkpoint(broken, tmp_path / "out")
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"

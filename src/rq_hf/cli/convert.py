@@ -16,10 +16,9 @@ import torch
 
 from ..conversion import LICENSE, convert_checkpoint
 from ..hub import push_folder
-from .options import DTYPES, CommandParser, command
+from .options import DTYPES, CommandParser
 
 
-@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf convert`."""
     parser = CommandParser(prog="rq-hf convert", description=__doc__)

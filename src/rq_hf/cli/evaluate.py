@@ -38,7 +38,6 @@ from ..training.transforms import TRANSFORMS, PictureTransform
 from . import options
 
 
-@options.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf evaluate`."""
     parser = options.CommandParser(prog="rq-hf evaluate", description=__doc__)
