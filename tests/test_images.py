@@ -105,6 +105,13 @@ def test_an_undecodable_picture_is_a_value_error_that_says_why(content, match):
         decode_picture(content)
 
 
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # to read it would take for ever
+    for path in (tmp_path / "pipe.png", str(tmp_path / "missing.png"), tmp_path):
+        with pytest.raises(ValueError, match=f"`image` {path} cannot be decoded: .*there is no such file"):
+            decode_picture(path)
+
+
 def test_a_decompression_bomb_is_undecodable(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="DecompressionBombError"):
