@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -189,6 +190,16 @@ def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(pipeline_fol
     output = ["--output", tmp_path / "sheet.png", "--num_images", 50]  # it takes a while to compress them
     assert ends_with(capsys, status, "generate", pipeline_folder, "a heart", *output) == "error: interrupted"
     assert sorted(tmp_path.rglob("*")) == before and signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_an_interruption_during_the_imports_is_one_line():
+    source = "print('here', flush=True); from rq_hf_command import main; main()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", source, "generate"], **pipes) as process:
+        assert process.stdout.readline() == "here\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "error: interrupted\n" and process.wait() == 130
 
 
 @pytest.mark.parametrize("output", ["file", "folder", "", "."])
