@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, GenerationConfig
 
 from rq_hf import ResidualQuantizer, RQImageGenerationPipeline, RQTransformerConfig, RQVAEModel
+from rq_hf.cli import main
 from rq_hf.conversion import convert_checkpoint
 
 OFFICIAL = load_file(EXPECTED)
@@ -119,9 +120,10 @@ def test_per_depth_training_equals_the_official_code(shared, codebook_size):
     torch.testing.assert_close(trained, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkpoint, converted, tmp_path):
+def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkpoint, converted, tmp_path, capsys):
     archive = archived(checkpoint("ffhq"), tmp_path / "ffhq.tar.gz")
-    assert convert_checkpoint(archive, tmp_path / "ffhq") == "pipeline"
+    main(["convert", "--checkpoint", str(archive), "--output", str(tmp_path / "ffhq")])
+    assert capsys.readouterr().out == f"{tmp_path / 'ffhq'} holds the converted pipeline.\n"
     torch.testing.assert_close(weights_of(tmp_path / "ffhq"), weights_of(converted("ffhq")), rtol=0, atol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"ffhq.tar.gz", "ffhq"}
 

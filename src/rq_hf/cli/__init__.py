@@ -80,9 +80,9 @@ def in_one_line(error: Exception) -> str:
 
 def extras_with(module: str | None) -> list[str]:
     """The extras of rq_hf that install a module, whose package has the same name."""
-    name = re.escape(str(module).partition(".")[0].replace("_", "-"))
+    package = str(module).partition(".")[0].replace("_", "-")
     try:
-        packages = "\n".join(importlib.metadata.requires("rq_hf") or [])
-    except importlib.metadata.PackageNotFoundError:  # this is a folder on the path
+        needs = "\n".join(importlib.metadata.requires("rq_hf") or [])
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path, not installed
         return []
-    return re.findall(rf'^{name}\b(?!-).*extra == "((?!dev")\w+)"', packages, re.MULTILINE)
+    return re.findall(rf'^{package}\b(?!-).*extra == "((?!dev")\w+)"', needs, re.MULTILINE)

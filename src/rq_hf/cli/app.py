@@ -42,9 +42,7 @@ class Studio:
     def __init__(self, pipe: RQImageGenerationPipeline):
         self.pipe = pipe
 
-    def draw(
-        self, condition, depth, count, seed, candidates, temperature, top_k, image=None, rows=None, progress=PROGRESS
-    ):
+    def draw(self, condition, depth, count, seed, candidates, temperature, top_k, image=None, rows=None, bar=PROGRESS):
         """Codes of new pictures, and the pictures. With `rows` they keep the first rows of codes of an `image`."""
         config, call = self.pipe.transformer.config, self.pipe
         generators = [torch.Generator().manual_seed(int(seed or 0) + index) for index in range(int(count))]
@@ -154,12 +152,10 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                 depth = gr.Slider(1, depths, value=depths, step=1, label=label, elem_id="depth")
         queue, outputs = {"concurrency_id": "model", "concurrency_limit": 1}, [codes, pictures]
         settings = [depth, count, seed, candidates, temperature, top_k]
-        for name, condition, button, inputs in (
-            ("draw", prompt, draw, [prompt, *settings]),
-            ("complete", completion, complete, [completion, *settings, upload, rows]),
-        ):
-            events = [button.click, *([condition.submit] if isinstance(condition, gr.Textbox) else [])]
-            gr.on(events, in_words(studio.draw), inputs, outputs, api_name=name, **queue)
+        enter, enter_too = ([box.submit] if isinstance(box, gr.Textbox) else [] for box in (prompt, completion))
+        run = functools.partial(gr.on, fn=in_words(studio.draw), outputs=outputs, **queue)
+        run([draw.click, *enter], inputs=[prompt, *settings], api_name="draw")
+        run([complete.click, *enter_too], inputs=[completion, *settings, upload, rows], api_name="complete")
         reconstruct.click(in_words(studio.reconstruct), [original, depth], outputs, **queue)
         depth.change(in_words(studio.decode), [codes, depth], pictures, trigger_mode="always_last", **queue)
     return page
