@@ -85,8 +85,9 @@ setup(
     # The card templates at the top of the repository are installed as `rq_hf.model_cards`.
     packages=[*find_packages("src"), "rq_hf.model_cards"],
     package_dir={"": "src", "rq_hf.model_cards": "model_cards"},
+    py_modules=["rq_hf_command"],
     package_data={"rq_hf": ["py.typed", "recipes/*.json"], "rq_hf.model_cards": ["*.md"]},
-    entry_points={"console_scripts": ["rq-hf=rq_hf.cli:main"]},
+    entry_points={"console_scripts": ["rq-hf=rq_hf_command:main"]},
     python_requires=">=3.11",
     install_requires=install_requires,
     extras_require=extras,

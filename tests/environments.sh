@@ -43,7 +43,7 @@ for age in "$@"; do
     "$rq_hf" train-rqt "$recipes/emoji-rqt-fixture.json" $options --rqvae_name_or_path "$runs/rqvae" \
         --output_dir "$runs/pipeline"
     "$rq_hf" generate "$runs/pipeline" "a castle" --output "$runs/mine.png"
-    "$environment/bin/accelerate" launch --cpu -m rq_hf.cli.train_rqt "$recipes/emoji-rqt-fixture.json" $options \
+    "$environment/bin/accelerate" launch --cpu -m rq_hf.cli train-rqt "$recipes/emoji-rqt-fixture.json" $options \
         --output_dir "$runs/launched"
     echo "$age: passed"
 done

@@ -69,8 +69,8 @@ def test_every_row_has_max_length_ids_of_which_pad_is_0_and_unk_is_1(tokenizer):
 def test_vocabulary_size_is_a_bound_that_is_reached_where_pairs_suffice():
     assert train_caption_tokenizer(["red", "der"], vocab_size=8).tokenize("red") == ["r", "e", "d</w>"]
     assert len(train_caption_tokenizer(CAPTIONS, vocab_size=100)) == 100
-    every_word = train_caption_tokenizer(CAPTIONS)
-    assert len(every_word) < 16384
+    every_word = train_caption_tokenizer(CAPTIONS, vocab_size=10**12)  # memory for so many would end the process
+    assert len(every_word) == len(train_caption_tokenizer(CAPTIONS)) < 16384
     assert every_word.tokenize("green rocket") == ["green</w>", "rocket</w>"]
 
 
@@ -200,11 +200,18 @@ def test_encoding_leaves_tokenizer_and_global_random_state_alone(tokenizer):
 
 
 def test_time_is_linear_in_the_length_of_a_caption():
-    encoder = BPEDropoutEncoder(train_caption_tokenizer(CAPTIONS, vocab_size=400, max_length=100_000))
     started = time.process_time()
+    word = "".join(random.Random(0).choices("redhat", k=400_000))
+    encoder = BPEDropoutEncoder(train_caption_tokenizer([*CAPTIONS, word], vocab_size=2000, max_length=4096))
     encoder("redheart" * 2_000, 0.1, seeded(0))  # one word of 16,000 characters
     encoder("red heart " * 2_000, 0.1, seeded(0))
     assert time.process_time() - started < 5
+
+
+def test_a_row_that_no_memory_holds_is_refused():
+    for max_length in (0, "8", 4097, 2**33):
+        with pytest.raises(ValueError, match="`max_length` must be an integer from 1 to 4096, got"):
+            train_caption_tokenizer(CAPTIONS, max_length=max_length)
 
 
 def test_an_unsuitable_tokenizer_is_refused():

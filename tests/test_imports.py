@@ -19,15 +19,16 @@ HEADER = "# Copyright 2026 The rq_hf authors.\n# Licensed under the Apache Licen
 ARROWS = {
     "models": set(),
     "images": set(),
+    "files": set(),
     "hub": set(),
     "caption_tokenizer": set(),
     "pipelines": {"models", "images", "hub"},
-    "evaluation": {"models", "pipelines", "images"},
+    "evaluation": {"models", "pipelines", "images", "files"},
     "training": {
-        "models", "pipelines", "images", "caption_tokenizer", "hub", "evaluation.reconstruction",
+        "models", "pipelines", "images", "files", "caption_tokenizer", "hub", "evaluation.reconstruction",
         "evaluation.features",
     },
-    "conversion": {"models", "pipelines", "caption_tokenizer", "hub"},
+    "conversion": {"models", "pipelines", "files", "caption_tokenizer", "hub"},
     "__init__": {"models", "pipelines", "caption_tokenizer"},
 }  # fmt: skip
 # What a pipeline can do without: training, measuring and pages bring these.

@@ -25,6 +25,8 @@ from transformers import PreTrainedTokenizerFast
 PAD_TOKEN = "[PAD]"  # id 0
 UNK_TOKEN = "[UNK]"  # id 1
 END_OF_WORD = "</w>"
+LONGEST_WORD = 64  # characters; merging takes a time that grows with the square of a word's length
+LONGEST_ROW = 4096  # ids; each caption is padded to a whole row, and captions have tens of ids
 
 
 def train_caption_tokenizer(
@@ -38,16 +40,16 @@ def train_caption_tokenizer(
     Trains a byte-pair encoding on captions.
 
     Text is lower-cased and words are split at white space, around punctuation and around each Chinese character.
-    Accents are kept. The result depends only on how often each word occurs. "[PAD]" and "[UNK]" typed in a caption
-    are plain text.
+    Accents are kept. Of a longer word, each 64 characters count as a word. The result depends only on how often each
+    word occurs. "[PAD]" and "[UNK]" typed in a caption are plain text.
 
     Args:
         captions (`Iterable[str]`): The captions, read once.
         vocab_size (`int`, *optional*, defaults to 16384): The largest number of entries, with the two special tokens
             and the characters. There are fewer if the captions have no more pairs to merge, so `len(tokenizer)` is
             the `vocab_size` of a model.
-        max_length (`int`, *optional*, defaults to 32): Number of ids in a row, which is `model_max_length` of the
-            tokenizer and `condition_length` of the transformer.
+        max_length (`int`, *optional*, defaults to 32): Number of ids in a row, at most 4,096. It is `model_max_length`
+            of the tokenizer and `condition_length` of the transformer.
         limit_alphabet (`int`, *optional*, defaults to 1000): Number of characters to keep, the most frequent ones. The
             others become [UNK]. A kept character takes two entries, one inside a word and one at its end.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
@@ -57,8 +59,8 @@ def train_caption_tokenizer(
         gives `max_length` ids.
 
     Raises:
-        `ValueError`: If `captions` is a string or has no text, a number is no integer of at least 1, or `vocab_size`
-            cannot hold the special tokens and the characters.
+        `ValueError`: If `captions` has no text or is a string, or a number is out of range: `vocab_size` must hold the
+            special tokens and the characters.
 
     Example:
 
@@ -74,16 +76,16 @@ def train_caption_tokenizer(
     """
     if isinstance(captions, str):
         raise ValueError("`captions` must be an iterable of strings, got one string.")
-    for name, value in (("max_length", max_length), ("limit_alphabet", limit_alphabet)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+    for name, value, most in (("max_length", max_length, LONGEST_ROW), ("limit_alphabet", limit_alphabet, 2**20)):
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"`{name}` must be an integer from 1 to {most}, got {value!r}.")
     normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     word_counts = Counter()
     for caption in captions:
         if not isinstance(caption, str):
             raise ValueError(f"`captions` must hold strings, got {caption!r:.80}.")
-        words = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption))
-        word_counts.update(word for word, _ in words)
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption)):
+            word_counts.update(word[start : start + LONGEST_WORD] for start in range(0, len(word), LONGEST_WORD))
     if not word_counts:
         raise ValueError("`captions` must contain text, got no captions or only blank ones.")
 
@@ -102,13 +104,14 @@ def train_caption_tokenizer(
 
     # The trainer breaks ties by id, and gives the characters ids in the order of a hash map with a random seed. The
     # characters are special tokens here, which have ids in their own order, so that the result is reproducible.
+    known_words = Counter({word: count for word, count in word_counts.items() if alphabet.issuperset(word)})
+    most = 2 + len(symbols) + sum(map(len, known_words))  # each merge shortens a word
     trainer = BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=min(vocab_size, most),  # it reserves memory for so many
         special_tokens=[PAD_TOKEN, UNK_TOKEN, *symbols],
         end_of_word_suffix=END_OF_WORD,
         show_progress=show_progress,
     )
-    known_words = Counter({word: count for word, count in word_counts.items() if alphabet.issuperset(word)})
     trained = Tokenizer(BPE(unk_token=UNK_TOKEN, end_of_word_suffix=END_OF_WORD))
     trained.train_from_iterator(known_words.elements(), trainer)
     model = json.loads(trained.to_str())["model"]
@@ -149,9 +152,8 @@ def convert_char_bpe_tokenizer(
 
 class BPEDropoutEncoder:
     """
-    Encodes captions with BPE dropout (Provilkov et al., 2020, https://arxiv.org/abs/1910.13267) and a seed.
-
-    The dropout of `tokenizers` cannot be seeded.
+    Encodes captions with BPE dropout (Provilkov et al., 2020, https://arxiv.org/abs/1910.13267) and a seed, which the
+    dropout of `tokenizers` does not take.
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`): Of [`train_caption_tokenizer`] or [`convert_char_bpe_tokenizer`].
@@ -159,9 +161,6 @@ class BPEDropoutEncoder:
     Raises:
         `ValueError`: If the tokenizer is another one.
     """
-
-    # A longer word is merged in pieces, so that the time is linear in the caption's length.
-    longest_word = 64
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -199,10 +198,10 @@ class BPEDropoutEncoder:
         input_ids = []
         for _, word in groupby(zip(encoding.word_ids(), encoding.input_ids, strict=True), key=itemgetter(0)):
             symbols = [symbol for _, symbol in word]
-            for start in range(0, len(symbols), self.longest_word):
+            for start in range(0, len(symbols), LONGEST_WORD):
                 if len(input_ids) >= self.max_length:
                     return input_ids[: self.max_length]
-                input_ids += self._merge(symbols[start : start + self.longest_word], dropout, uniform)
+                input_ids += self._merge(symbols[start : start + LONGEST_WORD], dropout, uniform)
         return (input_ids + [0] * (self.max_length - len(input_ids)))[: self.max_length]
 
     def _merge(self, symbols: list[int], dropout: float, uniform) -> list[int]:
@@ -220,9 +219,8 @@ class BPEDropoutEncoder:
 
 
 def _normalizer() -> normalizers.Normalizer:
-    return normalizers.Sequence(
-        [normalizers.BertNormalizer(lowercase=False, strip_accents=False), normalizers.Lowercase()]
-    )
+    keep_accents = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    return normalizers.Sequence([keep_accents, normalizers.Lowercase()])
 
 
 def _make_tokenizer(

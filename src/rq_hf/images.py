@@ -40,6 +40,8 @@ def decode_picture(
     """
     place = f" {image}" if isinstance(image, (str, Path)) else ""
     try:
+        if isinstance(image, (str, Path)) and not Path(image).is_file():  # a named pipe would never end
+            raise ValueError("there is no such file")
         if not isinstance(image, Image.Image):
             image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:

@@ -53,7 +53,7 @@ def test_a_picture_is_reconstructed_and_a_completion_keeps_the_codes_of_its_firs
     known, pictures = studio.reconstruct(str(path), 2)
     assert torch.equal(known, tiny_pipeline.reconstruct(square, output_type="latent").images)
     assert len(pictures) == 1 and studio.decode(None, 2) == []
-    codes, _ = studio.complete(str(path), "a red heart", 2, 3, *SAMPLING)
+    codes, _ = studio.draw("a red heart", 3, *SAMPLING, str(path), rows=2)
     assert torch.equal(codes[:, :2], known[:, :2].expand_as(codes[:, :2]))
     assert not torch.equal(codes[:, 2:], known[:, 2:].expand_as(codes[:, 2:]))
 
@@ -81,7 +81,7 @@ def test_the_parameters_of_the_api_have_names_and_enter_works_as_a_click(client,
     sampling = ["count", "seed", "candidates", "temperature", "top_k"]
     assert {name: [each["parameter_name"] for each in about["parameters"]] for name, about in endpoints.items()} == {
         "/draw": ["condition", "depth", *sampling],
-        "/complete": ["image", "condition", "rows", "depth", *sampling],
+        "/complete": ["condition", "depth", *sampling, "image", "rows"],
         "/reconstruct": ["image", "depth"],
         "/decode": ["depth"],
     }

@@ -2,7 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The command `rq-hf`: its dispatch, its errors, and the commands that draw."""
 
+import os
+import re
 import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +58,30 @@ def test_every_command_has_help(command, capsys):
 def test_the_command_alone_names_its_commands(capsys):
     assert "COMMAND" in ends_with(capsys, 2)
     assert "'train-rqvae'" in ends_with(capsys, 2, "draw")
+    assert "--port: must be an integer from 1 to 65535" in ends_with(capsys, 2, "app", "x", "--port", 99999999)
     with pytest.raises(SystemExit):
         run("--version")
     assert capsys.readouterr().out == f"rq_hf {__version__}\n"
+
+
+def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path, capsys):
+    assert ends_with(capsys, 1, "push", tmp_path, "--repo_id", "me/x").startswith("error: `folder` must hold ")
+    unexpected = "error: TypeError: main() got an unexpected keyword argument 'x'; `rq-hf --debug COMMAND` shows its"
+    with pytest.raises(SystemExit, match=re.escape(unexpected)):
+        main(["push"], x=1)
+    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=re.escape(unexpected)):
+        main(["--debug", "push"], x=1)
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
+    for command, module, extras in (("app", "gradio", "rq_hf[demo]"), ("evaluate", "datasets", "rq_hf[train] or rq_")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            for name in [name for name in sys.modules if name.startswith(f"rq_hf.cli.{command}")]:
+                patch.delitem(sys.modules, name)
+            assert f"; it comes with {extras}" in ends_with(capsys, 1, command)
 
 
 def test_generate_writes_a_sheet_and_overwrites_none(pipeline_folder, tmp_path, monkeypatch, capsys):
@@ -109,6 +139,7 @@ def test_damaged_models_are_one_line_and_leave_nothing(pipeline_folder, tmp_path
         (["a heart", "--num_images", 10**9], "--num_images: must be an integer from 1 to 1000"),
         (["a heart", "--seed", 10**30], "--seed: must be an integer from 0 to"),
         (["a heart", "--device", "tpu"], "--device: 'tpu' cannot be used"),
+        (["a heart", "--device", "meta"], "--device: 'meta' cannot be used"),
         (["a heart", "--top_p", 2], "`top_p`"),
         (["a heart", "--ranker", "likelihood"], "`num_candidates`"),
     ],
@@ -123,15 +154,64 @@ def test_a_refused_option_leaves_nothing(pipeline_folder, tmp_path, monkeypatch,
     assert [path.name for path in Path.cwd().rglob("*.png")] == ["a-heart.png"]
 
 
-def test_a_full_disk_leaves_no_picture(pipeline_folder, tmp_path, capsys):
-    output = tmp_path / "sheets" / "sheet.png"
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may have more than 100 bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file may be larger
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        assert "File too large" in ends_with(capsys, 1, "generate", pipeline_folder, "a heart", "--output", output)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not any(output.parent.iterdir())
+
+
+def test_a_full_disk_leaves_neither_a_picture_nor_a_tokenizer(pipeline_folder, data, tmp_path, capsys):
+    train = ["train-tokenizer", "--dataset_name", data, "--caption_column", "txt", "--output_dir"]
+    run(*train, tmp_path / "first")  # `datasets` writes to its cache
+    assert {path.name for path in (tmp_path / "first").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    (tmp_path / "old.png").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    draw = ["generate", pipeline_folder, "a heart", "--output"]
+    for command in ([*draw, tmp_path / "new" / "a.png"], [*draw, tmp_path / "old.png"], [*train, tmp_path / "empty"]):
+        with full_disk():
+            assert "File too large" in ends_with(capsys, 1, *command)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "old.png").read_text() == "kept"
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(pipeline_folder, tmp_path, capsys, number, status):
+    def interrupt_writing() -> None:
+        while not any(tmp_path.glob(".unfinished-*/*.png")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    before, handler = sorted(tmp_path.rglob("*")), signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=interrupt_writing).start()
+    output = ["--output", tmp_path / "sheet.png", "--num_images", 50]  # it takes a while to compress them
+    assert ends_with(capsys, status, "generate", pipeline_folder, "a heart", *output) == "error: interrupted"
+    assert sorted(tmp_path.rglob("*")) == before and signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_an_interruption_during_the_imports_is_one_line():
+    source = "print('here', flush=True); from rq_hf_command import main; main()"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", source, "generate"], **pipes) as process:
+        assert process.stdout.readline() == "here\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "error: interrupted\n" and process.wait() == 130
+
+
+@pytest.mark.parametrize("output", ["file", "folder", "", "."])
+def test_a_folder_to_write_must_be_new_or_empty(tmp_path, monkeypatch, capsys, output):
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder/file"):
+        (tmp_path / name).write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    for words in ("train-tokenizer --dataset_name x --output_dir", "convert --checkpoint x --output"):
+        assert "must be a new or empty folder, got" in ends_with(capsys, 1, *words.split(), output)
+    assert len(list(tmp_path.rglob("*"))) == 3 and (tmp_path / "file").read_text() == "kept"
 
 
 def test_reconstruct_shows_original_and_every_depth(make_pipeline, tmp_path, capsys):

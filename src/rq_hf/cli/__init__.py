@@ -3,12 +3,16 @@
 """The console command `rq-hf`. Each command is the `main` of the module of its name."""
 
 import importlib
+import importlib.metadata
+import re
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from .options import CommandParser, command
+from .options import CommandParser
 
 COMMANDS = {
     "train-rqvae": "train an RQ-VAE (stage 1)",
@@ -23,18 +27,62 @@ COMMANDS = {
 }
 
 
-@command
 def main(argv: Sequence[str] | None = None, **options: Any) -> None:
-    """Runs `rq-hf COMMAND [arguments]`; `options` are those of the command's function."""
+    """
+    Runs `rq-hf [--debug] COMMAND [arguments]`; `options` are those of the command's function.
+
+    All errors of all commands end here, as one line on stderr. The exit status is 1, 2 for a refused argument, 130
+    for SIGINT and 143 for SIGTERM. With `--debug` the traceback comes first.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
     parser = CommandParser(
         prog="rq-hf",
-        usage="rq-hf COMMAND [arguments]",
+        usage="rq-hf [--debug] COMMAND [arguments]",
         description="RQ-VAE and RQ-Transformer: training, sampling, evaluation and sharing.",
         epilog="\n".join(["commands:", *(f"  {name:{width}}{about}" for name, about in COMMANDS.items())]),
     )
     parser.add_argument("--version", action="version", version=f"rq_hf {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error; before COMMAND")
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="COMMAND --help says more")
-    module = parser.parse_args(argv[:1]).command.replace("-", "_")
-    importlib.import_module(f".{module}", __name__).main(argv[1:], **options)
+    start = 2 if argv[:1] == ["--debug"] else 1
+    asked = parser.parse_args(argv[:start])
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        importlib.import_module(f".{asked.command.replace('-', '_')}", __name__).main(argv[start:], **options)
+    except (Exception, KeyboardInterrupt) as error:
+        if asked.debug:
+            traceback.print_exc()
+        if not isinstance(error, KeyboardInterrupt):
+            sys.exit(f"error: {in_one_line(error)}")
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(128 + (error.args or [signal.SIGINT])[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupt(number: int, _: Any) -> None:
+    """Lets a signal end the command as Ctrl-C does, so that unfinished files are removed. A second one kills."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
+def in_one_line(error: Exception) -> str:
+    """The message of an error. One that is not written for users says how to see where it comes from."""
+    message = " ".join(str(error).split())[:1000]
+    if isinstance(error, ImportError):
+        extras = [f"rq_hf[{extra}]" for extra in extras_with(error.name)]
+        return message + (f"; it comes with {' or '.join(extras)}" if extras else "")
+    if isinstance(error, (ValueError, OSError)) and message:
+        return message
+    return f"{type(error).__name__}: {message}; `rq-hf --debug COMMAND` shows its traceback"
+
+
+def extras_with(module: str | None) -> list[str]:
+    """The extras of rq_hf that install a module, whose package has the same name."""
+    package = str(module).partition(".")[0].replace("_", "-")
+    try:
+        needs = "\n".join(importlib.metadata.requires("rq_hf") or [])
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path, not installed
+        return []
+    return re.findall(rf'^{package}\b(?!-).*extra == "((?!dev")\w+)"', needs, re.MULTILINE)

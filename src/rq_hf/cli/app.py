@@ -42,16 +42,26 @@ class Studio:
     def __init__(self, pipe: RQImageGenerationPipeline):
         self.pipe = pipe
 
-    def draw(self, condition, depth, count, seed, candidates, temperature, top_k, progress=PROGRESS):
-        """Codes of new pictures, and the pictures."""
-        return self._run(self.pipe, {}, condition, depth, count, seed, candidates, temperature, top_k)
-
-    def complete(self, image, condition, rows, depth, count, seed, candidates, temperature, top_k, progress=PROGRESS):
-        """Codes of pictures that keep the first rows of an uploaded one, and the pictures."""
-        height, width, _ = self.pipe.transformer.config.code_shape
-        mask = (torch.arange(height) < rows)[:, None].expand(height, width)
-        picture = {"image": self._square(image), "mask": mask}
-        return self._run(self.pipe.complete, picture, condition, depth, count, seed, candidates, temperature, top_k)
+    def draw(self, condition, depth, count, seed, candidates, temperature, top_k, image=None, rows=None, bar=PROGRESS):
+        """Codes of new pictures, and the pictures. With `rows` they keep the first rows of codes of an `image`."""
+        config, call = self.pipe.transformer.config, self.pipe
+        generators = [torch.Generator().manual_seed(int(seed or 0) + index) for index in range(int(count))]
+        options = {"num_images_per_prompt": len(generators), "generator": generators, "output_type": "latent"}
+        options |= {"temperature": temperature or None, "top_k": top_k or None}
+        if config.condition_length > 1:
+            if len(condition or "") > MAX_PROMPT_LENGTH:
+                raise ValueError(f"The prompt must have at most {MAX_PROMPT_LENGTH} characters.")
+            options["prompt"] = spoken(condition or "")
+        elif config.vocab_size > 1:
+            options["class_labels"] = condition
+        if candidates > 1:
+            options |= {"num_candidates": int(candidates) * len(generators), "ranker": "likelihood"}
+        if rows is not None:
+            call, (height, width, _) = self.pipe.complete, config.code_shape
+            kept = (torch.arange(height) < rows)[:, None].expand(height, width)
+            options |= {"image": self._square(image), "mask": kept}
+        codes = call(**options).images.cpu()
+        return codes, self.decode(codes, depth)
 
     def reconstruct(self, image, depth):
         """Codes of an uploaded picture, and what they decode to."""
@@ -74,23 +84,6 @@ class Studio:
         size = self.pipe.rqvae.config.image_size
         picture = decode_picture(image, max_pixels=MAX_UPLOAD_PIXELS)
         return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-
-    def _run(
-        self, call: Callable, arguments: dict[str, Any], condition, depth, count, seed, candidates, temperature, top_k
-    ):
-        config, count = self.pipe.transformer.config, int(count)
-        if config.condition_length > 1:
-            if len(condition or "") > MAX_PROMPT_LENGTH:
-                raise ValueError(f"The prompt must have at most {MAX_PROMPT_LENGTH} characters.")
-            arguments["prompt"] = spoken(condition or "")
-        elif config.vocab_size > 1:
-            arguments["class_labels"] = condition
-        if candidates > 1:
-            arguments |= {"num_candidates": int(count * candidates), "ranker": "likelihood"}
-        generators = [torch.Generator().manual_seed(int(seed or 0) + index) for index in range(count)]
-        arguments |= {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"}
-        codes = call(**arguments, temperature=temperature or None, top_k=top_k or None).images.cpu()
-        return codes, self.decode(codes, depth)
 
 
 def spoken(text: str) -> str:
@@ -151,19 +144,18 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
                 with gr.Accordion("Sampling (0: the checkpoint's own)", open=False):
                     temperature = gr.Number(0, minimum=0, step=0.1, label="Temperature", elem_id="temperature")
                     top_k = gr.Number(0, precision=0, minimum=0, label="Top k", elem_id="top_k")
-                sampling = [count, seed, candidates, temperature, top_k]
             with gr.Column(scale=3):
                 pictures = gr.Gallery(
                     show_label=False, columns=3, height=570, object_fit="contain", format="png", elem_id="pictures"
                 )
                 label = f"Coarse to fine: the first codes of each position, of {depths}"
                 depth = gr.Slider(1, depths, value=depths, step=1, label=label, elem_id="depth")
-        queue = {"concurrency_id": "model", "concurrency_limit": 1}
-        outputs = [codes, pictures]
+        queue, outputs = {"concurrency_id": "model", "concurrency_limit": 1}, [codes, pictures]
+        settings = [depth, count, seed, candidates, temperature, top_k]
         enter, enter_too = ([box.submit] if isinstance(box, gr.Textbox) else [] for box in (prompt, completion))
-        inputs = [upload, completion, rows, depth, *sampling]
-        gr.on([draw.click, *enter], in_words(studio.draw), [prompt, depth, *sampling], outputs, **queue)
-        gr.on([complete.click, *enter_too], in_words(studio.complete), inputs, outputs, **queue)
+        run = functools.partial(gr.on, fn=in_words(studio.draw), outputs=outputs, **queue)
+        run([draw.click, *enter], inputs=[prompt, *settings], api_name="draw")
+        run([complete.click, *enter_too], inputs=[completion, *settings, upload, rows], api_name="complete")
         reconstruct.click(in_words(studio.reconstruct), [original, depth], outputs, **queue)
         depth.change(in_words(studio.decode), [codes, depth], pictures, trigger_mode="always_last", **queue)
     return page
@@ -176,12 +168,12 @@ def serve(page: gr.Blocks, port: int | None = None, **launch_options: Any) -> No
     page.queue(max_size=MAX_WAITING).launch(ssr_mode=False, show_error=True, **launch_options)
 
 
-@options.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf app`."""
     parser = options.CommandParser(prog="rq-hf app", usage="%(prog)s MODEL [options]", description=__doc__)
     options.add_model_arguments(parser)
-    parser.add_argument("--port", type=int, help="by default GRADIO_SERVER_PORT, or the first free one from 7860 on")
+    port = functools.partial(options.integer, low=1, high=65535)
+    parser.add_argument("--port", type=port, help="by default GRADIO_SERVER_PORT, or the first free one from 7860 on")
     arguments = parser.parse_args(argv)
 
     page = build_page(options.load_pipeline(arguments), arguments.model.rstrip("/").split("/")[-1])

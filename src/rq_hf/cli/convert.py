@@ -16,10 +16,9 @@ import torch
 
 from ..conversion import LICENSE, convert_checkpoint
 from ..hub import push_folder
-from .options import DTYPES, CommandParser, command
+from .options import DTYPES, CommandParser
 
 
-@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf convert`."""
     parser = CommandParser(prog="rq-hf convert", description=__doc__)
@@ -27,24 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights of the transformer")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
-    parser.add_argument("--vocab", type=Path, help="bpe-16k-vocab.json or bpe-30k-vocab.json of the official code")
-    parser.add_argument("--merges", type=Path, help="bpe-16k-merges.txt or bpe-30k-merges.txt of the official code")
+    parser.add_argument("--vocab", dest="vocab_file", help="official bpe-16k-vocab.json or bpe-30k-vocab.json")
+    parser.add_argument("--merges", dest="merges_file", help="official bpe-16k-merges.txt or bpe-30k-merges.txt")
     parser.add_argument("--license", default=LICENSE, help="of the weights, for the card (default: %(default)s)")
     parser.add_argument("--allow_pickle", action="store_true", help="load more than tensors, which can execute code")
-    parser.add_argument("--push_to_hub", metavar="REPO", help="upload the result to this repository")
-    arguments = parser.parse_args(argv)
-    kind = convert_checkpoint(
-        arguments.checkpoint,
-        arguments.output,
-        ema=arguments.ema,
-        dtype=getattr(torch, arguments.dtype),
-        vocab_file=arguments.vocab,
-        merges_file=arguments.merges,
-        license=arguments.license,
-        allow_pickle=arguments.allow_pickle,
-        repo_id=arguments.push_to_hub,
-    )
-    print(f"{arguments.output} holds the converted {kind}.")
-    if arguments.push_to_hub is not None:
-        message = "Convert an official checkpoint"
-        print(push_folder(arguments.output, arguments.push_to_hub, commit_message=message).commit_url)
+    parser.add_argument("--push_to_hub", dest="repo_id", metavar="REPO", help="upload the result to this repository")
+    options = vars(parser.parse_args(argv))
+    options["dtype"] = getattr(torch, options["dtype"])
+    print(f"{options['output']} holds the converted {convert_checkpoint(**options)}.")
+    if (repo_id := options["repo_id"]) is not None:
+        print(push_folder(options["output"], repo_id, commit_message="Convert an official checkpoint").commit_url)

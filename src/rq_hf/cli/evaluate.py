@@ -40,7 +40,6 @@ from ..training.transforms import TRANSFORMS
 from . import options
 
 
-@options.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf evaluate`."""
     parser = options.CommandParser(prog="rq-hf evaluate", description=__doc__)

@@ -15,7 +15,6 @@ from ..images import image_grid
 from . import options
 
 
-@options.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf generate`."""
     usage = "%(prog)s MODEL [PROMPT ...] [options]"

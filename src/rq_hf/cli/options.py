@@ -1,42 +1,21 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What several commands share: the parser, the treatment of errors, and common options."""
+"""What several commands share: the parser, types of arguments, common options."""
 
 import argparse
-import functools
 import itertools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HTTPError, StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 
+from ..files import write_whole
 from ..models.sampling import SAMPLING_FIELDS
 from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
 
-# Bad input, a file that cannot be read, fields that do not fit together, a Hub that does not answer, a missing extra.
-USER_ERRORS = (ValueError, OSError, StrictDataclassError, SafetensorError, HTTPError, ImportError)
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-def command(main: Callable) -> Callable:
-    """Decorates the `main` of a command: an error of the user is one line on stderr and exit code 1."""
-
-    @functools.wraps(main)
-    def run(*args, **kwargs) -> None:
-        try:
-            main(*args, **kwargs)
-        except USER_ERRORS as error:
-            message = " ".join(str(error).split())[:1000] or type(error).__name__
-            if isinstance(error, ModuleNotFoundError):
-                message += "; install rq_hf with the extra train, eval or demo: pip install '.[train]' in a clone"
-            sys.exit(f"error: {message}")
-
-    return run
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -61,9 +40,10 @@ def integer(text: str, low: int = 0, high: int = 2**32) -> int:
 def device(text: str) -> str:
     """An argparse type: a device that torch can use."""
     try:
-        return str(torch.empty(0, device=text).device)
+        torch.zeros(1, device=text).item()  # the device "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {error!s:.100}") from error
+    return text
 
 
 def picture_path(text: str) -> Path:
@@ -127,11 +107,6 @@ def write_sheet(sheet: Image.Image, output: Path | None, stem: str) -> None:
     if output is None:
         paths = (Path("out", f"{stem}-{number}.png" if number else f"{stem}.png") for number in itertools.count())
         output = next(path for path in paths if not path.exists())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".unfinished-{output.name}")
-    try:
+    with write_whole(output) as unfinished:
         sheet.save(unfinished)
-        unfinished.replace(output)
-    finally:  # a full disk leaves no file
-        unfinished.unlink(missing_ok=True)
     print(output)

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..hub import push_folder
-from .options import CommandParser, command
+from .options import CommandParser
 
 
-@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf push`."""
     parser = CommandParser(prog="rq-hf push", usage="%(prog)s FOLDER --repo_id NAME [options]", description=__doc__)

@@ -18,10 +18,9 @@ from ..evaluation.reconstruction import coarse_to_fine_sheet
 from ..images import decode_picture
 from ..models import RQVAEModel
 from ..pipelines import load_component
-from .options import CommandParser, command, picture_path, write_sheet
+from .options import CommandParser, picture_path, write_sheet
 
 
-@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf reconstruct`."""
     parser = CommandParser(prog="rq-hf reconstruct", description=__doc__)

@@ -3,7 +3,7 @@
 """Train an RQ-Transformer (stage 2) on the codes of an RQ-VAE, and assemble the pipeline.
 
     rq-hf train-rqt RECIPE [--flag value ...]
-    accelerate launch -m rq_hf.cli.train_rqt RECIPE [--flag value ...]     on several devices
+    accelerate launch -m rq_hf.cli train-rqt RECIPE [--flag value ...]     on several devices
 
 RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its fields are flags, and flags win; those of a
 model take JSON values. A transformer is conditioned on captions (--caption_column), on class labels (--label_column)
@@ -17,11 +17,9 @@ from pathlib import Path
 
 from ..models import RQTransformerConfig
 from ..training import CodeDataArguments, RQTransformerTrainingArguments, train_rq_transformer
-from .options import command
 from .parsing import parse_recipe, start_logging
 
 
-@command
 def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = None) -> None:
     """Runs `rq-hf train-rqt`; without a recipe in `argv` with the default one."""
     classes = (RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments)
@@ -32,7 +30,3 @@ def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = 
         folder, data = recipe.training.output_dir, recipe.data
         condition = ["YOUR CAPTION"] if data.caption_column else ["--class_labels", "0"] if data.label_column else []
         print(f"{folder} holds the pipeline. Next: {shlex.join(['rq-hf', 'generate', folder, *condition])}")
-
-
-if __name__ == "__main__":
-    main()

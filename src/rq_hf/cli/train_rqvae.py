@@ -3,7 +3,7 @@
 """Train an RQ-VAE (stage 1).
 
     rq-hf train-rqvae RECIPE [--flag value ...]
-    accelerate launch -m rq_hf.cli.train_rqvae RECIPE [--flag value ...]     on several devices
+    accelerate launch -m rq_hf.cli train-rqvae RECIPE [--flag value ...]     on several devices
 
 RECIPE is a JSON file, or the name of a recipe that comes with rq_hf. Its fields are flags, and flags win; those of a
 model take JSON values. --model_name_or_path fine-tunes an RQ-VAE.
@@ -16,11 +16,9 @@ from pathlib import Path
 from ..models import RQVAEConfig
 from ..training import DataArguments, RQVAETrainingArguments, train_rqvae
 from ..training.arguments import recipe_names
-from .options import command
 from .parsing import parse_recipe, start_logging
 
 
-@command
 def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = None) -> None:
     """Runs `rq-hf train-rqvae`; without a recipe in `argv` with the default one."""
     classes = (RQVAEConfig, RQVAETrainingArguments, DataArguments)
@@ -32,7 +30,3 @@ def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = 
         words = ["rq-hf", "train-rqt", second if second in recipe_names() else "RECIPE"]
         words += ["--dataset_name", recipe.data.dataset_name, "--rqvae_name_or_path", folder]
         print(f"{folder} holds the RQ-VAE. Next: {shlex.join(words)}")
-
-
-if __name__ == "__main__":
-    main()

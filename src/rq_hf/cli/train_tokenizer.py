@@ -7,16 +7,15 @@ rq-hf train-tokenizer --dataset_name data/mine
 
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
 from ..caption_tokenizer import train_caption_tokenizer
+from ..files import write_whole
 from ..training.data import read_dataset
-from .options import CommandParser, command
+from .options import CommandParser
 
 
-@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf train-tokenizer`."""
     parser = CommandParser(prog="rq-hf train-tokenizer", description=__doc__)
@@ -26,20 +25,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--streaming", action="store_true", help="read the data set without a copy on disk")
     parser.add_argument("--vocab_size", type=int, default=16384, help="entries, at most (default: %(default)s)")
     parser.add_argument("--max_length", type=int, default=32, help="tokens of a caption (default: %(default)s)")
-    parser.add_argument("--output_dir", type=Path, default="runs/tokenizer", help="default: %(default)s")
+    parser.add_argument("--output_dir", default="runs/tokenizer", help="new or empty folder (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
-    dataset = read_dataset(arguments.dataset_name, split=arguments.split, streaming=arguments.streaming)
-    dataset = dataset.select_columns(arguments.caption_column)  # leaves pictures undecoded
-    tokenizer = train_caption_tokenizer(
-        read_captions(dataset, arguments.caption_column),
-        vocab_size=arguments.vocab_size,
-        max_length=arguments.max_length,
-        show_progress=True,
-    )
-    tokenizer.save_pretrained(arguments.output_dir)
+    with write_whole(arguments.output_dir, new_folder=True) as unfinished:
+        dataset = read_dataset(arguments.dataset_name, split=arguments.split, streaming=arguments.streaming)
+        dataset = dataset.select_columns(arguments.caption_column)  # leaves pictures undecoded
+        tokenizer = train_caption_tokenizer(
+            read_captions(dataset, arguments.caption_column),
+            vocab_size=arguments.vocab_size,
+            max_length=arguments.max_length,
+            show_progress=True,
+        )
+        tokenizer.save_pretrained(unfinished)
     words = ["rq-hf", "train-rqt", "small-rqt-64", "--dataset_name", arguments.dataset_name]
-    words += ["--caption_column", arguments.caption_column, "--tokenizer_name_or_path", str(arguments.output_dir)]
+    words += ["--caption_column", arguments.caption_column, "--tokenizer_name_or_path", arguments.output_dir]
     print(f"{len(tokenizer)} entries saved in {arguments.output_dir}. Next: {shlex.join(words)}")
 
 
@@ -48,7 +48,3 @@ def read_captions(dataset: Dataset | IterableDataset, column: str) -> Iterator[s
     for row in dataset:
         captions = row[column] if isinstance(row[column], list) else [row[column]]
         yield from (caption for caption in captions if caption is not None)
-
-
-if __name__ == "__main__":
-    main()
