@@ -9,7 +9,8 @@ from scorers import CLASSES, tiny_classifier, tiny_clip
 
 from rq_hf import CLIPRanker, ImageClassifier
 from rq_hf.images import to_pil
-from rq_hf.pipelines.selection import candidates_per_prompt, match_classes
+from rq_hf.pipelines.labels import match_classes
+from rq_hf.pipelines.selection import candidates_per_prompt
 
 PROMPTS = ["a red heart", "green apple"]
 

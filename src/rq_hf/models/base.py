@@ -14,10 +14,9 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file, logging
 
-logger = logging.get_logger(__name__)
+from .sampling import SAMPLING_FIELDS
 
-# Sampling settings that `generate` reads from a generation config.
-SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "guidance_scale")
+logger = logging.get_logger(__name__)
 
 # Keys that `PreTrainedConfig` takes beside its dataclass fields, from callers or from a saved config.json.
 _BASE_KEYS = {

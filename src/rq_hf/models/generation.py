@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
-from .base import SAMPLING_FIELDS
 from .residual_quantizer import MIN_TEMPERATURE, inverse_cdf_sample, one_per_depth, row_blocks
+from .sampling import SAMPLING_FIELDS, seeded_generator  # noqa: F401
 from .transformer_blocks import KeyValueCache
 
 logger = logging.get_logger(__name__)
@@ -49,12 +48,6 @@ class Sampling:
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
-
-
-def seeded_generator(*words: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by several integers, such as a seed, an epoch and the index of a picture."""
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
 
 def draw_uniforms(
@@ -200,7 +193,8 @@ class RQTransformerGenerationMixin(GenerationMixin):
         known_codes: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        callback: Callable[[int, torch.LongTensor], torch.LongTensor | bool | None] | None = None,
+        callback: Callable[[int, torch.LongTensor], torch.LongTensor | None] | None = None,
+        interrupt: Callable[[], bool] | None = None,
         generation_config: GenerationConfig | None = None,
         compile_config: CompileConfig | None = None,
     ) -> torch.LongTensor:
@@ -231,8 +225,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 Gives one uniform number per code before the loop. With one per picture a batch equals its singles.
             callback (*optional*):
                 `callback(position, codes)` after each position, with codes `(B, H, W, D)`, 0 where nothing is known or
-                drawn yet. It may return codes; later positions follow those of this position. `False` stops the loop.
+                drawn yet. It may return changed codes; later positions follow those of this position.
                 Leading positions that are known in all pictures are read at once, without a call.
+            interrupt (*optional*): Is asked after each position; `True` ends the loop.
             generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
             compile_config (`transformers.CompileConfig`, *optional*):
                 Compiles a step with `torch.compile`. The first call with a batch size and settings takes minutes.
@@ -275,18 +270,14 @@ class RQTransformerGenerationMixin(GenerationMixin):
             at_position = [None if each is None else each[:, position] for each in (uniforms, known_codes, known_mask)]
             codes[:, position], token, finite = run_step(self, caches, token, position, sampling, *at_position)
             is_finite &= finite
-            if callback is None:
-                continue
-            drawn = codes[:, position].clone()
-            answer = callback(position, codes.view(shape))
-            if answer is False:
-                break
-            if answer is not None and answer is not True:
-                self.check_codes("the callback's codes", answer, (batch_size,))
-                codes = answer.to(codes).flatten(1, 2).clone()
-            if not torch.equal(codes[:, position], drawn):
+            changed = None if callback is None else callback(position, codes.view(shape))
+            if changed is not None:
+                self.check_codes("the callback's codes", changed, (batch_size,))
+                codes = changed.to(codes).flatten(1, 2).clone()
                 quantized = self.codebook(codes[:, position, None]).sum(-2)  # (B, 1, n_z), z-hat_t
                 token = _token(self, quantized, position, len(conditions))
+            if interrupt is not None and interrupt():
+                break
         if not is_finite:
             self._compiled_step = None  # whose caches hold NaN
             raise ValueError(
