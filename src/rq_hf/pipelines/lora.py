@@ -11,8 +11,6 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
-PREFIXES = ("base_model.model.", "transformer.")  # of the names of weights in files of PEFT and of diffusers
-
 
 class LoraMixin(LoraBaseMixin):
     """Loads adapters. `set_adapters`, `get_active_adapters`, `disable_lora`, `enable_lora`, `unload_lora_weights` and
@@ -31,13 +29,11 @@ class LoraMixin(LoraBaseMixin):
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict[str, torch.Tensor]`):
-                Folder or Hub id with the files of PEFT, `adapter_config.json` and `adapter_model.safetensors`, or the
-                weights by name.
+                Folder or Hub id with PEFT's `adapter_config.json` and `adapter_model.safetensors`, or the weights.
             adapter_name (`str`, defaults to `"default"`): Name of the adapter in this pipeline.
             weight_name (`str`, *optional*):
-                Another file of weights than `adapter_model.safetensors`. With it `adapter_config.json` may be missing.
-                Weights without a configuration are scaled as in diffusers: by `alpha / rank` if they hold an entry
-                `MODULE.alpha`, and else by 1.
+                Another file than `adapter_model.safetensors`; then `adapter_config.json` may be missing. Weights
+                without it are scaled as in diffusers: by `alpha / rank` with an entry `MODULE.alpha`, else by 1.
             kwargs: Of `hf_hub_download`, such as `revision`, `subfolder` and `token`.
 
         Raises:
@@ -61,7 +57,7 @@ class LoraMixin(LoraBaseMixin):
             except OSError:
                 if weight_name is None:
                     raise
-        for prefix in PREFIXES:
+        for prefix in ("base_model.model.", "transformer."):  # of names by PEFT and by diffusers
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
         config = LoraConfig(**config_fields(weights)) if config is None else config
         weights = {name: value for name, value in weights.items() if not name.endswith(".alpha")}
@@ -93,10 +89,8 @@ class LoraMixin(LoraBaseMixin):
         """A context in which all adapters count `attention_kwargs["scale"]` times as much."""
         if not attention_kwargs:
             return nullcontext()
-        if set(attention_kwargs) != {"scale"} or not isinstance(attention_kwargs["scale"], (int, float)):
-            raise ValueError(f"`attention_kwargs` must be None or {{'scale': number}}, got {attention_kwargs!r:.80}.")
-        if not self.get_list_adapters():
-            raise ValueError("`attention_kwargs` must be None without an adapter; see `load_lora_weights`.")
+        if set(attention_kwargs) != {"scale"} or not self.get_list_adapters():
+            raise ValueError(f"`attention_kwargs` must be {{'scale': s}}, with an adapter, got {attention_kwargs!r}.")
         from peft.helpers import rescale_adapter_scale
 
         return rescale_adapter_scale(self.transformer, attention_kwargs["scale"])

@@ -79,9 +79,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                     raise ValueError(f"`sampling` must have keys among {SAMPLING_FIELDS}, got {name!r}.")
                 setattr(transformer.generation_config, name, value)
         is_grey = rqvae is not None and rqvae.config.num_channels == 1
-        self.image_processor = VaeImageProcessor(
-            do_resize=False, do_convert_rgb=not is_grey, do_convert_grayscale=is_grey
-        )
+        colours = {"do_convert_rgb": not is_grey, "do_convert_grayscale": is_grey}
+        self.image_processor = VaeImageProcessor(do_resize=False, **colours)
         self._interrupt = False
 
     @property
@@ -102,13 +101,13 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         model_index.json, since diffusers does not download generation_config.json.
 
         Raises:
-            `ValueError`: a transformer with an adapter.
+            `ValueError`: a transformer with an adapter, or a folder without a name.
         """
+        if not str(save_directory):
+            raise ValueError("`save_directory` must name a folder, got ''.")
         if getattr(self.transformer, "peft_config", None):
-            raise ValueError(
-                "`transformer` must be saved without an adapter. Call `pipe.fuse_lora()` to keep it, then "
-                "`pipe.unload_lora_weights()`."
-            )
+            advice = "Call `pipe.fuse_lora()` to keep it, then `pipe.unload_lora_weights()`."
+            raise ValueError(f"`transformer` must be saved without an adapter. {advice}")
         if self.transformer is not None:
             settings = {name: getattr(self.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
             self.register_to_config(sampling={name: value for name, value in settings.items() if value is not None})
@@ -270,26 +269,19 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
 
     def _check_inputs(self, prompt, class_labels, output_type, tensor_inputs) -> None:
-        config, expected = self.transformer.config, None
-        if config.condition_length > 1:
-            expected = "prompt"
-        elif config.vocab_size > 1:
-            expected = "class_labels"
+        config = self.transformer.config
+        expected = "prompt" if config.condition_length > 1 else "class_labels" if config.vocab_size > 1 else None
         for name, value in (("prompt", prompt), ("class_labels", class_labels)):
             if (value is not None) != (name == expected):
                 must = "be given" if name == expected else "be None"
                 takes = f"`{expected}`" if expected else "no condition"
                 raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
         check_output_type(output_type)
-        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}."
-            )
+        if unknown := [name for name in tensor_inputs if name not in self._callback_tensor_inputs]:
+            known = self._callback_tensor_inputs
+            raise ValueError(f"`callback_on_step_end_tensor_inputs` must be in {known}, got {unknown}.")
 
-    def _encode_conditions(
-        self, prompt, class_labels, negative_prompt, known_codes, known_mask
-    ) -> dict[str, torch.Tensor]:
+    def _encode_conditions(self, prompt, class_labels, negative_prompt, known_codes, known_mask) -> dict[str, Any]:
         """Arguments of `generate`, each with N rows."""
         if prompt is not None:
             input_ids = self.encode_prompt(prompt)  # (N, S)
@@ -305,8 +297,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             conditions["known_codes"] = known_codes
             num_rows = len(known_codes) if num_rows == 1 else num_rows  # one prompt for several pictures
         if known_mask is not None:
-            if not isinstance(known_mask, torch.Tensor):
-                raise ValueError(f"`known_mask` must be a bool tensor, got {type(known_mask).__name__}.")
+            known_mask = torch.as_tensor(known_mask)
             if known_mask.ndim == 2:
                 known_mask = known_mask[..., None].expand(*known_mask.shape, self.transformer.config.code_shape[2])
             conditions["known_mask"] = known_mask[None] if known_mask.ndim == 3 else known_mask  # (1 or N, H, W, D)
@@ -349,8 +340,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             return codes
         pixel_values = torch.cat([self.rqvae.decode(batch) for batch in codes.split(self.candidate_batch_size)])
         if not pixel_values.isfinite().all():
-            dtype = pixel_values.dtype
-            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity from `rqvae` in {dtype}.")
+            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity in {pixel_values.dtype}.")
         return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
 
 
@@ -368,9 +358,9 @@ def check_components(rqvae, transformer, tokenizer) -> None:
     if tokenizer is not None and transformer is not None:
         vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
         if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:
+            expected, got = f"{vocab_size} ids and `model_max_length` {length}", tokenizer.model_max_length
             raise ValueError(
-                f"`tokenizer` must have at most {vocab_size} ids and `model_max_length` {length}, as the transformer, "
-                f"got {len(tokenizer)} and {tokenizer.model_max_length}."
+                f"`tokenizer` must have at most {expected}, as the transformer, got {len(tokenizer)} and {got}."
             )
     if rqvae is None or transformer is None:
         return
@@ -392,7 +382,6 @@ def one_per_candidate(generator, candidates: range, total: int, num_drawn: int, 
         return generator
     num_returned = total // num_drawn * num_images
     if len(generator) != num_returned:
-        raise ValueError(
-            f"`generator` must be one or a list of one per returned picture ({num_returned}), got {len(generator)}."
-        )
+        expected = f"one or a list of one per returned picture ({num_returned})"
+        raise ValueError(f"`generator` must be {expected}, got {len(generator)}.")
     return [generator[index // num_drawn * num_images + index % num_drawn % num_images] for index in candidates]

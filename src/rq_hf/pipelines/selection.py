@@ -9,8 +9,6 @@ Symbols: B pictures, N prompts or labels, H x W positions, D code depth.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from numbers import Integral
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +54,8 @@ class ImageClassifier:
 
     @torch.no_grad()
     def score(self, pixel_values: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:
-        """Probability `(B,)` of each picture's class, on the CPU.
-
-        Args:
-            pixel_values: `(B, 1 or 3, height, width)` in [-1, 1].
-            targets: one class id of the classifier per picture.
-        """
+        """Probability `(B,)` of each picture's class, on the CPU. Pictures `(B, 1 or 3, height, width)` are in
+        [-1, 1]; `targets` has one class id of the classifier per picture."""
         check_one_per_picture(pixel_values, targets)
         inputs = self.image_processor(to_pil(to_rgb(pixel_values)), return_tensors="pt").pixel_values
         logits = self.model(inputs.to(self.model.device, self.model.dtype)).logits  # (B, classes)
@@ -125,7 +119,6 @@ class CLIPRanker:
 
 
 def check_one_per_picture(pixel_values: torch.Tensor, targets: Sequence) -> None:
-    """Raises a `ValueError` unless there is one target per picture."""
     if len(targets) != len(pixel_values):
         raise ValueError(f"`targets` must be one per picture ({len(pixel_values)}), got {len(targets)}.")
 
@@ -144,7 +137,7 @@ class BestCandidates:
         for row, score, candidate in zip(rows, scores.tolist(), codes, strict=True):
             self.by_prompt[row].append((score, candidate))
         for row in set(rows):
-            self.by_prompt[row] = sorted(self.by_prompt[row], key=itemgetter(0), reverse=True)[: self.num_kept]
+            self.by_prompt[row] = sorted(self.by_prompt[row], key=lambda pair: pair[0], reverse=True)[: self.num_kept]
 
     def result(self) -> tuple[torch.LongTensor, torch.Tensor]:
         """Codes `(N * num_kept, H, W, D)` and scores `(N * num_kept,)`, prompt by prompt, the best first. Of equal
@@ -170,7 +163,7 @@ def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, a
     if ranker is not None and classifier is not None:
         raise ValueError("`ranker` and `classifier` exclude each other, got both.")
     for name, value in (("num_images_per_prompt", num_images), ("num_candidates", num_candidates or 1)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= MAX_PER_PROMPT:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PER_PROMPT:
             raise ValueError(f"`{name}` must be an integer from 1 to {MAX_PER_PROMPT}, got {value!r:.80}.")
     if ranker is None and classifier is None:
         return num_images
