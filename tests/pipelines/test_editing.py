@@ -157,6 +157,12 @@ def test_masks_of_every_kind_mean_the_same(tiny_pipeline, picture, upper_half):
     for mask in (pixels, pixels.float(), pixels.numpy(), upper_half.numpy().astype(np.uint8), image, photograph_mask):
         assert torch.equal(kept(mask), expected)
     assert torch.equal(kept(PIL.Image.fromarray(upper_half.numpy())), expected)
+    for white, dark in ((65535, 3000), (40000, 255)):  # 16 bits
+        levels = np.where(pixels.numpy(), white, dark).astype(np.uint16)
+        assert torch.equal(kept(PIL.Image.fromarray(levels)), expected)
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"`mask` must have a mode with a known white, such as 'L', got '{mode}'"):
+            kept(image.convert(mode))
     pixels[7, 0] = False  # one pixel of a position is drawn, so all of it is
     upper_half[1, 0] = False
     assert torch.equal(kept(pixels), kept(upper_half))

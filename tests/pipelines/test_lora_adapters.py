@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import draw
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from rq_hf.training.lora import LORA_TARGET_MODULES
 
@@ -66,12 +67,62 @@ def test_adapters_load_weigh_fuse_and_unload_as_by_peft(pipe_and_adapters):
     assert pipe.transformer.state_dict().keys() == original.state_dict().keys()
 
 
+def test_a_scale_holds_for_one_call(pipe_and_adapters):
+    pipe, folder, _ = pipe_and_adapters
+    with pytest.raises(ValueError, match="`attention_kwargs` must be {'scale': s}, with an adapter"):
+        pipe("rocket", attention_kwargs={"scale": 0.5})
+    before = draw(pipe)
+    pipe.load_lora_weights(folder / "one")
+    pipe.set_adapters("default", 0.7)
+    whole = draw(pipe)
+    scaled = {scale: draw(pipe, attention_kwargs={"scale": scale}) for scale in (0.0, 0.3, 1.0)}
+    assert torch.equal(scaled[0.0], before) and torch.equal(scaled[1.0], whole)
+    assert torch.equal(draw(pipe), whole)  # also after an error
+    with pytest.raises(ValueError, match="`top_k`"):
+        pipe("rocket", top_k=0, attention_kwargs={"scale": 0.3})
+    assert torch.equal(draw(pipe), whole)
+    pipe.set_adapters("default", 0.7 * 0.3)
+    assert torch.equal(draw(pipe), scaled[0.3]) and not torch.equal(scaled[0.3], whole)
+    with pytest.raises(ValueError, match="`attention_kwargs` must be {'scale': s}"):
+        pipe("rocket", attention_kwargs={"scala": 0.3})
+
+
+def test_adapters_load_from_dictionaries_and_files_of_any_name(pipe_and_adapters):
+    """Without a configuration `alpha` is that of the weights, else the rank."""
+    pipe, folder, _ = pipe_and_adapters
+    weights = load_file(folder / "one" / "adapter_model.safetensors")
+    modules = {name.split(".lora_")[0] for name in weights}
+    with_alpha = weights | {f"{module}.alpha": torch.tensor(8.0) for module in modules}
+    pipe.load_lora_weights(folder / "one", "peft")
+    expected = draw(pipe)
+    for number, prefix in enumerate(("base_model.model.", "transformer.", "")):
+        named = {name.replace("base_model.model.", prefix): value for name, value in with_alpha.items()}
+        pipe.load_lora_weights(named, f"dictionary {number}")
+        assert torch.equal(draw(pipe), expected)
+    pipe.load_lora_weights(weights, "no alpha")
+    pipe.set_adapters("no alpha", 4.0)  # alpha / rank of "peft"
+    assert torch.equal(draw(pipe), expected)
+    (folder / "one" / "adapter_model.safetensors").rename(folder / "one" / "best.safetensors")
+    pipe.load_lora_weights(folder, "named", weight_name="best.safetensors", subfolder="one")
+    assert torch.equal(draw(pipe), expected)
+    (folder / "one" / "adapter_config.json").unlink()
+    save_file(with_alpha, folder / "one" / "adapter_model.safetensors")
+    pipe.load_lora_weights(folder / "one", "file alone", weight_name="adapter_model.safetensors")
+    assert torch.equal(draw(pipe), expected)
+    with pytest.raises(OSError, match="adapter_config.json"):  # its scale is unknown
+        pipe.load_lora_weights(folder / "one", "no configuration")
+    with pytest.raises(ValueError, match="must fit the transformer"):
+        pipe.load_lora_weights({"typo.lora_A.weight": torch.ones(2, 4)}, "typo")
+
+
 def test_a_pipeline_is_saved_without_adapters_or_with_fused_ones(pipe_and_adapters, tmp_path):
     pipe, folder, _ = pipe_and_adapters
     pipe.load_lora_weights(folder / "one")
     with pytest.raises(ValueError, match="without an adapter"):
         pipe.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+    with pytest.raises(ValueError, match="`save_directory` must name a folder, got ''"):
+        pipe.save_pretrained("")
     adapted = draw(pipe)
     pipe.fuse_lora()
     pipe.unload_lora_weights()

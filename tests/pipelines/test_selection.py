@@ -9,7 +9,8 @@ from scorers import CLASSES, tiny_classifier, tiny_clip
 
 from rq_hf import CLIPRanker, ImageClassifier
 from rq_hf.images import to_pil
-from rq_hf.pipelines.selection import candidates_per_prompt, match_classes
+from rq_hf.pipelines.labels import match_classes
+from rq_hf.pipelines.selection import candidates_per_prompt
 
 PROMPTS = ["a red heart", "green apple"]
 
@@ -140,19 +141,25 @@ def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):
     torch.testing.assert_close(ranker.score(pictures, texts), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_scores_are_one_per_picture(classifier, ranker, pictures):
+    for scorer, target in ((classifier, 1), (ranker, "rocket")):
+        assert scorer.score(pictures[:2], [target] * 2).shape == (2,)
+        for count, given in ((2, 1), (1, 2)):
+            with pytest.raises(ValueError, match=rf"`targets` must be one per picture \({count}\), got {given}"):
+                scorer.score(pictures[:count], [target] * given)
+
+
 def test_classifier_and_ranker_load_from_folders(make_pipeline, tiny_pipeline, ranker, classifier, tmp_path):
     for judge, processor in ((classifier, classifier.image_processor), (ranker, ranker.processor)):
         judge.model.save_pretrained(tmp_path / type(judge).__name__)
         processor.save_pretrained(tmp_path / type(judge).__name__)
     pipe, options = make_pipeline("class"), dict(class_labels=2, acceptance_rate=0.5, output_type="latent")
-    by_path, by_object = (
-        pipe(classifier=each, generator=seeded(0), **options)
-        for each in (str(tmp_path / "ImageClassifier"), classifier)
-    )
+    loaded = ImageClassifier(str(tmp_path / "ImageClassifier")), CLIPRanker(tmp_path / "CLIPRanker")
+    by_path, by_object = (pipe(classifier=each, generator=seeded(0), **options) for each in (loaded[0], classifier))
     assert torch.equal(by_path.images, by_object.images) and torch.equal(by_path.scores, by_object.scores)
     first, second = (
         tiny_pipeline("rocket", num_candidates=3, ranker=each, generator=seeded(0)).scores
-        for each in (tmp_path / "CLIPRanker", ranker)
+        for each in (loaded[1], ranker)
     )
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
@@ -185,16 +192,23 @@ def test_models_whose_files_lack_weights_are_refused(classifier, tmp_path):
         ImageClassifier(tmp_path / "headless")
 
 
+def test_a_scorer_needs_what_it_compares_pictures_with(tiny_pipeline, make_pipeline, classifier, ranker):
+    with pytest.raises(ValueError, match="`classifier` needs `class_labels`"):
+        tiny_pipeline("rocket", classifier=classifier, acceptance_rate=0.5)
+    with pytest.raises(ValueError, match="`ranker` needs a `prompt`"):
+        make_pipeline("class")(class_labels=1, ranker=ranker, num_candidates=2)
+
+
 @pytest.mark.parametrize(
     "arguments, match",
     [
         (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` go together, got None and 0.5"),
         (dict(acceptance_rate=1.5, classifier="here"), r"`acceptance_rate` must be in \(0, 1\], got 1.5"),
         (dict(num_candidates=4), "`ranker` and `num_candidates` go together, got None and 4"),
-        (dict(num_candidates=4, ranker=3), "`model` must have an image and a text tower.*got int"),
+        (dict(num_candidates=4, ranker="openai/clip"), "`ranker` must be a CLIPRanker or 'likelihood', got 'openai"),
+        (dict(classifier="a/resnet", acceptance_rate=0.5), "`classifier` must be an ImageClassifier, got 'a/resnet'"),
         (dict(num_candidates=4, ranker="a", acceptance_rate=0.5, classifier="b"), "exclude each other"),
         (dict(num_candidates=2, ranker="likelihood", num_images_per_prompt=3), "`num_candidates` must be at least"),
-        (dict(classifier="here", acceptance_rate=0.5), "`classifier` needs `class_labels`"),
         (dict(num_candidates=2, ranker="likelihood", generator=seeded(0, 1)), r"`generator` must be .*\(1\), got 2"),
     ],
 )

@@ -3,7 +3,8 @@
 """The pipeline from captions, class labels or nothing to pictures, and selection among candidates."""
 
 from .loading import load_component
+from .pipeline_output import RQImagePipelineOutput
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
-from .selection import CLIPRanker, ImageClassifier, RQImagePipelineOutput
+from .selection import CLIPRanker, ImageClassifier
 
 __all__ = ["CLIPRanker", "ImageClassifier", "RQImageGenerationPipeline", "RQImagePipelineOutput", "load_component"]

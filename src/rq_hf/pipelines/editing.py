@@ -15,11 +15,11 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from ..images import decode_picture
-from .selection import RQImagePipelineOutput
+from .pipeline_output import RQImagePipelineOutput, check_output_type
 
 
 class EditingMixin:
-    """The editing calls of [`RQImageGenerationPipeline`]."""
+    """The editing calls of a pipeline with an RQ-VAE, a transformer and `__call__`."""
 
     @torch.no_grad()
     def reconstruct(
@@ -44,11 +44,10 @@ class EditingMixin:
         Returns:
             [`RQImagePipelineOutput`] with `images`, or a tuple of them.
         """
-        self._check_output_type(output_type)
+        check_output_type(output_type)
         depth = self.rqvae.config.code_depth if depth is None else depth
         self._check_depth("depth", depth)
-        codes = self.rqvae.encode(self._pixel_values(image))[..., :depth]
-        images = self._postprocess(codes if output_type == "latent" else self.rqvae.decode(codes), output_type)
+        images = self._decode(self.rqvae.encode(self._pixel_values(image))[..., :depth], output_type)
         self.maybe_free_model_hooks()
         return RQImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -110,11 +109,6 @@ class EditingMixin:
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
         return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
 
-    @staticmethod
-    def _check_output_type(output_type: str) -> None:
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"`output_type` must be 'pil', 'np', 'pt' or 'latent', got {output_type!r:.80}.")
-
     def _check_depth(self, name: str, depth: int) -> None:
         code_depth = self.rqvae.config.code_depth
         if not isinstance(depth, int) or not 1 <= depth <= code_depth:
@@ -154,9 +148,12 @@ class EditingMixin:
         height, width, _ = self.transformer.config.code_shape
         size = self.rqvae.config.image_size
         if isinstance(mask, PIL.Image.Image):
+            if mask.mode in ("I", "F"):
+                raise ValueError(f"`mask` must have a mode with a known white, such as 'L', got {mask.mode!r}.")
+            mask = decode_picture(mask, "L")
             if mask.size != (width, height):
-                mask = PIL.ImageOps.fit(mask.convert("L"), (size, size), PIL.Image.Resampling.NEAREST)
-            mask = np.asarray(mask.convert("L")) >= 128
+                mask = PIL.ImageOps.fit(mask, (size, size), PIL.Image.Resampling.NEAREST)
+            mask = np.asarray(mask) >= 128
         mask = torch.as_tensor(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else None
         shapes = [(height, width), (size, size)]
         if mask is None or tuple(mask.shape) not in shapes or not ((mask == 0) | (mask == 1)).all():

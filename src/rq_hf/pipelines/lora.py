@@ -2,15 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """LoRA adapters of the transformer, with the methods that the pipelines of diffusers have."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
-from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PEFT_PREFIX = "base_model.model."  # of the names in the file of a `PeftModel`
+from transformers.utils import cached_file
 
 
 class LoraMixin(LoraBaseMixin):
@@ -20,17 +19,25 @@ class LoraMixin(LoraBaseMixin):
     _lora_loadable_modules = ["transformer"]  # pipelines of diffusers name such components like this
 
     def load_lora_weights(
-        self, pretrained_model_name_or_path: str | Path, adapter_name: str = "default", **kwargs: Any
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, torch.Tensor],
+        adapter_name: str = "default",
+        weight_name: str | None = None,
+        **kwargs: Any,
     ) -> None:
         """Adds an adapter to the transformer and activates it alone. `set_adapters` activates and weighs several.
 
         Args:
-            pretrained_model_name_or_path (`str` or `Path`):
-                Folder or Hub id with the files of PEFT, `adapter_config.json` and `adapter_model.safetensors`.
+            pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict[str, torch.Tensor]`):
+                Folder or Hub id with PEFT's `adapter_config.json` and `adapter_model.safetensors`, or the weights.
             adapter_name (`str`, defaults to `"default"`): Name of the adapter in this pipeline.
+            weight_name (`str`, *optional*):
+                Another file than `adapter_model.safetensors`; then `adapter_config.json` may be missing. Weights
+                without it are scaled as in diffusers: by `alpha / rank` with an entry `MODULE.alpha`, else by 1.
             kwargs: Of `hf_hub_download`, such as `revision`, `subfolder` and `token`.
 
         Raises:
+            `OSError`: A file is missing.
             `ValueError`: The name is taken, the adapter does not fit the transformer, or weights are offloaded.
             `ImportError`: PEFT is not installed.
         """
@@ -40,12 +47,20 @@ class LoraMixin(LoraBaseMixin):
             raise ValueError(f"`adapter_name` must be new, got {adapter_name!r}; see `delete_adapters`.")
         if any(parameter.is_meta for parameter in self.transformer.parameters()):
             raise ValueError("`load_lora_weights` must be called before `enable_sequential_cpu_offload`.")
-        source = str(pretrained_model_name_or_path)
-        config = LoraConfig.from_pretrained(source, **kwargs)
-        file = Path(source, kwargs.get("subfolder") or "", ADAPTER_WEIGHTS)
-        if not Path(source).is_dir():
-            file = hf_hub_download(source, ADAPTER_WEIGHTS, **kwargs)
-        weights = {name.removeprefix(PEFT_PREFIX): value for name, value in load_file(file).items()}
+        source, config = pretrained_model_name_or_path_or_dict, None
+        if isinstance(source, dict):
+            weights = source
+        else:
+            weights = load_file(cached_file(source, weight_name or "adapter_model.safetensors", **kwargs))
+            try:
+                config = LoraConfig.from_pretrained(Path(cached_file(source, "adapter_config.json", **kwargs)).parent)
+            except OSError:
+                if weight_name is None:
+                    raise
+        for prefix in ("base_model.model.", "transformer."):  # of names by PEFT and by diffusers
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+        config = LoraConfig(**config_fields(weights)) if config is None else config
+        weights = {name: value for name, value in weights.items() if not name.endswith(".alpha")}
         try:
             inject_adapter_in_model(config, self.transformer, adapter_name)
             result = set_peft_model_state_dict(self.transformer, weights, adapter_name)
@@ -53,7 +68,7 @@ class LoraMixin(LoraBaseMixin):
                 raise RuntimeError(f"weights {wrong[:2]} are missing or unknown")
         except (ValueError, RuntimeError) as error:
             self.delete_adapters(adapter_name)
-            raise ValueError(f"The adapter {source!r} must fit the transformer; {error}") from error
+            raise ValueError(f"The adapter {adapter_name!r} must fit the transformer; {error}") from error
         self.set_adapters(adapter_name)
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
@@ -69,3 +84,21 @@ class LoraMixin(LoraBaseMixin):
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
         """Subtracts fused adapters from the transformer's weights."""
         super().unfuse_lora(components or self._lora_loadable_modules, **kwargs)
+
+    def _scaled_lora(self, attention_kwargs: dict[str, Any] | None) -> AbstractContextManager[None]:
+        """A context in which all adapters count `attention_kwargs["scale"]` times as much."""
+        if not attention_kwargs:
+            return nullcontext()
+        if set(attention_kwargs) != {"scale"} or not self.get_list_adapters():
+            raise ValueError(f"`attention_kwargs` must be {{'scale': s}}, with an adapter, got {attention_kwargs!r}.")
+        from peft.helpers import rescale_adapter_scale
+
+        return rescale_adapter_scale(self.transformer, attention_kwargs["scale"])
+
+
+def config_fields(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Fields of the `LoraConfig` of weights that come without one."""
+    ending = ".lora_A.weight"
+    ranks = {name.removesuffix(ending): len(value) for name, value in weights.items() if name.endswith(ending)}
+    alphas = {module: float(weights.get(f"{module}.alpha", rank)) for module, rank in ranks.items()}
+    return {"target_modules": list(ranks), "rank_pattern": ranks, "alpha_pattern": alphas}

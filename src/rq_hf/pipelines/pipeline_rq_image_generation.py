@@ -6,10 +6,9 @@ Symbols: B pictures, N prompts or labels, S condition tokens, H x W positions, D
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,22 +20,13 @@ from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from ..models.sampling import SAMPLING_FIELDS
 from .editing import EditingMixin
+from .labels import ids_of_labels, match_classes
 from .lora import LoraMixin
-from .selection import (
-    CLIPRanker,
-    ImageClassifier,
-    RQImagePipelineOutput,
-    candidates_per_prompt,
-    first_drawn_depth,
-    ids_of_labels,
-    match_classes,
-    select_best,
-)
+from .pipeline_output import RQImagePipelineOutput, check_output_type
+from .selection import BestCandidates, CLIPRanker, ImageClassifier, candidates_per_prompt, first_drawn_depth
 from .sharing import SharingMixin
 
 logger = logging.get_logger(__name__)
-
-MAX_DRAWN = 100_000  # pictures of one call, with candidates
 
 
 class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, DiffusionPipeline):
@@ -52,7 +42,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             `temperature`, `top_k`, `top_p` and `guidance_scale`.
 
     Attributes:
-        candidate_batch_size (`int`, defaults to 16): Number of candidates that are drawn and scored at once.
+        candidate_batch_size (`int`, defaults to 16):
+            Number of candidates that are generated and scored at once, and of pictures that are decoded at once.
+        interrupt (`bool`): Whether the call stops after this step. A callback sets `pipe._interrupt = True`.
 
     Example:
 
@@ -87,10 +79,13 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                     raise ValueError(f"`sampling` must have keys among {SAMPLING_FIELDS}, got {name!r}.")
                 setattr(transformer.generation_config, name, value)
         is_grey = rqvae is not None and rqvae.config.num_channels == 1
-        self.image_processor = VaeImageProcessor(
-            do_resize=False, do_convert_rgb=not is_grey, do_convert_grayscale=is_grey
-        )
+        colours = {"do_convert_rgb": not is_grey, "do_convert_grayscale": is_grey}
+        self.image_processor = VaeImageProcessor(do_resize=False, **colours)
         self._interrupt = False
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -106,13 +101,13 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         model_index.json, since diffusers does not download generation_config.json.
 
         Raises:
-            `ValueError`: a transformer with an adapter.
+            `ValueError`: a transformer with an adapter, or a folder without a name.
         """
+        if not str(save_directory):
+            raise ValueError("`save_directory` must name a folder, got ''.")
         if getattr(self.transformer, "peft_config", None):
-            raise ValueError(
-                "`transformer` must be saved without an adapter. Call `pipe.fuse_lora()` to keep it, then "
-                "`pipe.unload_lora_weights()`."
-            )
+            advice = "Call `pipe.fuse_lora()` to keep it, then `pipe.unload_lora_weights()`."
+            raise ValueError(f"`transformer` must be saved without an adapter. {advice}")
         if self.transformer is not None:
             settings = {name: getattr(self.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
             self.register_to_config(sampling={name: value for name, value in settings.items() if value is not None})
@@ -122,7 +117,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     def __call__(
         self,
         prompt: str | list[str] | None = None,
-        class_labels: int | str | list[int | str] | None = None,
+        class_labels: int | str | list[int | str] | torch.Tensor | None = None,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         temperature: float | list[float] | None = None,
@@ -130,14 +125,15 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         top_p: float | list[float] | None = None,
         guidance_scale: float | None = None,
         num_candidates: int | None = None,
-        ranker: str | Path | CLIPRanker | None = None,
-        classifier: str | Path | ImageClassifier | None = None,
+        ranker: CLIPRanker | Literal["likelihood"] | None = None,
+        classifier: ImageClassifier | None = None,
         acceptance_rate: float | None = None,
         known_codes: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
     ) -> RQImagePipelineOutput | tuple:
@@ -146,20 +142,19 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         Args:
             prompt (`str` or `list[str]`, *optional*):
                 Captions, for a model trained on captions; see [`encode_prompt`].
-            class_labels (`int`, `str` or a list of them, *optional*):
+            class_labels (`int`, `str`, a list of them, `torch.Tensor` or `np.ndarray`, *optional*):
                 Class ids or names, for a class-conditional model.
             negative_prompt (`str` or `list[str]`, *optional*):
                 What guidance leads away from; one, or one per prompt. Needs a `guidance_scale`.
             num_images_per_prompt (`int`, defaults to 1):
-                Pictures per prompt or label, which follow each other; at most 100,000 in a call, with candidates.
+                Pictures per prompt or label, which follow each other.
             temperature, top_k, top_p, guidance_scale (*optional*):
                 Sampling settings, see [`RQTransformerForImageGeneration.generate`]. The defaults are those of
                 `transformer.generation_config`.
-            num_candidates, ranker (`int` and `str`, `Path` or [`CLIPRanker`], *optional*):
-                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best. The ranker is a
-                [`CLIPRanker`], the Hub id or folder of one, or `"likelihood"` for the transformer's own
-                [`~RQTransformerForImageGeneration.log_likelihood`].
-            classifier, acceptance_rate ([`ImageClassifier`], `str` or `Path`, and `float`, *optional*):
+            num_candidates, ranker (`int` and [`CLIPRanker`] or `"likelihood"`, *optional*):
+                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best. `"likelihood"`
+                is the transformer's own [`~RQTransformerForImageGeneration.log_likelihood`].
+            classifier, acceptance_rate ([`ImageClassifier`] and `float`, *optional*):
                 Rejection sampling (App. B.4): draw `num_images_per_prompt / acceptance_rate` pictures per label,
                 rounded up, and return those in which the classifier is surest of the label.
             known_codes (`torch.LongTensor` of shape `(1 or N, H, W, D)`, *optional*):
@@ -173,6 +168,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 `"pil"`, `"np"` `(B, height, width, 3)` or `"pt"` `(B, 3, height, width)` in [0, 1], or `"latent"`
                 for the codes `(B, H, W, D)`.
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
+            attention_kwargs (`dict`, *optional*): `{"scale": s}` multiplies the weights of adapters in this call.
             callback_on_step_end (*optional*):
                 `callback(pipe, step, position, {"codes": codes})`, called after each drawn position of each
                 batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
@@ -187,40 +183,53 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         Raises:
             `ValueError`: an argument that does not fit the model or the other arguments.
         """
-        # 1. Check the inputs
+        # 1. Check the arguments
         self._check_inputs(prompt, class_labels, output_type, callback_on_step_end_tensor_inputs)
         num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
 
         # 2. Encode the conditions, one row per prompt
         conditions = self._encode_conditions(prompt, class_labels, negative_prompt, known_codes, known_mask)
+        total = len(conditions["input_ids"]) * num_drawn
+
+        # 3. Prepare the selection; without one all pictures are generated in one batch
         score = self._make_score(ranker, classifier, prompt, class_labels, conditions)
-        num_prompts = len(conditions["input_ids"])
-        if num_prompts * num_drawn > MAX_DRAWN:
-            names = "`num_images_per_prompt` and `num_candidates`"
-            raise ValueError(f"{names} must give at most {MAX_DRAWN} pictures, got {num_prompts} x {num_drawn}.")
-        rows = [row for row in range(num_prompts) for _ in range(num_drawn)]
-        generators = one_per_candidate(generator, num_prompts, num_images_per_prompt, num_drawn)
-        batch_size = len(rows) if score is None else self.candidate_batch_size
+        best = BestCandidates(num_images_per_prompt)
+        batch_size = total if score is None else self.candidate_batch_size
 
-        # 3. Draw codes, lazily: step 4 asks for one batch after the other
+        # 4. Generate codes, batch by batch, and keep the best candidates of each prompt
         self._interrupt = False
+        starts, num_steps = range(0, total, batch_size), self.transformer.config.num_positions
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance_scale": guidance_scale}
-        step_end = partial(self._on_step_end, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        batches = self._draw(conditions, rows, generators, batch_size, step_end, **sampling)
+        with self._scaled_lora(attention_kwargs), self.progress_bar(total=len(starts) * num_steps) as progress_bar:
 
-        # 4. Select the best candidates of each prompt
-        if score is None:
-            codes, scores = torch.cat([codes for _, codes in batches]), None
-        else:
-            codes, scores = select_best(batches, score, num_images_per_prompt)
+            def on_step_end(first_step: int, position: int, codes: torch.LongTensor) -> torch.LongTensor | None:
+                step = first_step + position
+                progress_bar.update(step + 1 - progress_bar.n)
+                if callback_on_step_end is None:
+                    return None
+                tensors = {name: codes.clone() for name in callback_on_step_end_tensor_inputs}
+                return (callback_on_step_end(self, step, position, tensors) or {}).get("codes")
 
-        # 5. Decode
-        images = codes
-        if output_type != "latent":
-            images = torch.cat([self.rqvae.decode(batch) for batch in codes.split(batch_size)])
+            for index, start in enumerate(starts):
+                candidates = range(start, min(start + batch_size, total))
+                rows = [candidate // num_drawn for candidate in candidates]  # the prompt of each
+                codes = self.transformer.generate(
+                    **{name: values[rows] for name, values in conditions.items()},
+                    **sampling,
+                    generator=one_per_candidate(generator, candidates, total, num_drawn, num_images_per_prompt),
+                    callback=partial(on_step_end, index * num_steps),
+                    interrupt=lambda: self.interrupt,
+                )
+                if score is not None and (index == 0 or not self.interrupt):  # only the first may be unfinished
+                    best.add(rows, codes, score(codes, rows))
+                if self.interrupt:
+                    break
+        codes, scores = (codes, None) if score is None else best.result()
 
-        # 6. Postprocess
-        images = self._postprocess(images, output_type)
+        # 5. Decode and postprocess
+        images = self._decode(codes, output_type)
+
+        # 6. Offload all models
         self.maybe_free_model_hooks()
         if return_dict:
             return RQImagePipelineOutput(images=images, scores=scores)
@@ -255,31 +264,24 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
         return input_ids
 
-    def get_label_ids(self, labels: int | str | list[int | str]) -> list[int]:
+    def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
         """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
         return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
 
     def _check_inputs(self, prompt, class_labels, output_type, tensor_inputs) -> None:
-        config, expected = self.transformer.config, None
-        if config.condition_length > 1:
-            expected = "prompt"
-        elif config.vocab_size > 1:
-            expected = "class_labels"
+        config = self.transformer.config
+        expected = "prompt" if config.condition_length > 1 else "class_labels" if config.vocab_size > 1 else None
         for name, value in (("prompt", prompt), ("class_labels", class_labels)):
             if (value is not None) != (name == expected):
                 must = "be given" if name == expected else "be None"
                 takes = f"`{expected}`" if expected else "no condition"
                 raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
-        self._check_output_type(output_type)
-        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be in {self._callback_tensor_inputs}, got {unknown}."
-            )
+        check_output_type(output_type)
+        if unknown := [name for name in tensor_inputs if name not in self._callback_tensor_inputs]:
+            known = self._callback_tensor_inputs
+            raise ValueError(f"`callback_on_step_end_tensor_inputs` must be in {known}, got {unknown}.")
 
-    def _encode_conditions(
-        self, prompt, class_labels, negative_prompt, known_codes, known_mask
-    ) -> dict[str, torch.Tensor]:
+    def _encode_conditions(self, prompt, class_labels, negative_prompt, known_codes, known_mask) -> dict[str, Any]:
         """Arguments of `generate`, each with N rows."""
         if prompt is not None:
             input_ids = self.encode_prompt(prompt)  # (N, S)
@@ -295,8 +297,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             conditions["known_codes"] = known_codes
             num_rows = len(known_codes) if num_rows == 1 else num_rows  # one prompt for several pictures
         if known_mask is not None:
-            if not isinstance(known_mask, torch.Tensor):
-                raise ValueError(f"`known_mask` must be a bool tensor, got {type(known_mask).__name__}.")
+            known_mask = torch.as_tensor(known_mask)
             if known_mask.ndim == 2:
                 known_mask = known_mask[..., None].expand(*known_mask.shape, self.transformer.config.code_shape[2])
             conditions["known_mask"] = known_mask[None] if known_mask.ndim == 3 else known_mask  # (1 or N, H, W, D)
@@ -308,66 +309,39 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         return conditions
 
     def _make_score(self, ranker, classifier, prompt, class_labels, conditions) -> Callable | None:
-        """The function `score(codes, rows)` of [`select_best`]; `None` without a selection."""
+        """`score(codes, rows)` of candidates and the rows of their conditions; `None` without a selection."""
+        input_ids = conditions["input_ids"]
         if ranker is None and classifier is None:
             return None
         if ranker == "likelihood":
-            input_ids, depth = conditions["input_ids"], first_drawn_depth(conditions.get("known_mask"))
+            depth = first_drawn_depth(conditions.get("known_mask"))
             return lambda codes, rows: self.transformer.log_likelihood(input_ids[rows], codes, depth)
         if ranker is not None:
+            if not isinstance(ranker, CLIPRanker):
+                raise ValueError(f"`ranker` must be a CLIPRanker or 'likelihood', got {ranker!r:.80}.")
             if prompt is None:
                 raise ValueError("`ranker` needs a `prompt` to compare pictures with, unless it is 'likelihood'.")
-            scorer = ranker if isinstance(ranker, CLIPRanker) else CLIPRanker(ranker)
-            targets = [prompt] if isinstance(prompt, str) else list(prompt)
+            scorer, targets = ranker, [prompt] if isinstance(prompt, str) else list(prompt)
+            targets = targets * len(input_ids) if len(targets) == 1 else targets
         else:
+            if not isinstance(classifier, ImageClassifier):
+                raise ValueError(f"`classifier` must be an ImageClassifier, got {classifier!r:.80}.")
             if class_labels is None:
                 raise ValueError("`classifier` needs `class_labels`, whose probability it gives.")
-            scorer = classifier if isinstance(classifier, ImageClassifier) else ImageClassifier(classifier)
             config = self.transformer.config
-            classes = match_classes(config.id2label, config.class_ids, scorer.model.config.id2label)
-            targets = [classes[label] for label in self.get_label_ids(class_labels)]
-        if len(targets) == 1:
-            targets = targets * len(conditions["input_ids"])
+            classes = match_classes(config.id2label, config.class_ids, classifier.model.config.id2label)
+            scorer, targets = classifier, [classes[label] for label in input_ids[:, 0].tolist()]
         scorer.model.to(self._execution_device)
         return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
 
-    def _draw(self, conditions, rows, generators, batch_size, step_end, **sampling) -> Iterator[tuple]:
-        """Yields batches `(rows, codes)`, codes `(B, H, W, D)` drawn after these rows of the conditions.
-
-        An interrupt ends it. Then the unfinished batch is yielded only if it is the first one.
-        """
-        num_positions = self.transformer.config.num_positions
-        starts = range(0, len(rows), batch_size)
-        with self.progress_bar(total=len(starts) * num_positions) as progress_bar:
-            for index, start in enumerate(starts):
-                batch = slice(start, start + batch_size)
-                codes = self.transformer.generate(
-                    **{name: values[rows[batch]] for name, values in conditions.items()},
-                    generator=generators[batch],
-                    callback=partial(step_end, progress_bar, index * num_positions),
-                    interrupt=lambda: self._interrupt,
-                    **sampling,
-                )
-                if index == 0 or not self._interrupt:
-                    yield rows[batch], codes
-                if self._interrupt:
-                    return
-
-    def _on_step_end(self, callback_on_step_end, tensor_inputs, progress_bar, first_step, position, codes):
-        """The callback of `generate`: returns codes that `callback_on_step_end` has changed."""
-        step, outputs = first_step + position, None
-        progress_bar.update(step + 1 - progress_bar.n)
-        if callback_on_step_end is not None:
-            outputs = callback_on_step_end(self, step, position, {name: codes.clone() for name in tensor_inputs})
-        return (outputs or {}).get("codes")
-
-    def _postprocess(self, images: torch.Tensor, output_type: str):
-        """Pixels in [-1, 1], or codes for the output type `"latent"`, as the caller wants them."""
+    def _decode(self, codes: torch.LongTensor, output_type: str):
+        """Images of `output_type`, decoded in batches; for "latent" the codes themselves."""
         if output_type == "latent":
-            return images
-        if not images.isfinite().all():
-            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity from `rqvae` in {images.dtype}.")
-        return self.image_processor.postprocess(images.float(), output_type=output_type)
+            return codes
+        pixel_values = torch.cat([self.rqvae.decode(batch) for batch in codes.split(self.candidate_batch_size)])
+        if not pixel_values.isfinite().all():
+            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity in {pixel_values.dtype}.")
+        return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
 
 
 def check_components(rqvae, transformer, tokenizer) -> None:
@@ -384,9 +358,9 @@ def check_components(rqvae, transformer, tokenizer) -> None:
     if tokenizer is not None and transformer is not None:
         vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
         if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:
+            expected, got = f"{vocab_size} ids and `model_max_length` {length}", tokenizer.model_max_length
             raise ValueError(
-                f"`tokenizer` must have at most {vocab_size} ids and `model_max_length` {length}, as the transformer, "
-                f"got {len(tokenizer)} and {tokenizer.model_max_length}."
+                f"`tokenizer` must have at most {expected}, as the transformer, got {len(tokenizer)} and {got}."
             )
     if rqvae is None or transformer is None:
         return
@@ -402,16 +376,12 @@ def check_components(rqvae, transformer, tokenizer) -> None:
         raise ValueError("`transformer` must have the codebook of `rqvae`, got that of another RQ-VAE.")
 
 
-def one_per_candidate(
-    generator: torch.Generator | list[torch.Generator] | None, num_prompts: int, num_images: int, num_drawn: int
-) -> list[torch.Generator | None]:
-    """The generator of each candidate; the candidates of a prompt use the generators of its pictures in turn."""
+def one_per_candidate(generator, candidates: range, total: int, num_drawn: int, num_images: int) -> Any:
+    """The generators of `candidates` out of `total`; those of a prompt use the generators of its pictures in turn."""
     if not isinstance(generator, (list, tuple)):
-        return [generator] * (num_prompts * num_drawn)
-    if len(generator) != num_prompts * num_images:
-        raise ValueError(
-            f"`generator` must be one or a list of one per returned picture ({num_prompts * num_images}), "
-            f"got {len(generator)}."
-        )
-    places = [prompt * num_images + index % num_images for prompt in range(num_prompts) for index in range(num_drawn)]
-    return [generator[place] for place in places]
+        return generator
+    num_returned = total // num_drawn * num_images
+    if len(generator) != num_returned:
+        expected = f"one or a list of one per returned picture ({num_returned})"
+        raise ValueError(f"`generator` must be {expected}, got {len(generator)}.")
+    return [generator[index // num_drawn * num_images + index % num_drawn % num_images] for index in candidates]

@@ -6,39 +6,19 @@ the transformer's own likelihood.
 Symbols: B pictures, N prompts or labels, H x W positions, D code depth.
 """
 
-import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral
-from operator import itemgetter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers import ImagePipelineOutput
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoProcessor, PreTrainedModel
 
 from ..images import to_pil, to_rgb
 from .loading import load_whole
 
-
-@dataclass
-class RQImagePipelineOutput(ImagePipelineOutput):
-    """
-    Pictures of the pipeline.
-
-    Args:
-        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): The pictures, or their codes.
-        scores (`torch.FloatTensor` of shape `(B,)`, *optional*):
-            Scores of pictures that were selected among candidates, the best of a prompt first.
-    """
-
-    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
-    scores: torch.Tensor | None = None
+MAX_PER_PROMPT = 100_000  # a mistyped number should not fill the memory
 
 
 class ImageClassifier:
@@ -74,12 +54,9 @@ class ImageClassifier:
 
     @torch.no_grad()
     def score(self, pixel_values: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:
-        """Probability `(B,)` of each picture's class, on the CPU.
-
-        Args:
-            pixel_values: `(B, 1 or 3, height, width)` in [-1, 1].
-            targets: one class id of the classifier per picture.
-        """
+        """Probability `(B,)` of each picture's class, on the CPU. Pictures `(B, 1 or 3, height, width)` are in
+        [-1, 1]; `targets` has one class id of the classifier per picture."""
+        check_one_per_picture(pixel_values, targets)
         inputs = self.image_processor(to_pil(to_rgb(pixel_values)), return_tensors="pt").pixel_values
         logits = self.model(inputs.to(self.model.device, self.model.dtype)).logits  # (B, classes)
         return logits.float().softmax(-1).cpu()[torch.arange(len(targets)), list(targets)]
@@ -137,33 +114,36 @@ class CLIPRanker:
 
     def score(self, pixel_values: torch.Tensor, targets: Sequence[str]) -> torch.Tensor:
         """Cosine `(B,)` of pictures `(B, 1 or 3, height, width)` and their captions, on the CPU."""
+        check_one_per_picture(pixel_values, targets)
         return (self.embed_pictures(pixel_values) * self.embed_texts(targets)).sum(-1).cpu()
 
 
-def select_best(
-    batches: Iterable[tuple[Sequence[int], torch.LongTensor]],
-    score: Callable[[torch.LongTensor, Sequence[int]], torch.Tensor],
-    num_kept: int,
-) -> tuple[torch.LongTensor, torch.Tensor]:
-    """Keeps the `num_kept` best candidates of each prompt, while batches `(rows, codes)` of them are drawn.
+def check_one_per_picture(pixel_values: torch.Tensor, targets: Sequence) -> None:
+    if len(targets) != len(pixel_values):
+        raise ValueError(f"`targets` must be one per picture ({len(pixel_values)}), got {len(targets)}.")
 
-    `rows` has the prompt of each candidate. `score(codes, rows)` returns `(B,)`, the larger the better.
 
-    Returns:
-        Codes `(N * num_kept, H, W, D)` and scores `(N * num_kept,)`, prompt by prompt, the best first. Of equal
-        scores the earlier candidate comes first.
-    """
-    best: dict[int, list[tuple[float, torch.Tensor]]] = defaultdict(list)
-    for rows, codes in batches:
-        scores = score(codes, rows)
+class BestCandidates:
+    """The `num_kept` best candidates of each prompt among all that were added."""
+
+    def __init__(self, num_kept: int):
+        self.num_kept = num_kept
+        self.by_prompt: dict[int, list[tuple[float, torch.Tensor]]] = defaultdict(list)
+
+    def add(self, rows: Sequence[int], codes: torch.LongTensor, scores: torch.Tensor) -> None:
+        """Adds codes `(B, H, W, D)` with scores `(B,)`, the larger the better; `rows` has the prompt of each."""
         if not scores.isfinite().all():
             raise ValueError("The scores of candidates must be finite, got NaN or infinity. Check the scoring model.")
-        for row, value, candidate in zip(rows, scores.tolist(), codes, strict=True):
-            best[row].append((value, candidate))
+        for row, score, candidate in zip(rows, scores.tolist(), codes, strict=True):
+            self.by_prompt[row].append((score, candidate))
         for row in set(rows):
-            best[row] = sorted(best[row], key=itemgetter(0), reverse=True)[:num_kept]
-    scores, codes = zip(*(candidate for row in sorted(best) for candidate in best[row]), strict=True)
-    return torch.stack(codes), torch.tensor(scores, dtype=torch.float32)
+            self.by_prompt[row] = sorted(self.by_prompt[row], key=lambda pair: pair[0], reverse=True)[: self.num_kept]
+
+    def result(self) -> tuple[torch.LongTensor, torch.Tensor]:
+        """Codes `(N * num_kept, H, W, D)` and scores `(N * num_kept,)`, prompt by prompt, the best first. Of equal
+        scores the earlier candidate comes first."""
+        scores, codes = zip(*(best for row in sorted(self.by_prompt) for best in self.by_prompt[row]), strict=True)
+        return torch.stack(codes), torch.tensor(scores, dtype=torch.float32)
 
 
 def first_drawn_depth(known_mask: torch.BoolTensor | None) -> int:
@@ -183,8 +163,8 @@ def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, a
     if ranker is not None and classifier is not None:
         raise ValueError("`ranker` and `classifier` exclude each other, got both.")
     for name, value in (("num_images_per_prompt", num_images), ("num_candidates", num_candidates or 1)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r:.80}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PER_PROMPT:
+            raise ValueError(f"`{name}` must be an integer from 1 to {MAX_PER_PROMPT}, got {value!r:.80}.")
     if ranker is None and classifier is None:
         return num_images
     if classifier is not None:
@@ -194,50 +174,3 @@ def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, a
     if num_candidates < num_images:
         raise ValueError(f"`num_candidates` must be at least `num_images_per_prompt`, got {num_candidates}.")
     return num_candidates
-
-
-def ids_by_name(id2label: Mapping[int, str]) -> dict[str, list[int]]:
-    """Class ids of each label, such as "tench, Tinca tinca", and of its parts between commas, all in lower case."""
-    labels, parts = defaultdict(list), defaultdict(list)
-    for index, label in id2label.items():
-        labels[label.strip().lower()].append(index)
-        for part in {part.strip().lower() for part in label.split(",")}:
-            parts[part].append(index)
-    return {**parts, **labels}  # a label goes before an equal part of another label
-
-
-def ids_of_labels(labels: Any, id2label: Mapping[int, str] | None, class_ids: Sequence[int]) -> list[int]:
-    """Class ids of one or several labels, each a name or one of `class_ids`."""
-    labels = labels if isinstance(labels, (list, tuple)) else [labels]
-    if not labels:
-        raise ValueError("`class_labels` must hold at least one label, got an empty list.")
-    names, ids = ids_by_name(id2label or {}), []
-    for label in labels:
-        found = names.get(label.strip().lower(), []) if isinstance(label, str) else [label]
-        if len(found) > 1:
-            raise ValueError(f"`class_labels` must name one class each, got {label!r}, a name of {found}.")
-        if not found or found[0] not in class_ids:
-            raise ValueError(
-                f"`class_labels` must be names or ids of the model's {len(class_ids)} classes, {class_ids[0]} to "
-                f"{class_ids[-1]}, got {label!r:.80}. Similar: {difflib.get_close_matches(str(label).lower(), names)}."
-            )
-        ids.append(int(found[0]))
-    return ids
-
-
-def match_classes(
-    id2label: Mapping[int, str] | None, class_ids: Sequence[int], classifier_id2label: Mapping[int, str]
-) -> dict[int, int]:
-    """The classifier's class for each of the model's `class_ids`.
-
-    They are matched by name if the classifier has exactly one class of each name, and else by position.
-    """
-    names, ours = ids_by_name(classifier_id2label), id2label or {}
-    found = {index: names.get(ours.get(index, "").strip().lower(), []) for index in class_ids}
-    if all(len(ids) == 1 for ids in found.values()):
-        return {index: ids[0] for index, ids in found.items()}
-    if len(classifier_id2label) != len(class_ids):
-        raise ValueError(
-            f"`classifier` must have the model's {len(class_ids)} classes, got {len(classifier_id2label)}."
-        )
-    return dict(zip(class_ids, sorted(classifier_id2label), strict=True))
