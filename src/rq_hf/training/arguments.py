@@ -36,7 +36,7 @@ class DataArguments:
     filter: str | None = HfArg(default=None, help="Keep only rows with COLUMN=VALUE, separated by commas.")
     transform: str = HfArg(
         default="center_crop",
-        help="How pictures are cropped: altered_emoji, cc3m, center_crop, ffhq, imagenet or lsun.",
+        help="How pictures are cropped: cc3m, center_crop, ffhq, imagenet or lsun.",
     )
     max_train_samples: int | None = HfArg(default=None, help="Train on this many rows at most.")
     max_eval_samples: int | None = HfArg(default=None, help="Evaluate on this many rows at most.")
