@@ -121,6 +121,7 @@ import numpy, torch
 from diffusers import DiffusionPipeline
 from transformers import AutoImageProcessor, AutoModel
 
+grid = numpy.arange(24 * 40 * 3, dtype=numpy.uint8).reshape(24, 40, 3)
 for repo_id in ("{CODED}", "again", "and_again"):
     pipe = DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
@@ -133,6 +134,9 @@ for repo_id in ("{CODED}", "again", "and_again"):
         model = AutoModel.from_pretrained(place, trust_remote_code=True, **options)
         own = getattr(pipe, name).state_dict()
         assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items()), name
+        if name == "rqvae":
+            processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=True, **options)
+            numpy.save("pixels.npy", processor(grid, return_tensors="np").pixel_values)
     pipe.save_pretrained("and_again" if repo_id == "again" else "again")
 """
     finished = run(program, tmp_path)
