@@ -126,6 +126,9 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
     (saved / "rqvae" / "secret.json").unlink()
     (saved / "transformer" / "model.safetensors").rename(saved / "transformer" / "pytorch_model.bin")
     refuse(saved, "`folder` must hold weights as safetensors, there are no transformer/model")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickled")
+    refuse(tmp_path, "`folder` must hold weights as safetensors, there are no adapter_model")
 
 
 @pytest.mark.parametrize("part", ["[", "![", "[a](", '![a](b from_pretrained("'])

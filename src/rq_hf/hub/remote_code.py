@@ -14,15 +14,13 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 PIPELINE = "pipelines/pipeline_rq_image_generation.py"
-# By `model_type`: the module, its configuration class, its model class, and its image processors, slow and fast.
+# By `model_type`: the module, its configuration class and its model class.
 MODELS = {
-    "rqvae": (
-        *("models/modeling_rqvae.py", "RQVAEConfig", "RQVAEModel"),
-        ("RQVAEImageProcessorPil", "RQVAEImageProcessor"),
-    ),
+    "rqvae": ("models/modeling_rqvae.py", "RQVAEConfig", "RQVAEModel"),
     "rq_transformer": (
-        *("models/modeling_rq_transformer.py", "RQTransformerConfig", "RQTransformerForImageGeneration"),
-        (),
+        "models/modeling_rq_transformer.py",
+        "RQTransformerConfig",
+        "RQTransformerForImageGeneration",
     ),
 }
 # Pushing needs the library, so another mixin takes the place of the one that pushes.
@@ -89,13 +87,13 @@ def _model_files(folder: Path) -> dict[str, str]:
             f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(MODELS)} to get code, "
             f"got `model_type` {config.get('model_type')}."
         )
-    module, config_class, model_class, processors = MODELS[config["model_type"]]
+    module, config_class, model_class = MODELS[config["model_type"]]
     name, path = Path(module).stem, "preprocessor_config.json"
     config["auto_map"] = {"AutoConfig": f"{name}.{config_class}", "AutoModel": f"{name}.{model_class}"}
     files = {f"{name}.py": bundle(module), "config.json": to_json(config)}
     settings = read_json(folder, path) if (folder / path).is_file() else {}
-    if settings.get("image_processor_type") in processors:
-        settings["auto_map"] = {"AutoImageProcessor": [f"{name}.{each}" for each in processors]}
+    if (class_name := settings.get("image_processor_type", "")).startswith("RQVAE"):
+        settings["auto_map"] = {"AutoImageProcessor": f"{name}.{class_name}"}
         files[path] = to_json(settings)
     return files
 

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
-from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
@@ -139,8 +137,7 @@ def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[s
 def copy_card(source: str, folder: str | Path, revision: str | None = None, token: str | bool | None = None) -> None:
     """Copies the card of a folder or a repository, and the pictures that it shows, to another folder.
 
-    Without a card nothing is copied. One that cannot be read, such as that of a private repository without a `token`,
-    is left out with a warning.
+    Warns about a card that cannot be read, such as that of a private repository without a `token`.
     """
     place = Path(source)
     if not place.is_dir():
@@ -148,10 +145,8 @@ def copy_card(source: str, folder: str | Path, revision: str | None = None, toke
         try:
             place = Path(api.hf_hub_download(source, "README.md", revision=revision)).parent
             api.snapshot_download(source, revision=revision, allow_patterns=PICTURES)
-        except RemoteEntryNotFoundError:  # it has no card
-            return
-        except (OSError, ValueError) as error:  # no such repository, no right to read it, or no Hub
-            logger.warning(f"The card of {source!r} is not copied, since it cannot be read: {error}")
+        except (OSError, ValueError) as error:  # no card, no such repository, no right to read it, or no Hub
+            logger.warning(f"The card of {source!r} is not copied: {error}")
             return
     files = dict(_uploaded_files(place))
     if "README.md" in files:
@@ -281,9 +276,5 @@ def _renamed(text: str, source: str | Path, name: str) -> str:
 
 
 def _is_local(name: str | None) -> bool:
-    """Whether the name of a base model is a folder of this machine or of another, and no repository."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return True
-    return name is not None and Path(name).exists()
+    """Whether a base model is a folder, of this machine or of another, and no repository."""
+    return name is not None and (Path(name).exists() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is None)
