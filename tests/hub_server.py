@@ -43,10 +43,11 @@ class Response(NamedTuple):
 
 
 class Repository:
-    """Branches and commits of a repository; the files of each commit are a folder of their own."""
+    """Branches and commits of a repository; the files of each commit are a folder of their own. With a `token` only
+    requests that send it find the repository."""
 
     def __init__(self, folder: Path, repo_id: str, private: bool):
-        self.folder, self.repo_id, self.private = folder, repo_id, private
+        self.folder, self.repo_id, self.private, self.token = folder, repo_id, private, None
         self.commits: dict[str, dict] = {}
         self.branches = {"main": self.commit({}, "initial commit", parent=None)}
 
@@ -65,7 +66,10 @@ class Repository:
 
     def resolve(self, revision: str) -> str:
         """The sha of a branch, or the sha itself."""
-        return self.branches.get(revision, revision)
+        sha = self.branches.get(revision, revision)
+        if sha not in self.commits:
+            raise HubError(f"No such revision: {revision}", "RevisionNotFound")
+        return sha
 
     def files(self, revision: str = "main") -> dict[str, Path]:
         """Files at a revision: path in the repository -> the file on disk."""
@@ -164,7 +168,9 @@ class Handler(BaseHTTPRequestHandler):
                 with self.hub.lock:
                     arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                     if "repo_id" in arguments:
-                        arguments["repository"] = self.hub.repository(arguments.pop("repo_id"))
+                        arguments["repository"] = repository = self.hub.repository(arguments.pop("repo_id"))
+                        if repository.token and self.headers["Authorization"] != f"Bearer {repository.token}":
+                            raise HubError("Repository not found", "RepoNotFound")
                     return function(self, **arguments)
         raise HubError(f"No such endpoint: {method} {self.url.path}", "RepoNotFound")
 
@@ -178,7 +184,12 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.repositories[repo_id] = Repository(self.hub.folder / "models" / repo_id, repo_id, private)
         return Response(body)
 
+    def who_am_i(self) -> Response:
+        return Response({"name": USER})
+
     def validate_yaml(self) -> Response:
+        if re.search("^license: .* ", json.loads(self.body)["content"], re.MULTILINE):
+            return Response({"error": "license must be one of a list"}, 400)
         return Response({"errors": [], "warnings": []})
 
     def information(self, repository: Repository, revision: str) -> Response:
@@ -255,6 +266,7 @@ API = rf"/api/models/{REPO}"
 REVISION = r"(?P<revision>[^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., Response]]] = [
     ("POST", "/api/repos/create", Handler.create_repository),
+    ("GET", "/api/whoami-v2", Handler.who_am_i),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
     ("GET", rf"{API}(?:/revision/{REVISION})?", Handler.information),
     ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?", Handler.tree),

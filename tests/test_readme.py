@@ -17,9 +17,10 @@ from rq_hf.training.arguments import read_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-PAGES += (ROOT / "checkpoints").glob("*/README.md")
+PAGES += [*(ROOT / "checkpoints").glob("*/README.md"), ROOT / "research" / "emoji" / "README.md"]
 SHELLS = {  # scripts of three lines that have other names than the command that they run
     "train_rqvae": "train-rqvae",
+    "research/emoji/train_rqvae": "train-rqvae",
     "train_rqt": "train-rqt",
     "train_caption_tokenizer": "train-tokenizer",
     "convert_original_checkpoint": "convert",
@@ -84,7 +85,7 @@ def documented_commands() -> dict[tuple[str, ...], set[str]]:
         lines += read_recipe(name)["card"].get("training_commands", [])
     commands = {}
     for line in lines:
-        for program, rest in re.findall(r"(rq-hf [\w-]+|scripts/\w+\.py)([^;|&#]*)", line):
+        for program, rest in re.findall(r"(rq-hf [\w-]+|(?:scripts|research/emoji)/\w+\.py)([^;|&#]*)", line):
             name = program.removeprefix("rq-hf ").removeprefix("scripts/").removesuffix(".py")
             name = SHELLS.get(name, name)
             words = rest.split()
@@ -94,7 +95,7 @@ def documented_commands() -> dict[tuple[str, ...], set[str]]:
 
 
 def test_documented_commands_have_flags_that_exist(capsys, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "research" / "emoji")
     commands = documented_commands()
     assert len(commands) >= 8
     for (name, *words), flags in commands.items():
@@ -103,7 +104,8 @@ def test_documented_commands_have_flags_that_exist(capsys, monkeypatch):
                 main([name, *words, "--help"])
             else:
                 monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
-                runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+                folder = ROOT if "/" in name else ROOT / "scripts"
+                runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
         assert ended.value.code == 0, name
         known = set(re.findall(r"^ +(?:-\w, )?(--\w+)", capsys.readouterr().out, re.MULTILINE))
         assert flags <= known, (name, *words, flags - known)

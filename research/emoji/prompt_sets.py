@@ -11,14 +11,11 @@ the part "validation"; measure the part "test" once. They share no sentence, and
 import argparse
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import datasets
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from emoji_captions import (
     HELD_OUT_LANGUAGE,
     VALIDATION_FRAMES,
@@ -142,7 +139,7 @@ def make_sets(
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="folder that scripts/prepare_emoji.py wrote")
+    parser.add_argument("--dataset", required=True, help="folder that prepare_emoji.py wrote")
     parser.add_argument("--part", choices=PARTS, default="validation", help="(%(default)s)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for one JSONL file a set")
     parser.add_argument("--num_prompts", type=int, default=300, help="of a set, at most (%(default)s)")

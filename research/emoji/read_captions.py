@@ -14,7 +14,6 @@ recognised best come first. Arguments of [`TrainingArguments`] may follow, such 
 
 import random
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,6 @@ from typing import NamedTuple
 import datasets
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from torch import nn
-from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, TrainingArguments
-
-from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
-from rq_hf.training.optimizers import MuonWith, hidden_matrices
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from emoji_captions import (
     FRAMES,
     FRAMES_BY_LANGUAGE,
@@ -46,6 +37,12 @@ from emoji_captions import (
     surround,
 )
 from prepare_emoji import install_packages, read_concepts
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import HfArgumentParser, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from rq_hf import RQImageGenerationPipeline, RQTransformerConfig, RQTransformerForImageGeneration
+from rq_hf.training.optimizers import MuonWith, hidden_matrices
 
 STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefox", "cartoon")
 PLAIN, AS_IN_DATA, NAMES = 0.93, 0.3, 0.35  # share of plain pictures; of them of captions as in the data, and of names

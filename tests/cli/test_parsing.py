@@ -15,6 +15,7 @@ from rq_hf.training import RQTransformerTrainingArguments, RQVAETrainingArgument
 from rq_hf.training.arguments import CodeDataArguments, DataArguments, Recipe
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "recipes" / "emoji-rqt-fixture.json"
+EMOJI = str(Path(__file__).parents[2] / "research" / "emoji" / "recipes" / "emoji-rqt-8x8x3-15M.json")
 CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 
@@ -41,12 +42,12 @@ def test_a_recipe_is_found_by_name_and_by_file(tmp_path):
 
 def test_flags_win_over_the_recipe():
     recipe = parse_rqvae(
-        "emoji-rqvae-8x8x3-4M", "--max_steps", "7", "--channel_multiplier", "[1,2,2]", "--validation_split", "",
+        "small-rqvae-64", "--max_steps", "7", "--channel_multiplier", "[1,2,2]", "--validation_split", "",
         "--output_dir", "here", "--image_size=32", "--l1_weight", "0",
     )  # fmt: skip
     assert recipe.training.max_steps == 7 and recipe.training.output_dir == "here" and recipe.training.l1_weight == 0
     assert recipe.model["channel_multiplier"] == [1, 2, 2] and recipe.model["image_size"] == 32
-    assert recipe.model["codebook_size"] == 2048 and recipe.data.validation_split is None
+    assert recipe.model["codebook_size"] == 512 and recipe.data.validation_split is None
     assert parse_rqt("small-rqt-64", "--label_column", "label").data.caption_column is None
 
 
@@ -61,7 +62,7 @@ def test_the_default_recipe_gives_way_to_own_data():
 
 
 def test_a_pipeline_to_fine_tune_brings_its_architecture_rqvae_and_tokenizer():
-    recipe = parse_rqt("emoji-rqt-8x8x3-15M", "--model-name-or-path", "mine", "--tokenizer_name_or_path", "other")
+    recipe = parse_rqt(EMOJI, "--model-name-or-path", "mine", "--tokenizer_name_or_path", "other")
     assert recipe.training.model_name_or_path == "mine" and recipe.training.muon_learning_rate == 0.0066
     assert recipe.model == {} and recipe.data.caption_column == "captions"
     assert recipe.data.rqvae_name_or_path is None and recipe.data.tokenizer_name_or_path == "other"
@@ -69,7 +70,7 @@ def test_a_pipeline_to_fine_tune_brings_its_architecture_rqvae_and_tokenizer():
 
 def test_rows_are_held_out_unless_a_validation_split_is_asked_for():
     for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation-split=dev"], False)):
-        assert parse_rqvae("emoji-rqvae-8x8x3-4M", *words).data.hold_out == expected
+        assert parse_rqvae("lsun-cat-rqvae-8x8x4-k16384", *words).data.hold_out == expected
 
 
 def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
@@ -86,12 +87,12 @@ def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
 
 def test_the_command_is_kept_for_the_card():
     assert parse_rqt(str(FIXTURE)).card["training_commands"] == [f"rq-hf train-rqt {FIXTURE.name} {' '.join(CPU)}"]
-    assert len(parse_rqt("emoji-rqt-8x8x3-15M").card["training_commands"]) == 4  # the recipe's own
+    assert len(parse_rqt(EMOJI).card["training_commands"]) == 4  # the recipe's own
     assert "training_commands" not in parse_rqt(str(FIXTURE), "--hub_token", "secret").card
 
 
 def test_without_a_recipe_the_recipes_of_the_stage_are_listed():
-    with pytest.raises(ValueError, match="must be a JSON file or one of emoji-rqvae-8x8x3-4M, .*small-rqv") as error:
+    with pytest.raises(ValueError, match="must be a JSON file or one of ffhq-rqvae-8x8x4-k2048, .*small-rqv") as error:
         parse_rqvae()
     assert "-rqt-" not in str(error.value)
 

@@ -51,7 +51,7 @@ def small_rqvae(recipe: dict) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["imagenet-rqvae-8x8x4-k4096-separate", "lsun-cat-rqvae-8x8x4-k16384", "emoji-rqvae-8x8x3-4M"],
+    ["imagenet-rqvae-8x8x4-k4096-separate", "lsun-cat-rqvae-8x8x4-k16384", "small-rqvae-64"],
 )
 def test_an_rqvae_recipe_trains_two_steps(name, data, tmp_path):
     recipe = read_recipe(name)
@@ -72,7 +72,7 @@ def test_an_rqvae_recipe_trains_two_steps(name, data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["cc3m-rqt-8x8x4-654M", "imagenet-rqt-8x8x4-3.8B", "ffhq-rqt-8x8x4-355M", "emoji-rqt-8x8x3-15M"],
+    ["cc3m-rqt-8x8x4-654M", "imagenet-rqt-8x8x4-3.8B", "ffhq-rqt-8x8x4-355M"],
 )
 def test_a_transformer_recipe_trains_two_steps(name, data, tmp_path):
     recipe = read_recipe(name)

@@ -14,7 +14,6 @@ from huggingface_hub import create_repo, upload_folder
 from transformers import AutoModel
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEModel
-from rq_hf.hub import push_folder
 
 CODE = """
 from pathlib import Path
@@ -78,14 +77,6 @@ def test_pickles_beside_safetensors_are_neither_downloaded_nor_read(hub, saved, 
     RQImageGenerationPipeline.from_pretrained("me/both")
     AutoModel.from_pretrained("me/both", subfolder="rqvae")
     assert not mark.exists() and not any(hub.cache.rglob("*.bin"))
-
-
-def test_a_pickled_adapter_is_not_pushed(hub, mark, tmp_path):
-    config = {"peft_type": "LORA", "r": 2, "target_modules": ["out_proj"], "task_type": None}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(LeavesAMark(mark)))
-    with pytest.raises(ValueError, match="`folder` must hold weights as safetensors"):
-        push_folder(tmp_path, "me/adapter")
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "pytorch_model.bin", "/dev/zero", "a/b.safetensors", 7])

@@ -16,7 +16,7 @@ import pytest
 from conftest import PROMPT, assert_draws_alike, draw, seeded
 from diffusers import DiffusionPipeline
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
 from rq_hf.hub import push_folder
@@ -115,12 +115,13 @@ def test_the_code_computes_what_the_library_computes(coded, tiny_pipeline):
 
 
 @pytest.mark.slow
-def test_a_process_without_the_library_loads_draws_saves_and_loads_again(coded, tiny_pipeline, tmp_path):
+def test_a_process_without_the_library_loads_draws_saves_and_loads_again(coded, saved, tiny_pipeline, tmp_path):
     program = f"""
 import numpy, torch
 from diffusers import DiffusionPipeline
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
+grid = numpy.arange(24 * 40 * 3, dtype=numpy.uint8).reshape(24, 40, 3)
 for repo_id in ("{CODED}", "again", "and_again"):
     pipe = DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
@@ -133,10 +134,16 @@ for repo_id in ("{CODED}", "again", "and_again"):
         model = AutoModel.from_pretrained(place, trust_remote_code=True, **options)
         own = getattr(pipe, name).state_dict()
         assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items()), name
+        if name == "rqvae":
+            processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=True, **options)
+            numpy.save("pixels.npy", processor(grid, return_tensors="np").pixel_values)
     pipe.save_pretrained("and_again" if repo_id == "again" else "again")
 """
     finished = run(program, tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
+    grid = np.arange(24 * 40 * 3, dtype=np.uint8).reshape(24, 40, 3)
+    pixels = AutoImageProcessor.from_pretrained(saved / "rqvae")(grid, return_tensors="np").pixel_values
+    assert pixels.shape == (1, 3, 16, 16) and np.array_equal(np.load(tmp_path / "pixels.npy"), pixels)
     for name in ("me_coded", "again", "and_again"):
         assert np.array_equal(np.load(tmp_path / f"{name}.npy"), draw(tiny_pipeline, output_type="np"))
     assert_draws_alike(RQImageGenerationPipeline.from_pretrained(tmp_path / "again"), tiny_pipeline)

@@ -3,12 +3,14 @@
 """What a push uploads, what it never uploads, and that it loads again from the Hub."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 from conftest import assert_draws_alike
 from diffusers import DiffusionPipeline
-from huggingface_hub import ModelCard, list_repo_commits
+from huggingface_hub import ModelCard, list_repo_commits, snapshot_download
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoTokenizer
 
@@ -55,16 +57,31 @@ def test_sampling_settings_reach_the_hub(hub, tiny_pipeline):
     assert "| top_k | 1, 2, 3 |" in ModelCard.load("me/tiny").text
 
 
-def test_pickles_checkpoints_and_hidden_files_stay_on_the_machine(hub, saved):
-    for name in (
-        *("training_args.bin", "rqvae/optimizer.pt", "notes.pkl", "checkpoint-5/model.safetensors", "_unfinished/x"),
-        *(".git/config", "trainer_state.json", "tokenizer/words.pickle", "old.ckpt"),
-    ):
+def test_only_what_a_model_folder_holds_is_uploaded(hub, saved):
+    uploaded = {
+        *("notes.txt", "LICENSE", "code.py", "logs/events.out.tfevents.1", "pictures/a.PNG", "tokenizer/spiece.model"),
+        *("tokenizer/chat_template.jinja", "link.txt"),
+    }
+    left_out = {
+        *("training_args.bin", "rqvae/optimizer.PT", "rqvae/pytorch_model.BIN", "codes.npy", "pickled", "old.ckpt"),
+        *("checkpoint-5/model.safetensors", "_unfinished/x.json", ".git/config.json", "trainer_state.json", "a.model"),
+    }
+    for name in (uploaded | left_out) - {"link.txt"}:
         (saved / name).parent.mkdir(exist_ok=True)
         (saved / name).write_bytes(b"anything")
-    (saved / "notes.txt").write_text("words")
+    (saved / "link.txt").symlink_to("notes.txt")
+    (saved / "broken.txt").symlink_to("nothing.txt")
+    (saved / "folder").symlink_to(saved.parent, target_is_directory=True)
+    for name in ("pipe.json", "rqvae/model-2.safetensors"):  # which would hang who reads them
+        os.mkfifo(saved / name)
     push_folder(saved, "me/tiny")
-    assert set(hub.files("me/tiny")) == {*FILES, "notes.txt"}
+    assert set(hub.files("me/tiny")) == {*FILES, *uploaded}
+
+
+def test_a_folder_of_the_cache_is_pushed_whose_files_are_links_to_blobs(hub, saved):
+    push_folder(saved, "me/first", with_code=True)
+    push_folder(snapshot_download("me/first"), "me/second")
+    assert set(hub.files("me/second")) == set(hub.files("me/first"))
 
 
 def test_no_path_of_the_machine_is_uploaded(hub, saved, tmp_path):
@@ -74,12 +91,13 @@ def test_no_path_of_the_machine_is_uploaded(hub, saved, tmp_path):
         f'# Mine\n\n    pipe = RQImageGenerationPipeline.from_pretrained("{tmp_path / "again"}")\n'
     )
     get_peft_model(loaded.transformer, LoraConfig(r=2, target_modules=["out_proj"])).save_pretrained(tmp_path / "lora")
-    (tmp_path / "lora" / "README.md").unlink()
+    assert f"base_model: {saved}" in (tmp_path / "lora" / "README.md").read_text()  # that of PEFT
     for name in ("again", "again/rqvae", "again/tokenizer", "lora"):
-        push_folder(tmp_path / name, "me/tiny", with_code=name == "again")
-        for path, content in contents(hub.files("me/tiny")["README.md"].parent).items():
+        push_folder(tmp_path / name, f"me/{Path(name).name}", with_code=name == "again")
+        for path, content in contents(hub.files(f"me/{Path(name).name}")["README.md"].parent).items():
             assert str(tmp_path).encode() not in content, path
-    assert 'from_pretrained("me/tiny")' in ModelCard.load("me/tiny").text
+    assert 'from_pretrained("me/again")' in ModelCard.load("me/again").text
+    assert "lora" in ModelCard.load("me/lora").data.tags
 
 
 def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
@@ -90,16 +108,50 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
 
     refuse(tmp_path / "nothing", "`folder` must hold model_index.json")
     refuse(saved / "tokenizer", "`folder` must hold a pipeline or a config.json of `model_type`", with_code=True)
+    refuse(saved, "`revision` must be None with `create_pr`.*'trial'", create_pr=True, revision="trial")
+    refuse(saved, "license must be one of", license="as you like")
     for path, content, message in (
-        ("rqvae/config.json", b"[1]", "config.json must hold a JSON object"),
-        ("rqvae/model.safetensors", b"x" * 99, "`folder` must hold whole weights, rqvae/model.safetensors"),
+        ("rqvae/config.json", b"[1]", "`folder` must hold a JSON object in rqvae/config.json"),
+        ("rqvae/model.safetensors", b"x" * 99, "`folder` must hold whole weights, got rqvae/model.safetensors"),
+        ("README.md", b"---\nlicense: [mit\n---\n# Mine", "README.md must be a model card"),
+        ("README.md", b"\xff\xfe\x00", "README.md must be a model card in UTF-8, got UnicodeDecodeError"),
     ):
-        whole = (saved / path).read_bytes()
+        whole = (saved / path).read_bytes() if (saved / path).exists() else b"# Mine"
         (saved / path).write_bytes(content)
         refuse(saved, message)
         (saved / path).write_bytes(whole)
+    (saved / "rqvae" / "secret.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text('"of the machine"')
+    refuse(saved, "`folder` must hold no link to a file outside of it, got .*rqvae/secret.json -> .*/secret.json")
+    (saved / "rqvae" / "secret.json").unlink()
     (saved / "transformer" / "model.safetensors").rename(saved / "transformer" / "pytorch_model.bin")
-    refuse(saved, "`folder` must hold weights as safetensors, there are none in .*transformer")
+    refuse(saved, "`folder` must hold weights as safetensors, there are no transformer/model")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickled")
+    refuse(tmp_path, "`folder` must hold weights as safetensors, there are no adapter_model")
+
+
+@pytest.mark.parametrize("part", ["[", "![", "[a](", '![a](b from_pretrained("'])
+def test_a_long_card_takes_little_time(hub, saved, part):
+    (saved / "README.md").write_text("# Mine\n" + part * (100_000 // len(part)))
+    start = time.perf_counter()
+    RQImageGenerationPipeline.from_pretrained(saved).push_to_hub("me/tiny")
+    assert time.perf_counter() - start < 5 and len(ModelCard.load("me/tiny").text) > 90_000
+
+
+def test_the_card_of_a_source_is_that_of_its_revision_and_may_be_private(hub, saved, caplog):
+    for name, revision in (("Main", None), ("Trial", "trial")):
+        (saved / "README.md").write_text(f"---\nlicense: mit\n---\n# {name}")
+        push_folder(saved, "me/source", revision=revision)
+    hub.repository("me/source").token = "hf_of_the_owner"
+    loaded = RQImageGenerationPipeline.from_pretrained("me/source", token="hf_of_the_owner")
+    loaded.push_to_hub("other")
+    assert "The card of 'me/source' is not copied" in caplog.text and "tester/other" in hub.repositories
+    for load in (RQImageGenerationPipeline, DiffusionPipeline):
+        for name, revision in (("Main", None), ("Trial", "trial")):
+            loaded = load.from_pretrained("me/source", revision=revision, token="hf_of_the_owner")
+            loaded.push_to_hub("tester/copy", token="hf_of_the_owner")
+            assert ModelCard.load("tester/copy").text.strip() == f"# {name}"
 
 
 def test_the_card_travels_with_a_pipeline(hub, saved, monkeypatch, tmp_path):

@@ -12,8 +12,12 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from conftest import seeded
+from picture_files import FIXTURE
+from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.training.transforms import TRANSFORMS, PictureTransform
 
 RESEARCH = Path(__file__).parents[2] / "research"
 COMMON = {"device": "cpu", "official": None}
@@ -119,6 +123,48 @@ def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(t
     main_words = sorted({word for text in texts[:2] for word in tokenizer(text).input_ids})
     vectors = "condition_embedding.weight"
     assert torch.equal(new[vectors][main_words], old[vectors][main_words])
+
+
+@pytest.mark.parametrize("mode, channels", [("RGB", 3), ("L", 1)])
+def test_altered_emoji_are_mirrored_moved_made_smaller_and_recoloured_on_white(mode, channels, monkeypatch):
+    monkeypatch.syspath_prepend(RESEARCH / "emoji")
+    altered = importlib.import_module("train_rqvae").altered_emoji
+    monkeypatch.setitem(TRANSFORMS, "altered_emoji", (altered, TRANSFORMS["center_crop"][1]))
+    colour, mark = ((200, 100, 40), (10, 20, 30)) if mode == "RGB" else (100, 20)
+    picture = Image.new(mode, (64, 64), "white")
+    picture.paste(colour, (16, 16, 48, 48))
+    picture.paste(mark, (16, 16, 20, 48))
+    transform = PictureTransform(64, channels, "altered_emoji")
+    sides, tops, colours, mirrored = set(), set(), set(), set()
+    for seed in range(100):
+        levels = ((transform(picture, seeded(seed)) + 1) * 127.5).round().int()
+        rows, columns = torch.nonzero((levels < 250).any(0), as_tuple=True)
+        sides.add(int(columns.max() + 1 - columns.min()))
+        tops.add(int(rows.min()))
+        middle = levels[:, (rows.min() + rows.max()) // 2]
+        colours.add(tuple(middle[:, (columns.min() + columns.max()) // 2].tolist()))
+        mirrored.add(bool(middle[:, columns.min() + 1].sum() > middle[:, columns.max() - 1].sum()))
+        assert (levels == 255).all(0).float().mean() > 0.7  # the ground has no colour
+    assert 25 <= min(sides) <= 27 and max(sides) <= 34 and min(tops) < 12 and max(tops) > 20
+    assert len(colours) > 20 and mirrored == {True, False}
+    if mode == "RGB":
+        assert len({each for each in colours if sorted(each) == sorted(colour)}) > 1  # permuted channels
+
+
+@pytest.mark.slow
+def test_the_recipes_of_the_demo_train_two_steps_each(tmp_path):
+    def run(*words: object, **flags: object) -> None:
+        flags |= {"dataset_name": FIXTURE, "filter": "tone=default", "use_cpu": True, "max_steps": 2}
+        flags |= {"max_eval_samples": 4, "eval_steps": 2, "per_device_train_batch_size": 2, "bf16": False}
+        words += tuple(word for name, value in flags.items() for word in (f"--{name}", value))
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    emoji = RESEARCH / "emoji"
+    run(emoji / "train_rqvae.py", emoji / "recipes" / "emoji-rqvae-8x8x3-4M.json")
+    flags = {"tokenizer_name_or_path": RESEARCH.parent / "checkpoints" / "emoji-64"}
+    run("-m", "rq_hf.cli.train_rqt", emoji / "recipes" / "emoji-rqt-8x8x3-15M.json", **flags)
+    RQImageGenerationPipeline.from_pretrained(tmp_path / "runs" / "emoji-rqt-8x8x3-15M")
 
 
 @pytest.mark.slow

@@ -23,4 +23,9 @@ class SharingMixin:
                 code = Path(inspect.getfile(type(getattr(self, name))))
                 shutil.copy(code, path.parent / name)
                 index[name][0] = code.stem
+                processor = path.parent / name / "preprocessor_config.json"
+                settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+                if (class_name := settings.get("image_processor_type", "")).startswith("RQVAE"):
+                    settings["auto_map"] = {"AutoImageProcessor": f"{code.stem}.{class_name}"}
+                    processor.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -9,13 +9,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-CITATION = """@inproceedings{lee2022autoregressive,
-  title     = {Autoregressive Image Generation using Residual Quantization},
-  author    = {Lee, Doyup and Kim, Chiheon and Kim, Saehoon and Cho, Minsu and Han, Wook-Shin},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages     = {11523--11532},
-  year      = {2022}
-}"""
 # Where snippets load from as long as there is no repository.
 NO_REPOSITORY = "path/to/this/folder"
 # By kind: library and tags.
@@ -97,9 +90,8 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "condition": condition,
         "example": json.dumps(facts.get("example_input") or example, ensure_ascii=False),
         "metrics_dataset": dataset,
-        "citation": CITATION,
     }
-    template = "".join((_template_folder() / f"{name}.md").read_text(encoding="utf-8") for name in (kind, "sections"))
+    template = _template(kind) + _template("sections")
     card = ModelCard.from_template(data, template_str=template, **{**facts, **tables, **derived})
     card.text = card.text.rstrip() + "\n"
     return card
@@ -113,11 +105,17 @@ def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
     return path
 
 
-def _template_folder() -> Path:
-    """The templates of an installed package, or those at the top of a source checkout."""
+def code_section(kind: str, repo_id: str) -> str:
+    """The section of a card that tells how to load a repository with code."""
+    loader = ("diffusers", "DiffusionPipeline") if kind == "pipeline" else ("transformers", "AutoModel")
+    return _template("code").format(*loader, repo_id)
+
+
+def _template(name: str) -> str:
+    """A template of an installed package, or at the top of a source checkout."""
     package = Path(__file__).parents[1]
-    installed = package / "model_cards"
-    return installed if installed.is_dir() else package.parents[1] / "model_cards"
+    folders = (package / "model_cards", package.parents[1] / "model_cards")
+    return next(folder / f"{name}.md" for folder in folders if folder.is_dir()).read_text(encoding="utf-8")
 
 
 def _condition(transformer: Mapping[str, Any] | None) -> tuple[str, str | int | None]:
@@ -136,15 +134,6 @@ def _evaluation_results(
     """Metrics as metadata. The Hub wants a task and a data set for each; without them there are none."""
     if dataset is None or task is None:
         return []
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=split,
-            metric_type=name,
-            metric_value=value,
-        )
-        for name, value in metrics.items()
-        if isinstance(value, int | float)
-    ]
+    where = {"task_type": task, "dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return [EvalResult(**where, metric_type=name, metric_value=value) for name, value in numbers.items()]

@@ -44,7 +44,7 @@ def code_files(folder: str | Path) -> dict[str, str]:
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         return _model_files(folder)
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder, "model_index.json")
     files = {"pipeline.py": bundle(PIPELINE)}  # diffusers looks for this name
     index["_class_name"] = ["pipeline", "RQImageGenerationPipeline"]
     for name in ("rqvae", "transformer"):
@@ -54,7 +54,7 @@ def code_files(folder: str | Path) -> dict[str, str]:
             files |= {f"{name}/{path}": text for path, text in model_files.items()}
             files[code] = model_files[code]  # transformers looks here when it loads a subfolder
             index[name][0] = code.removesuffix(".py")
-    return files | {"model_index.json": _to_json(index)}
+    return files | {"model_index.json": to_json(index)}
 
 
 def bundle(module: str) -> str:
@@ -81,17 +81,21 @@ def bundle(module: str) -> str:
 
 
 def _model_files(folder: Path) -> dict[str, str]:
-    path = folder / "config.json"
-    config = _read_json(path) if path.is_file() else {}
+    config = read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
     if config.get("model_type") not in MODELS:
         raise ValueError(
-            f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(MODELS)} to get code, got "
-            f"{str(folder)!r} of `model_type` {config.get('model_type')}."
+            f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(MODELS)} to get code, "
+            f"got `model_type` {config.get('model_type')}."
         )
     module, config_class, model_class = MODELS[config["model_type"]]
-    name = Path(module).stem
+    name, path = Path(module).stem, "preprocessor_config.json"
     config["auto_map"] = {"AutoConfig": f"{name}.{config_class}", "AutoModel": f"{name}.{model_class}"}
-    return {f"{name}.py": bundle(module), "config.json": _to_json(config)}
+    files = {f"{name}.py": bundle(module), "config.json": to_json(config)}
+    settings = read_json(folder, path) if (folder / path).is_file() else {}
+    if (class_name := settings.get("image_processor_type", "")).startswith("RQVAE"):
+        settings["auto_map"] = {"AutoImageProcessor": f"{name}.{class_name}"}
+        files[path] = to_json(settings)
+    return files
 
 
 def _source(module: str) -> str:
@@ -114,9 +118,14 @@ def _in_order_of_imports(module: str) -> list[str]:
     return [*order, module]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(folder: Path, name: str | Path) -> dict[str, Any]:
+    """Reads a JSON object from a file in a folder."""
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"`folder` must hold a JSON object in {name}: {error}") from error
 
 
-def _to_json(value: dict[str, Any]) -> str:
+def to_json(value: dict[str, Any]) -> str:
+    """Writes JSON as it is stored in repositories."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

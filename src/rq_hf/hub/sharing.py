@@ -2,43 +2,58 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Nothing pickled."""
 
-import json
 import math
-import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from .cards import NO_REPOSITORY, write_card
-from .remote_code import code_files
+from .cards import NO_REPOSITORY, code_section, render_card
+from .remote_code import code_files, read_json, to_json
 
 logger = logging.get_logger(__name__)
 
-# Patterns of names that are never uploaded: pickles, checkpoints of a training, hidden files.
-IGNORED = (
-    "*.bin", "*.ckpt", "*.distcp", "*.joblib", "*.pickle", "*.pkl", "*.pt", "*.pth", "checkpoint-*",
-    "trainer_state.json", ".*", "_*",
+
+class FolderKind(NamedTuple):
+    """A kind of folder that can be pushed."""
+
+    name: str  # as cards call it
+    index: str  # the file by which the folder is known,
+    model_type: str | None  # and the model type in it
+    configs: dict[str, str]  # the configuration of each component
+    weights: str | None  # the weights beside each configuration
+
+
+WEIGHTS = "model*.safetensors"
+PIPELINE = {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}
+ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
+FOLDER_KINDS = (
+    FolderKind("pipeline", "model_index.json", None, PIPELINE, WEIGHTS),
+    FolderKind("rqvae", "config.json", "rqvae", {"rqvae": "config.json"}, WEIGHTS),
+    FolderKind("rq_transformer", "config.json", "rq_transformer", {"transformer": "config.json"}, WEIGHTS),
+    FolderKind("adapter", ADAPTER, None, {"adapter": ADAPTER}, "adapter_model*.safetensors"),
+    FolderKind("tokenizer", TOKENIZER, None, {"tokenizer": TOKENIZER}, None),
+)
+# Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
+PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp")
+UPLOADED = (
+    "*.safetensors", "*.json", "*.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "*.jinja",
+    "*.py", "*.md", "license", "notice", "events.out.tfevents.*", *PICTURES,
 )  # fmt: skip
+# Names of files and folders that are not: what a training needs to go on, hidden files, caches.
+LEFT_OUT = ("checkpoint-*", "trainer_state.json", ".*", "_*")
 # Weights that are never rounded: moving averages of the codebook.
 KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
-CODE_SECTION = """
-## Without rq_hf
-
-The repository brings the code that it needs. Read the code; then load it with `trust_remote_code=True`:
-
-```python
-from {library} import {loader}
-
-{name} = {loader}.from_pretrained("{repo_id}", trust_remote_code=True)
-```
-"""
+# A link of a card to a file. Its text has no brackets, so that the time is linear in the length of the card.
+LINK = re.compile(r"(?<!!)\[([^][]*)\]\((?!https?:|mailto:|#)([^()\s#]+)[^()\s]*\)")
 
 
 def push_folder(
@@ -55,10 +70,13 @@ def push_folder(
 ) -> CommitInfo:
     r"""Uploads the folder of a pipeline, a model, an adapter or a tokenizer in one commit. The folder stays as it is.
 
-    Not uploaded: pickles, checkpoints of a training, hidden files, and files whose names begin with `_`. Weights of an
-    earlier push that this push does not replace are deleted. The README.md of the folder becomes the card, with the
-    repository in place of the folder's path and without links to files that are not uploaded. If neither the folder
-    nor the repository has one, a card is rendered.
+    Uploaded are safetensors, `*.json`, `*.txt`, `*.md`, `*.py`, `*.jinja` and the models of tokenizers, licences,
+    pictures and TensorBoard logs. Other files stay on the machine, such as pickles. So do checkpoints of a training,
+    hidden files, names that begin with `_`, and folders that are links. Weights of an earlier push that this push does
+    not replace are deleted.
+
+    The README.md of the folder becomes the card, with the repository in place of the folder's path and without links
+    to files that are not uploaded. If neither the folder nor the repository has one, a card is rendered.
 
     Args:
         folder (`str` or `Path`):
@@ -71,62 +89,39 @@ def push_folder(
         with_code (`bool`, defaults to `False`):
             Add the code that loads the repository without this library, by `trust_remote_code=True`.
         license (`str`, *optional*): licence of the weights, for the card.
-        create_pr (`bool`, defaults to `False`): open a pull request instead of changing the branch.
+        create_pr (`bool`, defaults to `False`): open a pull request to `main` instead of changing it.
         commit_message (`str`, *optional*): title of the commit.
 
     Returns:
         `huggingface_hub.CommitInfo`
 
     Raises:
-        `ValueError`: `folder` holds none of these kinds, lacks safetensors, or has damaged files.
+        `ValueError`:
+            `folder` holds none of these kinds, lacks safetensors, has damaged files, a link to a file outside of it,
+            or a card that the Hub does not take. Nothing is made on the Hub then.
     """
-    folder = Path(folder)
-    kind, facts = _describe(folder)
-    with tempfile.TemporaryDirectory(prefix="rq_hf_") as place:
-        stage = Path(place, "stage")
-        shutil.copytree(folder, stage, copy_function=_copy, ignore=shutil.ignore_patterns(*IGNORED))
-        _clean_configurations(stage)
-        weights_name, places = "model", [""]
-        if kind == "pipeline":
-            places = [f"{name}/" for name in facts["configs"]]
-        elif kind == "adapter":
-            weights_name = "adapter_model"
-        elif kind == "tokenizer":
-            places = []
-        for place in places:
-            if not any((stage / place).glob(f"{weights_name}*.safetensors")):
-                raise ValueError(f"`folder` must hold weights as safetensors, there are none in {folder / place}.")
-        for path in stage.rglob("*.safetensors"):
-            try:
-                safe_open(path, "pt")
-            except SafetensorError as error:
-                raise ValueError(f"`folder` must hold whole weights, {path.relative_to(stage)}: {error}") from error
-        if with_code:
-            for path, text in code_files(stage).items():
-                (stage / path).write_text(text, encoding="utf-8")
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not create_pr and not revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        card = stage / "README.md"
-        is_on_hub = not card.is_file() and api.file_exists(repo_id, "README.md", revision=revision)
-        if is_on_hub and (license or with_code):
-            shutil.copy(api.hf_hub_download(repo_id, "README.md", revision=revision), card)
-        elif not card.is_file() and not is_on_hub:
-            counts = {
-                name: _num_parameters(stage / each) for name, each in zip(facts["configs"], places, strict=False)
-            }
-            write_card(stage, kind, facts | {"repo_id": repo_id, "num_parameters": counts})
-        if card.is_file():
-            _complete_card(card, kind, repo_id, folder, with_code, license)
+    if create_pr and revision is not None:
+        raise ValueError(f"`revision` must be None with `create_pr`, which is for `main`, got {revision!r}.")
+    api = HfApi(token=token)
+    repo_id = repo_id if "/" in repo_id else api.get_full_repo_name(repo_id)
+    is_new_branch = revision is not None and not api.revision_exists(repo_id, revision)
+    with tempfile.TemporaryDirectory(prefix="rq_hf_") as temporary:
+        stage = Path(temporary, "stage")
+        _stage(Path(folder), stage, with_code)
+        kind, weights, facts = _validate(stage)
+        facts |= {"repo_id": repo_id, "license": license}
+        _complete_card(api, stage, folder, kind, facts, None if is_new_branch else revision, with_code)
         if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
             logger.warning(f"{repo_id} loads after `pip install rq_hf`; push it `with_code` for others.")
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if is_new_branch:
+            api.create_branch(repo_id, branch=revision)
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=stage,
             revision=revision,
             create_pr=create_pr,
-            delete_patterns=[f"{place}{weights_name}*.safetensors*" for place in places] or None,
+            delete_patterns=[f"{pattern}*" for pattern in weights] or None,  # with the index of an earlier push
             commit_message=commit_message or f"Upload {kind} with rq_hf",
         )
 
@@ -139,97 +134,137 @@ def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[s
     }
 
 
-def copy_card(source: str, folder: str | Path) -> None:
+def copy_card(source: str, folder: str | Path, revision: str | None = None, token: str | bool | None = None) -> None:
     """Copies the card of a folder or a repository, and the pictures that it shows, to another folder.
 
-    Args:
-        source (`str`): folder or Hub id of a model or a pipeline; without a card nothing is copied.
-        folder (`str` or `Path`): where README.md and pictures go.
+    Warns about a card that cannot be read, such as that of a private repository without a `token`.
     """
     place = Path(source)
     if not place.is_dir():
+        api = HfApi(token=token)
         try:
-            place = Path(HfApi().snapshot_download(source, allow_patterns=["README.md", "*.png", "*.jpg"]))
-        except (OSError, ValueError):  # no such repository, or no Hub
+            place = Path(api.hf_hub_download(source, "README.md", revision=revision)).parent
+            api.snapshot_download(source, revision=revision, allow_patterns=PICTURES)
+        except (OSError, ValueError) as error:  # no card, no such repository, no right to read it, or no Hub
+            logger.warning(f"The card of {source!r} is not copied: {error}")
             return
-    if not (place / "README.md").is_file():
-        return
-    text = (place / "README.md").read_text(encoding="utf-8")
-    for path in re.findall(r"!\[[^]]*\]\(([^):]+)\)", text):
-        target = Path(folder, path)
-        if (place / path).is_file() and target.resolve().is_relative_to(Path(folder).resolve()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(place / path, target)
-    Path(folder, "README.md").write_text(_renamed(text, source, NO_REPOSITORY), encoding="utf-8")
+    files = dict(_uploaded_files(place))
+    if "README.md" in files:
+        card = _read_card(files["README.md"])
+        for name, path in files.items():
+            if f"({name})" in card.text and any(fnmatchcase(name.lower(), pattern) for pattern in PICTURES):
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, Path(folder, name))
+        card.text = _renamed(card.text, source, NO_REPOSITORY)
+        card.save(Path(folder, "README.md"))
 
 
-def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The kind of what a folder holds, and the facts that its files tell a card."""
-    if index := _read_json(folder / "model_index.json"):
-        names = [name for name in ("rqvae", "transformer") if (index.get(name) or [None])[0] is not None]
-        configs = {name: _read_json(folder / name / "config.json") for name in names}
-        return "pipeline", {"configs": configs, "sampling": index.get("sampling")}
-    config = _read_json(folder / "config.json")
-    if config.get("model_type") in ("rqvae", "rq_transformer"):
-        return config["model_type"], {"configs": {config["model_type"].removeprefix("rq_"): config}}
-    if adapter := _read_json(folder / "adapter_config.json"):
-        base = adapter.get("base_model_name_or_path")
-        is_local = base is not None and Path(base).exists()
-        return "adapter", {"configs": {"adapter": adapter}, "base_model": None if is_local else base}
-    if tokenizer := _read_json(folder / "tokenizer_config.json"):
-        return "tokenizer", {"configs": {"tokenizer": tokenizer}}
-    raise ValueError(
-        "`folder` must hold model_index.json, the config.json of an RQ-VAE or an RQ-Transformer, adapter_config.json "
-        f"or tokenizer_config.json, got {str(folder)!r}."
-    )
+def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a folder that a push takes, by their path in the folder. Folders that are links are skipped."""
+    root = folder.resolve()
+    if root.parent.name == "snapshots":  # of the Hub's cache, where files are links to the blobs of the repository
+        root = root.parents[1]
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        is_left_out = any(fnmatchcase(part, pattern) for part in parts for pattern in LEFT_OUT)
+        if is_left_out or not any(fnmatchcase(path.name.lower(), pattern) for pattern in UPLOADED):
+            continue
+        if not path.is_file():  # a pipe, a device, a broken link
+            continue
+        if not path.resolve().is_relative_to(root):
+            raise ValueError(f"`folder` must hold no link to a file outside of it, got {path} -> {path.resolve()}.")
+        yield Path(*parts).as_posix(), path
 
 
-def _num_parameters(folder: Path) -> int:
-    """Parameters in the weights of a model, without the buffers of its codebook."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if "quantizer." not in name and not name.startswith("codebook.")]
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-    return total
-
-
-def _copy(source: str, target: str) -> None:
-    """Links to weights, which are large and stay as they are, and copies other files."""
-    if target.endswith(".safetensors"):
-        os.symlink(Path(source).resolve(), target)
-    else:
-        shutil.copyfile(source, target)
-
-
-def _clean_configurations(stage: Path) -> None:
-    """Removes paths of this machine from configurations, and the names of code that the folder does not have."""
-    names = ("model_index.json", "config.json", "adapter_config.json", "tokenizer_config.json")
-    for path in (path for name in names for path in stage.rglob(name)):
-        config = _read_json(path)
+def _stage(folder: Path, stage: Path, with_code: bool) -> None:
+    """Copies what is uploaded, without paths of this machine, and adds code. Weights, which are large, are linked."""
+    for name, path in _uploaded_files(folder):
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            (stage / name).symlink_to(path.resolve())
+        else:
+            shutil.copyfile(path, stage / name)
+    for path in [*stage.rglob("*config.json"), *stage.rglob("model_index.json")]:
+        config = read_json(stage, path.relative_to(stage))
         for name in ("_name_or_path", "name_or_path"):
             config.pop(name, None)
         if not any(path.parent.glob("*.py")):
             config.pop("auto_map", None)
-        if Path(str(config.get("base_model_name_or_path"))).exists():
+        if _is_local(config.get("base_model_name_or_path")):
             config["base_model_name_or_path"] = None
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(to_json(config), encoding="utf-8")
+    if with_code:
+        for name, text in code_files(stage).items():
+            (stage / name).write_text(text, encoding="utf-8")
 
 
-def _complete_card(path: Path, kind: str, repo_id: str, folder: Path, with_code: bool, license: str | None) -> None:
-    """Lets a card name the repository instead of a folder, its code and its licence, and unlinks missing files."""
-    card = ModelCard.load(path)
-    card.text = _renamed(card.text, folder, repo_id)
-    links = r"(?<!!)\[([^]]*)\]\((?!https?:|#)([^)]+)\)"
-    card.text = re.sub(links, lambda link: link[int(not (path.parent / link[2]).exists())], card.text)
+def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
+    """The kind of a folder, the patterns of its weights, which must be whole, and what its files tell a card."""
+    for kind in FOLDER_KINDS:
+        index = read_json(stage, kind.index) if (stage / kind.index).is_file() else {}
+        if index and kind.model_type in (None, index.get("model_type")):
+            break
+    else:
+        raise ValueError(
+            "`folder` must hold model_index.json, the config.json of an RQ-VAE or an RQ-Transformer, "
+            "adapter_config.json or tokenizer_config.json."
+        )
+    paths = {each: path for each, path in kind.configs.items() if index.get(each) != [None, None]}  # are not left out
+    patterns = [Path(path).with_name(kind.weights).as_posix() for path in paths.values() if kind.weights is not None]
+    sizes = {path: _num_parameters(path) for path in stage.rglob("*.safetensors")}
+    counts = [[sizes[path] for path in stage.glob(pattern)] for pattern in patterns]
+    if [] in counts:
+        raise ValueError(f"`folder` must hold weights as safetensors, there are no {patterns[counts.index([])]}.")
+    facts = {
+        "configs": {each: read_json(stage, path) for each, path in paths.items()},
+        "num_parameters": dict(zip(paths, map(sum, counts), strict=False)),
+        "sampling": index.get("sampling"),
+        "base_model": index.get("base_model_name_or_path"),
+    }
+    return kind.name, patterns, facts
+
+
+def _num_parameters(path: Path) -> int:
+    """Parameters in a file of weights, without the buffers of a codebook."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if "quantizer." not in name and not name.startswith("codebook.")]
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except SafetensorError as error:
+        raise ValueError(f"`folder` must hold whole weights, got {path.parent.name}/{path.name}: {error}") from error
+
+
+def _complete_card(
+    api: HfApi, stage: Path, folder: Path, kind: str, facts: dict[str, Any], revision: str | None, with_code: bool
+) -> None:
+    """Makes the card: that of the folder without names of this machine, that of the repository, or a new one."""
+    path, repo_id = stage / "README.md", facts["repo_id"]
+    if path.is_file():
+        card = _read_card(path)
+        card.text = _renamed(card.text, folder, repo_id)
+        card.text = LINK.sub(lambda link: link[int(not (stage / link[2]).exists())], card.text)
+        base = card.data.base_model
+        if any(map(_is_local, base if isinstance(base, list) else [base])):
+            card.data.base_model = None
+            card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")] or None
+    elif not api.file_exists(repo_id, "README.md", revision=revision):
+        card = render_card(kind, facts)
+    elif facts["license"] is None and not with_code:
+        return  # that of the repository stays
+    else:
+        card = _read_card(api.hf_hub_download(repo_id, "README.md", revision=revision))
     if with_code and "trust_remote_code" not in card.text:
-        library, loader, name = "transformers", "AutoModel", "model"
-        if kind == "pipeline":
-            library, loader, name = "diffusers", "DiffusionPipeline", "pipe"
-        card.text += CODE_SECTION.format(library=library, loader=loader, name=name, repo_id=repo_id)
-    if license is not None:
-        card.data.license = license
+        card.text += code_section(kind, repo_id)
+    card.data.license = facts["license"] or card.data.license
+    card.validate()
     card.save(path)
+
+
+def _read_card(path: str | Path) -> ModelCard:
+    try:
+        return ModelCard.load(path)
+    except Exception as error:  # YAML has errors of many kinds
+        raise ValueError(f"README.md must be a model card in UTF-8, got {type(error).__name__}: {error}") from error
 
 
 def _renamed(text: str, source: str | Path, name: str) -> str:
@@ -240,8 +275,6 @@ def _renamed(text: str, source: str | Path, name: str) -> str:
     return text
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} must hold a JSON object: {error}") from error
+def _is_local(name: str | None) -> bool:
+    """Whether a base model is a folder, of this machine or of another, and no repository."""
+    return name is not None and (Path(name).exists() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is None)

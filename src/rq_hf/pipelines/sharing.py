@@ -3,6 +3,7 @@
 """What the pipeline does on the Hub with rq_hf installed. Code bundled by `with_code` has another module here."""
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
@@ -11,12 +12,13 @@ from huggingface_hub import CommitInfo
 class SharingMixin:
     """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+    def push_to_hub(self, repo_id: str, token: str | bool | None = None, **kwargs: Any) -> CommitInfo:
         """Uploads all components in one commit, with the card of the folder or repository that the pipeline was
         loaded from. Without one the repository keeps its card or gets a new one.
 
         Args:
             repo_id (`str`): The repository; it is made if it is missing.
+            token (`str` or `bool`, *optional*): Token of the Hub. It also reads the card of a private repository.
             kwargs:
                 Options of [`~rq_hf.hub.push_folder`], such as `private`, `revision`, `license` and `with_code`.
 
@@ -28,8 +30,18 @@ class SharingMixin:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if self.name_or_path:
-                copy_card(self.name_or_path, folder)
-            return push_folder(folder, repo_id, **kwargs)
+                copy_card(self.name_or_path, folder, self._loaded_commit(), token)
+            return push_folder(folder, repo_id, token=token, **kwargs)
+
+    def _loaded_commit(self) -> str | None:
+        """The commit that the pipeline was loaded from: components come from a folder of the Hub's cache,
+        `models--OWNER--NAME/snapshots/COMMIT/COMPONENT`."""
+        cache = "--".join(["models", *str(self.name_or_path).split("/")])
+        for component in self.components.values():
+            parts = Path(getattr(component, "name_or_path", "")).parts
+            if parts[-4:-2] == (cache, "snapshots"):
+                return parts[-2]
+        return None
 
     @classmethod
     def _dict_from_json_file(cls, json_file, **kwargs):

@@ -25,13 +25,6 @@ class DalleCrop(torch.nn.Module):
         return v2.RandomCrop(self.size)(picture)
 
 
-def _random_gamma(picture: Image.Image) -> Image.Image:
-    """Raises each channel to a random power in [exp(-0.4), exp(0.4)]; black and white stay."""
-    levels = torch.linspace(0, 1, 256)
-    powers = [levels ** _uniform(-0.4, 0.4).exp() for _ in picture.getbands()]
-    return picture.point((torch.cat(powers) * 255).round().int().tolist())
-
-
 def _uniform(low: float, high: float) -> torch.Tensor:
     return torch.empty(()).uniform_(low, high)
 
@@ -53,26 +46,10 @@ def _ffhq(size: int) -> v2.Transform:
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
-def _altered_emoji(size: int) -> v2.Transform:
-    """Mirrors, shrinks to 4/5 or more, shifts by up to 1/8 and recolours a picture; white stays white."""
-    return v2.Compose(
-        [
-            _center_crop(size),
-            v2.RandomHorizontalFlip(),
-            v2.RandomZoomOut(fill=255, side_range=(1.0, 1.25), p=0.5),
-            _squash(size),
-            v2.RandomCrop(size, padding=size // 8, fill=255),
-            v2.RandomApply([v2.RandomChannelPermutation()], p=0.15),
-            v2.RandomApply([_random_gamma], p=0.3),
-        ]
-    )
-
-
 # name: (training, evaluation), each made for a size. A transform maps an RGB or grey picture to one of that size, and
 # draws from torch's global generator only.
 TRANSFORMS = {
     "center_crop": (_center_crop, _center_crop),
-    "altered_emoji": (_altered_emoji, _center_crop),
     "imagenet": (_imagenet, _center_crop),
     "ffhq": (_ffhq, _center_crop),
     "lsun": (_center_crop, _center_crop),

@@ -1,5 +1,7 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The demo's data: pictures, captions, splits and prompts, from packages of the real layout."""
+
 import importlib
 import json
 import random
@@ -13,12 +15,9 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-captions = importlib.import_module("emoji_captions")
-prepare_emoji = importlib.import_module("prepare_emoji")
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "research" / "emoji"))
-prompt_sets = importlib.import_module("prompt_sets")
+captions, prepare_emoji, prompt_sets = map(importlib.import_module, ("emoji_captions", "prepare_emoji", "prompt_sets"))
 
 FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 STYLES, ONE_COLOUR_STYLES = prepare_emoji.STYLES, prepare_emoji.ONE_COLOUR_STYLES
@@ -162,23 +161,23 @@ def test_two_builds_are_equal_byte_for_byte(npm_dir, built, tmp_path):
     assert all((built / name).read_bytes() == (again / name).read_bytes() for name in names)
 
 
-def test_every_concept_is_drawn_once_in_each_style_that_has_it(rows):
+def test_every_concept_is_drawn_once_in_each_style_by_the_icon_of_its_code_point_alias_or_name(rows):
     pairs = [(row["concept"], row["style"]) for row in plain(rows) if row["tone"] == "default"]
     assert len(pairs) == len(set(pairs)) == len(NAMES) * 8 + 8  # "firefox" has eight
     assert sum(row["tone"] != "default" for row in rows) == 2 * 8
     assert all(row["image"].size == (32, 32) and row["image"].mode == "RGB" for row in rows)
-
-
-def test_icons_are_found_by_code_point_alias_and_squeezed_name(rows):
     icons = {(row["style"], row["concept"], row["tone"]): row["icon"] for row in plain(rows)}
     assert icons["noto", "thing-as", "default"] == "@iconify-json/noto:renamed"
     assert icons["firefox", "thing-as", "default"] == "@iconify-json/fxemoji:thingas"
     assert icons["3d", "thing-ap", "default"] == "@lobehub/fluent-emoji-3d:e000"
-    assert icons["blob", "waving-person", "medium-light"] == "@iconify-json/noto-v1:waving-person-2"
     assert icons["3d", "waving-person", "medium-light"].endswith("-1f3f3")  # the package has these two exchanged
 
 
-def test_look_alikes_are_marked_and_never_in_test_combos(rows):
+def test_look_alikes_share_a_group_differ_in_name_and_are_never_in_test_combos(rows):
+    base = np.random.default_rng(0).uniform(size=768)
+    thumbnails = np.stack([base, base + 0.03, base + 0.03, base + 0.2, base])
+    marks = prepare_emoji.find_look_alikes(thumbnails, ["a", "a", "b", "a", "a"], ["x", "y", "y", "z", "x"], 0.05)
+    assert marks.tolist() == [True, True, False, False, True]
     twins = {(row["style"], row["concept"]) for row in plain(rows) if row["twin"]}
     assert twins == {("fluent", "thing-ap"), ("flat", "thing-ap"), ("noto", "thing-aq"), ("noto", "thing-ar")}
     assert not twins & {(row["style"], row["concept"]) for row in rows if row["split"] == "test_combos"}
@@ -252,14 +251,18 @@ def test_altered_pictures_say_so_and_differ_from_the_plain_one(rows):
     assert 0.2 * len(train) < sum(row["style"] in STYLES for row in altered) < 0.5 * len(train)
 
 
-def test_captions_have_none_of_the_words_that_are_kept_for_tests(rows, words):
+def test_captions_have_none_of_the_words_that_are_kept_for_tests_and_rare_ones(npm_dir, rows, words):
     blocked = words[1]
     assert {"minster", "worship place"} <= blocked
     assert any(word.startswith("word") for word in blocked)  # held-out keywords
     said = set().union(*(captions.phrases(caption) for row in rows for caption in row["captions"]))
-    assert not said & blocked
-    assert not any("kirkca" in phrase for phrase in said)
-    assert {"kirkde", "byggde", "cathedral"} <= said
+    assert not said & blocked and not any("kirkca" in phrase for phrase in said)
+    assert {"kirkde", "byggde", "cathedral", "sketch"} <= said
+    assert captions.common_words(npm_dir / "node_modules", words[0].values()) == ["sketch"]  # "seldom" occurs once
+    lists = [row["captions"] for row in rows if row["split"] == "train" and row["concept"] == "church"]
+    assert all("church" in caption for each in lists for caption in each[:4] if caption.count(" ") > 1)
+    easy = [caption for each in lists for caption in each[: len(each) // 3]]
+    assert not any("kirk" in caption or "byggd" in caption for caption in easy)
 
 
 def test_training_captions_are_many_and_those_of_other_splits_are_of_other_forms(rows):
@@ -275,46 +278,22 @@ def test_training_captions_are_many_and_those_of_other_splits_are_of_other_forms
     assert not any("draw me" in caption or "would like to see a" in caption for caption in trained)
 
 
-def test_captions_begin_with_the_name_and_have_common_words_around_it_but_no_rare_ones(npm_dir, rows, words):
-    assert captions.common_words(npm_dir / "node_modules", words[0].values()) == ["sketch"]  # "seldom" occurs once
-    lists = [row["captions"] for row in rows if row["split"] == "train" and row["concept"] == "church"]
-    assert any("sketch" in captions.split_words(caption) for each in lists for caption in each)
-    assert all("church" in caption for each in lists for caption in each[:4] if caption.count(" ") > 1)
-    easy = [caption for each in lists for caption in each[: len(each) // 3]]
-    assert not any("kirk" in caption or "byggd" in caption for caption in easy)
-
-
-def test_wordnet_gives_unambiguous_words_of_the_meaning_that_is_drawn(words):
-    assert words[0]["church"].synonyms == ["church building", "cathedral", "minster"]  # "see" has another first sense
-    assert words[0]["thing-ap"].synonyms == []
-
-
-def test_words_have_weights_languages_and_what_is_held_out(words):
+def test_words_have_weights_languages_synonyms_of_the_meaning_that_is_drawn_and_what_is_held_out(words):
     church = words[0]["church"]
+    assert church.synonyms == ["church building", "cathedral", "minster"]  # "see" has another first sense
+    assert words[0]["thing-ap"].synonyms == []
     assert church.keywords["item"] < church.keywords.get("cross", 1) <= 1
     assert church.foreign["de"] == ["kirkde", "byggde"] and "ca" not in church.foreign
     assert church.held_out["language"] == ["kirkca"] and church.held_out["emojilib"] == ["minster", "worship place"]
 
 
-def test_a_misspelt_word_differs_by_one_edit():
-    rng = random.Random(0)
-    edits = {captions.misspell("castle", rng) for _ in range(200)} - {"castle"}
-    assert {len(edit) for edit in edits} == {5, 6, 7} and "caslte" in edits
-    assert captions.misspell("cat", rng) == "cat"
-
-
-@pytest.mark.parametrize(
-    "look, caption",
-    [
-        (captions.Look("noto"), "cat, noto style"),
-        (captions.Look("noto", skin="dark"), "cat with dark skin tone, noto style"),
-        (captions.Look("outline", colour="blue"), "blue cat, outline style"),
-        (captions.Look("flat", small=True, place="left"), "small cat at the left, flat style"),
-        (captions.Look("3d", mirrored=True, ground="red"), "mirrored cat on a red ground, 3d style"),
-    ],
-)
-def test_the_main_caption_says_what_the_picture_shows(look, caption):
-    assert captions.main_caption(captions.Words("cat", {}, [], {}, {}), look) == caption
+def test_cldr_names_become_words_and_keys():
+    for name, label, key in (
+        ("keycap: #", "keycap #", "keycap-hash"),
+        ("kiss: man, man", "kiss of man and man", "kiss-man-man"),
+        ("Piñata & Co", "Pinata & Co", "pinata-and-co"),
+    ):
+        assert (prepare_emoji.readable_label(name), prepare_emoji.slug(name)) == (label, key)
 
 
 def test_captions_follow_from_the_seed():
@@ -328,28 +307,6 @@ def test_captions_follow_from_the_seed():
     assert {level for caption, level in pairs if "katze" in caption.lower().split()} == {3}
     assert {level for caption, level in pairs if "tomcat" in caption.split()} == {1}
     assert {level for _, level in pairs} == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize(
-    "name, label, key",
-    [
-        ("keycap: #", "keycap #", "keycap-hash"),
-        ("person: red hair", "person with red hair", "person-red-hair"),
-        ("kiss: man, man", "kiss of man and man", "kiss-man-man"),
-        ("three o’clock", "three o'clock", "three-oclock"),
-        ("Piñata & Co", "Pinata & Co", "pinata-and-co"),
-    ],
-)
-def test_cldr_names_become_words_and_keys(name, label, key):
-    assert prepare_emoji.readable_label(name) == label
-    assert prepare_emoji.slug(name) == key
-
-
-def test_look_alikes_share_a_group_and_differ_in_name():
-    base = np.random.default_rng(0).uniform(size=768)
-    thumbnails = np.stack([base, base + 0.03, base + 0.03, base + 0.2, base])
-    marks = prepare_emoji.find_look_alikes(thumbnails, ["a", "a", "b", "a", "a"], ["x", "y", "y", "z", "x"], 0.05)
-    assert marks.tolist() == [True, True, False, False, True]
 
 
 def test_prompt_sets_ask_for_trained_concepts_and_share_none_between_parts(npm_dir, built, rows, words, tmp_path):
@@ -369,44 +326,24 @@ def test_prompt_sets_ask_for_trained_concepts_and_share_none_between_parts(npm_d
     assert all("style" in prompt for prompt in prompts["test", "unseen-pairs"] + prompts["test", "unseen-colours"])
 
 
-def test_the_card_names_splits_credits_and_licences(built):
-    card = DatasetCard.load(built / "README.md")
-    files = card.data.to_dict()["configs"][0]["data_files"]
-    assert [entry["split"] for entry in files] == list(prepare_emoji.SPLITS)
+def test_the_card_names_splits_credits_and_licences_and_the_fixture_has_the_same_splits(built):
+    card, fixture = (DatasetCard.load(folder / "README.md") for folder in (built, FIXTURE))
+    for each in (card, fixture):
+        files = each.data.to_dict()["configs"][0]["data_files"]
+        assert [entry["split"] for entry in files] == list(prepare_emoji.SPLITS)
     assert card.data.to_dict()["license"] == ["apache-2.0", "cc-by-4.0", "mit"]
     assert all(style.credit in card.text and style.package in card.text for style in prepare_emoji.ALL_STYLES.values())
     assert sorted(path.name for path in (built / "licenses").iterdir()) == sorted(prepare_emoji.TEXTS)
 
 
-def test_a_set_of_one_concept_loads(npm_dir, tmp_path):
-    folder = run(npm_dir, tmp_path / "emoji", "--concepts=church")
-    loaded = load_dataset(str(folder), cache_dir=tmp_path / "cache")
-    assert {row["concept"] for split in loaded.values() for row in split} == {"church"}
-
-
-@pytest.mark.parametrize(
-    "argument, message",
-    [
-        ("--size=50", "`--size` must be a positive multiple of 16, got 50"),
-        ("--concepts=thing ax", "`--concepts` must name known concepts, got 'thing-ax'; the closest are ['thing-a"),
-    ],
-)
-def test_bad_values_are_named(npm_dir, tmp_path, capsys, argument, message):
-    with pytest.raises(SystemExit):
-        run(npm_dir, tmp_path / "emoji", argument)
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "emoji").exists()
-
-
-def test_a_full_folder_is_left_alone(npm_dir, tmp_path, capsys):
+def test_bad_values_and_full_folders_are_named_and_nothing_is_written(npm_dir, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("text")
-    with pytest.raises(SystemExit):
-        run(npm_dir, tmp_path)
-    assert "must be new or empty" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_the_fixture_has_the_columns_that_the_tests_read():
-    card = DatasetCard.load(FIXTURE / "README.md").data.to_dict()
-    assert [entry["split"] for entry in card["configs"][0]["data_files"]] == list(prepare_emoji.SPLITS)
-    assert sum(path.stat().st_size for path in FIXTURE.rglob("*") if path.is_file()) <= 1.2e6
+    for folder, argument, message in (
+        (tmp_path / "emoji", "--size=50", "`--size` must be a positive multiple of 16, got 50"),
+        (tmp_path / "emoji", "--concepts=thing ax", "`--concepts` must name known concepts, got 'thing-ax'; the clos"),
+        (tmp_path, "--size=32", "must be new or empty"),
+    ):
+        with pytest.raises(SystemExit):
+            run(npm_dir, folder, argument)
+        assert message in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 r"""Build a captioned picture set of emoji: some 1,600 concepts, each drawn by several openly licensed artists.
 
-python scripts/prepare_emoji.py --output_dir data/emoji-64 --size 64
+python research/emoji/prepare_emoji.py --output_dir data/emoji-64 --size 64
 
 Drawings and words come from npm packages. Splits, captions and alterations follow from hashes of names, so two builds
 with the same arguments are equal. Load the folder with `datasets.load_dataset(folder)`; its README.md explains the
@@ -123,7 +123,7 @@ configs:
   data_files: [{data_files}]
 ---
 # Captioned emoji, {size} px
-{num_pictures} pictures of {num_concepts} concepts, {size}x{size} pixels, by `scripts/prepare_emoji.py`.
+{num_pictures} pictures of {num_concepts} concepts, {size}x{size} pixels, by `research/emoji/prepare_emoji.py`.
 
 {table}
 
