@@ -6,6 +6,7 @@ Reads rows of the set that `prepare_icons.py` builds. Combinations of thing, for
 never drawn, so that tests may ask for them.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ def contrast(first: str, second: str) -> float:
     return ((2 + red) * (r1 - r2) ** 2 + 4 * (g1 - g2) ** 2 + (3 - red) * (b1 - b2) ** 2) ** 0.5
 
 
+LOOKS = tuple(Look(*pair) for pair in itertools.product(INKS, GROUNDS) if contrast(*pair) >= MIN_CONTRAST)
+
+
 def pick(choices: Sequence[Choice], generator: torch.Generator) -> Choice:
     return choices[int(torch.randint(len(choices), (), generator=generator))]
 
@@ -72,7 +76,7 @@ def draw_look(row: Mapping[str, Any], generator: torch.Generator, ink: str | Non
     if row["form"] in FLAG_FORMS:
         return Look("", "white" if chance(WHITE_GROUND, generator) else pick(GROUNDS, generator))
     inks = [ink] if ink else [each for each in INKS if not is_held_out(row["thing"], row["form"], each)]
-    pairs = [Look(ink, ground) for ink in inks for ground in GROUNDS if contrast(ink, ground) >= MIN_CONTRAST]
+    pairs = [look for look in LOOKS if look.ink in inks]
     on_white = [pair for pair in pairs if pair.ground == "white"]
     return pick(on_white if on_white and chance(WHITE_GROUND, generator) else pairs, generator)
 

@@ -223,17 +223,17 @@ def render_readme(rows: dict[str, list[dict[str, Any]]], infos: dict[str, Any], 
     )
 
 
-def build(npm_dir: Path, output_dir: Path, size: int = 64) -> None:
-    """Build the set in a new folder, from packages in `npm_dir`."""
+def build(npm_dir: Path, output_dir: Path, size: int, prefixes: Sequence[str]) -> None:
+    """Build the set in a new folder, from packages in `npm_dir`, of the icon sets that are named."""
     names, packs, infos, found, flags = Names(npm_dir), {}, {}, [], []
-    for prefix in SETS:
+    for prefix in prefixes:
         packs[prefix], infos[prefix] = open_pack(npm_dir, prefix)
         if set(SETS[prefix].forms.values()) <= set(FLAG_FORMS):
             flags += read_flags(packs[prefix], prefix, names)
         else:
             found += read_icons(packs[prefix], prefix, names, npm_dir)
     icons = []
-    for each in (choose_things(found, names), flags):
+    for each in filter(None, (choose_things(found, names), flags)):
         for icon in tqdm(each, desc="rendering", mininterval=1):
             icon.mask = draw_mask(packs[icon.prefix], icon, size)
         drawn = [icon for icon in each if icon.mask]
@@ -250,9 +250,9 @@ def build(npm_dir: Path, output_dir: Path, size: int = 64) -> None:
     print(*(f"{split}: {len(rows[split])} pictures" for split in SPLITS), f"written to {output_dir}", sep="\n")
 
 
-def install_packages(folder: Path) -> Path:
+def install_packages(folder: Path, prefixes: Sequence[str]) -> Path:
     """Have npm install the pinned packages in a folder unless they are there; returns their node_modules."""
-    wanted = {f"@iconify-json/{prefix}": each.version for prefix, each in SETS.items()} | TEXTS
+    wanted = {f"@iconify-json/{prefix}": SETS[prefix].version for prefix in prefixes} | TEXTS
     manifests = {package: folder / "node_modules" / package / "package.json" for package in wanted}
     if not all(path.exists() and read_json(path)["version"] == wanted[name] for name, path in manifests.items()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,13 +267,18 @@ def main(argv: list[str] | None = None) -> None:
     add("--output_dir", type=Path, required=True, help="folder to write, new or empty")
     add("--size", type=int, default=64, help="width and height in pixels, a multiple of 16 (%(default)s)")
     add("--npm_dir", type=Path, default="~/.cache/rq_hf/npm-icons", help="where npm installs packages (%(default)s)")
+    add("--sets", help=f'icon sets to use, such as "ph,flag" (default: all of {", ".join(SETS)})')
     options = parser.parse_args(argv)
+    prefixes = options.sets.split(",") if options.sets else list(SETS)
+    if unknown := set(prefixes) - SETS.keys():
+        parser.error(f"`--sets` must name some of {list(SETS)}, got {sorted(unknown)}.")
     if options.size < 16 or options.size % 16:
         parser.error(f"`--size` must be a positive multiple of 16, got {options.size}.")
     if options.output_dir.exists() and any(options.output_dir.iterdir()):
         parser.error(f"`--output_dir` must be new or empty, got {options.output_dir}.")
     try:
-        build(install_packages(options.npm_dir.expanduser()), options.output_dir, options.size)
+        npm_dir = install_packages(options.npm_dir.expanduser(), prefixes)
+        build(npm_dir, options.output_dir, options.size, prefixes)
     except ValueError as error:
         parser.error(str(error))
 
