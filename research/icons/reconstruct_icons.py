@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             with torch.no_grad():
                 shown += to_pil(first) + to_pil(rqvae.decode(rqvae.encode(first)))
     if options.sheet:
+        options.sheet.parent.mkdir(parents=True, exist_ok=True)
         image_grid(shown, columns=16, tile_size=64).save(options.sheet)
 
 

