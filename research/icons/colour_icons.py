@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # the emoji data's builder and captions
+sys.path.insert(0, str(Path(__file__).parents[1] / "emoji"))  # the emoji data's builder and captions
 from emoji_captions import fill, hash_fraction
 
 COLOURS = {"red": "#d92626", "orange": "#f08010", "yellow": "#f2c811", "green": "#1f9d3a", "turquoise": "#18b5b0"}
