@@ -76,10 +76,11 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
-    for command, module, extras in (("app", "gradio", "rq_hf[demo]"), ("evaluate", "datasets", "rq_hf[train] or rq_")):
+    cases = (("app", "gradio", "rq_hf[demo]"), ("train-tokenizer", "datasets", "rq_hf[train] or rq_"))
+    for command, module, extras in cases:
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            for name in [name for name in sys.modules if name.startswith(f"rq_hf.cli.{command}")]:
+            for name in [name for name in sys.modules if name == f"rq_hf.cli.{command.replace('-', '_')}"]:
                 patch.delitem(sys.modules, name)
             assert f"; it comes with {extras}" in ends_with(capsys, 1, command)
 
