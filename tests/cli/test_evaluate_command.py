@@ -37,11 +37,8 @@ def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
 
 def test_rqvae_and_likelihood_measure_a_split(pipeline, data, tmp_path, capsys):
     rows = datasets.load_dataset(str(data), split="validation").select(range(9))
-    transform, ids = (
-        PictureTransform(16, training=False),
-        pipeline.encode_prompt([each[0] for each in rows["captions"]]),
-    )
-    columns = zip((transform(decode_picture(image)) for image in rows["image"]), ids, strict=True)
+    pixels = map(PictureTransform(16, training=False), map(decode_picture, rows["image"]))
+    columns = zip(pixels, pipeline.encode_prompt([captions[0] for captions in rows["captions"]]), strict=True)
     samples = [{"pixel_values": pixel_values, "input_ids": input_ids} for pixel_values, input_ids in columns]
     flags = ["--dataset_name", data, *FLAGS]
     nats = tmp_path / "likelihood.json"
