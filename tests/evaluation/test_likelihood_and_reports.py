@@ -10,7 +10,8 @@ from picture_sets import Pixels
 from PIL import Image
 
 from rq_hf.evaluation.generation import evaluate_likelihood
-from rq_hf.evaluation.report import markdown_report, write_report, write_whole
+from rq_hf.evaluation.report import markdown_report, write_report
+from rq_hf.files import write_whole
 
 
 @pytest.mark.parametrize("kind", ["text", "class", "none"])

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..files import write_whole
 from ..models.sampling import SAMPLING_FIELDS, seeded_generator
 from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
 from .features import (
@@ -29,7 +30,7 @@ from .features import (
     frechet_distance,
     sample_batches,
 )
-from .report import write_report, write_whole
+from .report import write_report
 
 logger = logging.get_logger(__name__)
 

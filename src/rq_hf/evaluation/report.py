@@ -3,12 +3,14 @@
 """Results of an evaluation as JSON and as Markdown tables, in files that are whole or absent."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from ..files import write_whole
 
 
 def markdown_report(results: Mapping[str, Any]) -> str:
@@ -20,19 +22,6 @@ def markdown_report(results: Mapping[str, Any]) -> str:
         lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
         tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(tables)
-
-
-@contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path that becomes `path` at the end. An exception removes it. Makes the folder if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_report(
