@@ -64,7 +64,7 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
     "config_class, fields, message",
     [
         (RQVAEConfig, {"code_depth": 0}, "`code_depth` must be at least 1, got 0"),
-        (RQVAEConfig, {"num_res_blocks": 0}, "`num_res_blocks` must be at least 1"),
+        (RQVAEConfig, {"num_res_blocks": 10**9}, r"`num_res_blocks` must be in \[1, 500\]"),
         (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a non-empty list"),
         (RQVAEConfig, {"channel_multiplier": [1, 0]}, r"`channel_multiplier` must be at least 1, got \(1, 0\)"),
         (RQVAEConfig, {"attention_levels": [6]}, "`attention_levels` must be indexes of the 6 levels"),

@@ -3,8 +3,6 @@
 """The RQ-VAE model: sizes, encoding and decoding, losses, checkpointing, precision, bad input; both models' files."""
 
 import inspect
-import logging
-import re
 import warnings
 from pathlib import Path
 
@@ -171,7 +169,7 @@ def test_what_trainer_looks_at_is_set(model_class):
         (torch.zeros(1, 3, 0, 16), r"shape .*got \(1, 3, 0, 16\)"),
         (torch.zeros(0, 3, 16, 16), r"shape .*got \(0, 3, 16, 16\)"),
         (torch.full((1, 3, 16, 16), 1.5), r"in \[-1, 1\], got values from 1.5 to 1.5"),
-        (torch.randint(256, (1, 3, 16, 16)), "floats, got torch.int64"),
+        (torch.randint(256, (1, 3, 16, 16)), "a tensor of floats, got torch.int64"),
         (torch.full((1, 3, 16, 16), float("nan")), r"in \[-1, 1\], got values from nan"),
     ],
 )
@@ -255,7 +253,7 @@ def test_missing_truncated_and_pickled_files_are_errors(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("load", [RQVAEModel.from_pretrained, AutoModel.from_pretrained], ids=["own", "auto"])
-def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path, caplog, load):
+def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path, load):
     tiny_rqvae.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     bias = weights.pop("decoder.conv_out.bias")
@@ -265,9 +263,8 @@ def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path,
     _, info = load(tmp_path, output_loading_info=True)  # the caller is told
     assert info["missing_keys"] == {"decoder.conv_out.bias"}
     save_file(weights | {"decoder.conv_out.bias": bias[:2]}, tmp_path / "model.safetensors", {"format": "pt"})
-    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="`ignore_mismatched_sizes`"):
+    with pytest.raises(ValueError, match=r"`decoder.conv_out.bias` in .* must have shape \(3,\), got \(2,\)"):
         load(tmp_path)
-    assert re.search(r"decoder.conv_out.bias.*MISMATCH.*\[2\].*\[3\]", caplog.text)
     load(tmp_path, ignore_mismatched_sizes=True)
 
 

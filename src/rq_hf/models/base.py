@@ -103,18 +103,22 @@ class RQPreTrainedModel(PreTrainedModel):
 
         Raises:
             `OSError`: files that are not there or damaged.
-            `RuntimeError`: weights of other shapes; the report of the base class names them.
             `ValueError`:
                 another kind of model, weights that are missing (unless `output_loading_info=True` returns their
-                names), an index of weights that names anything but plain `*.safetensors` files, or an adapter.
+                names) or have other shapes, an index of weights that names anything but plain `*.safetensors` files,
+                or an adapter.
         """
         name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on
             kwargs["use_safetensors"] = True
+        options = {**kwargs, "ignore_mismatched_sizes": True}  # the error of the base class names neither
         with named_errors(name):
             if name is not None:
                 _check_files(name, kwargs)
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **options)
+        if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            key, found, expected = min(info["mismatched_keys"])
+            raise ValueError(f"`{key}` in {name} must have shape {tuple(expected)}, got {tuple(found)}.")
         if name is not None and not tells:
             check_whole(name, model, info)
         return (model, info) if tells else model

@@ -72,9 +72,9 @@ class RQTransformerConfig(RQConfig):
     codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
     shared_codebook: bool = True
     hidden_size: int = field(default=1280, metadata={"range": at_least(1)})
-    num_condition_layers: int = field(default=0, metadata={"range": at_least(0)})
-    num_spatial_layers: int = field(default=26, metadata={"range": at_least(1)})
-    num_depth_layers: int = field(default=4, metadata={"range": at_least(0)})
+    num_condition_layers: int = field(default=0, metadata={"range": between(0, 500)})
+    num_spatial_layers: int = field(default=26, metadata={"range": between(1, 500)})
+    num_depth_layers: int = field(default=4, metadata={"range": between(0, 500)})
     num_attention_heads: int = field(default=20, metadata={"range": at_least(1)})
     intermediate_size: int | None = field(default=None, metadata={"range": at_least(1)})
     hidden_act: str = "gelu"

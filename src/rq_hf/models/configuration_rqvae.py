@@ -52,7 +52,7 @@ class RQVAEConfig(RQConfig):
     channel_multiplier: list[int] | tuple[int, ...] = field(
         default=(1, 1, 2, 2, 4, 4), metadata={"range": at_least(1)}
     )
-    num_res_blocks: int = field(default=2, metadata={"range": at_least(1)})
+    num_res_blocks: int = field(default=2, metadata={"range": between(1, 500)})
     attention_levels: list[int] | tuple[int, ...] = (5,)
     latent_channels: int = field(default=256, metadata={"range": at_least(1)})
     norm_num_groups: int = field(default=32, metadata={"range": at_least(1)})

@@ -207,10 +207,12 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape, dtype or range of the codes, or pixels that are not finite.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
+        if not isinstance(codes, torch.Tensor):
+            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
-        if codes.is_floating_point() or codes.dtype == torch.bool:
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"`codes` must be integers, got {codes.dtype}.")
         codes = codes.long()
         if not torch.compiler.is_compiling() and not (0 <= codes.min() and codes.max() < size):
@@ -251,8 +253,9 @@ class RQVAEModel(RQPreTrainedModel):
 
     def _check_pixel_shape(self, pixel_values: torch.Tensor) -> None:
         channels, factor = self.config.num_channels, self.config.downsample_factor
-        if not pixel_values.is_floating_point():
-            raise ValueError(f"`pixel_values` must be floats, got {pixel_values.dtype}.")
+        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
+            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            raise ValueError(f"`pixel_values` must be a tensor of floats, got {got}.")
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != channels or shape[2] % factor or shape[3] % factor or 0 in shape:
             expected = f"(batch_size, {channels}, height, width) with height and width multiples of {factor}"

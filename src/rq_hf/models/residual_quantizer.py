@@ -218,6 +218,8 @@ class ResidualQuantizer(nn.Module):
             `ValueError`: latents of another width, without elements or not finite, or a negative temperature.
         """
         width = self.codebook.weight.shape[-1]
+        if not isinstance(latents, torch.Tensor):
+            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}.")
         if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
             raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
         if not torch.compiler.is_compiling() and not latents.float().sum().isfinite():  # NaN would become code 0

@@ -23,7 +23,14 @@ from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
 from .lora import LoraMixin
 from .pipeline_output import RQImagePipelineOutput, check_output_type
-from .selection import BestCandidates, CLIPRanker, ImageClassifier, candidates_per_prompt, first_drawn_depth
+from .selection import (
+    MAX_PER_CALL,
+    BestCandidates,
+    CLIPRanker,
+    ImageClassifier,
+    candidates_per_prompt,
+    first_drawn_depth,
+)
 from .sharing import SharingMixin
 
 logger = logging.get_logger(__name__)
@@ -190,6 +197,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         # 2. Encode the conditions, one row per prompt
         conditions = self._encode_conditions(prompt, class_labels, negative_prompt, known_codes, known_mask)
         total = len(conditions["input_ids"]) * num_drawn
+        if total > MAX_PER_CALL:
+            names = "`num_images_per_prompt` and `num_candidates`"
+            raise ValueError(f"{names} must give at most {MAX_PER_CALL} pictures, got {total}.")
 
         # 3. Prepare the selection; without one all pictures are generated in one batch
         score = self._make_score(ranker, classifier, prompt, class_labels, conditions)
