@@ -16,7 +16,6 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.xfail(reason="failed once after the trainers changed; its cause is not known yet", strict=False)
 @pytest.mark.slow
 def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
     for name, value in hub.environment.items():

@@ -167,7 +167,6 @@ def test_the_recipes_of_the_demo_train_two_steps_each(tmp_path):
     RQImageGenerationPipeline.from_pretrained(tmp_path / "runs" / "emoji-rqt-8x8x3-15M")
 
 
-@pytest.mark.xfail(reason="its inputs are not yet those of the present checks of models and archives", strict=False)
 @pytest.mark.slow
 def test_hostile_inputs_are_refused_clearly():
     done = subprocess.run([sys.executable, str(RESEARCH / "hostile_inputs.py")], capture_output=True, text=True)

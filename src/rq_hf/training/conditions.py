@@ -309,6 +309,8 @@ def _whole_rows(rows: datasets.Dataset, reader: SampleReader) -> datasets.Datase
     condition, parse = reader.read_condition, dict.fromkeys(reader.columns, lambda value: value)
     if condition is not None and condition.column is not None:
         parse[condition.column] = condition.parse
+    if missing := sorted(parse.keys() - set(rows.column_names)):
+        raise ValueError(f"The data set must have the columns `{'`, `'.join(missing)}`, got {rows.column_names}.")
     whole = rows.select_columns([reader.image_column, *parse])
     for name in parse:
         whole = whole.select([index for index, value in enumerate(whole[name]) if parse[name](value) is not None])
