@@ -597,10 +597,12 @@ def build(npm_dir: Path, output_dir: Path, size: int = 64, concepts: str | None 
     print(*(f"{split}: {len(rows[split])} pictures" for split in SPLITS), f"written to {output_dir}", sep="\n")
 
 
-def install_packages(folder: Path) -> Path:
-    """Have npm install the pinned packages in a folder unless they are there; returns their node_modules."""
-    wanted = {style.package: style.version for style in ALL_STYLES.values()}
-    wanted |= {package: version for package, (version, _) in TEXTS.items()}
+def install_packages(folder: Path, wanted: dict[str, str] | None = None) -> Path:
+    """Have npm install versions of packages, by default those of the emoji, in a folder unless they are there; returns
+    their node_modules."""
+    if wanted is None:
+        wanted = {style.package: style.version for style in ALL_STYLES.values()}
+        wanted |= {package: version for package, (version, _) in TEXTS.items()}
     manifests = {package: folder / "node_modules" / package / "package.json" for package in wanted}
     if not all(path.exists() and read_json(path)["version"] == wanted[name] for name, path in manifests.items()):
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,7 @@ columns.
 
 import argparse
 import io
-import json
 import re
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,10 +21,10 @@ import datasets
 import numpy as np
 import resvg_py  # pip install "rq_hf[data]"
 from colour_icons import FLAG_FORMS, FORM_WORDS, HELD_OUT, INKS, is_held_out
-from emoji_captions import fill, hash_fraction, read_json
+from emoji_captions import fill, hash_fraction
 from icon_sets import DUOTONE, OUTLINE, SETS, TEXTS, Icon, Names, choose_things, open_pack, read_flags, read_icons
 from PIL import Image, ImageChops, ImageFilter
-from prepare_emoji import IconPack
+from prepare_emoji import IconPack, install_packages
 from tqdm import tqdm
 
 MOST_OF_LINES, LEAST_OF_SOLID = 0.15, 0.3  # see `check_form`
@@ -250,17 +248,6 @@ def build(npm_dir: Path, output_dir: Path, size: int, prefixes: Sequence[str]) -
     print(*(f"{split}: {len(rows[split])} pictures" for split in SPLITS), f"written to {output_dir}", sep="\n")
 
 
-def install_packages(folder: Path, prefixes: Sequence[str]) -> Path:
-    """Have npm install the pinned packages in a folder unless they are there; returns their node_modules."""
-    wanted = {f"@iconify-json/{prefix}": SETS[prefix].version for prefix in prefixes} | TEXTS
-    manifests = {package: folder / "node_modules" / package / "package.json" for package in wanted}
-    if not all(path.exists() and read_json(path)["version"] == wanted[name] for name, path in manifests.items()):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": wanted}))
-        subprocess.run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
-    return folder / "node_modules"
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -277,7 +264,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.output_dir.exists() and any(options.output_dir.iterdir()):
         parser.error(f"`--output_dir` must be new or empty, got {options.output_dir}.")
     try:
-        npm_dir = install_packages(options.npm_dir.expanduser(), prefixes)
+        wanted = {f"@iconify-json/{prefix}": SETS[prefix].version for prefix in prefixes} | TEXTS
+        npm_dir = install_packages(options.npm_dir.expanduser(), wanted)
         build(npm_dir, options.output_dir, options.size, prefixes)
     except ValueError as error:
         parser.error(str(error))
