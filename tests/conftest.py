@@ -67,6 +67,7 @@ CONDITION_FIELDS = {
         id2label={0: "tabby, tabby cat", 1: "goose", 2: "goldfish, Carassius auratus", 3: "volcano"},
     ),
     "none": dict(vocab_size=1, condition_length=1),
+    "embeds": {"condition_dim": 5, "condition_length": 4},  # of a text encoder
 }
 
 
@@ -137,7 +138,7 @@ def tiny_rqvae(make_rqvae) -> RQVAEModel:
     return make_rqvae()
 
 
-@pytest.fixture(params=CONDITION_FIELDS)
+@pytest.fixture(params=["text", "class", "none"])
 def tiny_transformer(request, make_transformer) -> RQTransformerForImageGeneration:
     """Transformers with each kind of condition: text, classes, none."""
     return make_transformer(request.param)

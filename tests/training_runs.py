@@ -121,7 +121,7 @@ def train_sharded(folder: str) -> None:
         dist.init_process_group("gloo")
         mesh = init_device_mesh("cpu", (processes,))
         modules = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-        for module in [*modules, model.code_head, model]:
+        for module in [*modules, model.depth_decoder.head, model]:
             fully_shard(module, mesh=mesh)
         rows = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from .caption_tokenizer import convert_char_bpe_tokenizer, train_caption_tokenizer
 from .models import (
+    DepthDecoder,
     ResidualQuantizer,
     RQTransformerConfig,
     RQTransformerForImageGeneration,
@@ -20,6 +21,7 @@ from .models import (
     RQVAEImageProcessorPil,
     RQVAEModel,
     RQVAEOutput,
+    Sampling,
     soft_code_probabilities,
 )
 from .pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQImagePipelineOutput

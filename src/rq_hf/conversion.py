@@ -38,11 +38,11 @@ _RQVAE_NAMES = {
 _QUANTIZER_NAMES = {"codebook.weight": "weight", "cluster_size": "cluster_size_ema", "embedding_sum": "embed_ema"}
 _TRANSFORMER_NAMES = {
     "condition_embedding": "cond_emb", "condition_positions.weight": "pos_emb_cond",
-    "spatial_positions.weight": "pos_emb_hw", "depth_positions.weight": "pos_emb_d",
-    "spatial_projection": "input_mlp", "depth_projection": "head_mlp",
-    "spatial_transformer": "body_transformer", "depth_transformer": "head_transformer",
+    "spatial_positions.weight": "pos_emb_hw", "depth_decoder.positions.weight": "pos_emb_d",
+    "spatial_projection": "input_mlp", "depth_decoder.projection": "head_mlp",
+    "spatial_transformer": "body_transformer", "depth_decoder.transformer": "head_transformer",
     "attention_norm": "ln1", "mlp_norm": "ln2", "attention.out_proj": "attn.proj",
-    "code_head": "classifier", "text_head": "cond_classifier", "classifier.norm": "classifier.layer_norm",
+    "depth_decoder.head": "classifier", "text_head": "cond_classifier", "classifier.norm": "classifier.layer_norm",
 }  # fmt: skip
 # How a tensor of ours is made: names of official tensors, and a function of these.
 Rule = tuple[list[str], Callable[..., torch.Tensor]]
@@ -101,7 +101,7 @@ def convert_checkpoint(
             config = _read_config(stages["stage2"], transformer_config, rqvae and rqvae.config)
             weights = _read_weights(stages["stage2"], ema, allow_pickle)
             missing = torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
-            given = {"codebook.weight": rqvae.codebook if rqvae else missing}
+            given = {"depth_decoder.codebook.weight": rqvae.codebook if rqvae else missing}
             models["transformer"] = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given)
             settings = _read_config(stages["stage2"], sampling_settings)
             models["transformer"].generation_config.update(**settings)
@@ -147,7 +147,7 @@ def transformer_rule(name: str, config: RQTransformerConfig) -> Rule:
         return parts, lambda *tensors: torch.cat(tensors)
     if name == "spatial_projection.bias":  # the official code projects each depth and then sums the projections
         return [source], lambda tensor: tensor * config.code_shape[2]
-    return [source], lambda tensor: tensor.squeeze(0) if name.endswith("_positions.weight") else tensor
+    return [source], lambda tensor: tensor.squeeze(0) if name.endswith("positions.weight") else tensor
 
 
 def rqvae_config(official: Mapping[str, Any]) -> RQVAEConfig:

@@ -71,7 +71,7 @@ def test_changed_weights_are_seen(make_transformer):
     model.set_codebook(codebook)
     before = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
     with torch.no_grad():
-        model.code_head.linear.weight.neg_()
+        model.depth_decoder.head.linear.weight.neg_()
     after = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
     assert torch.equal(after, model.generate(conditions(model), do_sample=False)) and not torch.equal(after, before)
 

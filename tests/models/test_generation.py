@@ -27,10 +27,17 @@ def conditions(model, batch_size: int = 2) -> torch.Tensor:
     return torch.randint(config.vocab_size, (batch_size, config.condition_length), generator=seeded(9))
 
 
+def embeds(batch_size: int = 2) -> torch.Tensor:
+    """Vectors of a text encoder, with zeros after the second place of the first row."""
+    values = torch.randn(batch_size, 4, 5, generator=seeded(9))
+    values[0, 2:] = 0
+    return values
+
+
 def record_logits(model) -> list[torch.Tensor]:
     """A list that the logits of every following draw are appended to, `(B, K)` each."""
     recorded = []
-    model.code_head.register_forward_hook(lambda *arguments: recorded.append(arguments[2][:, 0].float()))
+    model.depth_decoder.head.register_forward_hook(lambda *arguments: recorded.append(arguments[2][:, 0].float()))
     return recorded
 
 
@@ -38,16 +45,16 @@ def support(logits: torch.Tensor) -> torch.Tensor:
     return logits > float("-inf")
 
 
-@pytest.mark.parametrize("kind, condition_layers", [("text", 0), ("text", 1), ("class", 0), ("none", 0)])
+@pytest.mark.parametrize("kind", ["text", "embeds", "class", "none"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_cached_generation_equals_teacher_forcing(make_transformer, kind, condition_layers, shared, attention):
-    fields = {"num_condition_layers": condition_layers, "attn_implementation": attention}
-    model = make_transformer(kind, shared_codebook=shared, **fields)
-    input_ids, recorded = conditions(model, 3), record_logits(model)
-    codes = model.generate(input_ids, do_sample=False)
+def test_cached_generation_equals_teacher_forcing(make_transformer, kind, shared, attention):
+    model = make_transformer(kind, shared_codebook=shared, attn_implementation=attention)
+    condition = {"prompt_embeds": embeds(3)} if kind == "embeds" else {"input_ids": conditions(model, 3)}
+    recorded = record_logits(model)
+    codes = model.generate(**condition, do_sample=False)
     cached = torch.stack(recorded, dim=1).view(3, *SHAPE, SIZE)
-    logits = model(input_ids, codes).logits
+    logits = model(codes=codes, **condition).logits
     assert torch.equal(codes, logits.argmax(-1)) and codes.unique().numel() >= 4
     torch.testing.assert_close(cached, logits, rtol=1e-5, atol=1e-5)
 
@@ -58,7 +65,7 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
     model.generation_config.update(do_sample=False, temperature=0.1, guidance_scale=3.0)  # which it does not read
     input_ids = conditions(model, 1)
     codes = torch.randint(SIZE, (1, *SHAPE), generator=seeded(1))
-    redrawn = model.redraw_codes(input_ids, codes, generator=seeded(2), **settings)
+    redrawn = model.redraw_codes(codes, generator=seeded(2), input_ids=input_ids, **settings)
     assert redrawn.shape == codes.shape and (redrawn != codes).any()
     for row in range(SHAPE[0]):
         for column in range(SHAPE[1]):
@@ -206,7 +213,7 @@ def test_known_beginnings_are_read_at_once_and_change_nothing_in_fp32(make_trans
     input_ids = conditions(model)
     whole = model.generate(input_ids, generator=seeded(4))
     calls = []
-    model.code_head.register_forward_hook(lambda *_: calls.append(1))
+    model.depth_decoder.head.register_forward_hook(lambda *_: calls.append(1))
     for rows, guidance in (([0, 1], 1.0), ([0, 0], 2.0)):
         free = model.generate(input_ids[rows], generator=seeded(4), guidance_scale=guidance)
         for known in (1, 3, 5, 6):
@@ -332,7 +339,7 @@ def test_half_precision_and_autocast_generate(make_transformer):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
     with torch.no_grad():
-        tiny_transformer.code_head.linear.bias[3] = value
+        tiny_transformer.depth_decoder.head.linear.bias[3] = value
     for do_sample in (True, False):
         with pytest.raises(ValueError, match="logits must be finite, got NaN or infinity"):
             tiny_transformer.generate(conditions(tiny_transformer), do_sample=do_sample)
@@ -357,7 +364,7 @@ def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
         (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
         (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
-        (dict(negative_input_ids=LONG), "`negative_input_ids` needs a `guidance_scale`"),
+        (dict(negative_input_ids=LONG), "A negative prompt or condition needs a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
         (dict(negative_input_ids=LONG[0], guidance_scale=2.0), r"`negative_input_ids` must have shape"),
         (
@@ -405,3 +412,33 @@ def test_bad_settings_are_refused(make_transformer, arguments, message):
 def test_bad_conditions_are_refused(make_transformer, input_ids, message):
     with pytest.raises(ValueError, match=f"`input_ids` must {message}"):
         make_transformer("text").generate(input_ids)
+
+
+def test_guidance_of_vectors_leads_away_from_the_null_vector(make_transformer):
+    model, recorded = make_transformer("embeds"), []
+    settings = dict(generator=seeded(1), guidance_scale=3.0)
+    zeros = torch.zeros(1, 4, 5)
+    guided = model.generate(prompt_embeds=embeds(), **settings)
+    again = model.generate(prompt_embeds=embeds(), negative_prompt_embeds=zeros, **settings | {"generator": seeded(1)})
+    assert torch.equal(guided, again)
+    assert torch.equal(
+        model.condition_states(prompt_embeds=zeros)[0],
+        model.condition_positions(model.condition_projection.null.expand(1, 4, -1))[0],
+    )
+    likelihoods = model.log_likelihood(codes=guided, prompt_embeds=embeds())
+    assert likelihoods.shape == (2,) and (likelihoods < 0).all() and not recorded
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, message",
+    [
+        ("embeds", {"input_ids": torch.zeros(1, 4, dtype=torch.long)}, "`input_ids` must be None"),
+        ("text", {"prompt_embeds": torch.zeros(1, 4, 5)}, "`prompt_embeds` must be None"),
+        ("embeds", {}, "`prompt_embeds` must be a tensor"),
+        ("embeds", {"prompt_embeds": torch.zeros(1, 4, 6)}, r"`prompt_embeds` must have shape \(batch_size, 4, 5\)"),
+        ("embeds", {"prompt_embeds": torch.full((1, 4, 5), float("nan"))}, "`prompt_embeds` must be finite"),
+    ],
+)
+def test_conditions_of_another_kind_or_shape_are_refused(make_transformer, kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_transformer(kind).generate(**arguments)

@@ -15,8 +15,7 @@ from rq_hf import (
     RQTransformerOutput,
     soft_code_probabilities,
 )
-from rq_hf.models import modeling_rq_transformer
-from rq_hf.models.modeling_rq_transformer import WORD_TEMPERATURE
+from rq_hf.models import depth_decoder
 from rq_hf.models.residual_quantizer import row_blocks
 
 HEIGHT, WIDTH, DEPTH, SIZE = 2, 3, 3, 32  # of the tiny models
@@ -28,6 +27,15 @@ def make_inputs(model, batch_size: int = 2) -> tuple[torch.Tensor, torch.Tensor]
     config = model.config
     input_ids = torch.randint(config.vocab_size, (batch_size, config.condition_length))
     return input_ids, torch.randint(config.codebook_size, (batch_size, *config.code_shape))
+
+
+def make_condition(model, batch_size: int = 2) -> dict[str, torch.Tensor]:
+    """Random conditions; vectors of a text encoder have zeros at the end of the first row."""
+    if model.config.condition_dim is None:
+        return {"input_ids": make_inputs(model, batch_size)[0]}
+    embeds = torch.randn(batch_size, model.config.condition_length, model.config.condition_dim)
+    embeds[0, 2:] = 0
+    return {"prompt_embeds": embeds}
 
 
 def make_residuals(model, codes: torch.Tensor) -> torch.Tensor:
@@ -58,18 +66,20 @@ def attend_and_transform(block, tokens, causal: bool = True):
     return tokens + block.mlp[2](hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
 
 
-def naive_logits(model, input_ids, codes):
+def condition_tokens(model, input_ids=None, prompt_embeds=None):
+    """Conditions before their positions: embeddings of ids, or mapped vectors and the null vector for zeros."""
+    if prompt_embeds is None:
+        return model.condition_embedding.weight[input_ids]
+    linear, null = model.condition_projection.linear, model.condition_projection.null
+    return torch.stack([linear(vector) if vector.any() else null for vector in prompt_embeds])
+
+
+def naive_logits(model, condition, codes):
     """Section 3.2 for one picture: logits `(T, D, K)`, text logits `(S - 1, vocab_size)`."""
     codes = codes.reshape(-1, DEPTH)
     vectors = torch.stack([torch.stack([books(model)[d][row[d]] for d in range(DEPTH)]) for row in codes])
-    words, places = model.condition_embedding.weight, model.condition_positions.weight
-    tokens = words[input_ids] + places
-    if model.config.num_condition_layers > 0:
-        for block in model.condition_transformer.blocks:
-            tokens = attend_and_transform(block, tokens, causal=False)
-        distances = (tokens[:, None] - words).square().sum(-1)  # (S, vocab_size)
-        tokens = (-distances / WORD_TEMPERATURE).softmax(-1) @ words + places
-    tokens = list(tokens)
+    tokens = condition_tokens(model, **condition) + model.condition_positions.weight
+    tokens, length = list(tokens), len(tokens)
     for position in range(len(codes) - 1):
         projected = model.spatial_projection(vectors[position].sum(0))
         tokens.append(projected + model.spatial_positions.weight[position])
@@ -78,34 +88,33 @@ def naive_logits(model, input_ids, codes):
         tokens = attend_and_transform(block, tokens)
     logits = []
     for position in range(len(codes)):
-        stack = [tokens[len(input_ids) - 1 + position]]
-        stack += [model.depth_projection(vectors[position, :depth].sum(0)) for depth in range(1, DEPTH)]
-        states = torch.stack(stack) + model.depth_positions.weight
-        for block in model.depth_transformer.blocks:
+        stack = [tokens[length - 1 + position]]
+        stack += [model.depth_decoder.projection(vectors[position, :depth].sum(0)) for depth in range(1, DEPTH)]
+        states = torch.stack(stack) + model.depth_decoder.positions.weight
+        for block in model.depth_decoder.transformer.blocks:
             states = attend_and_transform(block, states)
-        logits.append(model.code_head.linear(model.code_head.norm(states)))
+        logits.append(model.depth_decoder.head.linear(model.depth_decoder.head.norm(states)))
     text_logits = None
     if model.text_head is not None:
-        text_logits = model.text_head.linear(model.text_head.norm(tokens[: len(input_ids) - 1]))
+        text_logits = model.text_head.linear(model.text_head.norm(tokens[: length - 1]))
     return torch.stack(logits), text_logits
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind, condition_layers", [("text", 0), ("text", 2), ("class", 0), ("none", 0)])
+@pytest.mark.parametrize("kind", ["text", "embeds", "class", "none"])
 @SHARED_AND_SEPARATE
-def test_forward_equals_the_formulas_written_out(make_transformer, kind, condition_layers, shared, attention):
-    fields = {"num_condition_layers": condition_layers, "attn_implementation": attention}
-    model = make_transformer(kind, shared_codebook=shared, **fields)
-    assert (model.text_head is not None) == (kind == "text" and condition_layers == 0)
-    input_ids, codes = make_inputs(model)
-    output = model(input_ids, codes)
+def test_forward_equals_the_formulas_written_out(make_transformer, kind, shared, attention):
+    model = make_transformer(kind, shared_codebook=shared, attn_implementation=attention)
+    assert (model.text_head is not None) == (kind == "text")
+    condition, codes = make_condition(model), make_inputs(model)[1]
+    output = model(codes=codes, **condition)
     assert isinstance(output, RQTransformerOutput)
     assert output.loss is None and output.image_loss is None and output.text_loss is None  # there are no targets
     assert output.logits.shape == (2, HEIGHT, WIDTH, DEPTH, SIZE) and output.logits.std() > 0.1
-    tolerance = 1e-3 if condition_layers else 2e-5  # a difference of large squares divided by a small temperature
     for index in range(2):
-        logits, text_logits = naive_logits(model, input_ids[index], codes[index])
-        torch.testing.assert_close(output.logits[index].flatten(0, 1), logits, rtol=0, atol=tolerance)
+        row = {name: values[index] for name, values in condition.items()}
+        logits, text_logits = naive_logits(model, row, codes[index])
+        torch.testing.assert_close(output.logits[index].flatten(0, 1), logits, rtol=0, atol=2e-5)
         if text_logits is None:
             assert output.text_logits is None
         else:
@@ -116,7 +125,7 @@ def test_the_default_model_has_654_million_parameters():
     with torch.device("meta"):
         model = RQTransformerForImageGeneration(RQTransformerConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(654.062, abs=5e-4)
-    assert [name for name, _ in model.named_buffers()] == ["codebook.weight"]
+    assert [name for name, _ in model.named_buffers()] == ["depth_decoder.codebook.weight"]
 
 
 @SHARED_AND_SEPARATE
@@ -208,7 +217,7 @@ def test_all_kinds_of_target_agree(make_transformer, shared, temperatures, monke
     pairs = [(dict(labels=labels), dict(labels=one_hot)), (dict(labels=soft), from_residuals)]
 
     def losses_and_gradients(blocks_of, **targets):
-        monkeypatch.setattr(modeling_rq_transformer, "LOSS_BLOCK_ELEMENTS", blocks_of * DEPTH * SIZE)
+        monkeypatch.setattr(depth_decoder, "LOGIT_BLOCK_ELEMENTS", blocks_of * DEPTH * SIZE)
         model.zero_grad()
         output = model(input_ids, codes, **targets)
         output.loss.backward()
@@ -232,7 +241,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(make_transformer)
     model = make_transformer(dropout=0.3).train()
     input_ids, codes = make_inputs(model)
     calls, gradients = [], []
-    for block in (model.spatial_transformer.blocks[0], model.depth_transformer.blocks[1]):
+    for block in (model.spatial_transformer.blocks[0], model.depth_decoder.transformer.blocks[1]):
         block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     for expected_calls in (2, 6):
         torch.manual_seed(3)  # the dropout

@@ -14,7 +14,7 @@ from rq_hf import RQTransformerForImageGeneration, RQVAEModel
 def inputs(make_transformer, make_rqvae, pictures):
     """Both models, a function that uses them, and what it returns."""
     rqvae = make_rqvae()
-    transformer = make_transformer("text", rqvae, num_condition_layers=1)
+    transformer = make_transformer("text", rqvae)
     input_ids = torch.tensor([[3, 4, 5, 0, 0, 0], [7, 8, 0, 0, 0, 0]])
     codes = rqvae.encode(pictures)
 

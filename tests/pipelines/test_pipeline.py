@@ -251,7 +251,7 @@ def test_bad_calls_of_other_models_are_refused(make_pipeline, kind, arguments, m
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
 @pytest.mark.parametrize("component", ["rqvae", "transformer"])
 def test_weights_that_give_nan_are_an_error_and_no_black_picture(tiny_pipeline, component, output_type):
-    parameter = {"rqvae": "decoder.conv_out.bias", "transformer": "depth_projection.weight"}[component]
+    parameter = {"rqvae": "decoder.conv_out.bias", "transformer": "depth_decoder.projection.weight"}[component]
     with torch.no_grad():
         getattr(tiny_pipeline, component).get_parameter(parameter).fill_(float("nan"))
     with pytest.raises(ValueError, match="must be finite, got NaN or infinity"):

@@ -83,7 +83,7 @@ def test_a_damaged_file_is_an_error_that_names_the_folder(saved, name, content):
     "model_class, component, name",
     [
         (RQVAEModel, "rqvae", "decoder.conv_out.bias"),
-        (RQTransformerForImageGeneration, "transformer", "code_head.linear.bias"),
+        (RQTransformerForImageGeneration, "transformer", "depth_decoder.head.linear.bias"),
     ],
 )
 def test_missing_weights_and_folders_are_named(saved, tmp_path, model_class, component, name):

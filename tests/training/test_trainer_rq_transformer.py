@@ -70,7 +70,7 @@ def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_
     hard, hard_residuals = trainer.rqvae.quantize(latents)
     codes, residuals = trainer.training_codes(inputs)
     assert trainer.model.training
-    expected = trainer.model.eval().redraw_codes(inputs["input_ids"], hard, top_k=1)  # the likeliest
+    expected = trainer.model.eval().redraw_codes(hard, top_k=1, input_ids=inputs["input_ids"])  # the likeliest
     assert torch.equal(codes[:count], expected[:count]) and not torch.equal(codes[:count], hard[:count])
     assert torch.equal(codes[count:], hard[count:]) and torch.equal(residuals[count:], hard_residuals[count:])
     vectors = trainer.rqvae.codebook[0][codes[:count, ..., 0]]

@@ -4,7 +4,9 @@
 
 from .configuration_rq_transformer import RQTransformerConfig
 from .configuration_rqvae import RQVAEConfig
+from .depth_decoder import DepthDecoder
 from .image_processing_rqvae import RQVAEImageProcessor, RQVAEImageProcessorPil
 from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransformerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .residual_quantizer import ResidualQuantizer, one_per_depth, soft_code_probabilities
+from .sampling import Sampling

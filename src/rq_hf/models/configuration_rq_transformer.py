@@ -21,20 +21,19 @@ class RQTransformerConfig(RQConfig):
     Configuration of an [`RQTransformerForImageGeneration`] (section 3.2). The defaults are the CC-3M model, 654M
     parameters; it has 26 spatial layers where Table 5 says 24, since only 26 give the 654M stated there.
 
-    A condition is always a row of `condition_length` ids: caption tokens, one class id, or one start id (0) for
-    unconditional generation.
+    A condition is a row of `condition_length` ids: caption tokens, one class id, or one start id (0) for unconditional
+    generation. With `condition_dim` it is a row of vectors of a text encoder.
 
     Args:
         vocab_size (`int`, defaults to 16384): Number of condition ids: caption vocabulary, number of classes, or 1.
         condition_length (`int`, defaults to 32): Length S of a condition.
+        condition_dim (`int`, *optional*):
+            Width of a text encoder's vectors. Conditions are then `prompt_embeds`, and `vocab_size` is not used.
         code_shape (`list[int]`, defaults to `(8, 8, 4)`): (H, W, D) of the code map.
         codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
         codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
         shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
-        num_condition_layers (`int`, defaults to 0):
-            Blocks that read the whole caption and replace each token by a word of the vocabulary; the spatial
-            transformer reads the replaced tokens. The paper has none. With them there is no caption loss.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
         num_attention_heads (`int`, defaults to 20): Attention heads of every block; must divide `hidden_size`.
@@ -67,12 +66,12 @@ class RQTransformerConfig(RQConfig):
 
     vocab_size: int = field(default=16384, metadata={"range": at_least(1)})
     condition_length: int = field(default=32, metadata={"range": at_least(1)})
+    condition_dim: int | None = field(default=None, metadata={"range": at_least(1)})
     code_shape: list[int] | tuple[int, ...] = field(default=(8, 8, 4), metadata={"range": at_least(1)})
     codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
     codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
     shared_codebook: bool = True
     hidden_size: int = field(default=1280, metadata={"range": at_least(1)})
-    num_condition_layers: int = field(default=0, metadata={"range": between(0, 500)})
     num_spatial_layers: int = field(default=26, metadata={"range": between(1, 500)})
     num_depth_layers: int = field(default=4, metadata={"range": between(0, 500)})
     num_attention_heads: int = field(default=20, metadata={"range": at_least(1)})
@@ -120,8 +119,15 @@ class RQTransformerConfig(RQConfig):
 
     @property
     def has_text_head(self) -> bool:
-        """Whether the caption is predicted, too: conditions have several tokens, and no condition layers."""
-        return self.condition_length > 1 and self.num_condition_layers == 0
+        """Whether the caption is predicted, too: conditions are several ids, and the caption loss has a weight."""
+        return self.condition_length > 1 and self.condition_dim is None and self.text_loss_weight > 0
+
+    @property
+    def condition_name(self) -> str | None:
+        """The argument by which a pipeline takes conditions: "prompt", "class_labels", or `None` without any."""
+        if self.condition_length > 1 or self.condition_dim is not None:
+            return "prompt"
+        return "class_labels" if self.vocab_size > 1 else None
 
     @property
     def class_ids(self) -> list[int]:

@@ -10,18 +10,17 @@ Guidance adds B null rows after the B conditional rows; such shapes are written 
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 
+from .depth_decoder import LOGIT_BLOCK_ELEMENTS, for_all_rows
 from .residual_quantizer import row_blocks
-from .sampling import Sampling, check_integers, draw_uniforms
+from .sampling import Sampling, check_integers, check_vectors, draw_uniforms
 from .transformer_blocks import KeyValueCache
-
-# Logits of parallel predictions are held in blocks of at most this many elements (64 MiB in fp32).
-LOGIT_BLOCK_ELEMENTS = 2**24
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -47,10 +46,10 @@ class Decoder:
         self.caches: Caches | None = None
         self.token = self.is_finite = self.position = None
 
-    def prefill(self, condition_ids: torch.Tensor, codes: torch.Tensor) -> None:
-        """Reads conditions `(B or 2B, S)` and codes `(B, P, D)` of the first P positions."""
+    def prefill(self, condition: torch.Tensor, codes: torch.Tensor) -> None:
+        """Reads condition states `(B or 2B, S, n_e)` and codes `(B, P, D)` of the first P positions."""
         quantized = self.model.codebook(codes).sum(-2)  # (B, P, n_z), z-hat_t
-        tokens = self.model.spatial_inputs(condition_ids, _rows(quantized, len(condition_ids)))  # (B, S + P, n_e)
+        tokens = self.model.spatial_inputs(condition, for_all_rows(quantized, len(condition)))  # (B or 2B, S + P, n_e)
         if self.caches is None or not self.caches[0][0].fits(tokens):
             with torch.inference_mode(False):  # other calls may not change inference tensors
                 self.caches = self.model.new_caches(len(tokens), tokens)
@@ -60,32 +59,100 @@ class Decoder:
         self.is_finite = torch.ones((), dtype=torch.bool, device=tokens.device)
         self.position = torch.zeros(1, dtype=torch.long, device=tokens.device)
 
-    def step(
-        self,
-        position: int,
-        sampling: Sampling,
-        uniforms: torch.Tensor | None,
-        known_codes: torch.Tensor | None = None,
-        known_mask: torch.Tensor | None = None,
-        process: Callable | None = None,
-    ) -> torch.Tensor:
-        """Codes `(B, D)` of the next position; arguments as in [`~RQTransformerGenerationMixin.draw_codes`]."""
+    def step(self, position: int, sampling: Sampling, **given: Any) -> torch.Tensor:
+        """Codes `(B, D)` of the next position; `given` are further arguments of [`DepthDecoder.draw`]."""
         is_compiled = self.compile_config is not None
         at = self.position.fill_(position) if is_compiled else position  # one program serves all values of a tensor
-        codes, token, is_finite = self.run(
-            self.token, self.caches, at, sampling, uniforms, known_codes, known_mask, process
-        )
+        codes, token, is_finite = self.run(self.token, self.caches, at, sampling, **given)
         self.token = token.clone() if is_compiled else token  # the next call of a CUDA graph overwrites its outputs
         self.is_finite = self.is_finite & is_finite.to(self.is_finite.device)
         return codes
 
     def replace(self, position: int, codes: torch.Tensor) -> None:
         """Lets the next position follow codes `(B, D)` in place of those that this one gave."""
-        quantized = self.model.codebook(codes[:, None]).sum(-2)  # (B, 1, n_z), z-hat_t
+        quantized = self.model.codebook(codes).sum(-2)  # (B, n_z), z-hat_t
         self.token = self.model.position_token(quantized, position, len(self.token))
 
 
-class RQTransformerGenerationMixin(GenerationMixin):
+class CodeGenerationMixin(GenerationMixin):
+    """What all ways to draw code maps share: conditions with their null rows, known codes, checks."""
+
+    def check_sampling(self, **settings) -> None:
+        """Raises the `ValueError` that [`generate`] would raise for these settings."""
+        sampling = Sampling.from_generation_config(self.generation_config, self.config.code_shape[2], **settings)
+        if sampling.guidance_scale != 1.0 and self.config.condition_dim is None:
+            self._null_condition_ids()
+
+    def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
+        """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
+        shapes = [(batch_size, *self.config.code_shape) for batch_size in dict.fromkeys(batch_sizes)]
+        check_integers(name, codes, self.config.codebook_size, shapes)
+
+    def _checked_states(
+        self, prefix: str, input_ids: Any, prompt_embeds: Any, batch_sizes: tuple[int, ...] = (-1,)
+    ) -> torch.Tensor:
+        """Condition states `(B, S, n_e)` of a checked condition; errors call it `prefix` + the argument's name."""
+        config = self.config
+        shapes = [(batch_size, config.condition_length) for batch_size in dict.fromkeys(batch_sizes)]
+        names = ["input_ids", "prompt_embeds"]
+        expected, other = names if config.condition_dim is None else reversed(names)
+        given = {"input_ids": input_ids, "prompt_embeds": prompt_embeds}
+        if given[other] is not None:
+            raise ValueError(f"`{prefix}{other}` must be None for a model that takes `{prefix}{expected}`.")
+        if config.condition_dim is None:
+            check_integers(f"`{prefix}input_ids`", input_ids, config.vocab_size, shapes)
+            return self.condition_states(input_ids.long())
+        check_vectors(f"`{prefix}prompt_embeds`", prompt_embeds, [(*shape, config.condition_dim) for shape in shapes])
+        return self.condition_states(prompt_embeds=prompt_embeds)
+
+    def _with_null_states(
+        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, sampling: Sampling
+    ) -> torch.Tensor:
+        """Condition states `(B, S, n_e)`, and with guidance the null states after them, `(2B, S, n_e)`."""
+        config, rows = self.config, (1, len(condition))
+        is_given = negative_input_ids is not None or negative_prompt_embeds is not None
+        if sampling.guidance_scale == 1.0:
+            if is_given:
+                raise ValueError("A negative prompt or condition needs a `guidance_scale` other than 1.")
+            return condition
+        if not is_given and config.condition_dim is not None:
+            negative_prompt_embeds = condition.new_zeros(1, config.condition_length, config.condition_dim)
+        elif not is_given:
+            negative_input_ids = torch.tensor([self._null_condition_ids()], device=condition.device)
+        null = self._checked_states("negative_", negative_input_ids, negative_prompt_embeds, rows)
+        return torch.cat([condition, null.to(condition).expand_as(condition)])
+
+    def _null_condition_ids(self) -> tuple[int, ...]:
+        if self.config.null_condition_ids is None:
+            raise ValueError(
+                "`guidance_scale` other than 1 needs a negative prompt (`negative_input_ids`), or a model trained "
+                "with condition dropout, whose config has `null_condition_ids`."
+            )
+        return self.config.null_condition_ids
+
+    def _known_codes(
+        self, codes: torch.Tensor | None, mask: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Codes `(B, T, D)`, 0 where they are not known, and which are known; `None` if none is."""
+        if codes is None:
+            if mask is not None:
+                raise ValueError("`known_mask` needs `known_codes`, got None.")
+            return torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2), None
+        self.check_codes("`known_codes`", codes, (1, shape[0]))
+        mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise ValueError(f"`known_mask` must be a bool tensor, got {got}.")
+        if tuple(mask.shape) not in (shape[1:3], shape[1:], (1, *shape[1:]), shape):
+            raise ValueError(
+                f"`known_mask` must have shape {shape[1:3]}, {shape[1:]} or {shape}, got {tuple(mask.shape)}."
+            )
+        mask = (mask[..., None] if mask.ndim == 2 else mask).to(device).expand(shape)
+        codes = codes.to(device, torch.long).expand(shape).where(mask, 0)
+        return codes.flatten(1, 2), mask.flatten(1, 2)
+
+
+class RQTransformerGenerationMixin(CodeGenerationMixin):
     """Sampling and likelihoods of [`RQTransformerForImageGeneration`]."""
 
     _compiled_decoder: Decoder | None = None  # kept as transformers keeps its compiled call
@@ -94,13 +161,15 @@ class RQTransformerGenerationMixin(GenerationMixin):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         do_sample: bool | None = None,
         temperature: float | Sequence[float] | None = None,
         top_k: int | Sequence[int] | None = None,
         top_p: float | Sequence[float] | None = None,
         guidance_scale: float | None = None,
         negative_input_ids: torch.LongTensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
         known_codes: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -116,7 +185,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         and without guidance. The model should be in eval mode.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, condition_length)`):
+            input_ids (`torch.LongTensor` of shape `(B, condition_length)`, *optional*):
                 Conditions: caption ids, one class id, or one start id (0).
             do_sample (`bool`, *optional*): Draw codes, or take the likeliest.
             temperature (`float` or `list[float]`, *optional*):
@@ -129,6 +198,9 @@ class RQTransformerGenerationMixin(GenerationMixin):
                 g >= 0 of classifier-free guidance, logits = null + g (conditional - null). 1 turns it off.
             negative_input_ids (`torch.LongTensor` of shape `(B or 1, condition_length)`, *optional*):
                 The null conditions of guidance, by default `config.null_condition_ids`.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(B, S, condition_dim)`, *optional*):
+                For a model with `config.condition_dim`, in place of ids: vectors of a text encoder, zeros where there
+                is no token. The null condition is zeros by default.
             known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
                 Codes to keep where `known_mask` is `True`.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
@@ -159,10 +231,10 @@ class RQTransformerGenerationMixin(GenerationMixin):
             defaults, self.config.code_shape[2], do_sample=do_sample, temperature=temperature, top_k=top_k,
             top_p=top_p, guidance_scale=guidance_scale,
         )  # fmt: skip
-        self._check_condition("`input_ids`", input_ids)
-        shape = (len(input_ids), *self.config.code_shape)
-        condition_ids = self._with_null_conditions(input_ids.long(), negative_input_ids, sampling)  # (B or 2B, S)
-        codes, known_mask = self._known_codes(known_codes, known_mask, shape, input_ids.device)  # (B, T, D)
+        condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
+        shape, device = (len(condition), *self.config.code_shape), condition.device
+        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, sampling)
+        codes, known_mask = self._known_codes(known_codes, known_mask, shape, device)  # (B, T, D)
         uniforms = None
         if sampling.do_sample:
             uniforms = draw_uniforms(generator, shape[0], shape[1:]).to(codes.device).flatten(1, 2)  # (B, T, D)
@@ -173,13 +245,13 @@ class RQTransformerGenerationMixin(GenerationMixin):
         decoder, num_known = self._decoder(compile_config), 0
         if known_mask is not None:  # the leading positions that are known in all pictures
             num_known = int(known_mask.all(-1).all(0).long().cumprod(0).sum())
-        decoder.prefill(condition_ids, codes[:, :num_known])
+        decoder.prefill(condition, codes[:, :num_known])
         for position in range(num_known, self.config.num_positions):
-            numbers, mask = (None if each is None else each[:, position] for each in (uniforms, known_mask))
-            process = None
+            given = {"uniforms": uniforms, "known_codes": codes, "known_mask": known_mask}
+            given = {name: None if each is None else each[:, position] for name, each in given.items()}
             if logits_processor:
-                process = partial(_process_logits, logits_processor, codes[:, :position])
-            codes[:, position] = decoder.step(position, sampling, numbers, codes[:, position], mask, process)
+                given["process"] = partial(_process_logits, logits_processor, codes[:, :position])
+            codes[:, position] = decoder.step(position, sampling, **given)
             changed = None if callback is None else callback(position, codes.view(shape))
             if changed is not None:
                 self.check_codes("the callback's codes", changed, (shape[0],))
@@ -201,10 +273,7 @@ class RQTransformerGenerationMixin(GenerationMixin):
         caches: Caches,
         position: int | torch.Tensor,
         sampling: Sampling,
-        uniforms: torch.Tensor | None,
-        known_codes: torch.Tensor | None = None,
-        known_mask: torch.Tensor | None = None,
-        process: Callable | None = None,
+        **given: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One position: its context h_t (Eq. 11), its codes, and the token that the next position reads (Eq. 10).
 
@@ -212,107 +281,69 @@ class RQTransformerGenerationMixin(GenerationMixin):
             token: `(B or 2B, 1, n_e)`, of the position before, or the last one of the condition.
             caches: filled with all tokens before `token`.
             position: t, an integer, or a tensor `(1,)` for a compiled step.
-            sampling, uniforms, known_codes, known_mask, process: see [`draw_codes`].
+            sampling, given: see [`DepthDecoder.draw`].
 
         Returns:
             Codes `(B, D)`, the token of this position, and whether all logits were finite `()`.
         """
         spatial_caches, depth_caches = caches
         slot = self.config.condition_length - 1 + position
-        context = self.spatial_transformer(token, spatial_caches, slot)  # (B, 1, n_e), h_t
-        codes, quantized, is_finite = self.draw_codes(
-            context, depth_caches, sampling, uniforms, known_codes, known_mask, process
-        )
+        context = self.spatial_transformer(token, spatial_caches, slot)[:, 0]  # (B or 2B, n_e), h_t
+        codes, quantized, is_finite = self.depth_decoder.draw(context, sampling, caches=depth_caches, **given)
         return codes, self.position_token(quantized, position, len(token)), is_finite
 
-    def draw_codes(
-        self,
-        context: torch.Tensor,
-        caches: list[KeyValueCache],
-        sampling: Sampling,
-        uniforms: torch.Tensor | None,
-        known_codes: torch.Tensor | None = None,
-        known_mask: torch.Tensor | None = None,
-        process: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The codes of one position with context h_t `(B or 2B, 1, n_e)`, depth by depth (Eq. 12, 13).
-
-        Args:
-            context: h_t.
-            caches: of the depth transformer; they are overwritten.
-            sampling: the settings.
-            uniforms: `(B, D)` in [0, 1), needed for drawing.
-            known_codes, known_mask: `(B, D)`; the codes to keep, and where.
-            process: `process(codes, logits)` changes logits `(B, K)` that follow codes `(B,)` of the coarser depths.
-
-        Returns:
-            Codes `(B, D)`, z-hat_t `(B, 1, n_z)`, and whether all logits were finite `()`.
-        """
-        codes, quantized = [], None
-        is_finite = torch.ones((), dtype=torch.bool, device=context.device)
-        for d in range(self.config.code_shape[2]):
-            inputs = context if d == 0 else self.depth_projection(_rows(quantized, len(context)))  # (B, 1, n_e)
-            states = self.depth_transformer(self.depth_positions(inputs, offset=d), caches, d)
-            logits = self.code_head(states)[:, 0].float()  # (B, K)
-            if sampling.guidance_scale != 1.0:
-                conditional, null = logits.chunk(2)
-                logits = null + sampling.guidance_scale * (conditional - null)
-            is_finite = is_finite & logits.sum().isfinite().to(is_finite.device)
-            logits = logits if process is None else process(codes, logits)
-            code = sampling.choose(logits, d, None if uniforms is None else uniforms[:, d])
-            if known_mask is not None:
-                code = torch.where(known_mask[:, d].to(code.device), known_codes[:, d].to(code.device), code)
-            codes.append(code)
-            vector = self.codebook(code[:, None, None], first_depth=d)[:, :, 0]  # (B, 1, n_z), e(k)
-            quantized = vector if d == 0 else quantized + vector  # z-hat_t^(d+1)
-        return torch.stack(codes, dim=-1), quantized, is_finite
-
     def position_token(self, quantized: torch.Tensor, position: int | torch.Tensor, rows: int) -> torch.Tensor:
-        """The token `(rows, 1, n_e)` of a position with z-hat_t `(B, 1, n_z)` (Eq. 10)."""
-        return _rows(self.spatial_positions(self.spatial_projection(quantized), offset=position), rows)
+        """The token `(rows, 1, n_e)` of a position with z-hat_t `(B, n_z)` (Eq. 10)."""
+        token = self.spatial_positions(self.spatial_projection(quantized[:, None]), offset=position)
+        return for_all_rows(token, rows)
 
     def new_caches(self, batch_size: int, like: torch.Tensor) -> Caches:
         """Empty caches for `batch_size` rows, with the dtype and device of `like`."""
         length = self.config.condition_length - 1 + self.config.num_positions
         spatial = self.spatial_transformer.new_caches(batch_size, length, like)
-        return spatial, self.depth_transformer.new_caches(batch_size, self.config.code_shape[2], like)
+        return spatial, self.depth_decoder.new_caches(batch_size, like)
 
     @torch.no_grad()
     def redraw_codes(
         self,
-        input_ids: torch.LongTensor,
         codes: torch.LongTensor,
         temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
         top_k: int | Sequence[int] | None = None,
         top_p: float | Sequence[float] | None = None,
+        **condition: torch.Tensor,
     ) -> torch.LongTensor:
         """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before.
 
-        Training uses it to show the model its own codes. Settings are those of [`generate`], but they do not come from
-        the generation config, and there is no guidance.
+        Training uses it to show the model its own codes. `condition` are arguments of [`condition_states`]. Settings
+        are those of [`generate`], but they do not come from the generation config, and there is no guidance.
         """
         depth = codes.shape[-1]
         sampling = Sampling.from_settings(depth, temperature=temperature, top_k=top_k, top_p=top_p)
+        condition = self.condition_states(**condition)  # (B, S, n_e)
         quantized = self.codebook(codes.flatten(1, 2)).sum(-2)  # (B, T, n_z), z-hat_t
-        context = self.spatial_states(input_ids, quantized)[:, input_ids.shape[1] - 1 :]  # (B, T, n_e), h_t
-        context = context.flatten(0, 1)[:, None]  # (B*T, 1, n_e)
+        context = self.spatial_states(condition, quantized)[:, condition.shape[1] - 1 :].flatten(0, 1)  # (B*T, n_e)
         uniforms = draw_uniforms(generator, 1, (len(context), depth))[0].to(codes.device)  # (B*T, D)
-        drawn = []
-        for block in row_blocks(len(context), self.config.codebook_size, LOGIT_BLOCK_ELEMENTS):
-            caches = self.depth_transformer.new_caches(len(context[block]), depth, context)
-            drawn.append(self.draw_codes(context[block], caches, sampling, uniforms[block])[0])
+        blocks = row_blocks(len(context), self.config.codebook_size, LOGIT_BLOCK_ELEMENTS)
+        drawn = [self.depth_decoder.draw(context[block], sampling, uniforms[block])[0] for block in blocks]
         return torch.cat(drawn).view_as(codes)
 
     @apply_forward_hook
     @torch.no_grad()
-    def log_likelihood(self, input_ids: torch.LongTensor, codes: torch.LongTensor, depth: int = 1) -> torch.Tensor:
+    def log_likelihood(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        codes: torch.LongTensor | None = None,
+        depth: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Mean log-probability of the codes of one depth, each after all codes before it (Eq. 13).
 
         The codes of depth 1 hold the coarse picture, so they tell best whether it fits the condition.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): conditions.
+            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
+                conditions, as in [`generate`].
             codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
             depth (`int`, defaults to 1): which codes count, from 1 to D.
 
@@ -322,34 +353,20 @@ class RQTransformerGenerationMixin(GenerationMixin):
         Raises:
             `ValueError`: conditions or codes of the wrong shape, dtype or range, or a depth out of range.
         """
-        self._check_condition("`input_ids`", input_ids)
-        self.check_codes("`codes`", codes, (len(input_ids),))
+        condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
+        self.check_codes("`codes`", codes, (len(condition),))
         if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= codes.shape[-1]:
             raise ValueError(f"`depth` must be an integer from 1 to {codes.shape[-1]}, got {depth!r}.")
-        input_ids, codes = input_ids.long(), codes.to(input_ids.device, torch.long)
-        partial_sums = self.codebook(codes.flatten(1, 2)).cumsum(2)  # (B, T, D, n_z), z-hat_t^(d)
-        context = self.spatial_states(input_ids, partial_sums[:, :, -1])[:, input_ids.shape[1] - 1 :]
-        states = self.depth_states(context, partial_sums[:, :, : depth - 1])[:, -1]  # (B*T, n_e)
+        codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
+        partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
+        context = self.spatial_states(condition, partial_sums[:, :, -1])[:, condition.shape[1] - 1 :]  # (B, T, n_e)
+        states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])[:, :, -1].flatten(0, 1)
         targets = codes[..., depth - 1].flatten()  # (B*T,)
         losses = [
-            F.cross_entropy(self.code_head(states[block]).float(), targets[block], reduction="none")
+            F.cross_entropy(self.depth_decoder.head(states[block]).float(), targets[block], reduction="none")
             for block in row_blocks(len(states), self.config.codebook_size, LOGIT_BLOCK_ELEMENTS)
         ]
         return -torch.cat(losses).view(len(codes), -1).mean(1)
-
-    def check_sampling(self, **settings) -> None:
-        """Raises the `ValueError` that [`generate`] would raise for these settings."""
-        sampling = Sampling.from_generation_config(self.generation_config, self.config.code_shape[2], **settings)
-        self._with_null_conditions(torch.zeros(1, self.config.condition_length, dtype=torch.long), None, sampling)
-
-    def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
-        """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
-        shapes = [(batch_size, *self.config.code_shape) for batch_size in dict.fromkeys(batch_sizes)]
-        check_integers(name, codes, self.config.codebook_size, shapes)
-
-    def _check_condition(self, name: str, ids: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
-        shapes = [(batch_size, self.config.condition_length) for batch_size in dict.fromkeys(batch_sizes)]
-        check_integers(name, ids, self.config.vocab_size, shapes)
 
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
@@ -360,50 +377,6 @@ class RQTransformerGenerationMixin(GenerationMixin):
         if kept is None or kept.compile_config.to_dict() != compile_config.to_dict():
             self._compiled_decoder = Decoder(self, compile_config)
         return self._compiled_decoder
-
-    def _with_null_conditions(
-        self, input_ids: torch.Tensor, negative_input_ids: torch.Tensor | None, sampling: Sampling
-    ) -> torch.Tensor:
-        """Conditions `(B, S)`, and with guidance the null conditions after them, `(2B, S)`."""
-        if sampling.guidance_scale == 1.0:
-            if negative_input_ids is not None:
-                raise ValueError("A negative prompt or `negative_input_ids` needs a `guidance_scale` other than 1.")
-            return input_ids
-        if negative_input_ids is None:
-            if self.config.null_condition_ids is None:
-                raise ValueError(
-                    "`guidance_scale` other than 1 needs a negative prompt (`negative_input_ids`), or a model trained "
-                    "with condition dropout, whose config has `null_condition_ids`."
-                )
-            negative_input_ids = torch.tensor([self.config.null_condition_ids], device=input_ids.device)
-        self._check_condition("`negative_input_ids`", negative_input_ids, (1, len(input_ids)))
-        return torch.cat([input_ids, negative_input_ids.to(input_ids).expand_as(input_ids)])
-
-    def _known_codes(
-        self, codes: torch.Tensor | None, mask: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes `(B, T, D)`, 0 where they are not known, and which are known; `None` if none is."""
-        if codes is None:
-            if mask is not None:
-                raise ValueError("`known_mask` needs `known_codes`, got None.")
-            return torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2), None
-        self.check_codes("`known_codes`", codes, (1, shape[0]))
-        mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"`known_mask` must be a bool tensor, got {got}.")
-        if tuple(mask.shape) not in (shape[1:3], shape[1:], (1, *shape[1:]), shape):
-            raise ValueError(
-                f"`known_mask` must have shape {shape[1:3]}, {shape[1:]} or {shape}, got {tuple(mask.shape)}."
-            )
-        mask = (mask[..., None] if mask.ndim == 2 else mask).to(device).expand(shape)
-        codes = codes.to(device, torch.long).expand(shape).where(mask, 0)
-        return codes.flatten(1, 2), mask.flatten(1, 2)
-
-
-def _rows(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """`values` for conditional and null rows alike."""
-    return values if len(values) == rows else values.repeat(rows // len(values), 1, 1)
 
 
 def _process_logits(

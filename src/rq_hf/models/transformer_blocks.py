@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Blocks of self-attention, causal in the spatial and the depth transformer (section 3.2).
+"""Parts of the transformers of section 3.2: blocks of self-attention, learned positions, prediction heads.
 
 Symbols: B rows, n_e hidden width.
 """
@@ -152,3 +152,28 @@ class TransformerStack(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x, caches[index] if caches is not None else None, position)
         return x
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector to each token of `(B, length, n_e)`, the first of which stands at `offset`."""
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_positions, hidden_size))
+
+    def forward(self, x: torch.Tensor, offset: int | torch.Tensor = 0) -> torch.Tensor:
+        if isinstance(offset, torch.Tensor):  # (1,), of a single token
+            return x + self.weight.index_select(0, offset)
+        return x + self.weight[offset : offset + x.shape[1]]
+
+
+class PredictionHead(nn.Module):
+    """Layer normalization and a linear map to logits: `(..., n_e)` to `(..., num_classes)`."""
+
+    def __init__(self, config: RQTransformerConfig, num_classes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.linear = nn.Linear(config.hidden_size, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(x))

@@ -105,7 +105,7 @@ class RQTransformerTrainer(RQTrainer):
         depth = rqvae.config.code_depth
         one_per_depth("code_temperature", self.code_temperature, depth, lambda tau: tau > 0, "greater than 0")
         if depth == 1:  # this layer is unused then, and DDP would wait for its gradient
-            model.depth_projection.requires_grad_(False)
+            model.depth_decoder.projection.requires_grad_(False)
         super().__init__(model, args, **kwargs)
         self.rqvae = rqvae.to(args.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
