@@ -32,6 +32,7 @@ from .selection import (
     first_drawn_depth,
 )
 from .sharing import SharingMixin
+from .text_encoding import NO_TOKEN, embed_ids, rewrite_ids, tokenize_texts
 
 logger = logging.get_logger(__name__)
 
@@ -44,6 +45,12 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         rqvae ([`RQVAEModel`]): Decodes codes to pictures.
         transformer ([`RQTransformerForImageGeneration`]): Draws codes. Its codebook must be the RQ-VAE's.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): Turns captions into ids, for models conditioned on captions.
+        text_encoder (`PreTrainedModel`, *optional*):
+            Turns ids of its tokenizer into vectors, for a transformer with `condition_dim`. Any model of transformers
+            fits whose output has a `last_hidden_state`: BERT, T5's encoder, CLIP's text model, a decoder model.
+        prompt_rewriter (`PreTrainedModel`, *optional*):
+            A model with a token head over the tokenizer's vocabulary. It replaces the ids of a prompt by the likeliest
+            ones, in one call, for a transformer that knows few wordings.
         sampling (`dict`, *optional*):
             Default sampling settings, written into `transformer.generation_config`: any of `do_sample`,
             `temperature`, `top_k`, `top_p` and `guidance_scale`.
@@ -65,8 +72,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     ```
     """
 
-    model_cpu_offload_seq = "transformer->rqvae"
-    _optional_components = ["tokenizer"]
+    model_cpu_offload_seq = "prompt_rewriter->text_encoder->transformer->rqvae"
+    _optional_components = ["tokenizer", "text_encoder", "prompt_rewriter"]
     _callback_tensor_inputs = ["codes"]
     candidate_batch_size = 16
 
@@ -75,11 +82,16 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         rqvae: PreTrainedModel,
         transformer: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder: PreTrainedModel | None = None,
+        prompt_rewriter: PreTrainedModel | None = None,
         sampling: dict | None = None,
     ):
         super().__init__()
-        check_components(rqvae, transformer, tokenizer)
-        self.register_modules(rqvae=rqvae, transformer=transformer, tokenizer=tokenizer)
+        check_components(rqvae, transformer, tokenizer, text_encoder, prompt_rewriter)
+        self.register_modules(
+            rqvae=rqvae, transformer=transformer, tokenizer=tokenizer, text_encoder=text_encoder,
+            prompt_rewriter=prompt_rewriter,
+        )  # fmt: skip
         if transformer is not None:
             for name, value in (sampling or {}).items():
                 if name not in SAMPLING_FIELDS:
@@ -126,6 +138,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         prompt: str | list[str] | None = None,
         class_labels: int | str | list[int | str] | torch.Tensor | None = None,
         negative_prompt: str | list[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        rewrite_prompt: bool = True,
         num_images_per_prompt: int = 1,
         temperature: float | list[float] | None = None,
         top_k: int | list[int] | None = None,
@@ -153,6 +168,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 Class ids or names, for a class-conditional model.
             negative_prompt (`str` or `list[str]`, *optional*):
                 What guidance leads away from; one, or one per prompt. Needs a `guidance_scale`.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(N, S, condition_dim)`, *optional*):
+                In place of prompts, for a transformer with `condition_dim`; see [`encode_prompt`].
+            rewrite_prompt (`bool`, defaults to `True`): Whether the `prompt_rewriter` reads prompts, if there is one.
             num_images_per_prompt (`int`, defaults to 1):
                 Pictures per prompt or label, which follow each other.
             temperature, top_k, top_p, guidance_scale (*optional*):
@@ -191,18 +209,24 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             `ValueError`: an argument that does not fit the model or the other arguments.
         """
         # 1. Check the arguments
-        self._check_inputs(prompt, class_labels, output_type, callback_on_step_end_tensor_inputs)
+        self._check_inputs(prompt, prompt_embeds, class_labels, output_type, callback_on_step_end_tensor_inputs)
         num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
 
         # 2. Encode the conditions, one row per prompt
-        conditions = self._encode_conditions(prompt, class_labels, negative_prompt, known_codes, known_mask)
-        total = len(conditions["input_ids"]) * num_drawn
+        positive = self._encode_condition(prompt, prompt_embeds, class_labels, rewrite_prompt)
+        negative = {}
+        if negative_prompt is not None or negative_prompt_embeds is not None:
+            negative = self._encode_condition(
+                negative_prompt, negative_prompt_embeds, None, rewrite_prompt, "negative_"
+            )
+        conditions, num_rows = self._one_row_per_prompt(positive, negative, known_codes, known_mask)
+        total = num_rows * num_drawn
         if total > MAX_PER_CALL:
             names = "`num_images_per_prompt` and `num_candidates`"
             raise ValueError(f"{names} must give at most {MAX_PER_CALL} pictures, got {total}.")
 
         # 3. Prepare the selection; without one all pictures are generated in one batch
-        score = self._make_score(ranker, classifier, prompt, class_labels, conditions)
+        score = self._make_score(ranker, classifier, prompt, positive, conditions)
         best = BestCandidates(num_images_per_prompt)
         batch_size = total if score is None else self.candidate_batch_size
 
@@ -245,11 +269,22 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             return RQImagePipelineOutput(images=images, scores=scores)
         return (images,) if scores is None else (images, scores)
 
-    def encode_prompt(self, prompt: str | list[str], name: str = "prompt") -> torch.LongTensor:
-        """Ids `(B, condition_length)` of captions; errors call them `name`.
+    def encode_prompt(
+        self, prompt: str | list[str], name: str = "prompt", rewrite: bool = True
+    ) -> torch.LongTensor | torch.Tensor:
+        """The condition that the transformer takes for captions; errors call them `name`.
 
         A caption that does not fit is cut, with a warning that shows what is lost. A caption of which the tokenizer
         knows nothing, such as one in another script, becomes the model's null condition, with a warning.
+
+        Args:
+            prompt (`str` or `list[str]`): Captions.
+            name (`str`, defaults to `"prompt"`): What errors call them.
+            rewrite (`bool`, defaults to `True`): Whether the `prompt_rewriter` reads them, if there is one.
+
+        Returns:
+            Ids `(N, condition_length)`, or with a `text_encoder` the `prompt_embeds` `(N, condition_length,
+            condition_dim)`, zeros where a caption has no token.
 
         Raises:
             `ValueError`: no captions, or a pipeline without a tokenizer.
@@ -258,29 +293,48 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         is_list = isinstance(prompts, (list, tuple)) and all(isinstance(text, str) for text in prompts)
         if not is_list or not prompts or re.search("[\ud800-\udfff]", "".join(prompts)):  # bytes that were no UTF-8
             raise ValueError(f"`{name}` must be a caption or a list of at least one, got {prompt!r:.80}.")
-        if self.tokenizer is None:
-            raise ValueError(f"`{name}` needs a pipeline with a `tokenizer`; this one has none.")
-        length = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add()
-        null_ids = self.transformer.config.null_condition_ids
+        config, takes_embeds = self.transformer.config, self.transformer.config.condition_dim is not None
+        if self.tokenizer is None or takes_embeds and self.text_encoder is None:
+            needed = "a `tokenizer` and a `text_encoder`" if takes_embeds else "a `tokenizer`"
+            raise ValueError(f"`{name}` needs a pipeline with {needed}.")
+        length = config.condition_length - self.tokenizer.num_special_tokens_to_add()
         whole = self.tokenizer(list(prompts), add_special_tokens=False, padding=False, truncation=False, verbose=False)
-        input_ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        if takes_embeds:
+            input_ids = tokenize_texts(prompts, self.tokenizer, config.condition_length)
+        else:
+            options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+            input_ids = self.tokenizer(list(prompts), **options).input_ids
+        is_unknown = torch.zeros(len(input_ids), dtype=torch.bool)
         for row, (text, ids) in enumerate(zip(prompts, whole.input_ids, strict=True)):
-            if set(ids[:length]) == {self.tokenizer.unk_token_id}:
+            is_unknown[row] = set(ids[:length]) == {self.tokenizer.unk_token_id}
+            if is_unknown[row]:
                 logger.warning(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
-                if null_ids is not None:
-                    input_ids[row] = torch.tensor(null_ids)
             elif len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
                 logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
+        if takes_embeds:
+            input_ids[is_unknown] = NO_TOKEN
+            return embed_ids(input_ids.to(self._execution_device), self.text_encoder)
+        if self.prompt_rewriter is not None and rewrite:
+            input_ids = rewrite_ids(input_ids.to(self._execution_device), self.prompt_rewriter)
+        if config.null_condition_ids is not None:
+            input_ids[is_unknown] = torch.tensor(config.null_condition_ids, device=input_ids.device)
         return input_ids
+
+    def rewrite(self, prompt: str | list[str]) -> str | list[str]:
+        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used."""
+        texts = self.tokenizer.batch_decode(self.encode_prompt(prompt), skip_special_tokens=True)
+        return texts[0] if isinstance(prompt, str) else texts
 
     def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
         """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
         return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
 
-    def _check_inputs(self, prompt, class_labels, output_type, tensor_inputs) -> None:
-        config = self.transformer.config
-        expected = "prompt" if config.condition_length > 1 else "class_labels" if config.vocab_size > 1 else None
+    def _check_inputs(self, prompt, prompt_embeds, class_labels, output_type, tensor_inputs) -> None:
+        expected = self.transformer.config.condition_name
+        if prompt is not None and prompt_embeds is not None:
+            raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
+        prompt = prompt if prompt_embeds is None else prompt_embeds
         for name, value in (("prompt", prompt), ("class_labels", class_labels)):
             if (value is not None) != (name == expected):
                 must = "be given" if name == expected else "be None"
@@ -291,17 +345,22 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             known = self._callback_tensor_inputs
             raise ValueError(f"`callback_on_step_end_tensor_inputs` must be in {known}, got {unknown}.")
 
-    def _encode_conditions(self, prompt, class_labels, negative_prompt, known_codes, known_mask) -> dict[str, Any]:
-        """Arguments of `generate`, each with N rows."""
+    def _encode_condition(
+        self, prompt, prompt_embeds, class_labels, rewrite: bool, prefix: str = ""
+    ) -> dict[str, torch.Tensor]:
+        """The condition as an argument of the transformer, `(N, S)` or `(N, S, condition_dim)`."""
+        if prompt_embeds is not None:
+            return {f"{prefix}prompt_embeds": prompt_embeds}
         if prompt is not None:
-            input_ids = self.encode_prompt(prompt)  # (N, S)
-        elif class_labels is not None:
-            input_ids = torch.tensor(self.get_label_ids(class_labels))[:, None]  # (N, 1)
-        else:
-            input_ids = torch.zeros(1, 1, dtype=torch.long)  # the start id
-        conditions, num_rows = {"input_ids": input_ids}, len(input_ids)
-        if negative_prompt is not None:
-            conditions["negative_input_ids"] = self.encode_prompt(negative_prompt, "negative_prompt")
+            condition = self.encode_prompt(prompt, f"{prefix}prompt", rewrite)
+            return {f"{prefix}{'prompt_embeds' if condition.is_floating_point() else 'input_ids'}": condition}
+        if class_labels is not None:
+            return {"input_ids": torch.tensor(self.get_label_ids(class_labels))[:, None]}  # (N, 1)
+        return {"input_ids": torch.zeros(1, 1, dtype=torch.long)}  # the start id
+
+    def _one_row_per_prompt(self, positive, negative, known_codes, known_mask) -> tuple[dict[str, Any], int]:
+        """Arguments of `generate`, each with N rows, and N."""
+        conditions, num_rows = positive | negative, len(next(iter(positive.values())))
         if known_codes is not None:
             self.transformer.check_codes("`known_codes`", known_codes)
             conditions["known_codes"] = known_codes
@@ -316,31 +375,33 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 names = {"negative_input_ids": "`negative_prompt`", "known_codes": "`known_codes` or `image`"}
                 raise ValueError(f"{names.get(name, f'`{name}`')} must be one or {num_rows}, got {len(values)}.")
             conditions[name] = values.expand(num_rows, *values.shape[1:]).to(self._execution_device)
-        return conditions
+        return conditions, num_rows
 
-    def _make_score(self, ranker, classifier, prompt, class_labels, conditions) -> Callable | None:
+    def _make_score(self, ranker, classifier, prompt, positive, conditions) -> Callable | None:
         """`score(codes, rows)` of candidates and the rows of their conditions; `None` without a selection."""
-        input_ids = conditions["input_ids"]
         if ranker is None and classifier is None:
             return None
         if ranker == "likelihood":
             depth = first_drawn_depth(conditions.get("known_mask"))
-            return lambda codes, rows: self.transformer.log_likelihood(input_ids[rows], codes, depth)
+            (name,) = positive
+            return lambda codes, rows: self.transformer.log_likelihood(
+                codes=codes, depth=depth, **{name: conditions[name][rows]}
+            )
         if ranker is not None:
             if not isinstance(ranker, CLIPRanker):
                 raise ValueError(f"`ranker` must be a CLIPRanker or 'likelihood', got {ranker!r:.80}.")
             if prompt is None:
                 raise ValueError("`ranker` needs a `prompt` to compare pictures with, unless it is 'likelihood'.")
             scorer, targets = ranker, [prompt] if isinstance(prompt, str) else list(prompt)
-            targets = targets * len(input_ids) if len(targets) == 1 else targets
+            targets = targets * len(next(iter(conditions.values()))) if len(targets) == 1 else targets
         else:
             if not isinstance(classifier, ImageClassifier):
                 raise ValueError(f"`classifier` must be an ImageClassifier, got {classifier!r:.80}.")
-            if class_labels is None:
-                raise ValueError("`classifier` needs `class_labels`, whose probability it gives.")
             config = self.transformer.config
+            if config.condition_name != "class_labels":
+                raise ValueError("`classifier` needs `class_labels`, whose probability it gives.")
             classes = match_classes(config.id2label, config.class_ids, classifier.model.config.id2label)
-            scorer, targets = classifier, [classes[label] for label in input_ids[:, 0].tolist()]
+            scorer, targets = classifier, [classes[label] for label in conditions["input_ids"][:, 0].tolist()]
         scorer.model.to(self._execution_device)
         return lambda codes, rows: scorer.score(self.rqvae.decode(codes), [targets[row] for row in rows])
 
@@ -354,18 +415,23 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
 
 
-def check_components(rqvae, transformer, tokenizer) -> None:
+def check_components(rqvae, transformer, tokenizer, text_encoder=None, prompt_rewriter=None) -> None:
     """Checks that components belong together; each may be `None`.
 
     Raises:
-        `ValueError`: components of another kind, or code shapes, codebooks or caption lengths that differ.
+        `ValueError`: components of another kind, or code shapes, codebooks, widths or caption lengths that differ.
     """
     for name, model, kind in (("rqvae", rqvae, "rqvae"), ("transformer", transformer, "rq_transformer")):
         if model is not None and getattr(getattr(model, "config", None), "model_type", None) != kind:
             raise ValueError(f"`{name}` must be a model of type {kind!r}, got {type(model).__name__}.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
         raise ValueError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}.")
-    if tokenizer is not None and transformer is not None:
+    for name, model in (("text_encoder", text_encoder), ("prompt_rewriter", prompt_rewriter)):
+        if not isinstance(model, PreTrainedModel | None):
+            raise ValueError(f"`{name}` must be a model of transformers, got {type(model).__name__}.")
+    if transformer is not None:
+        check_condition_components(transformer.config, tokenizer, text_encoder, prompt_rewriter)
+    if tokenizer is not None and transformer is not None and transformer.config.condition_dim is None:
         vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
         if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:
             expected, got = f"{vocab_size} ids and `model_max_length` {length}", tokenizer.model_max_length
@@ -384,6 +450,21 @@ def check_components(rqvae, transformer, tokenizer) -> None:
     # The transformer's codebook may have been rounded to bfloat16, which has 8 significant bits.
     if not torch.allclose(ours.to(theirs.device).float(), theirs.float(), rtol=2**-7, atol=1e-6):
         raise ValueError("`transformer` must have the codebook of `rqvae`, got that of another RQ-VAE.")
+
+
+def check_condition_components(config, tokenizer, text_encoder, prompt_rewriter) -> None:
+    """Checks that a text encoder or a prompt rewriter fits the transformer's configuration."""
+    if text_encoder is not None:
+        width = text_encoder.config.get_text_config().hidden_size
+        if config.condition_dim != width:
+            raise ValueError(f"`text_encoder` must be as wide as `condition_dim` {config.condition_dim}, got {width}.")
+    if prompt_rewriter is not None:
+        if config.condition_dim is not None or tokenizer is None:
+            raise ValueError("`prompt_rewriter` needs a `tokenizer` and a transformer that takes ids.")
+        size = prompt_rewriter.config.vocab_size
+        if not len(tokenizer) <= size <= config.vocab_size:
+            expected = f"from {len(tokenizer)} to {config.vocab_size}"
+            raise ValueError(f"`prompt_rewriter` must have a `vocab_size` {expected}, got {size}.")
 
 
 def one_per_candidate(generator, candidates: range, total: int, num_drawn: int, num_images: int) -> Any:

@@ -1,0 +1,161 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Pipelines with a pretrained text encoder, and with a prompt rewriter."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
+)
+
+from rq_hf import RQImageGenerationPipeline
+from rq_hf.pipelines.text_encoding import load_text_encoder
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "heart", "rocket", "small"]
+SIZES = dict(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+PROMPTS = ["a red heart", "rocket", "a small blue rocket heart"]
+LENGTH = 6
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_tokenizer(with_padding: bool = True) -> PreTrainedTokenizerFast:
+    """A tokenizer of words, with the special tokens of BERT, and with no limit of length."""
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    padding = {"pad_token": "[PAD]"} if with_padding else {}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **padding)
+
+
+def make_encoder(kind: str):
+    torch.manual_seed(0)
+    if kind == "bert":
+        return BertModel(BertConfig(**SIZES)).eval()
+    if kind == "t5":
+        return T5EncoderModel(T5Config(vocab_size=10, d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2)).eval()
+    if kind == "clip":
+        return CLIPTextModel(CLIPTextConfig(**SIZES, max_position_embeddings=LENGTH, eos_token_id=3)).eval()
+    return LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
+
+
+@pytest.fixture(params=["bert", "t5", "clip", "llama"])
+def pipe(request, make_rqvae, make_transformer) -> RQImageGenerationPipeline:
+    rqvae, fields = make_rqvae(), {"condition_dim": 16, "condition_length": LENGTH}
+    transformer = make_transformer("embeds", rqvae, initializer_range=0.3, **fields)
+    tokenizer = make_tokenizer(with_padding=request.param != "llama")
+    pipe = RQImageGenerationPipeline(rqvae, transformer, tokenizer, make_encoder(request.param))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def codes(pipe, *arguments, **options):
+    return pipe(*arguments, output_type="latent", **options).images
+
+
+def test_a_prompt_gives_what_its_embeds_give_and_a_batch_equals_its_singles(pipe):
+    embeds = pipe.encode_prompt(PROMPTS)
+    assert embeds.shape == (3, LENGTH, 16)
+    lengths = [len(pipe.tokenizer(prompt).input_ids) for prompt in PROMPTS]
+    assert [int((row != 0).any(-1).sum()) for row in embeds] == [min(length, LENGTH) for length in lengths]
+    together = codes(pipe, PROMPTS, generator=[seeded(index) for index in range(3)])
+    given = codes(pipe, prompt_embeds=embeds, generator=[seeded(index) for index in range(3)])
+    assert torch.equal(together, given)
+    for index, prompt in enumerate(PROMPTS):
+        torch.testing.assert_close(pipe.encode_prompt(prompt)[0], embeds[index])
+        assert torch.equal(codes(pipe, prompt, generator=seeded(index))[0], together[index])
+    assert len(together.flatten(1).unique(dim=0)) == 3
+
+
+def test_guidance_leads_away_from_a_prompt_or_from_the_null_vector(pipe):
+    options = {"guidance_scale": 4.0}
+    pipe.transformer.generation_config.do_sample = False
+    plain = codes(pipe, "a red heart")
+    null = codes(pipe, "a red heart", **options)
+    away = codes(pipe, "a red heart", negative_prompt="rocket", **options)
+    given = codes(pipe, "a red heart", negative_prompt_embeds=pipe.encode_prompt("rocket"), **options)
+    assert torch.equal(away, given)
+    assert len(torch.cat([plain, null, away]).flatten(1).unique(dim=0)) == 3
+
+
+def test_pipelines_with_an_encoder_save_and_load_and_can_be_offloaded(pipe, tmp_path):
+    expected = codes(pipe, PROMPTS[0], generator=seeded(0))
+    pipe.save_pretrained(tmp_path)
+    loaded = RQImageGenerationPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.text_encoder) is type(pipe.text_encoder)
+    assert torch.equal(codes(loaded, PROMPTS[0], generator=seeded(0)), expected)
+    assert pipe.model_cpu_offload_seq.endswith("text_encoder->transformer->rqvae")
+    without = RQImageGenerationPipeline.from_pretrained(tmp_path, text_encoder=None)
+    without.set_progress_bar_config(disable=True)
+    given = codes(without, prompt_embeds=pipe.encode_prompt(PROMPTS[0]), generator=seeded(0))
+    assert torch.equal(given, expected)
+    with pytest.raises(ValueError, match="`prompt` needs a pipeline with a `tokenizer` and a `text_encoder`"):
+        without(PROMPTS[0])
+
+
+def test_likelihood_ranks_pictures_of_embeds(pipe):
+    result = pipe(PROMPTS[0], num_candidates=4, ranker="likelihood", generator=seeded(0), output_type="latent")
+    embeds = pipe.encode_prompt(PROMPTS[0])
+    torch.testing.assert_close(
+        pipe.transformer.log_likelihood(codes=result.images, prompt_embeds=embeds), result.scores
+    )
+
+
+def test_encoder_decoder_models_give_their_encoder(tmp_path):
+    config = T5Config(vocab_size=10, d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
+    T5Model(config).save_pretrained(tmp_path / "t5")
+    assert isinstance(load_text_encoder(tmp_path / "t5"), T5EncoderModel)
+    make_encoder("llama").save_pretrained(tmp_path / "llama")
+    assert isinstance(load_text_encoder(tmp_path / "llama"), LlamaModel)
+
+
+def test_components_that_do_not_fit_are_refused(pipe, make_transformer, tiny_tokenizer):
+    text = make_transformer("text", pipe.rqvae)
+    rewriter = BertForMaskedLM(BertConfig(**SIZES | {"vocab_size": 10}))
+    for components, message in (
+        ((text, pipe.tokenizer, pipe.text_encoder), "`text_encoder` must be as wide as `condition_dim` None"),
+        ((pipe.transformer, pipe.tokenizer, None, rewriter), "`prompt_rewriter` needs"),
+        ((text, tiny_tokenizer, None, rewriter), "`prompt_rewriter` must have a `vocab_size` from"),
+        ((text, tiny_tokenizer, torch.nn.Linear(2, 2)), "`text_encoder` must be a model of transformers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RQImageGenerationPipeline(pipe.rqvae, *components)
+
+
+def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipeline, tmp_path):
+    pipe = make_pipeline("text")
+    size = pipe.transformer.config.vocab_size
+    rewriter = BertForMaskedLM(BertConfig(**SIZES | {"vocab_size": size})).eval()
+    pipe = RQImageGenerationPipeline(pipe.rqvae, pipe.transformer, pipe.tokenizer, prompt_rewriter=rewriter)
+    pipe.set_progress_bar_config(disable=True)
+    ids = pipe.encode_prompt("a red heart", rewrite=False)
+    said = rewriter(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.argmax(-1)
+    assert torch.equal(pipe.encode_prompt("a red heart"), said) and not torch.equal(said, ids)
+    assert pipe.rewrite("a red heart") == pipe.tokenizer.decode(said[0], skip_special_tokens=True)
+    drawn = codes(pipe, "a red heart", generator=seeded(0))
+    assert torch.equal(drawn, pipe.transformer.generate(said, generator=seeded(0)))
+    plain = codes(pipe, "a red heart", rewrite_prompt=False, generator=seeded(0))
+    assert torch.equal(plain, pipe.transformer.generate(ids, generator=seeded(0)))
+    null = torch.tensor([pipe.transformer.config.null_condition_ids])
+    assert torch.equal(pipe.encode_prompt("猫犬"), null)  # nothing to rewrite
+    pipe.save_pretrained(tmp_path)
+    loaded = RQImageGenerationPipeline.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode_prompt("a red heart"), said)
+    off = RQImageGenerationPipeline.from_pretrained(tmp_path, prompt_rewriter=None)
+    assert torch.equal(off.encode_prompt("a red heart"), ids)
