@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from rq_hf import (
+    ContextualRQTransformerForImageGeneration,
     RQImageGenerationPipeline,
-    RQTransformerConfig,
     RQTransformerForImageGeneration,
     RQVAEConfig,
     RQVAEModel,
@@ -120,13 +120,16 @@ def make_rqvae(pictures) -> Callable[..., RQVAEModel]:
 def make_transformer() -> Callable[..., RQTransformerForImageGeneration]:
     """Makes a random transformer of 2x3x3 codes, or of the codes of an `rqvae`."""
 
-    def make(condition: str = "text", rqvae: RQVAEModel | None = None, **fields) -> RQTransformerForImageGeneration:
+    def make(
+        condition: str = "text", rqvae: RQVAEModel | None = None, contextual: bool = False, **fields
+    ) -> RQTransformerForImageGeneration:
         fields = TRANSFORMER_FIELDS | CONDITION_FIELDS[condition] | fields
+        model_class = ContextualRQTransformerForImageGeneration if contextual else RQTransformerForImageGeneration
         if rqvae is None:
-            return RQTransformerForImageGeneration(RQTransformerConfig(**fields)).eval()
+            return model_class(model_class.config_class(**fields)).eval()
         for name in ("code_shape", "codebook_size", "codebook_dim"):
             fields.pop(name)
-        model = RQTransformerForImageGeneration(RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)).eval()
+        model = model_class(model_class.config_class.from_rqvae_config(rqvae.config, **fields)).eval()
         model.set_codebook(rqvae.codebook)
         return model
 

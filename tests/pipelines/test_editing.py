@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Reconstruction runs coarse to fine, completion keeps codes exactly, variations keep depths."""
+"""Reconstruction runs coarse to fine, variations keep depths."""
 
 import numpy as np
 import PIL.Image
@@ -26,13 +26,6 @@ def picture(pictures) -> torch.Tensor:
 @pytest.fixture(params=CONDITIONS)
 def pipe_and_condition(request, make_pipeline):
     return make_pipeline(request.param), CONDITIONS[request.param]
-
-
-@pytest.fixture
-def upper_half() -> torch.Tensor:
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[:2] = True
-    return mask
 
 
 def test_reconstruct_decodes_the_first_depths(tiny_pipeline, pictures):
@@ -77,32 +70,6 @@ def test_reconstruct_refuses_what_is_no_picture(tiny_pipeline, image, message):
         tiny_pipeline.reconstruct(image)
 
 
-def test_completion_keeps_the_given_codes_and_draws_the_others(pipe_and_condition, picture, upper_half):
-    pipe, condition = pipe_and_condition
-    codes = pipe.reconstruct(picture, output_type="latent").images
-    drawn = [
-        pipe.complete(picture, mask=upper_half, output_type="latent", generator=seeded(seed), **condition).images
-        for seed in (0, 0, 1)
-    ]
-    assert all(torch.equal(each[:, upper_half], codes[:, upper_half]) for each in drawn)
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(drawn[0][:, ~upper_half], codes[:, ~upper_half])
-    everything = torch.ones(4, 4, dtype=torch.bool)
-    completed = pipe.complete(picture, mask=everything, output_type="pt", **condition).images
-    assert torch.equal(completed, pipe.reconstruct(picture, output_type="pt").images)
-
-
-def test_new_codes_depend_on_what_is_kept_above_and_not_on_what_is_kept_below(tiny_pipeline, pictures):
-    def middle(index: int, kept_row: int) -> torch.Tensor:
-        mask = torch.zeros(4, 4, dtype=torch.bool)
-        mask[kept_row] = True
-        options = dict(output_type="latent", generator=seeded(0))
-        return tiny_pipeline.complete(pictures[[index]] / 2 + 0.5, "rocket", mask, **options).images[:, 1:3]
-
-    assert not torch.equal(middle(0, kept_row=0), middle(1, kept_row=0))
-    assert torch.equal(middle(0, kept_row=3), middle(1, kept_row=3))
-
-
 def test_variations_share_the_first_depths(pipe_and_condition, picture):
     pipe, condition = pipe_and_condition
     codes = pipe.reconstruct(picture, output_type="latent").images.expand(2, -1, -1, -1)
@@ -127,59 +94,31 @@ def test_grey_pictures_are_edited_and_stay_grey(make_rqvae, make_transformer):
     pipe = RQImageGenerationPipeline(rqvae, make_transformer("class", rqvae))
     pipe.set_progress_bar_config(disable=True)
     picture = PIL.Image.fromarray(noise(16, 16, 3))
-    completed = pipe.complete(picture, mask=torch.ones(4, 4, dtype=torch.bool), class_labels=1).images[0]
-    assert completed.mode == "L" and completed.size == (16, 16)
-    assert np.array_equal(completed, pipe.reconstruct(picture.convert("L")).images[0])
+    varied = pipe.vary(picture, keep_depths=3, class_labels=1).images[0]
+    assert varied.mode == "L" and varied.size == (16, 16)
+    assert np.array_equal(varied, pipe.reconstruct(picture.convert("L")).images[0])
 
 
-def test_pillow_pictures_of_any_size_are_fitted(tiny_pipeline, upper_half):
+def test_pillow_pictures_of_any_size_are_fitted(tiny_pipeline):
     photograph = PIL.Image.fromarray(noise(20, 30, 3))
     assert tiny_pipeline.reconstruct(photograph).images[0].size == (28, 20)
     square = PIL.ImageOps.fit(photograph, (16, 16), PIL.Image.Resampling.LANCZOS)
-    for method, options in (("complete", {"mask": upper_half}), ("vary", {})):
-        options |= {"prompt": "rocket", "output_type": "latent"}
-        fitted, expected = (
-            getattr(tiny_pipeline, method)(image, generator=seeded(0), **options).images
-            for image in (photograph, square)
-        )
-        assert torch.equal(fitted, expected)
+    options = {"prompt": "rocket", "output_type": "latent"}
+    fitted, expected = (
+        tiny_pipeline.vary(image, generator=seeded(0), **options).images for image in (photograph, square)
+    )
+    assert torch.equal(fitted, expected)
 
 
-def test_masks_of_every_kind_mean_the_same(tiny_pipeline, picture, upper_half):
-    def kept(mask) -> torch.Tensor:
-        return tiny_pipeline.complete(picture, "rocket", mask, output_type="latent", generator=seeded(0)).images
-
-    expected = kept(upper_half)
-    pixels = upper_half.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    image = PIL.Image.fromarray(pixels.numpy())
-    photograph_mask = PIL.Image.new("L", (300, 200))
-    photograph_mask.paste(255, (0, 0, 300, 100))
-    for mask in (pixels, pixels.float(), pixels.numpy(), upper_half.numpy().astype(np.uint8), image, photograph_mask):
-        assert torch.equal(kept(mask), expected)
-    assert torch.equal(kept(PIL.Image.fromarray(upper_half.numpy())), expected)
-    for white, dark in ((65535, 3000), (40000, 255)):  # 16 bits
-        levels = np.where(pixels.numpy(), white, dark).astype(np.uint16)
-        assert torch.equal(kept(PIL.Image.fromarray(levels)), expected)
-    for mode in ("I", "F"):
-        with pytest.raises(ValueError, match=f"`mask` must have a mode with a known white, such as 'L', got '{mode}'"):
-            kept(image.convert(mode))
-    pixels[7, 0] = False  # one pixel of a position is drawn, so all of it is
-    upper_half[1, 0] = False
-    assert torch.equal(kept(pixels), kept(upper_half))
-
-
-def test_bad_input_is_named(tiny_pipeline, pictures, picture, upper_half, monkeypatch):
-    for mask in (torch.ones(8, 16).bool(), torch.full((4, 4), 0.5), None):
-        with pytest.raises(ValueError, match=r"`mask` must be .* \[\(4, 4\), \(16, 16\)\], got "):
-            tiny_pipeline.complete(picture, "rocket", mask)
+def test_bad_input_is_named(tiny_pipeline, pictures, picture, monkeypatch):
     with pytest.raises(ValueError, match="`depth` must be an integer from 1 to 3, got 4"):
         tiny_pipeline.reconstruct(picture, 4)
     with pytest.raises(ValueError, match="`keep_depths` must be an integer from 1 to 3, got 4"):
         tiny_pipeline.vary(picture, "rocket", keep_depths=4)
     with pytest.raises(ValueError, match="`known_codes` or `image` must be one or 2, got 3"):
-        tiny_pipeline.complete(pictures[:3] / 2 + 0.5, ["rocket", "a red heart"], upper_half)
+        tiny_pipeline.vary(pictures[:3] / 2 + 0.5, ["rocket", "a red heart"])
     with pytest.raises(ValueError, match="`prompt` must be given"):
-        tiny_pipeline.complete(picture, mask=upper_half)
+        tiny_pipeline.vary(picture)
     monkeypatch.setattr(tiny_pipeline.rqvae, "encode", None)  # a large picture is refused before it is encoded
     with pytest.raises(ValueError, match="`image` must be of the model's size, 16 x 16 pixels, got 24 x 16"):
         tiny_pipeline.vary(torch.rand(1, 3, 16, 24), "rocket")

@@ -242,6 +242,25 @@ class DepthDecoder(nn.Module):
             quantized = vector if d == 0 else quantized + vector  # z-hat^(d+1)
         return torch.stack(codes, dim=-1), quantized, is_finite
 
+    def draw_in_blocks(
+        self, context: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor, **known: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`draw`], for so many positions that their logits are not held at once: codes `(N, D)`, and whether all
+        logits were finite `()`."""
+        groups, drawn = context.view(-1, len(uniforms), context.shape[-1]), []  # (1 or 2, N, n_e)
+        for block in row_blocks(len(uniforms), self.head.linear.out_features, LOGIT_BLOCK_ELEMENTS):
+            given = {name: values[block] for name, values in {"uniforms": uniforms, **known}.items()}
+            drawn.append(self.draw(groups[:, block].flatten(0, 1), sampling, **given))
+        codes, _, is_finite = zip(*drawn, strict=True)
+        return torch.cat(codes), torch.stack(is_finite).all()
+
+    def losses_in_blocks(self, states: torch.Tensor, codes: torch.LongTensor) -> torch.Tensor:
+        """Cross-entropy `(N,)` of codes `(N,)` of one depth after states `(N, n_e)`, without gradient."""
+        blocks = row_blocks(len(states), self.head.linear.out_features, LOGIT_BLOCK_ELEMENTS)
+        return torch.cat(
+            [F.cross_entropy(self.head(states[block]).float(), codes[block], reduction="none") for block in blocks]
+        )
+
 
 def for_all_rows(values: torch.Tensor, num_rows: int) -> torch.Tensor:
     """`values` for the conditional rows, and again for the null rows of guidance."""

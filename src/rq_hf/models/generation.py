@@ -13,13 +13,11 @@ from numbers import Integral
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 
-from .depth_decoder import LOGIT_BLOCK_ELEMENTS, for_all_rows
-from .residual_quantizer import row_blocks
-from .sampling import Sampling, check_integers, check_vectors, draw_uniforms
+from .depth_decoder import for_all_rows
+from .sampling import SAMPLING_FIELDS, Sampling, check_integers, check_vectors, draw_uniforms
 from .transformer_blocks import KeyValueCache
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
@@ -75,13 +73,23 @@ class Decoder:
 
 
 class CodeGenerationMixin(GenerationMixin):
-    """What all ways to draw code maps share: conditions with their null rows, known codes, checks."""
+    """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks.
+
+    Attributes:
+        sampling_fields: names of the settings that [`generate`] reads from a generation config.
+    """
+
+    sampling_fields = SAMPLING_FIELDS
 
     def check_sampling(self, **settings) -> None:
         """Raises the `ValueError` that [`generate`] would raise for these settings."""
-        sampling = Sampling.from_generation_config(self.generation_config, self.config.code_shape[2], **settings)
+        sampling = self._sampling(self.generation_config, **settings)
         if sampling.guidance_scale != 1.0 and self.config.condition_dim is None:
             self._null_condition_ids()
+
+    def _sampling(self, config: GenerationConfig, **settings) -> Sampling:
+        """Checked settings; those that are `None` come from a generation config."""
+        return Sampling.from_generation_config(config, self.config.code_shape[2], self.sampling_fields, **settings)
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
         """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
@@ -227,10 +235,8 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
                 are not finite.
         """
         defaults = self.generation_config if generation_config is None else generation_config
-        sampling = Sampling.from_generation_config(
-            defaults, self.config.code_shape[2], do_sample=do_sample, temperature=temperature, top_k=top_k,
-            top_p=top_p, guidance_scale=guidance_scale,
-        )  # fmt: skip
+        given = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        sampling = self._sampling(defaults, **given, guidance_scale=guidance_scale)
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         shape, device = (len(condition), *self.config.code_shape), condition.device
         condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, sampling)
@@ -261,11 +267,12 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
                 break
         if not decoder.is_finite:
             self._compiled_decoder = None  # whose caches hold NaN
-            raise ValueError(
-                "The logits must be finite, got NaN or infinity. Check the weights, the codebook (see `set_codebook`) "
-                "and the dtype."
-            )
+        check_finite(decoder.is_finite)
         return codes.view(shape)
+
+    def num_steps(self, **settings: Any) -> int:
+        """Number of positions that [`generate`] draws, one after the other."""
+        return self.config.num_positions
 
     def step(
         self,
@@ -324,9 +331,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         quantized = self.codebook(codes.flatten(1, 2)).sum(-2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(condition, quantized)[:, condition.shape[1] - 1 :].flatten(0, 1)  # (B*T, n_e)
         uniforms = draw_uniforms(generator, 1, (len(context), depth))[0].to(codes.device)  # (B*T, D)
-        blocks = row_blocks(len(context), self.config.codebook_size, LOGIT_BLOCK_ELEMENTS)
-        drawn = [self.depth_decoder.draw(context[block], sampling, uniforms[block])[0] for block in blocks]
-        return torch.cat(drawn).view_as(codes)
+        return self.depth_decoder.draw_in_blocks(context, sampling, uniforms)[0].view_as(codes)
 
     @apply_forward_hook
     @torch.no_grad()
@@ -355,24 +360,18 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         """
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
-        if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= codes.shape[-1]:
-            raise ValueError(f"`depth` must be an integer from 1 to {codes.shape[-1]}, got {depth!r}.")
+        check_depth(depth, codes.shape[-1])
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
         context = self.spatial_states(condition, partial_sums[:, :, -1])[:, condition.shape[1] - 1 :]  # (B, T, n_e)
         states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])[:, :, -1].flatten(0, 1)
-        targets = codes[..., depth - 1].flatten()  # (B*T,)
-        losses = [
-            F.cross_entropy(self.depth_decoder.head(states[block]).float(), targets[block], reduction="none")
-            for block in row_blocks(len(states), self.config.codebook_size, LOGIT_BLOCK_ELEMENTS)
-        ]
-        return -torch.cat(losses).view(len(codes), -1).mean(1)
+        losses = self.depth_decoder.losses_in_blocks(states, codes[..., depth - 1].flatten())  # (B*T,)
+        return -losses.view(len(codes), -1).mean(1)
 
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
             return Decoder(self)
-        if not isinstance(compile_config, CompileConfig):
-            raise ValueError(f"`compile_config` must be a CompileConfig, got {compile_config!r}.")
+        check_compile_config(compile_config)
         kept = self._compiled_decoder
         if kept is None or kept.compile_config.to_dict() != compile_config.to_dict():
             self._compiled_decoder = Decoder(self, compile_config)
@@ -385,3 +384,22 @@ def _process_logits(
     """Calls a logits processor with the codes of the positions `before`, `(B, P, D)`, and those of this position."""
     drawn = torch.cat([before.flatten(1), *(code[:, None] for code in codes)], dim=1)  # (B, P*D + d)
     return logits_processor(drawn, logits)
+
+
+def check_compile_config(config: Any) -> CompileConfig:
+    if not isinstance(config, CompileConfig):
+        raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
+    return config
+
+
+def check_depth(depth: Any, code_depth: int) -> None:
+    if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= code_depth:
+        raise ValueError(f"`depth` must be an integer from 1 to {code_depth}, got {depth!r}.")
+
+
+def check_finite(is_finite: torch.Tensor) -> None:
+    if not is_finite:
+        raise ValueError(
+            "The logits must be finite, got NaN or infinity. Check the weights, the codebook (see `set_codebook`) "
+            "and the dtype."
+        )

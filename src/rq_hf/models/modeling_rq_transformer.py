@@ -229,6 +229,10 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
         `(B, S + T - 1, n_e)`, of which the last T are h_1..h_T (Eq. 11)."""
         return self.spatial_transformer(self.spatial_inputs(condition, quantized[:, :-1]))
 
+    def training_inputs(self, codes: torch.LongTensor, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+        """Further arguments of [`forward`] in a training step: none."""
+        return {}
+
     @capture_outputs
     def forward(
         self,

@@ -66,12 +66,15 @@ class Sampling:
         )
 
     @classmethod
-    def from_generation_config(cls, config: GenerationConfig, code_depth: int, **settings) -> "Sampling":
-        """The given `settings`; those that are `None` come from a generation config."""
+    def from_generation_config(
+        cls, config: GenerationConfig, code_depth: int, used: Sequence[str] = SAMPLING_FIELDS, **settings
+    ) -> "Sampling":
+        """The given `settings`; those that are `None` come from a generation config. It warns of fields of the config
+        that are not `used`."""
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {config!r:.200}.")
         is_set = {name for name, value in config.to_diff_dict().items() if value is not None and value is not False}
-        if unused := is_set - {*SAMPLING_FIELDS} - _OTHER_FIELDS:
+        if unused := is_set - {*used} - _OTHER_FIELDS:
             logger.warning_once(f"`generate` does not use these generation settings: {', '.join(sorted(unused))}.")
         defaults = {name: getattr(config, name, None) for name in SAMPLING_FIELDS}
         chosen = defaults | {name: value for name, value in settings.items() if value is not None}

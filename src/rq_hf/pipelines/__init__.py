@@ -1,10 +1,18 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The pipeline from captions, class labels or nothing to pictures, and selection among candidates."""
+"""Pipelines from captions, class labels or nothing to pictures, and painting inside a picture."""
 
 from .loading import load_component
 from .pipeline_output import RQImagePipelineOutput
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
+from .pipeline_rq_inpaint import RQInpaintPipeline
 from .selection import CLIPRanker, ImageClassifier
 
-__all__ = ["CLIPRanker", "ImageClassifier", "RQImageGenerationPipeline", "RQImagePipelineOutput", "load_component"]
+__all__ = [
+    "CLIPRanker",
+    "ImageClassifier",
+    "RQImageGenerationPipeline",
+    "RQImagePipelineOutput",
+    "RQInpaintPipeline",
+    "load_component",
+]

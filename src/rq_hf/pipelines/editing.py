@@ -1,10 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Calls of the pipeline that start from a picture: reconstruction, completion and variations.
-
-Codes are drawn row by row from the top left, and at each position depth by depth. A new code depends on what is kept
-before it in this order, never on what is kept after it.
-"""
+"""Calls of the pipeline that start from a picture: reconstruction and variations."""
 
 from typing import Any
 
@@ -51,38 +47,6 @@ class EditingMixin:
         self.maybe_free_model_hooks()
         return RQImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def complete(
-        self,
-        image: PipelineImageInput,
-        prompt: str | list[str] | None = None,
-        mask: PIL.Image.Image | np.ndarray | torch.Tensor | None = None,
-        class_labels: int | str | list[int | str] | None = None,
-        **kwargs: Any,
-    ) -> RQImagePipelineOutput | tuple:
-        r"""Draws anew what `mask` does not keep.
-
-        Kept codes stay exactly as they are. Their pixels change a little, since the decoder sees all codes at once.
-        New codes continue what is kept above or left of them. They may not fit what is kept below or right of them.
-
-        Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                One picture, or one per prompt. Pillow pictures of any size are cropped to a square and scaled to the
-                model's size. Arrays and tensors must have it; see [`reconstruct`].
-            mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-                White, 1 or `True` is **kept**, black, 0 or `False` is drawn. The masks of inpainting pipelines in
-                diffusers mean the opposite. A Pillow mask is fitted like the picture. An array or tensor has a value
-                for each code position, `(H, W)`, or for each pixel of the model's size. A position is kept if all its
-                pixels are.
-            prompt, class_labels, kwargs:
-                Arguments of `__call__`. `num_images_per_prompt` pictures are drawn from each picture.
-
-        Returns:
-            [`RQImagePipelineOutput`] with `images`, or a tuple of them.
-        """
-        kept = self._kept_positions(mask)
-        codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
-        return self(prompt, class_labels, known_codes=codes, known_mask=kept, **kwargs)
-
     def vary(
         self,
         image: PipelineImageInput,
@@ -96,8 +60,11 @@ class EditingMixin:
         The first depths hold the coarse picture, so layout and colours stay and details change.
 
         Args:
-            image, prompt, class_labels, kwargs:
-                As in [`complete`].
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
+                One picture, or one per prompt. Pillow pictures of any size are cropped to a square and scaled to the
+                model's size. Arrays and tensors must have it; see [`reconstruct`].
+            prompt, class_labels, kwargs:
+                Arguments of `__call__`. `num_images_per_prompt` pictures are drawn from each picture.
             keep_depths (`int`, defaults to 1): Number of depths to keep, from 1 to D; D gives the reconstruction.
 
         Returns:
@@ -142,21 +109,3 @@ class EditingMixin:
         factor = self.rqvae.config.downsample_factor
         shape = (size, size) if size else [max(length // factor, 1) * factor for length in image.size]
         return PIL.ImageOps.fit(image, shape, PIL.Image.Resampling.LANCZOS)
-
-    def _kept_positions(self, mask: PIL.Image.Image | np.ndarray | torch.Tensor | None) -> torch.Tensor:
-        """Bool `(H, W)` from any mask that [`complete`] takes."""
-        height, width, _ = self.transformer.config.code_shape
-        size = self.rqvae.config.image_size
-        if isinstance(mask, PIL.Image.Image):
-            if mask.mode in ("I", "F"):
-                raise ValueError(f"`mask` must have a mode with a known white, such as 'L', got {mask.mode!r}.")
-            mask = decode_picture(mask, "L")
-            if mask.size != (width, height):
-                mask = PIL.ImageOps.fit(mask, (size, size), PIL.Image.Resampling.NEAREST)
-            mask = np.asarray(mask) >= 128
-        mask = torch.as_tensor(mask) if isinstance(mask, (np.ndarray, torch.Tensor)) else None
-        shapes = [(height, width), (size, size)]
-        if mask is None or tuple(mask.shape) not in shapes or not ((mask == 0) | (mask == 1)).all():
-            got = None if mask is None else (mask.dtype, tuple(mask.shape))
-            raise ValueError(f"`mask` must be a picture, or zeros and ones of one of the shapes {shapes}, got {got}.")
-        return mask.bool().reshape(height, -1, width, mask.shape[1] // width).all(3).all(1)

@@ -18,7 +18,6 @@ from transformers.utils import logging
 
 from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
-from ..models.sampling import SAMPLING_FIELDS
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
 from .lora import LoraMixin
@@ -52,8 +51,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             A model with a token head over the tokenizer's vocabulary. It replaces the ids of a prompt by the likeliest
             ones, in one call, for a transformer that knows few wordings.
         sampling (`dict`, *optional*):
-            Default sampling settings, written into `transformer.generation_config`: any of `do_sample`,
-            `temperature`, `top_k`, `top_p` and `guidance_scale`.
+            Default sampling settings, written into `transformer.generation_config`: any of
+            `transformer.sampling_fields`, such as `temperature`, `top_k`, `top_p` and `guidance_scale`.
 
     Attributes:
         candidate_batch_size (`int`, defaults to 16):
@@ -94,8 +93,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         )  # fmt: skip
         if transformer is not None:
             for name, value in (sampling or {}).items():
-                if name not in SAMPLING_FIELDS:
-                    raise ValueError(f"`sampling` must have keys among {SAMPLING_FIELDS}, got {name!r}.")
+                if name not in transformer.sampling_fields:
+                    raise ValueError(f"`sampling` must have keys among {transformer.sampling_fields}, got {name!r}.")
                 setattr(transformer.generation_config, name, value)
         is_grey = rqvae is not None and rqvae.config.num_channels == 1
         colours = {"do_convert_rgb": not is_grey, "do_convert_grayscale": is_grey}
@@ -128,7 +127,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             advice = "Call `pipe.fuse_lora()` to keep it, then `pipe.unload_lora_weights()`."
             raise ValueError(f"`transformer` must be saved without an adapter. {advice}")
         if self.transformer is not None:
-            settings = {name: getattr(self.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
+            names = self.transformer.sampling_fields
+            settings = {name: getattr(self.transformer.generation_config, name, None) for name in names}
             self.register_to_config(sampling={name: value for name, value in settings.items() if value is not None})
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -158,6 +158,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
+        **settings: Any,
     ) -> RQImagePipelineOutput | tuple:
         r"""Generates pictures.
 
@@ -183,7 +184,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 Rejection sampling (App. B.4): draw `num_images_per_prompt / acceptance_rate` pictures per label,
                 rounded up, and return those in which the classifier is surest of the label.
             known_codes (`torch.LongTensor` of shape `(1 or N, H, W, D)`, *optional*):
-                Codes to keep. [`complete`] and [`vary`] take them from pictures.
+                Codes to keep. [`vary`] and [`RQInpaintPipeline`] take them from pictures.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(1 or N, H, W, D)`, *optional*):
                 Where to keep them; everywhere by default.
             generator (`torch.Generator` or a list of one per picture, *optional*):
@@ -195,12 +196,14 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` multiplies the weights of adapters in this call.
             callback_on_step_end (*optional*):
-                `callback(pipe, step, position, {"codes": codes})`, called after each drawn position of each
-                batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
+                `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in
+                each batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
                 `codes`; those of this position condition what follows. `pipe._interrupt = True` stops the call, which
                 returns the codes drawn so far; of candidates, the best of the finished batches.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
                 The tensors that the callback gets.
+            settings (*optional*):
+                Further settings among `transformer.sampling_fields`, such as `num_draft_steps`; see its `generate`.
 
         Returns:
             [`RQImagePipelineOutput`] with `images` and, after a selection, their `scores`, or a tuple of these.
@@ -210,6 +213,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         """
         # 1. Check the arguments
         self._check_inputs(prompt, prompt_embeds, class_labels, output_type, callback_on_step_end_tensor_inputs)
+        if unknown := sorted(settings.keys() - {*self.transformer.sampling_fields}):
+            raise ValueError(f"Settings must be among {self.transformer.sampling_fields}, got {unknown}.")
         num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
 
         # 2. Encode the conditions, one row per prompt
@@ -232,8 +237,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
         # 4. Generate codes, batch by batch, and keep the best candidates of each prompt
         self._interrupt = False
-        starts, num_steps = range(0, total, batch_size), self.transformer.config.num_positions
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance_scale": guidance_scale}
+        starts, num_steps = range(0, total, batch_size), self.transformer.num_steps(**settings)
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance_scale": guidance_scale}
         with self._scaled_lora(attention_kwargs), self.progress_bar(total=len(starts) * num_steps) as progress_bar:
 
             def on_step_end(first_step: int, position: int, codes: torch.LongTensor) -> torch.LongTensor | None:
@@ -249,7 +254,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 rows = [candidate // num_drawn for candidate in candidates]  # the prompt of each
                 codes = self.transformer.generate(
                     **{name: values[rows] for name, values in conditions.items()},
-                    **sampling,
+                    **settings,
                     generator=one_per_candidate(generator, candidates, total, num_drawn, num_images_per_prompt),
                     callback=partial(on_step_end, index * num_steps),
                     interrupt=lambda: self.interrupt,
@@ -421,9 +426,10 @@ def check_components(rqvae, transformer, tokenizer, text_encoder=None, prompt_re
     Raises:
         `ValueError`: components of another kind, or code shapes, codebooks, widths or caption lengths that differ.
     """
-    for name, model, kind in (("rqvae", rqvae, "rqvae"), ("transformer", transformer, "rq_transformer")):
-        if model is not None and getattr(getattr(model, "config", None), "model_type", None) != kind:
-            raise ValueError(f"`{name}` must be a model of type {kind!r}, got {type(model).__name__}.")
+    needed = {"rqvae": (rqvae, "decode"), "transformer": (transformer, "condition_states")}
+    for name, (model, method) in needed.items():
+        if model is not None and not (isinstance(model, PreTrainedModel) and hasattr(model, method)):
+            raise ValueError(f"`{name}` must be a model of rq_hf with `{method}`, got {type(model).__name__}.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
         raise ValueError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}.")
     for name, model in (("text_encoder", text_encoder), ("prompt_rewriter", prompt_rewriter)):

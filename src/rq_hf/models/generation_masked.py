@@ -1,0 +1,380 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Drawing in any order: Draft-and-Revise (Lee et al., NeurIPS 2022). Pseudo-likelihoods.
+
+A partition divides positions into parts of nearly equal size. A pass hides positions, reads all others, and draws the
+codes of one part at once. Drafting starts with everything hidden and draws part after part. A revision draws each part
+of a fresh partition again, given all that is outside the part.
+
+Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth, n_z codebook width, n_e hidden width,
+m positions of the largest part. Guidance adds B null rows after the B conditional rows; such shapes are (2B, ...).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from transformers import CompileConfig, GenerationConfig
+
+from .depth_decoder import for_all_rows
+from .generation import CodeGenerationMixin, check_compile_config, check_depth, check_finite
+from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
+from .validation import at_least
+
+# The paper's settings, for those that neither the call nor the generation config gives.
+DEFAULTS = {
+    "num_draft_steps": 64, "num_revise_rounds": 2, "num_revise_steps": 2, "order": "random", "revise_temperature": 0.8,
+    "revise_guidance_scale": 1.8,
+}  # fmt: skip
+LOWEST = {"num_draft_steps": 1, "num_revise_rounds": 0, "num_revise_steps": 1}
+ORDERS = ("random", "halton")
+
+
+class Pass(NamedTuple):
+    """One pass: which positions `(B, T)` are hidden, the positions `(B, m)` that are drawn (T is none), their uniforms
+    `(B, m, D)`, and whether it belongs to the draft."""
+
+    is_hidden: torch.BoolTensor
+    positions: torch.LongTensor
+    uniforms: torch.Tensor
+    is_draft: bool
+
+
+def halton_keys(height: int, width: int, shifts: torch.Tensor) -> torch.Tensor:
+    """For each position `(B, T)` its place in a Halton sequence (bases 2 and 3), which spreads any run of positions
+    evenly. The sequence is moved cyclically by `shifts` `(B, 2)` in [0, 1) of the height and width."""
+    keys, found, number = torch.full((height, width), -1), 0, 0
+    while found < height * width:
+        number += 1
+        row, column = int(_radical_inverse(number, 2) * height), int(_radical_inverse(number, 3) * width)
+        if keys[row, column] < 0:
+            keys[row, column], found = found, found + 1
+    moves = (shifts.cpu() * torch.tensor([height, width])).long().tolist()
+    return torch.stack([keys.roll(move, dims=(0, 1)).flatten() for move in moves]).to(shifts.device)
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    """The digits of a number, mirrored at the point."""
+    inverse, digit = 0.0, 1.0 / base
+    while number:
+        number, remainder = divmod(number, base)
+        inverse, digit = inverse + remainder * digit, digit / base
+    return inverse
+
+
+def balanced_partition(keys: torch.Tensor, is_drawn: torch.BoolTensor, num_parts: int) -> torch.LongTensor:
+    """Divides the positions of each picture that are drawn, in the order of their keys.
+
+    Args:
+        keys: `(B, T)`, of which the smallest come first.
+        is_drawn: `(B, T)`.
+        num_parts: At least 1.
+
+    Returns:
+        Positions `(num_parts, B, m)`; sizes of parts differ by one at most. Smaller parts end in T, which is no
+        position.
+    """
+    num_positions = keys.shape[1]
+    order = keys.float().masked_fill(~is_drawn, float("inf")).argsort(-1)  # (B, T), those to be drawn first
+    counts = is_drawn.sum(-1, keepdim=True)  # (B, 1)
+    ranks = torch.arange(num_positions, device=keys.device)[None]  # (1, T)
+    starts = torch.arange(num_parts + 1, device=keys.device)[:, None, None] * counts // num_parts  # (parts + 1, B, 1)
+    size = -(-int(counts.max()) // num_parts)
+    ranks = starts[:-1] + ranks[:, :size]  # (parts, B, m)
+    positions = order.expand(num_parts, -1, -1).gather(2, ranks.clamp(max=num_positions - 1))
+    return positions.where(ranks < starts[1:], num_positions)
+
+
+def draft_and_revise(
+    settings: dict[str, Any], is_drawn: torch.BoolTensor, code_shape: tuple[int, int, int], generator: Any
+) -> Iterator[Pass]:
+    """The passes that draw the positions `(B, T)` of `is_drawn`: those of the draft, then those of each revision."""
+    if not is_drawn.any():
+        return
+    (height, width, depth), rounds = code_shape, settings["num_revise_rounds"]
+    shape = (1 + rounds, height * width, depth + 1)
+    numbers = draw_uniforms(generator, len(is_drawn), shape).to(is_drawn.device)  # (B, phases, T, D + 1)
+    most = int(is_drawn.sum(1).max())
+    for phase in range(1 + rounds):
+        uniforms, keys = numbers[:, phase, :, :depth], numbers[:, phase, :, depth]  # (B, T, D), (B, T)
+        if settings["order"] == "halton":
+            keys = halton_keys(height, width, keys[:, :2])
+        num_parts = min(settings["num_draft_steps" if phase == 0 else "num_revise_steps"], most)
+        is_hidden = is_drawn
+        for positions in balanced_partition(keys, is_drawn, num_parts):  # (B, m)
+            is_part = F.pad(torch.zeros_like(is_drawn), (0, 1)).scatter(1, positions, True)[:, :-1]  # (B, T)
+            of_part = uniforms.gather(1, _per_depth(positions.clamp(max=height * width - 1), depth))
+            yield Pass(is_hidden if phase == 0 else is_part, positions, of_part, phase == 0)
+            is_hidden = is_hidden & ~is_part
+
+
+class MaskedGenerationMixin(CodeGenerationMixin):
+    """Drawing and pseudo-likelihoods of [`ContextualRQTransformerForImageGeneration`]."""
+
+    sampling_fields = (*SAMPLING_FIELDS, *DEFAULTS)
+    _compiled_pass: tuple[dict, Callable] | None = None  # kept as transformers keeps its compiled call
+
+    def num_steps(self, **settings: Any) -> int:
+        """The largest number of passes of [`generate`] with these settings."""
+        chosen = self._draft_and_revise_settings(self.generation_config, settings)
+        return chosen["num_draft_steps"] + chosen["num_revise_rounds"] * chosen["num_revise_steps"]
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        do_sample: bool | None = None,
+        temperature: float | Sequence[float] | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        num_draft_steps: int | None = None,
+        num_revise_rounds: int | None = None,
+        num_revise_steps: int | None = None,
+        revise_temperature: float | Sequence[float] | None = None,
+        revise_guidance_scale: float | None = None,
+        order: Literal["random", "halton"] | None = None,
+        negative_input_ids: torch.LongTensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        known_codes: torch.LongTensor | None = None,
+        known_mask: torch.BoolTensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        callback: Callable[[int, torch.LongTensor], torch.LongTensor | None] | None = None,
+        interrupt: Callable[[], bool] | None = None,
+        generation_config: GenerationConfig | None = None,
+        compile_config: CompileConfig | None = None,
+    ) -> torch.LongTensor:
+        r"""Draws code maps by Draft-and-Revise.
+
+        Settings that are `None` come from the generation config, and else are the paper's. The model should be in eval
+        mode.
+
+        Args:
+            input_ids, prompt_embeds, negative_input_ids, negative_prompt_embeds (*optional*):
+                Conditions, and those that guidance leads away from; see [`RQTransformerForImageGeneration.generate`].
+            do_sample, temperature, top_k, top_p (*optional*):
+                How codes are drawn; see [`RQTransformerForImageGeneration.generate`]. The temperature, by default 1,
+                is that of the draft.
+            guidance_scale (`float`, *optional*): Guidance of the draft, by default 1, which is none.
+            num_draft_steps (`int`, defaults to 64): Parts in which the draft is drawn, at least 1.
+            num_revise_rounds (`int`, defaults to 2): Number of revisions, at least 0.
+            num_revise_steps (`int`, defaults to 2): Parts of each revision, at least 1.
+            revise_temperature (`float` or `list[float]`, defaults to 0.8): Temperature of revisions.
+            revise_guidance_scale (`float`, *optional*):
+                Guidance of revisions, by default 1.8 for a model with `null_condition_ids`, else 1.
+            order (`str`, defaults to `"random"`):
+                `"random"`, or `"halton"`: each part is spread evenly over the picture.
+            known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
+                Codes to keep where `known_mask` is `True`.
+            known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
+                Which codes are known; by default all of `known_codes`. Only positions with unknown codes are drawn.
+            generator (`torch.Generator` or a list of one per picture, *optional*):
+                Gives all random numbers before the loop. With one per picture a batch equals its singles.
+            callback (*optional*):
+                `callback(step, codes)`, called after each pass with codes `(B, H, W, D)`. Codes that are not drawn yet
+                are 0. It may return changed codes.
+            interrupt (*optional*): `interrupt()`, asked after each pass. `True` ends the loop.
+            generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
+            compile_config (`transformers.CompileConfig`, *optional*):
+                Compiles a pass with `torch.compile`: one program for drafts and one for revisions.
+
+        Returns:
+            `torch.LongTensor` of shape `(B, H, W, D)`.
+
+        Raises:
+            `ValueError`: an argument of the wrong shape or range, guidance without a null condition, or logits that
+                are not finite.
+        """
+        defaults = self.generation_config if generation_config is None else generation_config
+        settings = self._draft_and_revise_settings(defaults, {
+            "num_draft_steps": num_draft_steps, "num_revise_rounds": num_revise_rounds,
+            "num_revise_steps": num_revise_steps, "order": order, "revise_temperature": revise_temperature,
+            "revise_guidance_scale": revise_guidance_scale,
+        })  # fmt: skip
+        given = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        draft = self._sampling(defaults, **given, guidance_scale=guidance_scale)
+        given |= {"temperature": settings["revise_temperature"]}
+        revision = self._sampling(defaults, **given, guidance_scale=settings["revise_guidance_scale"])
+        condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
+        with_draft, with_revision = self._states_of_phases(
+            condition, (draft, revision), negative_input_ids, negative_prompt_embeds
+        )  # (B or 2B, S, n_e) each
+        shape = (len(condition), *self.config.code_shape)
+        codes, known_mask = self._known_codes(known_codes, known_mask, shape, condition.device)  # (B, T, D)
+        is_drawn = ~known_mask.all(-1) if known_mask is not None else torch.ones_like(codes[..., 0], dtype=torch.bool)
+        run = self._pass(compile_config or getattr(defaults, "compile_config", None))
+
+        is_finite = torch.ones((), dtype=torch.bool, device=codes.device)
+        for step, each in enumerate(draft_and_revise(settings, is_drawn, self.config.code_shape, generator)):
+            states, sampling = (with_draft, draft) if each.is_draft else (with_revision, revision)
+            codes, finite = run(states, codes, each.is_hidden, each.positions, sampling, each.uniforms, known_mask)
+            is_finite = is_finite & finite.to(is_finite.device)
+            changed = None if callback is None else callback(step, codes.view(shape))
+            if changed is not None:
+                self.check_codes("the callback's codes", changed, (shape[0],))
+                codes = changed.to(codes).flatten(1, 2)
+            if interrupt is not None and interrupt():
+                break
+        check_finite(is_finite)
+        return codes.view(shape)
+
+    def fill(
+        self,
+        condition: torch.Tensor,
+        codes: torch.LongTensor,
+        is_hidden: torch.BoolTensor,
+        positions: torch.LongTensor,
+        sampling: Sampling,
+        uniforms: torch.Tensor,
+        known_mask: torch.BoolTensor | None = None,
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """One pass: draws the codes of some positions, each on its own, given all that is not hidden.
+
+        Args:
+            condition: States `(B or 2B, S, n_e)`.
+            codes: `(B, T, D)`.
+            is_hidden: `(B, T)`, `True` at the positions that are drawn and at others that are not drawn yet.
+            positions: `(B, m)`, those that are drawn; T is no position.
+            sampling: The settings.
+            uniforms: `(B, m, D)` in [0, 1).
+            known_mask: `(B, T, D)`; single codes that are kept at positions that are drawn.
+
+        Returns:
+            Codes `(B, T, D)` with those that were drawn, and whether all logits were finite `()`.
+        """
+        rows, (batch_size, num_positions, depth) = len(condition), codes.shape
+        quantized = self.codebook(codes).sum(-2)  # (B, T, n_z), z-hat_t
+        context = self.spatial_states(condition, for_all_rows(quantized, rows), for_all_rows(is_hidden, rows))
+        places = positions.clamp(max=num_positions - 1)  # (B, m)
+        at = for_all_rows(places, rows)[..., None].expand(-1, -1, context.shape[-1])
+        context = context.gather(1, at.to(context.device)).flatten(0, 1)  # (B*m or 2B*m, n_e), h_t
+        known = {}
+        if known_mask is not None:
+            known = {"known_codes": codes, "known_mask": known_mask}
+            known = {name: each.gather(1, _per_depth(places, depth)).flatten(0, 1) for name, each in known.items()}
+        drawn, is_finite = self.depth_decoder.draw_in_blocks(context, sampling, uniforms.flatten(0, 1), **known)
+        drawn = drawn.view(batch_size, -1, depth).to(codes.device)  # (B, m, D)
+        filled = F.pad(codes, (0, 0, 0, 1)).scatter(1, _per_depth(positions, depth), drawn)  # (B, T + 1, D)
+        return filled[:, :-1].contiguous(), is_finite
+
+    @torch.no_grad()
+    def redraw_codes(
+        self,
+        codes: torch.LongTensor,
+        temperature: float | Sequence[float] = 1.0,
+        generator: torch.Generator | None = None,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        **condition: torch.Tensor,
+    ) -> torch.LongTensor:
+        """Draws the codes `(B, H, W, D)` of all positions: each half of them given the other half.
+
+        Training uses it to show the model its own codes. `condition` are arguments of [`condition_states`]. Settings
+        are those of [`generate`], but they do not come from the generation config, and there is no guidance.
+        """
+        sampling = Sampling.from_settings(codes.shape[-1], temperature=temperature, top_k=top_k, top_p=top_p)
+        states, flat = self.condition_states(**condition), codes.flatten(1, 2)  # (B, S, n_e), (B, T, D)
+        everything = torch.ones_like(flat[..., 0], dtype=torch.bool)
+        numbers = draw_uniforms(generator, 1, (len(codes), flat.shape[1], codes.shape[-1] + 1))[0].to(codes.device)
+        redrawn = flat
+        for positions in balanced_partition(numbers[..., -1], everything, 2):
+            is_part = torch.zeros_like(everything).scatter(1, positions, True)
+            uniforms = numbers[..., :-1].gather(1, _per_depth(positions, codes.shape[-1]))
+            drawn = self.fill(states, flat, is_part, positions, sampling, uniforms)[0]
+            redrawn = torch.where(is_part[..., None], drawn, redrawn)
+        return redrawn.view_as(codes)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        codes: torch.LongTensor | None = None,
+        depth: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+        num_parts: int = 4,
+    ) -> torch.Tensor:
+        """Mean pseudo-log-probability of the codes of one depth: each part of a partition given all others.
+
+        The partition is that of the Halton order, so equal codes have equal values.
+
+        Args:
+            input_ids, prompt_embeds, codes, depth (*optional*):
+                As in [`RQTransformerForImageGeneration.log_likelihood`].
+            num_parts (`int`, defaults to 4): Parts of the partition, each of which takes a pass.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B,)`, in nats per code, at temperature 1 and without guidance.
+
+        Raises:
+            `ValueError`: conditions or codes of the wrong shape, dtype or range, or a depth out of range.
+        """
+        condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
+        self.check_codes("`codes`", codes, (len(condition),))
+        check_depth(depth, codes.shape[-1])
+        height, width, _ = self.config.code_shape
+        codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
+        partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
+        keys = halton_keys(height, width, torch.zeros(1, 2, device=codes.device))  # (1, T)
+        total = condition.new_zeros(len(codes), dtype=torch.float32)
+        for part in balanced_partition(keys, torch.ones_like(keys, dtype=torch.bool), min(num_parts, height * width)):
+            part = part[part < height * width]  # (m,)
+            is_hidden = torch.zeros_like(codes[..., 0], dtype=torch.bool)
+            is_hidden[:, part] = True
+            context = self.spatial_states(condition, partial_sums[:, :, -1], is_hidden)[:, part]  # (B, m, n_e)
+            states = self.depth_decoder.states(context, partial_sums[:, part, : depth - 1])[:, :, -1]  # (B, m, n_e)
+            losses = self.depth_decoder.losses_in_blocks(states.flatten(0, 1), codes[:, part, depth - 1].flatten())
+            total += losses.view(len(codes), -1).sum(1)
+        return -total / (height * width)
+
+    def check_sampling(self, **settings: Any) -> None:
+        super().check_sampling(**{name: value for name, value in settings.items() if name in SAMPLING_FIELDS})
+        chosen = self._draft_and_revise_settings(self.generation_config, settings)
+        super().check_sampling(
+            temperature=chosen["revise_temperature"], guidance_scale=chosen["revise_guidance_scale"]
+        )
+
+    def _draft_and_revise_settings(self, defaults: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
+        """The checked settings of [`DEFAULTS`]: those that are given, else the generation config's or the paper's."""
+        settings = {}
+        for name, default in DEFAULTS.items():
+            values = (given.get(name), getattr(defaults, name, None), default)
+            settings[name] = next(value for value in values if value is not None)
+            if values[:2] == (None, None) and name == "revise_guidance_scale" and not self.config.null_condition_ids:
+                settings[name] = 1.0  # there is no null condition that was trained
+        for name, low in LOWEST.items():
+            at_least(low).check(name, settings[name])
+            if settings[name] != int(settings[name]):
+                raise ValueError(f"`{name}` must be an integer, got {settings[name]!r}.")
+        if settings["order"] not in ORDERS:
+            raise ValueError(f"`order` must be one of {ORDERS}, got {settings['order']!r}.")
+        return settings
+
+    def _states_of_phases(
+        self, condition: torch.Tensor, phases: Sequence[Sampling], negative_input_ids: Any, negative_prompt_embeds: Any
+    ) -> list[torch.Tensor]:
+        """Condition states of phases, each with the null states if it is guided."""
+        negative = (negative_input_ids, negative_prompt_embeds)
+        if all(sampling.guidance_scale == 1.0 for sampling in phases):
+            return [self._with_null_states(condition, *negative, sampling) for sampling in phases]
+        null = {True: negative, False: (None, None)}
+        return [
+            self._with_null_states(condition, *null[sampling.guidance_scale != 1.0], sampling) for sampling in phases
+        ]
+
+    def _pass(self, compile_config: CompileConfig | None) -> Callable:
+        if compile_config is None:
+            return self.fill
+        options = check_compile_config(compile_config).to_dict()
+        if self._compiled_pass is None or self._compiled_pass[0] != options:
+            self._compiled_pass = options, torch.compile(self.fill, **options)
+        return self._compiled_pass[1]
+
+
+def _per_depth(positions: torch.LongTensor, depth: int) -> torch.LongTensor:
+    """Positions `(B, m)` as indexes `(B, m, D)` along the second dimension of codes."""
+    return positions[..., None].expand(-1, -1, depth)

@@ -1,0 +1,189 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Painting inside a picture: the white part of a mask is drawn anew, all other pixels stay as they are.
+
+Symbols: N pictures, H x W positions.
+"""
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.image_processor import PipelineImageInput
+from PIL import ImageChops, ImageFilter
+from transformers.utils import logging
+
+from ..images import decode_picture
+from .pipeline_output import RQImagePipelineOutput, check_output_type
+from .pipeline_rq_image_generation import RQImageGenerationPipeline
+
+logger = logging.get_logger(__name__)
+
+Box = tuple[int, int, int, int]  # left, upper, right and lower edge in pixels
+
+
+class RQInpaintPipeline(RQImageGenerationPipeline):
+    r"""
+    Draws a part of a picture anew. It has the components of an [`RQImageGenerationPipeline`].
+
+    A contextual transformer fills a hole from all sides. An autoregressive one reads only what is above a position and
+    to the left of it, so the right and lower edges of a hole may show.
+
+    Example:
+
+    ```python
+    >>> from diffusers import AutoPipelineForInpainting
+    >>> from PIL import Image, ImageDraw
+    >>> from rq_hf import RQImageGenerationPipeline
+    >>> pipe = AutoPipelineForInpainting.from_pipe(
+    ...     RQImageGenerationPipeline.from_pretrained("checkpoints/emoji-64")
+    ... )
+    >>> image, mask = Image.new("RGB", (300, 200), "white"), Image.new("L", (300, 200), 0)
+    >>> ImageDraw.Draw(mask).rectangle((100, 50, 200, 150), fill=255)
+    >>> pipe("a red heart", image, mask).images[0].size
+    (300, 200)
+    ```
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image: PipelineImageInput | None = None,
+        mask_image: PipelineImageInput | None = None,
+        padding_mask_crop: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> RQImagePipelineOutput | tuple:
+        r"""Draws the white part of `mask_image` anew.
+
+        The transformer sees a square of the picture, scaled to its size. Its result is scaled back and pasted inside
+        the mask only, where it fades in over a few pixels.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): Captions of the whole pictures, one or one per picture.
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of Pillow pictures):
+                Pictures of any size. Arrays `(N, height, width, 3)` and tensors `(N, 3, height, width)` are in [0, 1].
+            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of Pillow pictures):
+                White is drawn anew, black is kept. One mask, or one per picture, of the picture's size. Arrays and
+                tensors `(height, width)` or `(N, height, width)` are in [0, 1].
+            padding_mask_crop (`int`, *optional*):
+                Margin in pixels round the white part: the transformer sees the square with it, so small parts are
+                drawn sharper. By default it sees the largest square, near the white part.
+            output_type (`str`, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"`, or `"latent"` for the codes. Arrays and tensors need pictures of one size.
+            return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
+            kwargs:
+                Further arguments of [`RQImageGenerationPipeline.__call__`], such as `class_labels`, `generator`,
+                `num_images_per_prompt` and, for a contextual transformer, `num_revise_rounds`.
+
+        Returns:
+            [`RQImagePipelineOutput`] with `images` of the size of the given ones, `num_images_per_prompt` for each.
+
+        Raises:
+            `ValueError`: no picture or mask, a mask of another size or without white, or an argument that does not fit
+                the model.
+        """
+        check_output_type(output_type)
+        images = pillow_images("image", image, "RGB")
+        masks = [
+            mask.point(lambda value: 255 * (value >= 128)) for mask in pillow_images("mask_image", mask_image, "L")
+        ]
+        masks = masks * len(images) if len(masks) == 1 else masks
+        if [mask.size for mask in masks] != [each.size for each in images]:
+            sizes = [mask.size for mask in masks], [each.size for each in images]
+            raise ValueError("`mask_image` must have the size of `image`, got {} for {}.".format(*sizes))
+        if not all(mask.getbbox() for mask in masks):
+            raise ValueError("`mask_image` must have a white part, which is drawn anew, got a black mask.")
+        if self.transformer.is_causal:
+            logger.warning_once(
+                "This transformer draws from the upper left, so new parts may not fit what is right of them or below. "
+                "A contextual transformer fills holes from all sides."
+            )
+
+        boxes = [square_box(mask, padding_mask_crop) for mask in masks]
+        size, (height, width, _) = self.rqvae.config.image_size, self.transformer.config.code_shape
+        squares = [
+            crop(each, box).resize((size, size), PIL.Image.Resampling.LANCZOS)
+            for each, box in zip(images, boxes, strict=True)
+        ]
+        codes = self.rqvae.encode(self._pixel_values(squares, size))
+        is_kept = [~hidden_positions(crop(mask, box), height, width) for mask, box in zip(masks, boxes, strict=True)]
+        known_mask = torch.stack(is_kept)[..., None].expand(codes.shape)  # (N, H, W, D)
+        is_latent = output_type == "latent"
+        result = super().__call__(
+            prompt, known_codes=codes, known_mask=known_mask, output_type="latent" if is_latent else "pil", **kwargs
+        )
+        if not is_latent:
+            count = len(result.images) // len(images)
+            result.images = [
+                paste(new, images[index // count], masks[index // count], boxes[index // count])
+                for index, new in enumerate(result.images)
+            ]
+            if output_type != "pil":
+                result.images = self.image_processor.pil_to_numpy(result.images)
+                if output_type == "pt":
+                    result.images = self.image_processor.numpy_to_pt(result.images)
+        return result if return_dict else tuple(value for value in (result.images, result.scores) if value is not None)
+
+
+def pillow_images(name: str, images: PipelineImageInput | None, mode: str) -> list[PIL.Image.Image]:
+    """Pillow pictures of a mode, from any pictures that a pipeline takes."""
+    if isinstance(images, torch.Tensor):
+        images = images.detach().cpu().float().numpy()
+        images = np.moveaxis(images, -3, -1) if mode == "RGB" and images.ndim >= 3 else images
+    if isinstance(images, np.ndarray):
+        is_single = images.ndim == (3 if mode == "RGB" else 2)
+        images = list(images[None] if is_single else images)
+        if not all(each.size and 0 <= each.min() and each.max() <= 1 for each in images):
+            raise ValueError(f"`{name}` must hold floats in [0, 1].")
+        images = [PIL.Image.fromarray((each.squeeze() * 255).round().astype("uint8")) for each in images]
+    images = images if isinstance(images, (list, tuple)) else [images]
+    if not images or not all(isinstance(each, PIL.Image.Image) for each in images):
+        raise ValueError(f"`{name}` must be a picture, or pictures, got {images!r:.80}.")
+    if mode == "L" and any(each.mode in ("I", "F") for each in images):
+        raise ValueError(f"`{name}` must have a mode with a known white, such as 'L', got 'I' or 'F'.")
+    return [decode_picture(each, mode) for each in images]
+
+
+def square_box(mask: PIL.Image.Image, padding: int | None) -> Box:
+    """The square that the transformer sees: with `padding` the white part with so many pixels round it, else the
+    largest square of the picture near the white part, or one round the whole picture if that part is larger."""
+    (width, height), (left, upper, right, lower) = mask.size, mask.getbbox()
+    part = max(right - left, lower - upper)
+    if padding is not None:
+        side = part + 2 * padding
+    else:
+        side = min(width, height) if part <= min(width, height) else max(width, height)
+    starts = []
+    for low, high, length in ((left, right, width), (upper, lower, height)):
+        start = (low + high - side) // 2
+        starts.append(min(max(start, 0), length - side) if side <= length else (length - side) // 2)
+    return (*starts, starts[0] + side, starts[1] + side)
+
+
+def crop(image: PIL.Image.Image, box: Box) -> PIL.Image.Image:
+    """The box of a picture. What lies outside the picture repeats its edge."""
+    left, upper, right, lower = box
+    rows = np.arange(upper, lower).clip(0, image.height - 1)
+    columns = np.arange(left, right).clip(0, image.width - 1)
+    return PIL.Image.fromarray(np.asarray(image)[rows][:, columns])
+
+
+def hidden_positions(mask: PIL.Image.Image, height: int, width: int) -> torch.BoolTensor:
+    """Positions `(H, W)` that a white pixel of a square mask falls into."""
+    rows, columns = np.nonzero(np.asarray(mask))
+    hidden = torch.zeros(height, width, dtype=torch.bool)
+    hidden[rows * height // mask.height, columns * width // mask.width] = True
+    return hidden
+
+
+def paste(new: PIL.Image.Image, image: PIL.Image.Image, mask: PIL.Image.Image, box: Box) -> PIL.Image.Image:
+    """The picture with the white part of the mask taken from `new`, which fades in from the edge of that part."""
+    side = box[2] - box[0]
+    canvas = image.copy()
+    canvas.paste(new.convert("RGB").resize((side, side), PIL.Image.Resampling.LANCZOS), box[:2])
+    fade = ImageChops.darker(mask.filter(ImageFilter.GaussianBlur(max(1, side / 64))), mask)
+    return PIL.Image.composite(canvas, image, fade)
