@@ -103,25 +103,26 @@ def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path):
     """Own data without a recipe: tokenizer, RQ-VAE, transformer, pictures."""
 
-    def script(name: str, *arguments: object) -> str:
-        finished = python(tmp_path, ROOT / "scripts" / f"{name}.py", *arguments)
+    def command(*words: object) -> str:
+        program = [ROOT / "scripts" / words[0]] if words[0].endswith(".py") else ["-m", "rq_hf.cli", words[0]]
+        finished = python(tmp_path, *program, *words[1:])
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout
 
     own = ["--dataset_name", FIXTURE, "--use_cpu", "true", "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2]
     own += ["--max_train_samples", 16, "--max_eval_samples", 4, "--disable_tqdm", "true"]
     sizes = ["--vocab_size", 300, "--max_length", 8]
-    told = script("train_caption_tokenizer", "--dataset_name", FIXTURE, "--caption_column", "captions", *sizes,
-                  "--output_dir", "tokenizer")  # fmt: skip
+    captions = ["--dataset_name", FIXTURE, "--caption_column", "captions"]
+    told = command("train-tokenizer", *captions, *sizes, "--output_dir", "tokenizer")
     assert "300 entries saved in tokenizer. Next: rq-hf train-rqt small-rqt-64 --dataset_name " in told
-    told = script("train_rqvae", *own, "--image_size", 32, "--output_dir", "rqvae")
+    told = command("train_rqvae.py", *own, "--image_size", 32, "--output_dir", "rqvae")
     second = f"rq-hf train-rqt RECIPE --dataset_name {FIXTURE} --rqvae_name_or_path rqvae"
     assert told.endswith(f"rqvae holds the RQ-VAE. Next: {second}\n")
     models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
-    told = script("train_rqt", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    told = command("train_rqt.py", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
     assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")
     assert "cc-by-4.0" not in (tmp_path / "pipeline" / "README.md").read_text()  # the licence of our pictures
-    assert script("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
+    assert command("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..images import decode_picture
-from ..models import RQVAEModel
+from ..models import RQVAEConfig, RQVAEModel
 from ..models.sampling import seeded_generator
 from .arguments import DataArguments
 
@@ -128,6 +128,8 @@ def _place(picture: dict[str, Any] | None) -> dict[str, float]:
 def _read_file(picture: dict[str, Any] | None) -> bytes:
     path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
     if content is None:
+        if Path(str(path)).exists() and not Path(path).is_file():  # a named pipe would never end
+            raise OSError(f"{path} is no file")
         with fsspec.open(str(path), "rb") as file:
             content = file.read()
     return content
@@ -275,32 +277,42 @@ class PictureStream(IterableDataset):
                 return
 
 
+def make_reader(
+    data: DataArguments,
+    rqvae_config: RQVAEConfig,
+    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
+    is_random: bool = False,
+    **options,
+) -> SampleReader:
+    """A [`SampleReader`] for a model, whose transform crops at random or is that of evaluations."""
+    from .transforms import PictureTransform  # torchvision, which a training on tensors does not need
+
+    transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, is_random)
+    return SampleReader(transform, read_condition, data.image_column, **options)
+
+
 def picture_datasets(
-    splits: dict[str, Rows], data: DataArguments, training: TrainingArguments, image_size: int, num_channels: int
-) -> dict[str, PictureDataset | PictureStream]:
-    """Makes the samples of stage 1, `{"pixel_values"}`, of each split."""
-    from .transforms import PictureTransform  # torchvision
-
-    transforms = {name: PictureTransform(image_size, num_channels, data.transform, name == "train") for name in splits}
-    return {name: make_samples(rows, data, training, transforms[name]) for name, rows in splits.items()}
-
-
-def make_samples(
-    rows: Rows,
+    splits: dict[str, Rows],
     data: DataArguments,
     training: TrainingArguments,
-    transform: Callable[[Image.Image, torch.Generator], torch.Tensor],
-    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
-) -> PictureDataset | PictureStream:
-    """The samples of one split: a `PictureDataset` of its rows, or a `PictureStream`."""
-    reader = SampleReader(transform, read_condition, data.image_column, training.seed)
-    if isinstance(rows, datasets.Dataset):
-        columns = {data.image_column, data.caption_column, data.label_column} - {None}
-        return PictureDataset(rows.select_columns(sorted(columns)), reader)
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+    rqvae_config: RQVAEConfig,
+    conditions: dict[str, Callable[[dict[str, Any], torch.Generator], torch.Tensor]] | None = None,
+    is_random: bool = True,
+) -> dict[str, PictureDataset | PictureStream]:
+    """Makes the samples of each split. `conditions` reads their conditions; only "train" is cropped at random."""
+    for name in ("eval_strategy", "save_strategy", "logging_strategy") if data.streaming else ():
         if getattr(training, name) == "epoch":
             raise ValueError(f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch': a stream has no end.")
-    return PictureStream(rows, reader, data.shuffle_buffer_size)
+    columns = sorted({data.image_column, data.caption_column, data.label_column} - {None})
+    samples = {}
+    for name, rows in splits.items():
+        is_cropped = is_random and name == "train"
+        reader = make_reader(data, rqvae_config, (conditions or {}).get(name), is_cropped, seed=training.seed)
+        if isinstance(rows, datasets.Dataset):
+            samples[name] = PictureDataset(rows.select_columns(columns), reader)
+        else:
+            samples[name] = PictureStream(rows, reader, data.shuffle_buffer_size)
+    return samples
 
 
 @torch.no_grad()

@@ -211,7 +211,7 @@ def train_rqvae(recipe: Recipe) -> RQVAETrainer:
     else:
         model = RQVAEModel(RQVAEConfig(**recipe.model))
     splits = load_splits(recipe.data)
-    datasets = picture_datasets(splits, recipe.data, training, model.config.image_size, model.config.num_channels)
+    datasets = picture_datasets(splits, recipe.data, training, model.config)
 
     trainer = RQVAETrainer(model, training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation"))
     trainer.train(checkpoint)
