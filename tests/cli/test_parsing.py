@@ -150,7 +150,7 @@ RANGES = [
     ("eval_pictures", [-4], "at least 0"),
     ("lora_rank", [0], "at least 1"),
     ("lora_dropout", [1], "in [0, 1)"),
-    ("save_dtype", ["float8"], "'float16' or 'bfloat16' or None"),
+    ("save_dtype", ["float8"], "Literal['float16', 'bfloat16', None]"),
     ("early_stopping_patience", [0], "at least 1"),
     ("num_train_epochs", [0], "greater than 0"),
     ("gradient_accumulation_steps", [0], "at least 1"),
@@ -193,7 +193,7 @@ def test_recipes_flags_and_python_refuse_the_same_values_in_the_same_words(tmp_p
     [
         ("training", {"max_steps": 2.7}, "section `training`: `max_steps` must be int, got 2.7"),
         ("training", {"learning_rate": None}, "section `training`: `learning_rate` must be float, got None"),
-        ("data", {"filter": 5}, r"section `data`: `filter` must be str or None, got 5"),
+        ("data", {"filter": 5}, r"section `data`: `filter` must be str \| None, got 5"),
         ("data", {"transform": []}, r"section `data`: `transform` must be str, got \[\]"),
         ("card", {"metrics": []}, r"`card`: `metrics` must be dict\[str, float\], got \[\]"),
     ],

@@ -70,8 +70,8 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
     for name, value, expected in (
         ("max_steps", True, "int"),
         ("learning_rate", None, "float"),
-        ("perceptual_net", "resnet", "'vgg' or 'lite0'"),
-        ("lr_scheduler_kwargs", 3, "dict or str or None"),
+        ("perceptual_net", "resnet", "Literal['vgg', 'lite0']"),
+        ("lr_scheduler_kwargs", 3, "dict | str | None"),
     ):
         with pytest.raises(ValueError) as error:
             RQVAETrainingArguments(str(tmp_path), use_cpu=True, **{name: value})
@@ -87,7 +87,7 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
         ("card", {"licence": "mit"}, "Section `card`: there is no field `licence`; the closest one is `license`"),
         ("card", {"sampling": {"top_k": 3}}, "Section `card`: there is no field `sampling`"),
         ("sampling", {"temprature": 1}, "`temprature`; the closest one is `temperature`"),
-        ("sampling", {"top_k": [1.5]}, r"`top_k` must be int or list\[int\], got \[1.5\]"),
+        ("sampling", {"top_k": [1.5]}, r"`top_k` must be int \| list\[int\], got \[1.5\]"),
     ],
 )
 def test_facts_and_sampling_settings_of_a_recipe_are_checked_with_it(tmp_path, section, facts, message):
