@@ -54,8 +54,9 @@ def test_flags_win_over_the_recipe():
 def test_the_default_recipe_gives_way_to_own_data():
     whole = parse_rqt(default=FIXTURE)
     assert whole.name == "emoji-rqt-fixture" and whole.card["license"] == "cc-by-4.0"
+    assert whole.sampling == {"top_k": 100, "top_p": 0.9} and "sampling" not in whole.card
     own_data = parse_rqt("--dataset_name", "mine", default=FIXTURE)
-    assert own_data.model == whole.model and set(own_data.card) == {"training_commands"}
+    assert own_data.model == whole.model and own_data.sampling == {} and set(own_data.card) == {"training_commands"}
     assert own_data.data == CodeDataArguments("mine", validation_split="validation", hold_out=True)
     named = parse_rqt(str(FIXTURE), "--dataset_name", "mine", default=FIXTURE)
     assert named.data.caption_column == "captions" and named.card["license"] == "cc-by-4.0"
@@ -130,12 +131,6 @@ def test_flags_are_texts_or_json_values_of_the_type_of_their_field():
     assert (data.filter, data.streaming, training.eval_steps) == ("5", True, 2)
 
 
-def test_sampling_settings_of_a_recipe_are_no_facts_of_its_card():
-    recipe = parse_rqt(str(FIXTURE))
-    assert recipe.sampling == {"top_k": 100, "top_p": 0.9} and "sampling" not in recipe.card
-    assert parse_rqt("--dataset_name", "mine", default=FIXTURE).sampling == {}
-
-
 # What every entry refuses: a field, bad values, and what an error says after "`FIELD` must be ".
 RANGES = [
     ("condition_dropout", [2, -1, math.nan], "in [0, 1]"),
@@ -162,7 +157,7 @@ RANGES = [
 ]
 
 
-@pytest.mark.parametrize("name, values, expected", RANGES, ids=[row[0] for row in RANGES])
+@pytest.mark.parametrize("name, values, expected", RANGES)
 def test_recipes_flags_and_python_refuse_the_same_values_in_the_same_words(tmp_path, name, values, expected):
     stage = parse_rqvae if name in ("perceptual_weight", "adversarial_weight") else parse_rqt
     arguments = RQVAETrainingArguments if stage is parse_rqvae else RQTransformerTrainingArguments
@@ -202,8 +197,3 @@ def test_values_of_the_wrong_type_in_a_recipe_are_refused_with_their_section(tmp
     (tmp_path / "mine.json").write_text(json.dumps({section: facts}))
     with pytest.raises(ValueError, match=message):
         parse_rqvae(str(tmp_path / "mine.json"))
-
-
-def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ValueError, match="`self_correction` must be 0"):
-        parse_rqt(str(FIXTURE), "--self_correction", "0.5", "--soft_labels", "false")

@@ -56,6 +56,11 @@ def test_bad_data_arguments_are_refused():
     [
         (RQVAETrainingArguments, {"torch_compile": True}, "`fp16` and `torch_compile` must be False with a discrim"),
         (RQVAETrainingArguments, {"early_stopping_patience": 2}, "`eval_strategy` must not be 'no' with `early_stop"),
+        (
+            RQTransformerTrainingArguments,
+            {"self_correction": 0.5, "soft_labels": False},
+            "`self_correction` must be 0",
+        ),
         (RQTransformerTrainingArguments, {"lora_rank": 2}, "`model_name_or_path` must be given with `lora_rank`"),
     ],
 )
@@ -85,7 +90,6 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
     [
         ("card", {"metrics": []}, r"Section `card`: `metrics` must be dict\[str, float\], got \[\]"),
         ("card", {"licence": "mit"}, "Section `card`: there is no field `licence`; the closest one is `license`"),
-        ("card", {"sampling": {"top_k": 3}}, "Section `card`: there is no field `sampling`"),
         ("sampling", {"temprature": 1}, "`temprature`; the closest one is `temperature`"),
         ("sampling", {"top_k": [1.5]}, r"`top_k` must be int \| list\[int\], got \[1.5\]"),
     ],
