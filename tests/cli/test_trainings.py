@@ -151,18 +151,6 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
 
 
 @pytest.mark.slow
-def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_without_a_trace(tmp_path):
-    """`accelerate launch` adds a trace of its own."""
-    words = ["small-rqt-64", "--dataset_name", "mine"]
-    finished = python(
-        tmp_path, *LAUNCH, "--quiet", "--num_processes", 2, "--cpu", "-m", "rq_hf.cli", "train-rqt", *words
-    )
-    command = "rq-hf train-rqvae small-rqvae-64 --dataset_name mine --output_dir runs/small-rqvae-64"
-    assert finished.returncode != 0 and f"`{command}` makes one." in finished.stderr
-    assert "rq_hf/" not in finished.stderr
-
-
-@pytest.mark.slow
 def test_the_small_recipes_learn_the_colours_of_sixty_shapes(tmp_path, monkeypatch, capsys):
     """The commands of a user, with fewer steps of fewer pictures."""
     write_shapes(tmp_path / "data" / "mine")

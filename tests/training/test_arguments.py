@@ -73,8 +73,6 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
     arguments = RQVAETrainingArguments(tmp_path, use_cpu=True, learning_rate=1, num_train_epochs=2, report_to=["none"])
     assert arguments.learning_rate == 1 and arguments.output_dir == str(tmp_path)
     for name, value, expected in (
-        ("max_steps", True, "int"),
-        ("learning_rate", None, "float"),
         ("perceptual_net", "resnet", "Literal['vgg', 'lite0']"),
         ("lr_scheduler_kwargs", 3, "dict | str | None"),
     ):

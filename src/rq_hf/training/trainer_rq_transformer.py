@@ -56,7 +56,6 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     )
     lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
     lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
-    lora_dropout: float = setting(0.0, "Dropout of LoRA's inputs.", between(0, 1, "[)"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -237,7 +236,7 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     if training.lora_rank is not None:
         from .lora import add_lora  # PEFT is optional
 
-        model = add_lora(model, training.lora_rank, training.lora_alpha, training.lora_dropout)
+        model = add_lora(model, training.lora_rank, training.lora_alpha)
 
     trainer = RQTransformerTrainer(
         model,
