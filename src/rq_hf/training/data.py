@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 
 HELD_OUT = 1 / 14  # share of the rows
 Rows = datasets.Dataset | datasets.IterableDataset
+ReadCondition = Callable[[dict[str, Any], torch.Generator], torch.Tensor]
 
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
@@ -92,9 +93,20 @@ def read_split(available: dict[str, Rows], split: str, data: DataArguments, argu
     """The rows of one split that pass the filter, with undecoded pictures. An error calls the split `argument`."""
     if split not in available:
         raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}.")
-    _check_columns(available[split], data)
-    rows = available[split].cast_column(data.image_column, datasets.Image(decode=False))
-    return rows if data.filter is None else _filtered(rows, data.filter)
+    rows = available[split]
+    if rows.features is None:
+        raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")
+    columns = list(rows.features)
+    for name in ("image_column", "caption_column", "label_column"):
+        if getattr(data, name) not in (*columns, None):
+            raise ValueError(f"`{name}` must be one of the columns {columns}, got {getattr(data, name)!r}.")
+    rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
+    for pair in [] if data.filter is None else data.filter.split(","):
+        column, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator or column not in columns:
+            raise ValueError(f"`filter` must be COLUMN=VALUE of the columns {columns}, got {pair!r}.")
+        rows = rows.filter(_has_value, input_columns=[column], fn_kwargs={"value": value})
+    return rows
 
 
 def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -135,25 +147,6 @@ def _read_file(picture: dict[str, Any] | None) -> bytes:
     return content
 
 
-def _check_columns(rows: Rows, data: DataArguments) -> None:
-    if rows.features is None:
-        raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")
-    for argument in ("image_column", "caption_column", "label_column"):
-        column = getattr(data, argument)
-        if column is not None and column not in rows.features:
-            raise ValueError(f"`{argument}` must be one of the columns {list(rows.features)}, got {column!r}.")
-
-
-def _filtered(rows: Rows, text: str) -> Rows:
-    """The rows whose columns have the values of "COLUMN=VALUE,COLUMN=VALUE", as text."""
-    for pair in text.split(","):
-        column, separator, value = (part.strip() for part in pair.partition("="))
-        if not separator or column not in rows.features:
-            raise ValueError(f"`filter` must be COLUMN=VALUE of the columns {list(rows.features)}, got {pair!r}.")
-        rows = rows.filter(_has_value, input_columns=[column], fn_kwargs={"value": value})
-    return rows
-
-
 def _has_value(entry: Any, value: str) -> bool:
     return str(entry) == value
 
@@ -187,7 +180,7 @@ class SampleReader:
     """
 
     transform: Callable[[Image.Image, torch.Generator], torch.Tensor]
-    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
+    read_condition: ReadCondition | None = None
     image_column: str = "image"
     seed: int = 0
     columns: Sequence[str] = ()
@@ -280,7 +273,7 @@ class PictureStream(IterableDataset):
 def make_reader(
     data: DataArguments,
     rqvae_config: RQVAEConfig,
-    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
+    read_condition: ReadCondition | None = None,
     is_random: bool = False,
     **options,
 ) -> SampleReader:
@@ -296,7 +289,7 @@ def picture_datasets(
     data: DataArguments,
     training: TrainingArguments,
     rqvae_config: RQVAEConfig,
-    conditions: dict[str, Callable[[dict[str, Any], torch.Generator], torch.Tensor]] | None = None,
+    conditions: dict[str, ReadCondition] | None = None,
     is_random: bool = True,
 ) -> dict[str, PictureDataset | PictureStream]:
     """Makes the samples of each split. `conditions` reads their conditions; only "train" is cropped at random."""
