@@ -68,8 +68,9 @@ def test_emoji_in_a_prompt_become_their_names(tiny_pipeline):
 
 
 @pytest.fixture
-def client(tiny_pipeline) -> Iterator[Client]:
-    """A visitor of the served page."""
+def client(tiny_pipeline, monkeypatch) -> Iterator[Client]:
+    """A visitor of the served page, whose queue is short."""
+    monkeypatch.setattr(app, "MAX_WAITING", 3)
     page = app.build_page(tiny_pipeline, "tiny")
     app.serve(page, prevent_thread_lock=True, quiet=True)
     yield Client(page.local_url, verbose=False)
@@ -112,6 +113,6 @@ def test_a_visitor_cannot_ask_for_too_much(client, tmp_path):
 
 
 def test_the_queue_has_an_end(client, tiny_pipeline):
-    waiting = [client.submit("a heart", 3, 9, *SAMPLING[1:], api_name="/draw") for _ in range(app.MAX_WAITING + 10)]
+    waiting = [client.submit("a heart", 3, 9, *SAMPLING[1:], api_name="/draw") for _ in range(12)]
     outcomes = [job.exception() for job in waiting]
     assert any("Queue is full" in str(error) for error in outcomes) and None in outcomes

@@ -192,14 +192,10 @@ def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pi
 @pytest.mark.parametrize(
     "what, options, expected",
     [
-        ("samples", ["--num_pictures", 4], "`--caption_column`"),
+        ("samples", ["--num_pictures", 4], "`--dataset_name` must be given"),
         ("samples", ["--num_pictures", 4, "--dataset_name", "DATA"], "`--split` must be given"),
         ("prompts", ["--dataset_name", "DATA"], "`--split`"),
-        (
-            "prompts",
-            ["--dataset_name", "DATA", "--split", "train", "--copies_of", "x"],
-            "`--copies_of` must be one of",
-        ),
+        ("prompts", ["--dataset_name", "DATA", "--split", "train", "--copies_of", "x"], "`--copies_of` must be one"),
         ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "nothing"], "`filter` must be"),
         ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "tone=x"], "none among the 0 that pass `filter`"),
         ("likelihood", ["--dataset_name", "DATA", *FLAGS, "--caption_column", "x"], "`caption_column`"),

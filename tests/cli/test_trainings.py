@@ -48,46 +48,48 @@ def small_rqvae(recipe: dict) -> dict:
     }  # fmt: skip
 
 
+def check_two_steps(output: Path) -> list[dict]:
+    steps = logged(output)
+    assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
+    return steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["imagenet-rqvae-8x8x4-k4096-separate", "lsun-cat-rqvae-8x8x4-k16384", "small-rqvae-64"],
+    "first, second",
+    [
+        ("imagenet-rqvae-8x8x4-k4096-separate", None),
+        ("lsun-cat-rqvae-8x8x4-k16384", "lsun-cat-rqt-8x8x4-612M"),
+        ("imagenet-rqvae-8x8x4-k16384", "imagenet-rqt-8x8x4-3.8B"),
+        ("imagenet-rqvae-8x8x4-k16384", "cc3m-rqt-8x8x4-654M"),
+        ("small-rqvae-64", "small-rqt-64"),
+    ],
 )
-def test_an_rqvae_recipe_trains_two_steps(name, data, tmp_path):
-    recipe = read_recipe(name)
-    small, flags = small_rqvae(recipe), {}
+def test_recipes_of_both_stages_train_two_steps(first, second, data, tmp_path):
+    recipe, output, flags = read_recipe(first), tmp_path / "rqvae", {}
+    small = small_rqvae(recipe)
     if recipe["training"].get("perceptual_weight", 1) > 0:
         flags["perceptual_net"] = "lite0"  # VGG's weights are downloaded
     if "model_name_or_path" in recipe["training"]:
         RQVAEModel(RQVAEConfig(**recipe["model"] | small)).save_pretrained(tmp_path / "origin")
         flags["model_name_or_path"], small = tmp_path / "origin", {}
-    run("train-rqvae", name, dataset_name=data, output_dir=tmp_path / "run", **SHORT, **small, **flags)
-    steps = logged(tmp_path / "run")
-    assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
-    assert ("discriminator_loss" in steps[0]) == (recipe["training"].get("adversarial_weight", 1) > 0)
-    model = RQVAEModel.from_pretrained(tmp_path / "run")
-    assert model.config.code_shape == RQVAEConfig(**recipe["model"]).code_shape
+    run("train-rqvae", first, dataset_name=data, output_dir=output, **SHORT, **small, **flags)
+    is_adversarial = recipe["training"].get("adversarial_weight", 1) > 0
+    assert ("discriminator_loss" in check_two_steps(output)[0]) == is_adversarial
+    assert RQVAEModel.from_pretrained(output).config.code_shape == RQVAEConfig(**recipe["model"]).code_shape
+    if second is None:
+        return
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["cc3m-rqt-8x8x4-654M", "imagenet-rqt-8x8x4-3.8B", "ffhq-rqt-8x8x4-355M"],
-)
-def test_a_transformer_recipe_trains_two_steps(name, data, tmp_path):
-    recipe = read_recipe(name)
-    first_stage = read_recipe(recipe["data"]["rqvae_name_or_path"].removeprefix("runs/"))
-    RQVAEModel(RQVAEConfig(**first_stage["model"] | small_rqvae(first_stage))).save_pretrained(tmp_path / "rqvae")
-    flags = {"codebook_size": 64, "codebook_dim": 8, "rqvae_name_or_path": tmp_path / "rqvae"}
+    recipe, output = read_recipe(second), tmp_path / "run"
+    flags = {"rqvae_name_or_path": tmp_path / "rqvae", "gradient_accumulation_steps": 2, "save_steps": 2}
     if "caption_column" in recipe["data"]:
         tokenizer = train_caption_tokenizer(["a red heart", "a green apple"], vocab_size=100, max_length=32)
         tokenizer.save_pretrained(tmp_path / "tokenizer")
-        flags["tokenizer_name_or_path"] = tmp_path / "tokenizer"
-    output = tmp_path / "run"
-    flags |= {"gradient_accumulation_steps": 2, "dataset_name": data, "output_dir": output}
-    run("train-rqt", name, **SHORT, **SMALL_TRANSFORMER, **flags)
-    steps = logged(output)
-    assert [entry["step"] for entry in steps] == [1, 2] and all(math.isfinite(entry["loss"]) for entry in steps)
+        flags |= {"tokenizer_name_or_path": tmp_path / "tokenizer", "caption_column": "captions"}
+    for name, value in (("codebook_size", 64), ("codebook_dim", 8)):
+        flags |= {name: value} if name in recipe["model"] else {}
+    run("train-rqt", second, dataset_name=data, output_dir=output, **SHORT, **SMALL_TRANSFORMER, **flags)
+    check_two_steps(output)
     pipe = RQImageGenerationPipeline.from_pretrained(output)
     for field, value in recipe["sampling"].items():
         assert getattr(pipe.transformer.generation_config, field) == value
@@ -103,25 +105,26 @@ def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path):
     """Own data without a recipe: tokenizer, RQ-VAE, transformer, pictures."""
 
-    def script(name: str, *arguments: object) -> str:
-        finished = python(tmp_path, ROOT / "scripts" / f"{name}.py", *arguments)
+    def command(*words: object) -> str:
+        program = [ROOT / "scripts" / words[0]] if words[0].endswith(".py") else ["-m", "rq_hf.cli", words[0]]
+        finished = python(tmp_path, *program, *words[1:])
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout
 
     own = ["--dataset_name", FIXTURE, "--use_cpu", "true", "--max_steps", 2, "--eval_steps", 2, "--save_steps", 2]
     own += ["--max_train_samples", 16, "--max_eval_samples", 4, "--disable_tqdm", "true"]
     sizes = ["--vocab_size", 300, "--max_length", 8]
-    told = script("train_caption_tokenizer", "--dataset_name", FIXTURE, "--caption_column", "captions", *sizes,
-                  "--output_dir", "tokenizer")  # fmt: skip
+    captions = ["--dataset_name", FIXTURE, "--caption_column", "captions"]
+    told = command("train-tokenizer", *captions, *sizes, "--output_dir", "tokenizer")
     assert "300 entries saved in tokenizer. Next: rq-hf train-rqt small-rqt-64 --dataset_name " in told
-    told = script("train_rqvae", *own, "--image_size", 32, "--output_dir", "rqvae")
+    told = command("train_rqvae.py", *own, "--image_size", 32, "--output_dir", "rqvae")
     second = f"rq-hf train-rqt RECIPE --dataset_name {FIXTURE} --rqvae_name_or_path rqvae"
     assert told.endswith(f"rqvae holds the RQ-VAE. Next: {second}\n")
     models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
-    told = script("train_rqt", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    told = command("train_rqt.py", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
     assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")
     assert "cc-by-4.0" not in (tmp_path / "pipeline" / "README.md").read_text()  # the licence of our pictures
-    assert script("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
+    assert command("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"
 
 
 @pytest.mark.slow
@@ -145,18 +148,6 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
     make_rqvae().save_pretrained("runs/small-rqvae-64")
     with pytest.raises(SystemExit, match="error: `tokenizer_name_or_path` .*`rq-hf train-tokenizer --dataset_name "):
         run("train-rqt", "small-rqt-64", **words)
-
-
-@pytest.mark.slow
-def test_two_processes_of_a_module_without_an_rqvae_end_with_one_line_each_and_without_a_trace(tmp_path):
-    """`accelerate launch` adds a trace of its own."""
-    words = ["small-rqt-64", "--dataset_name", "mine"]
-    finished = python(
-        tmp_path, *LAUNCH, "--quiet", "--num_processes", 2, "--cpu", "-m", "rq_hf.cli", "train-rqt", *words
-    )
-    command = "rq-hf train-rqvae small-rqvae-64 --dataset_name mine --output_dir runs/small-rqvae-64"
-    assert finished.returncode != 0 and f"`{command}` makes one." in finished.stderr
-    assert "rq_hf/" not in finished.stderr
 
 
 @pytest.mark.slow

@@ -67,12 +67,6 @@ def test_a_missing_caption_is_the_null_condition(read, encode, value):
         read(["a red heart", value], null_condition_ids=None)
 
 
-@pytest.mark.parametrize("values", [[3, 4], [[["a"]], [["b"]]], [[1], [2]]])
-def test_captions_that_are_no_text_are_refused(read, values):
-    with pytest.raises(ValueError, match="`caption_column` must hold texts or lists of texts, got "):
-        read(values)
-
-
 def test_a_long_caption_is_cut(read, encode):
     assert read(["a red heart " * 417, "a"]) == sorted([encode("a red heart a red"), encode("a")])
 
@@ -95,18 +89,20 @@ def test_a_missing_label_is_the_null_condition(read, values, feature):
 
 
 @pytest.mark.parametrize(
-    "values, feature, fields",
+    "kind, values, feature, fields",
     [
-        (["volcanoo"], None, {}),
-        ([0], None, {}),
-        ([NULL], None, {"id2label": None}),
-        ([1], datasets.ClassLabel(names=["goose", "swan"]), {}),
-        ([4], datasets.ClassLabel(num_classes=5), {"id2label": None}),
+        *(("caption", values, None, {}) for values in ([3, 4], [[["a"]], [["b"]]], [[1], [2]])),
+        ("label", ["volcanoo"], None, {}),
+        ("label", [0], None, {}),
+        ("label", [NULL], None, {"id2label": None}),
+        ("label", [1], datasets.ClassLabel(names=["goose", "swan"]), {}),
+        ("label", [4], datasets.ClassLabel(num_classes=5), {"id2label": None}),
     ],
 )
-def test_a_label_of_no_class_is_refused(read, values, feature, fields):
-    with pytest.raises(ValueError, match=r"`label_column` must hold the classes of the model, \['.*'\], got '"):
-        read(values, feature, kind="label", **fields)
+def test_captions_that_are_no_text_and_labels_of_no_class_are_refused(read, kind, values, feature, fields):
+    expected = {"caption": "texts or lists of texts, got ", "label": r"the classes of the model, \['.*'\], got '"}
+    with pytest.raises(ValueError, match=f"`{kind}_column` must hold {expected[kind]}"):
+        read(values, feature, kind, **fields)
 
 
 def test_one_of_the_first_captions_is_drawn_in_training(tiny_tokenizer, captions_config, training, encode):
@@ -232,13 +228,10 @@ def test_a_tokenizer_is_loaded_from_its_folder_or_from_a_pipeline(tiny_tokenizer
     assert load_tokenizer(CodeDataArguments()) is None
 
 
-def test_captions_for_a_pipeline_without_a_tokenizer_are_refused(make_pipeline, tmp_path):
-    make_pipeline("class").save_pretrained(tmp_path)
-    with pytest.raises(OSError, match=f"'{tmp_path}' has no tokenizer, which `caption_column` needs"):
-        load_tokenizer(CAPTIONS, str(tmp_path))
-
-
-def test_captions_without_a_tokenizer_of_fixed_length_are_refused(tiny_tokenizer, tmp_path):
+def test_captions_without_a_tokenizer_of_fixed_length_are_refused(tiny_tokenizer, make_pipeline, tmp_path):
+    make_pipeline("class").save_pretrained(tmp_path / "class")
+    with pytest.raises(OSError, match=f"'{tmp_path}/class' has no tokenizer, which `caption_column` needs"):
+        load_tokenizer(CAPTIONS, str(tmp_path / "class"))
     data = CodeDataArguments("data/mine", caption_column="words")
     made = r"`rq-hf train-tokenizer --dataset_name data/mine --caption_column words{}` makes one"
     with pytest.raises(ValueError, match="`tokenizer_name_or_path` must be .*, got None; " + made.format("")):

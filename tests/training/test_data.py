@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data sets: what is read and refused, corrupt pictures, seeded samples, cached latents."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -167,8 +168,10 @@ def test_the_next_picture_stands_in_with_its_condition_for_a_corrupt_one(tmp_pat
         assert names == [f"Skipped picture {tmp_path}/train/{number:03d}.png" for number in (3, 4, 11)]
 
 
-def test_a_data_set_without_any_picture_is_refused():
-    files = [None, {"bytes": None, "path": "/nowhere/a.png"}, {"bytes": b"", "path": None}]
+def test_a_data_set_without_any_picture_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    paths = ["/nowhere/a.png", str(tmp_path), str(tmp_path / "pipe")]
+    files = [None, {"bytes": b"", "path": None}, *({"bytes": None, "path": path} for path in paths)]
     features = datasets.Features(image=datasets.Image(decode=False))
     pictures = make_pictures(datasets.Dataset.from_dict({"image": files}, features))
     with pytest.raises(ValueError, match="`image_column` must hold pictures, got 'image' without any"):

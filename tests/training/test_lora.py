@@ -65,8 +65,7 @@ def test_an_adapter_learns_what_the_base_does_not_draw_and_belongs_to_it(recipe,
 
 
 def test_training_an_adapter_resumes_exactly(recipe):
-    options = {"save_strategy": "steps", "save_steps": 3, "ema_decay": 0.5, "lora_dropout": 0.1}
-    options["lr_scheduler_type"] = "constant"
+    options = {"save_strategy": "steps", "save_steps": 3, "ema_decay": 0.5, "lr_scheduler_type": "constant"}
     expected = train_rq_transformer(recipe("whole", **options))
     train_rq_transformer(recipe("run", max_steps=3, **options))
     trainer = train_rq_transformer(recipe("run", resume_from_checkpoint="last", **options))

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from training_runs import logged, make_rqvae, rqt_trainer, rqvae_trainer
+from training_runs import logged, make_rqvae, rqt_trainer
 
 from rq_hf.training.optimizers import MuonWith, hidden_matrices
 
@@ -59,19 +59,6 @@ def test_joined_steps_are_those_of_each_optimizer_alone():
     assert torch.equal(unused, before)
     joined.zero_grad()
     assert kernel.grad is None
-
-
-@pytest.mark.parametrize("make, model", [(rqvae_trainer, {}), (rqt_trainer, {"dropout": 0.0})])
-def test_training_with_muon_moves_its_matrices_otherwise_and_all_others_as_without(make, model, tmp_path):
-    by_muon, by_adam = (make(tmp_path, model, max_steps=1, muon_learning_rate=rate) for rate in (1e-2, None))
-    for trainer in (by_muon, by_adam):
-        trainer.train()
-    matrices = {id(weight) for weight in hidden_matrices(by_muon.model)}
-    for weight, other in zip(by_muon.model.parameters(), by_adam.model.parameters(), strict=True):
-        if id(weight) in matrices:
-            assert not torch.equal(weight, other)
-        else:
-            torch.testing.assert_close(weight, other)
 
 
 def test_a_schedule_with_a_lowest_rate_lowers_muon_to_the_same_part_of_its_own(tmp_path):

@@ -96,11 +96,11 @@ def test_tables_of_undeclared_columns_are_not_streamed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["save_strategy", "eval_strategy", "logging_strategy"])
-def test_strategies_that_count_epochs_are_refused(shards, tmp_path, name):
+def test_strategies_that_count_epochs_are_refused(shards, tmp_path, name, tiny_rqvae):
     data = DataArguments(str(shards), image_column="jpg", streaming=True)
     training = RQVAETrainingArguments(str(tmp_path), use_cpu=True, max_steps=5, **{name: "epoch"})
     with pytest.raises(ValueError, match=f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch'"):
-        picture_datasets(load_splits(data), data, training, 16, 3)
+        picture_datasets(load_splits(data), data, training, tiny_rqvae.config)
 
 
 @pytest.mark.slow

@@ -69,7 +69,10 @@ def interrupt(number: int, _: Any) -> None:
 
 def in_one_line(error: Exception) -> str:
     """The message of an error. One that is not written for users says how to see where it comes from."""
-    message = " ".join(str(error).split())[:1000]
+    text = str(error).strip()
+    if "Original Traceback" in text:  # a worker of a data loader hands its traceback on
+        text = text.splitlines()[-1]
+    message = " ".join(text.split())[:1000]
     if isinstance(error, ImportError):
         extras = [f"rq_hf[{extra}]" for extra in extras_with(error.name)]
         return message + (f"; it comes with {' or '.join(extras)}" if extras else "")

@@ -10,7 +10,7 @@ GRADIO_SERVER_NAME=0.0.0.0 also serves other machines.
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -92,19 +92,6 @@ def spoken(text: str) -> str:
     return " ".join(named.split())
 
 
-def in_words(action: Callable) -> Callable:
-    """An action of the page that shows the visitor what is wrong."""
-
-    @functools.wraps(action)
-    def run(*args, **kwargs):
-        try:
-            return action(*args, **kwargs)
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return run
-
-
 def condition_control(pipe: RQImageGenerationPipeline, elem_id: str) -> gr.components.Component:
     """A text box for captions, a menu of classes, or nothing visible."""
     config = pipe.transformer.config
@@ -153,16 +140,16 @@ def build_page(pipe: RQImageGenerationPipeline, name: str) -> gr.Blocks:
         queue, outputs = {"concurrency_id": "model", "concurrency_limit": 1}, [codes, pictures]
         settings = [depth, count, seed, candidates, temperature, top_k]
         enter, enter_too = ([box.submit] if isinstance(box, gr.Textbox) else [] for box in (prompt, completion))
-        run = functools.partial(gr.on, fn=in_words(studio.draw), outputs=outputs, **queue)
+        run = functools.partial(gr.on, fn=studio.draw, outputs=outputs, **queue)
         run([draw.click, *enter], inputs=[prompt, *settings], api_name="draw")
         run([complete.click, *enter_too], inputs=[completion, *settings, upload, rows], api_name="complete")
-        reconstruct.click(in_words(studio.reconstruct), [original, depth], outputs, **queue)
-        depth.change(in_words(studio.decode), [codes, depth], pictures, trigger_mode="always_last", **queue)
+        reconstruct.click(studio.reconstruct, [original, depth], outputs, **queue)
+        depth.change(studio.decode, [codes, depth], pictures, trigger_mode="always_last", **queue)
     return page
 
 
 def serve(page: gr.Blocks, port: int | None = None, **launch_options: Any) -> None:
-    """Serves a page; the size of uploads and the length of the queue are bounded."""
+    """Serves a page that shows errors; the size of uploads and the length of the queue are bounded."""
     theme = gr.themes.Soft(font=["system-ui"], font_mono=["monospace"])  # fonts that the browser need not fetch
     launch_options |= {"server_port": port, "theme": theme, "max_file_size": MAX_UPLOAD}
     page.queue(max_size=MAX_WAITING).launch(ssr_mode=False, show_error=True, **launch_options)

@@ -16,7 +16,7 @@ likelihood  what a code of real pictures costs the transformer (Eq. 14)
 processes by `accelerate launch scripts/evaluate.py`. All need `pip install "rq_hf[eval]"`.
 """
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
         what.add_argument("--batch_size", type=count, default=32, help="(default: %(default)s)")
-        what.add_argument("--output", type=report, required=run in (samples, prompts), **beside)
+        what.add_argument("--output", type=options.path_with(".json"), required=run in (samples, prompts), **beside)
         if run is not rqvae:
             what.add_argument("--caption_column", help="column of captions, for a text model")
         if run is not likelihood:
@@ -87,13 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(markdown_report(results))
 
 
-def report(text: str) -> Path:
-    """An argparse type: the path of a report to write."""
-    if Path(text).suffix != ".json":
-        raise ArgumentTypeError(f"must end in .json, got {text!r}")
-    return Path(text)
-
-
 def rqvae(arguments: Namespace) -> dict[str, Any]:
     """Measure an RQ-VAE, alone or of a pipeline, on the pictures of a split."""
     dtype = getattr(torch, arguments.dtype)
@@ -108,30 +101,29 @@ def rqvae(arguments: Namespace) -> dict[str, Any]:
 def samples(arguments: Namespace) -> dict[str, Any]:
     """Draw pictures and compare them with real ones, those of a folder or of a split."""
     pipe = options.load_pipeline(arguments)
-    config, count, split = pipe.transformer.config, arguments.num_pictures, arguments.split
-    is_cached = arguments.reference_features is not None and arguments.reference_features.exists()
-    if arguments.dataset_name is not None and split is None:
-        raise ValueError("`--split` must be given with `--dataset_name`.")
-    if config.condition_length > 1:
-        if arguments.dataset_name is None or arguments.caption_column is None:
-            raise ValueError("`--dataset_name`, `--split` and `--caption_column` must be given for a text model.")
-        real = read_samples(arguments, [split], pipe.rqvae.config, config, pipe.tokenizer)[split]
+    config, count, split, real = pipe.transformer.config, arguments.num_pictures, arguments.split, None
+    is_text = config.condition_length > 1
+    needed = ("dataset_name", "split", "caption_column") if is_text else ("split",) if arguments.dataset_name else ()
+    for name in needed:
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`--{name}` must be given for this model and these data, got None.")
+    if arguments.dataset_name is not None:
+        configs = [pipe.rqvae.config, *([config, pipe.tokenizer] if is_text else [])]
+        real = read_samples(arguments, [split], *configs)[split]
+    if is_text:
         texts = captions(real)
         conditions = [texts[index] for index in random_rows(real, count, arguments.seed)]
-        arguments.reference = arguments.reference or real
     elif config.vocab_size > 1:  # every class equally often
         conditions = [config.class_ids[index % config.num_classes] for index in range(count)]
     else:
         conditions = count
-    if arguments.dataset_name is not None and arguments.reference is None and not is_cached:
-        arguments.reference = read_samples(arguments, [split], pipe.rqvae.config)[split]
     clip = None
     if arguments.clip_model is not None:
         clip = CLIPRanker(arguments.clip_model)
         clip.model.to(arguments.device)
     return evaluate_samples(
-        pipe, conditions, arguments.output.with_suffix(""), extractor=arguments.feature_extractor, clip=clip,
-        **given(arguments, "reference", "reference_features", "precision_recall"),
+        pipe, conditions, arguments.output.with_suffix(""), reference=arguments.reference or real, clip=clip,
+        extractor=arguments.feature_extractor, **given(arguments, "reference_features", "precision_recall"),
         **given(arguments, "batch_size", "seed", "output"), **options.drawing_options(arguments),
     )  # fmt: skip
 

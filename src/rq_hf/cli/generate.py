@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     number = partial(options.integer, low=1, high=1000)
     parser.add_argument("--num_images", type=number, default=4, help="per prompt (default: %(default)s)")
     options.add_drawing_arguments(parser)
-    parser.add_argument(
-        "--seed", type=options.integer, default=0, help="of the first picture; the next one has the next"
-    )
+    parser.add_argument("--seed", type=options.integer, default=0, help="of the first picture; the next has the next")
     parser.add_argument("--output", type=options.picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_intermixed_args(argv)  # prompts may follow an option
 

@@ -46,11 +46,18 @@ def device(text: str) -> str:
     return text
 
 
-def picture_path(text: str) -> Path:
-    """An argparse type: the path of a picture to write."""
-    if Path(text).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise argparse.ArgumentTypeError(f"must end in .png, .jpg, .jpeg or .webp, got {text!r}")
-    return Path(text)
+def path_with(*suffixes: str) -> Callable[[str], Path]:
+    """An argparse type: the path of a file to write, with one of these endings."""
+
+    def parse(text: str) -> Path:
+        if Path(text).suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"must end in {' or '.join(suffixes)}, got {text!r}")
+        return Path(text)
+
+    return parse
+
+
+picture_path = path_with(".png", ".jpg", ".jpeg", ".webp")
 
 
 def one_or_more(kind: Callable[[str], Any]) -> Callable[[str], Any]:

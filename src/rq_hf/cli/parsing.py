@@ -9,10 +9,8 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
-from enum import EnumMeta
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import transformers
 from transformers import PreTrainedConfig, TrainingArguments
@@ -44,11 +42,6 @@ OVERRIDES_OF_DEFAULT = [
     ("dataset_name", "sampling", None),
     ("dataset_name", "card", None),
 ]
-NOT_GIVEN = object()
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults and keeps the line breaks of the description."""
 
 
 def parse_recipe(
@@ -72,35 +65,37 @@ def parse_recipe(
     argv = list(sys.argv[1:] if argv is None else argv)
     is_named = bool(argv) and not argv[0].startswith("-")
     name = argv[0] if is_named else default_recipe
-    members = {"model": _model_fields(config_class), "training": fields(training_class), "data": fields(data_class)}
+    common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
+    members = {
+        "model": [each for each in fields(config_class) if each.name not in common],
+        "training": fields(training_class),
+        "data": fields(data_class),
+    }
     hints = get_type_hints(training_class) | get_type_hints(data_class)
     types = {section: {each.name: hints.get(each.name, Any) for each in listed} for section, listed in members.items()}
-    parser = _build_parser(command, description, members, types)
-    flags = _given_flags(parser, argv[is_named:], {name for names in types.values() for name in names})
+    parser = _build_parser(command, description, members, hints)
+    flags = _given_flags(parser, argv[is_named:], {each for names in types.values() for each in names})
     if name is None:
         names = ", ".join(each for each in recipe_names() if ("-rqt-" in each) == command.endswith("rqt"))
         raise ValueError(f"`RECIPE` must be a JSON file or one of {names}.")
 
     sections, name = read_recipe(name), Path(name).name.removesuffix(".json")
-    for section, hints in types.items():
-        check_types(sections[section], hints, f"Recipe '{name}', section `{section}`: ")
+    for section, expected in types.items():
+        check_types(sections[section], expected, f"Recipe '{name}', section `{section}`: ")
     for flag, section, names in OVERRIDES + ([] if is_named else OVERRIDES_OF_DEFAULT):
         if flag in flags:
             kept = [] if names is None else sections[section].keys() - names
             sections[section] = {each: sections[section][each] for each in kept}
     defaults = {"output_dir": f"runs/{name}", "hold_out": "validation_split" not in flags}
-    values = {
-        section: {
-            each: given[each] for given in (defaults, sections[section], flags) for each in given if each in hints
-        }
-        for section, hints in types.items()
-    }
-    training, data = training_class(**values["training"]), data_class(**values["data"])
+    for section, expected in types.items():
+        values = defaults | sections[section] | flags
+        sections[section] = {each: value for each, value in values.items() if each in expected}
+    training, data = training_class(**sections["training"]), data_class(**sections["data"])
     card = sections["card"]
     if training.hub_token is None:  # a card is public
         words = [Path(word).name if Path(word).is_absolute() else word for word in argv]
         card = {"training_commands": [shlex.join([*command.split(), *words])]} | card
-    return Recipe(training, data, values["model"], card, sections["sampling"], name)
+    return Recipe(training, data, sections["model"], card, sections["sampling"], name)
 
 
 def start_logging(training: TrainingArguments) -> None:
@@ -110,83 +105,62 @@ def start_logging(training: TrainingArguments) -> None:
     transformers.logging.set_verbosity(level)
 
 
-def _build_parser(command: str, description: str, members: dict[str, list[Field]], types: dict) -> CommandParser:
-    """A parser with a flag for each field, in groups."""
-    usage = "%(prog)s RECIPE [options]"
-    parser = CommandParser(prog=command, usage=usage, description=description, formatter_class=HelpFormatter)
-    base = get_type_hints(TrainingArguments)
+def _build_parser(
+    command: str, description: str, members: dict[str, Iterable[Field]], hints: dict[str, Any]
+) -> CommandParser:
+    """A parser with a flag for each field, in groups. It keeps the flags that are given only."""
+    options = {"usage": "%(prog)s RECIPE [options]", "argument_default": argparse.SUPPRESS}
+    parser = CommandParser(prog=command, description=description, **options)
+    general = get_type_hints(TrainingArguments)
     groups = {
         "data": members["data"],
-        "training of this stage": [each for each in members["training"] if each.name not in base],
+        "training of this stage": [each for each in members["training"] if each.name not in general],
         "model": members["model"],
         "training in general (transformers.TrainingArguments)": [
-            each for each in members["training"] if each.name in base
+            each for each in members["training"] if each.name in general
         ],
     }
-    hints = types["model"] | types["training"] | types["data"]
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for each in flags:
-            _add_flag(group, each, hints[each.name])
+            _add_flag(group, each, hints.get(each.name, Any))
     return parser
 
 
 def _add_flag(group: Any, field: Field, hint: Any) -> None:
     """Adds the flag of a field. Types are checked where the field is declared, as those of recipes are."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    kinds = (hint, *get_args(hint))
-    options = {
-        "type": partial(_read_value, hint=hint),
-        "help": field.metadata.get("help", "model field, a JSON value"),
-    }
-    if bool in kinds and str not in kinds:
-        options |= {"type": string_to_bool, "nargs": "?", "const": True}
-    elif list in map(get_origin, kinds) and str not in kinds:
-        options["nargs"] = "+"
-    if choices := field.metadata.get("choices") or _choices(hint):
-        options["metavar"] = f"{{{','.join(choices)}}}"
+    about = field.metadata.get("help", "model field, a JSON value")
+    options = {"type": _read_json, "help": f"{about} (default: {default})"}
+    if hint is not Any and (is_of_type("", hint) or is_of_type([""], hint)):
+        options["type"] = str
+    if not is_of_type("", hint):
+        if is_of_type(True, hint):
+            options |= {"type": string_to_bool, "nargs": "?", "const": True}
+        elif is_of_type([], hint):
+            options["nargs"] = "+"
     names = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
-    group.add_argument(*names, default=default, **options)
+    group.add_argument(*names, **options)
     if hint is bool and default is True:
-        group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", default=argparse.SUPPRESS)
+        group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false")
 
 
-def _choices(hint: Any) -> list[str]:
-    """The texts that a type hint allows, if it lists any."""
-    if isinstance(hint, EnumMeta):
-        return [each.value for each in hint]
-    inner = get_args(hint)
-    return (
-        list(map(str, inner)) if get_origin(hint) is Literal else [text for each in inner for text in _choices(each)]
-    )
-
-
-def _read_value(text: str, hint: Any) -> Any:
-    """The value of a flag: a text or a JSON value, whichever has the type of the field."""
-    if hint is not Any and is_of_type(text, hint):
-        return text
+def _read_json(text: str) -> Any:
+    """The value of a flag: JSON or another way to write a number, or else the text."""
     for read in (json.loads, float):
         try:
-            value = read(text)
+            return read(text)
         except ValueError:
             continue
-        if is_of_type(value, hint):
-            return value
     return text
 
 
-def _given_flags(parser: argparse.ArgumentParser, argv: Sequence[str], names: Iterable[str]) -> dict[str, Any]:
-    """The flags of a command line without those that have their defaults."""
-    namespace, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(names, NOT_GIVEN)))
+def _given_flags(parser: CommandParser, argv: Sequence[str], known: Iterable[str]) -> dict[str, Any]:
+    """The flags of a command line. An unknown one is an error that names the closest."""
+    flags, unknown = parser.parse_known_args(argv)
     if unknown and not unknown[0].startswith("-"):
         parser.error(f"RECIPE must come first, before all flags, got {unknown[0]!r}")
     if unknown:
-        hint = closest(unknown[0].partition("=")[0].removeprefix("--"), names)
-        parser.error(f"unknown argument {unknown[0]!r}{hint}")
-    return {name: value for name, value in vars(namespace).items() if value is not NOT_GIVEN}
-
-
-def _model_fields(config_class: type[PreTrainedConfig]) -> list[Field]:
-    """Fields that `config_class` adds to those of every configuration, and the class names."""
-    common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
-    return [each for each in fields(config_class) if each.name not in common]
+        word = unknown[0].partition("=")[0].removeprefix("--")
+        parser.error(f"unknown argument {unknown[0]!r}{closest(word, known)}")
+    return vars(flags)

@@ -3,6 +3,7 @@
 """Recipes, the arguments that name the data of a training, and the check of declared types and ranges."""
 
 import difflib
+import inspect
 import json
 import os
 import shlex
@@ -61,33 +62,24 @@ def is_of_type(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, (str, os.PathLike) if hint is str else hint)
 
 
-def _in_words(hint: Any) -> str:
-    """A type hint in an error: "'float16' or 'bfloat16' or None"."""
-    inner = get_args(hint)
-    if get_origin(hint) in (Union, UnionType, Literal):
-        return " or ".join(repr(each) if get_origin(hint) is Literal else _in_words(each) for each in inner)
-    return str(hint) if inner else hint.__name__.removesuffix("Type")
-
-
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str = "") -> None:
     """Raises a `ValueError`, which begins with `where`, unless every value has a type hint and fits it."""
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{where}there is no field `{name}`{closest(name, hints)}.")
         if not is_of_type(value, hints[name]):
-            raise ValueError(f"{where}`{name}` must be {_in_words(hints[name])}, got {value!r:.80}.")
+            raise ValueError(f"{where}`{name}` must be {inspect.formatannotation(hints[name])}, got {value!r:.80}.")
 
 
 def check_fields(arguments: Any) -> None:
     """Raises a `ValueError` unless the fields of a dataclass have their declared types, ranges and choices."""
-    check_types(
-        {each.name: getattr(arguments, each.name) for each in fields(arguments)}, get_type_hints(type(arguments))
-    )
+    values = {each.name: getattr(arguments, each.name) for each in fields(arguments)}
+    check_types(values, get_type_hints(type(arguments)))
     check_ranges(arguments)
     for each in fields(arguments):
-        value, choices = getattr(arguments, each.name), each.metadata.get("choices")
-        if choices is not None and value not in [*choices, None]:
-            raise ValueError(f"`{each.name}` must be one of {', '.join(choices)}, got {value!r:.80}.")
+        choices = each.metadata.get("choices")
+        if choices is not None and values[each.name] not in [*choices, None]:
+            raise ValueError(f"`{each.name}` must be one of {', '.join(choices)}, got {values[each.name]!r:.80}.")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -23,8 +23,9 @@ from .data import (
     Rows,
     SampleReader,
     cache_latents,
-    make_samples,
+    make_reader,
     open_picture,
+    picture_datasets,
     read_dataset,
     read_split,
 )
@@ -244,25 +245,21 @@ def code_datasets(
     Raises:
         `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.
     """
-    from .transforms import PictureTransform  # torchvision
-
     training, data = recipe.training, recipe.data
     if data.streaming and training.cache_latents:
         raise ValueError("`cache_latents` must be False with `streaming`.")
-    prepared = {}
+    conditions = {}
     for name, rows in splits.items():
-        is_training = name == "train"
-        conditions = ConditionReader(data, config, tokenizer, rows.features, training if is_training else None)
+        rates = training if name == "train" else None
+        conditions[name] = ConditionReader(data, config, tokenizer, rows.features, rates)
         if isinstance(rows, datasets.Dataset):
-            conditions.check(rows)
-        is_random = is_training and not training.cache_latents
-        transform = PictureTransform(rqvae.config.image_size, rqvae.config.num_channels, data.transform, is_random)
-        samples = make_samples(rows, data, training, transform, conditions)
-        if training.cache_latents:
-            with training.main_process_first(desc="Encoding pictures"):
-                samples.rows = cache_latents(samples, rqvae.to(training.device))
-        prepared[name] = samples
-    return prepared
+            conditions[name].check(rows)
+    samples = picture_datasets(splits, data, training, rqvae.config, conditions, not training.cache_latents)
+    if training.cache_latents:
+        with training.main_process_first(desc="Encoding pictures"):
+            for pictures in samples.values():
+                pictures.rows = cache_latents(pictures, rqvae.to(training.device))
+    return samples
 
 
 def evaluation_samples(
@@ -290,14 +287,10 @@ def evaluation_samples(
     Raises:
         `ValueError`: If there is no such split or column, no whole row, or the transformer does not fit the data.
     """
-    from .transforms import PictureTransform  # torchvision
-
-    available = read_dataset(data.dataset_name, data.dataset_config_name)
-    transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, training=False)
-    samples = {}
+    available, samples = read_dataset(data.dataset_name, data.dataset_config_name), {}
     for split in splits:
         rows = read_split(available, split, data)
-        reader = SampleReader(transform, image_column=data.image_column, columns=columns)
+        reader = make_reader(data, rqvae_config, columns=columns)
         if transformer_config is not None:
             reader.read_condition = ConditionReader(data, transformer_config, tokenizer, rows.features)
         samples[split] = PictureDataset(_whole_rows(rows, reader), reader)
@@ -311,17 +304,13 @@ def _whole_rows(rows: datasets.Dataset, reader: SampleReader) -> datasets.Datase
         parse[condition.column] = condition.parse
     if missing := sorted(parse.keys() - set(rows.column_names)):
         raise ValueError(f"The data set must have the columns `{'`, `'.join(missing)}`, got {rows.column_names}.")
-    whole = rows.select_columns([reader.image_column, *parse])
+    whole, mode = rows.select_columns([reader.image_column, *parse]), reader.transform.mode
     for name in parse:
         whole = whole.select([index for index, value in enumerate(whole[name]) if parse[name](value) is not None])
-    lacking, mode = len(rows) - len(whole), reader.transform.mode
     whole = whole.filter(_can_be_decoded, input_columns=[reader.image_column], fn_kwargs={"mode": mode})
     if len(whole) < len(rows):
-        broken = len(rows) - len(whole) - lacking
-        logger.warning(
-            f"Of {len(rows)} rows, {lacking + broken} are left out: {lacking} for want of {' or '.join(parse)}, "
-            f"{broken} with a picture that cannot be decoded."
-        )
+        parts = " or ".join(["a picture that can be decoded", *parse])
+        logger.warning(f"Of {len(rows)} rows, {len(rows) - len(whole)} are left out for want of {parts}.")
     if len(whole) == 0:
         raise ValueError(f"The data set must have whole rows, got none among the {len(rows)} that pass `filter`.")
     return whole
@@ -363,12 +352,8 @@ class PictureCollator:
         tokenizer: PreTrainedTokenizerBase | None = None,
         data: CodeDataArguments | None = None,
     ):
-        from .transforms import PictureTransform  # torchvision
-
         data = data or CodeDataArguments(caption_column="text" if tokenizer is not None else None)
-        size, channels = rqvae_config.image_size, rqvae_config.num_channels
-        transform = PictureTransform(size, channels, data.transform, training=False)
-        self.read = SampleReader(transform, image_column=data.image_column)
+        self.read = make_reader(data, rqvae_config)
         if transformer_config is not None:
             self.read.read_condition = ConditionReader(data, transformer_config, tokenizer)
 

@@ -26,7 +26,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..images import decode_picture
-from ..models import RQVAEModel
+from ..models import RQVAEConfig, RQVAEModel
 from ..models.sampling import seeded_generator
 from .arguments import DataArguments
 
@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 
 HELD_OUT = 1 / 14  # share of the rows
 Rows = datasets.Dataset | datasets.IterableDataset
+ReadCondition = Callable[[dict[str, Any], torch.Generator], torch.Tensor]
 
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
@@ -92,9 +93,20 @@ def read_split(available: dict[str, Rows], split: str, data: DataArguments, argu
     """The rows of one split that pass the filter, with undecoded pictures. An error calls the split `argument`."""
     if split not in available:
         raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}.")
-    _check_columns(available[split], data)
-    rows = available[split].cast_column(data.image_column, datasets.Image(decode=False))
-    return rows if data.filter is None else _filtered(rows, data.filter)
+    rows = available[split]
+    if rows.features is None:
+        raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")
+    columns = list(rows.features)
+    for name in ("image_column", "caption_column", "label_column"):
+        if getattr(data, name) not in (*columns, None):
+            raise ValueError(f"`{name}` must be one of the columns {columns}, got {getattr(data, name)!r}.")
+    rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
+    for pair in [] if data.filter is None else data.filter.split(","):
+        column, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator or column not in columns:
+            raise ValueError(f"`filter` must be COLUMN=VALUE of the columns {columns}, got {pair!r}.")
+        rows = rows.filter(_has_value, input_columns=[column], fn_kwargs={"value": value})
+    return rows
 
 
 def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -128,28 +140,11 @@ def _place(picture: dict[str, Any] | None) -> dict[str, float]:
 def _read_file(picture: dict[str, Any] | None) -> bytes:
     path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
     if content is None:
+        if Path(str(path)).exists() and not Path(path).is_file():  # a named pipe would never end
+            raise OSError(f"{path} is no file")
         with fsspec.open(str(path), "rb") as file:
             content = file.read()
     return content
-
-
-def _check_columns(rows: Rows, data: DataArguments) -> None:
-    if rows.features is None:
-        raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")
-    for argument in ("image_column", "caption_column", "label_column"):
-        column = getattr(data, argument)
-        if column is not None and column not in rows.features:
-            raise ValueError(f"`{argument}` must be one of the columns {list(rows.features)}, got {column!r}.")
-
-
-def _filtered(rows: Rows, text: str) -> Rows:
-    """The rows whose columns have the values of "COLUMN=VALUE,COLUMN=VALUE", as text."""
-    for pair in text.split(","):
-        column, separator, value = (part.strip() for part in pair.partition("="))
-        if not separator or column not in rows.features:
-            raise ValueError(f"`filter` must be COLUMN=VALUE of the columns {list(rows.features)}, got {pair!r}.")
-        rows = rows.filter(_has_value, input_columns=[column], fn_kwargs={"value": value})
-    return rows
 
 
 def _has_value(entry: Any, value: str) -> bool:
@@ -185,7 +180,7 @@ class SampleReader:
     """
 
     transform: Callable[[Image.Image, torch.Generator], torch.Tensor]
-    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None
+    read_condition: ReadCondition | None = None
     image_column: str = "image"
     seed: int = 0
     columns: Sequence[str] = ()
@@ -275,32 +270,42 @@ class PictureStream(IterableDataset):
                 return
 
 
+def make_reader(
+    data: DataArguments,
+    rqvae_config: RQVAEConfig,
+    read_condition: ReadCondition | None = None,
+    is_random: bool = False,
+    **options,
+) -> SampleReader:
+    """A [`SampleReader`] for a model, whose transform crops at random or is that of evaluations."""
+    from .transforms import PictureTransform  # torchvision, which a training on tensors does not need
+
+    transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, is_random)
+    return SampleReader(transform, read_condition, data.image_column, **options)
+
+
 def picture_datasets(
-    splits: dict[str, Rows], data: DataArguments, training: TrainingArguments, image_size: int, num_channels: int
-) -> dict[str, PictureDataset | PictureStream]:
-    """Makes the samples of stage 1, `{"pixel_values"}`, of each split."""
-    from .transforms import PictureTransform  # torchvision
-
-    transforms = {name: PictureTransform(image_size, num_channels, data.transform, name == "train") for name in splits}
-    return {name: make_samples(rows, data, training, transforms[name]) for name, rows in splits.items()}
-
-
-def make_samples(
-    rows: Rows,
+    splits: dict[str, Rows],
     data: DataArguments,
     training: TrainingArguments,
-    transform: Callable[[Image.Image, torch.Generator], torch.Tensor],
-    read_condition: Callable[[dict[str, Any], torch.Generator], torch.Tensor] | None = None,
-) -> PictureDataset | PictureStream:
-    """The samples of one split: a `PictureDataset` of its rows, or a `PictureStream`."""
-    reader = SampleReader(transform, read_condition, data.image_column, training.seed)
-    if isinstance(rows, datasets.Dataset):
-        columns = {data.image_column, data.caption_column, data.label_column} - {None}
-        return PictureDataset(rows.select_columns(sorted(columns)), reader)
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+    rqvae_config: RQVAEConfig,
+    conditions: dict[str, ReadCondition] | None = None,
+    is_random: bool = True,
+) -> dict[str, PictureDataset | PictureStream]:
+    """Makes the samples of each split. `conditions` reads their conditions; only "train" is cropped at random."""
+    for name in ("eval_strategy", "save_strategy", "logging_strategy") if data.streaming else ():
         if getattr(training, name) == "epoch":
             raise ValueError(f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch': a stream has no end.")
-    return PictureStream(rows, reader, data.shuffle_buffer_size)
+    columns = sorted({data.image_column, data.caption_column, data.label_column} - {None})
+    samples = {}
+    for name, rows in splits.items():
+        is_cropped = is_random and name == "train"
+        reader = make_reader(data, rqvae_config, (conditions or {}).get(name), is_cropped, seed=training.seed)
+        if isinstance(rows, datasets.Dataset):
+            samples[name] = PictureDataset(rows.select_columns(columns), reader)
+        else:
+            samples[name] = PictureStream(rows, reader, data.shuffle_buffer_size)
+    return samples
 
 
 @torch.no_grad()

@@ -12,16 +12,15 @@ from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 LORA_TARGET_MODULES = ["query_key_value", "out_proj", "mlp.0", "mlp.2"]
 
 
-def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int = 8, dropout: float = 0.0) -> PeftModel:
+def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int = 8) -> PeftModel:
     """Freezes `model` and puts new adapters into it, which change no output before they are trained.
 
     Args:
         model ([`RQTransformerForImageGeneration`]): the model, changed in place.
         rank (`int`): width of the adapters.
         alpha (`int`, defaults to 8): the adapters' output is scaled by `alpha / rank`.
-        dropout (`float`, defaults to 0.0): dropout of the adapters' inputs.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGET_MODULES)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGET_MODULES)
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = None  # with a name PEFT would ask the Hub for it at every checkpoint
     return adapted

@@ -43,14 +43,10 @@ class RQTrainingArguments(TrainingArguments):
     """`TrainingArguments` of both stages."""
 
     model_name_or_path: str | None = setting(None, "Fine-tune this model or that of this pipeline.")
-    ema_decay: float | None = setting(
-        None, "Decay of averaged weights, which are published; 0 is off.", between(0, 1, "[)")
-    )
+    ema_decay: float | None = setting(None, "Decay of averaged weights; they are published.", between(0, 1, "[)"))
     muon_learning_rate: float | None = setting(None, "Train matrices and kernels by Muon at this rate.", at_least(0))
     early_stopping_patience: int | None = setting(
-        None,
-        "Stop after so many evaluations without a better result. Saves at each evaluation, and keeps the best.",
-        at_least(1),
+        None, "Stop after so many evaluations without a better one. Each is saved; the best is kept.", at_least(1)
     )
     # Other defaults than the base class has, and ranges of its fields.
     remove_unused_columns: bool = setting(False, "The data sets give only what is used.")
@@ -66,9 +62,7 @@ class RQTrainingArguments(TrainingArguments):
     gradient_accumulation_steps: int = setting(1, "Batches of a step.", at_least(1))
     learning_rate: float = setting(5e-5, "Learning rate of AdamW.", at_least(0))
     seed: int = setting(42, "Seed of all random choices.", between(0, 2**32 - 1))
-    save_total_limit: int | None = setting(
-        None, "Checkpoints to keep; one stays while another is written.", at_least(2)
-    )
+    save_total_limit: int | None = setting(None, "Checkpoints to keep, the one being written too.", at_least(2))
 
     def __post_init__(self):
         check_fields(self)

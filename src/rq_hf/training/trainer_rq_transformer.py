@@ -36,9 +36,7 @@ from .trainer import RQTrainer, RQTrainingArguments
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
-    code_temperature: list[float] | float = setting(
-        0.5, "tau of Eq. 15, one number or one per depth.", greater_than(0)
-    )
+    code_temperature: list[float] | float = setting(0.5, "tau of Eq. 15, or one per depth.", greater_than(0))
     stochastic_codes: bool = setting(True, "Draw the training codes from Q_tau (Eq. 15).")
     soft_labels: bool = setting(True, "Train on Q_tau (Eq. 15) instead of the codes.")
     self_correction: float = setting(0.0, "Share of a batch whose codes the model draws itself.", between(0, 1))
@@ -53,12 +51,11 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     attn_implementation: Literal["sdpa", "eager"] = setting(
         "sdpa", "Attention while training; 'eager' is faster for small models on a CPU."
     )
-    save_dtype: Literal["float16", "bfloat16"] | None = setting(
-        None, "dtype of the weights in the files of the final pipeline; it still loads in fp32."
+    save_dtype: Literal["float16", "bfloat16", None] = setting(
+        None, "dtype of the final pipeline's files, 'float16' or 'bfloat16'; they still load in fp32."
     )
     lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
     lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
-    lora_dropout: float = setting(0.0, "Dropout of LoRA's inputs.", between(0, 1, "[)"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -239,7 +236,7 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     if training.lora_rank is not None:
         from .lora import add_lora  # PEFT is optional
 
-        model = add_lora(model, training.lora_rank, training.lora_alpha, training.lora_dropout)
+        model = add_lora(model, training.lora_rank, training.lora_alpha)
 
     trainer = RQTransformerTrainer(
         model,

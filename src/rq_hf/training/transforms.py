@@ -33,10 +33,6 @@ def _center_crop(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(size, BICUBIC), v2.CenterCrop(size)])
 
 
-def _squash(size: int) -> v2.Transform:
-    return v2.Resize((size, size), BICUBIC)
-
-
 def _imagenet(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(size, BICUBIC), v2.RandomCrop(size), v2.RandomHorizontalFlip()])
 
@@ -53,7 +49,7 @@ TRANSFORMS = {
     "imagenet": (_imagenet, _center_crop),
     "ffhq": (_ffhq, _center_crop),
     "lsun": (_center_crop, _center_crop),
-    "cc3m": (DalleCrop, _squash),
+    "cc3m": (DalleCrop, lambda size: v2.Resize((size, size), BICUBIC)),
 }
 
 
