@@ -2,16 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Residual quantization: codes and losses, stochastic codes, both codebook updates, precision, memory, processes."""
 
-import subprocess
-import sys
+import functools
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import one_hot
 
 from rq_hf import ResidualQuantizer, soft_code_probabilities
-from rq_hf.models import residual_quantizer
 from rq_hf.models.residual_quantizer import inverse_cdf_sample
 
 SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
@@ -293,33 +293,15 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
     assert quantizer.to("meta").codebook.weight.is_meta
 
 
-# Both run without the `__init__` of the package, which takes seconds to import.
-PREAMBLE = f"""
-import importlib, sys, torch, types
-sys.modules["models"] = types.ModuleType("models")
-sys.modules["models"].__path__ = [{str(Path(residual_quantizer.__file__).parent)!r}]
-module = importlib.import_module("models.residual_quantizer")
-torch.set_num_threads(1)
-"""
-MEMORY = """
-def memory(key):  # MiB
-    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) / 1024
-
-batch_size, width = int(sys.argv[1]), int(sys.argv[2])
-quantizer = module.ResidualQuantizer(131072, width, 1)
-latents = torch.randn(batch_size, 8, 8, width, requires_grad=True)
-for name, call in {
-    "hard": lambda: quantizer.quantize(latents),
-    "stochastic": lambda: quantizer.quantize(latents, 1.0, stochastic=True),
-    "per_depth": lambda: quantizer(latents, "per_depth")[2].backward(),
-    "per_step": lambda: quantizer(latents, "per_step")[2].backward(),
-}.items():
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew
-    before = memory("VmRSS")
-    call()
-    print(name, memory("VmHWM") - before)
-"""
+def in_processes(*calls) -> None:
+    """Runs each call in a fork of its own."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=call) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of the memory is read from /proc")
@@ -328,45 +310,51 @@ for name, call in {
 )
 def test_131072_codes_stay_under_2_gib(batch_size, width, limit):
     """At once, the distances would need 512 MiB in the short case and 2 GiB in the long one."""
-    run = [sys.executable, "-c", PREAMBLE + MEMORY, str(batch_size), str(width)]
-    output = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    peaks = {name: float(peak) for name, peak in map(str.split, output.splitlines())}
-    assert peaks.keys() == {"hard", "stochastic", "per_depth", "per_step"}
-    print(peaks)
-    assert 8 < max(peaks.values()) < limit  # one block of distances is 8 MiB
 
+    def memory(key: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024  # MiB
 
-PROCESSES = """
-import torch.distributed as dist
-rank, folder = int(sys.argv[1]), sys.argv[2]
-for name, rule, num_codes, restart in [
-    ("sums", "per_step", 8, False), ("sums", "per_depth", 8, False),
-    ("restarts", "per_step", 40, True), ("restarts", "per_depth", 40, True), ("few", "per_depth", 200, True),
-]:
-    torch.manual_seed(0)
-    quantizer = module.ResidualQuantizer(num_codes, 6, 1, restart_unused_codes=restart)
-    latents = torch.randn(4, 2, 4, 4, 6)  # steps and pictures
-    if not dist.is_initialized() and rank < 2:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for step in latents:
-        quantizer(step[rank : rank + 1] if rank < 2 else step, rule)
-    torch.save(quantizer.state_dict(), f"{folder}/{name}-{rule}-{rank}")
-if rank < 2:
-    dist.barrier()
-    dist.destroy_process_group()
-"""
+    def measure() -> None:
+        quantizer, peaks = ResidualQuantizer(131072, width, 1), {}
+        latents = torch.randn(batch_size, 8, 8, width, requires_grad=True)
+        for name, call in {
+            "hard": lambda: quantizer.quantize(latents),
+            "stochastic": lambda: quantizer.quantize(latents, 1.0, stochastic=True),
+            "per_depth": lambda: quantizer(latents, "per_depth")[2].backward(),
+            "per_step": lambda: quantizer(latents, "per_step")[2].backward(),
+        }.items():
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before = memory("VmRSS")
+            call()
+            peaks[name] = memory("VmHWM") - before
+        assert 8 < max(peaks.values()) < limit, peaks  # one block of distances is 8 MiB
+
+    in_processes(measure)
 
 
 def test_processes_sum_their_counts_and_share_one_codebook(tmp_path):
-    run = [sys.executable, "-c", PREAMBLE + PROCESSES]
-    ranks = [subprocess.Popen([*run, rank, tmp_path], stderr=subprocess.PIPE, text=True) for rank in ("0", "1", "2")]
-    for process in ranks:  # the last works alone on the pictures of both others
-        assert process.wait(timeout=120) == 0, process.stderr.read()
-    for path in tmp_path.glob("*-0"):
-        first, second, alone = (torch.load(path.with_name(path.name[:-1] + rank)) for rank in "012")
+    kinds = [(name, rule, *sizes) for name, *sizes in (("sums", 8, False), ("restarts", 40, True), ("few", 200, True))
+             for rule in ("per_step", "per_depth")]  # fmt: skip
+
+    def train(rank: int) -> None:
+        if rank < 2:  # the last works alone on the pictures of both others
+            dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=2)
+        for name, rule, codebook_size, restart in kinds:
+            torch.manual_seed(0)
+            quantizer = ResidualQuantizer(codebook_size, 6, 1, restart_unused_codes=restart)
+            for pictures in torch.randn(4, 2, 4, 4, 6):  # of a step
+                quantizer(pictures[rank : rank + 1] if rank < 2 else pictures, rule)
+            torch.save(quantizer.state_dict(), tmp_path / f"{name}-{rule}-{rank}")
+        if rank < 2:
+            dist.barrier()
+            dist.destroy_process_group()
+
+    in_processes(*(functools.partial(train, rank) for rank in range(3)))
+    for name, rule, *_ in kinds:
+        first, second, alone = (torch.load(tmp_path / f"{name}-{rule}-{rank}") for rank in range(3))
         torch.testing.assert_close(first, second, rtol=0, atol=0)
-        if path.name.startswith("sums"):
+        if name == "sums":
             torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)
         else:  # restarted codes are vectors of the batch, no two the same
-            assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, path.name
-    assert len(list(tmp_path.glob("*-0"))) == 5
+            assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, (name, rule)
