@@ -103,12 +103,6 @@ def test_a_ranker_that_is_named_is_loaded_once(tiny_pipeline, tiny_tokenizer, tm
     assert len(loaded) == 1
 
 
-def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
-    paths = generate_images(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
-    image = tiny_pipeline("rocket", top_k=1, generator=seeded_generator(7)).images[0]
-    assert image.tobytes() == Image.open(paths[0]).tobytes()
-
-
 @pytest.mark.slow
 def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline, tmp_path):
     pipe = make_pipeline("class")
