@@ -75,12 +75,9 @@ def test_nothing_imports_the_command_line():
             assert not any(name.split(".")[0] == "argparse" for name in imports(path)), path
 
 
-def test_the_two_models_do_not_import_each_other():
+def test_stages_stay_apart_and_pipelines_import_the_hub_only_where_they_push():
     for name, other in (("rqvae", "rq_transformer"), ("rq_transformer", "rqvae")):
         assert f"modeling_{other}" not in (PACKAGE / "models" / f"modeling_{name}.py").read_text(encoding="utf-8")
-
-
-def test_pipelines_import_the_hub_only_where_they_push():
     files = [path for path in SOURCES if package_of(path) == "pipelines"]
     users = [path.name for path in files if any(name.split(".")[0] == "hub" for name in inner_imports(path))]
     assert users == ["sharing.py"]

@@ -276,9 +276,9 @@ def test_codes_under_autocast_equal_those_in_fp32(shared):
 
 
 def test_settings_out_of_range_are_refused():
-    for fields, expected in (({"decay": 2}, r"in \[0, 1\), got 2"), ({"epsilon": -1}, "greater than 0, got -1")):
-        with pytest.raises(ValueError, match=f"`{next(iter(fields))}` must be {expected}"):
-            make_quantizer(trained=False, **fields)
+    for name, value, expected in (("decay", 2, r"in \[0, 1\), got 2"), ("epsilon", -1, "greater than 0, got -1")):
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}"):
+            make_quantizer(trained=False, **{name: value})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
