@@ -170,23 +170,6 @@ def test_update_rules_equal_plain_loops(rule, shared, codebook_size, restart):
             torch.testing.assert_close(state(quantizer)[name], expected, rtol=2e-4, atol=1e-5)
 
 
-@BOTH_RULES
-@SHARED_AND_SEPARATE
-def test_unused_codes_revive(rule, shared):
-    quantizer, latents = make_quantizer(shared, decay=0.9), make_latents(16, 4, 4)
-    far = slice(8, None)
-    quantizer.codebook.weight[:, far] = quantizer.embedding_sum[:, far] = 1e3
-    quantizer.cluster_size[:, far] = 0
-    assert not (quantizer.quantize(latents)[0] >= 8).any()
-    quantizer(latents, rule)
-    assert quantizer.codebook.weight.abs().max() < 20 and (quantizer.cluster_size > 0).all()
-    for step in range(5):
-        quantizer(make_latents(16, 4, 4, seed=step), rule)
-    codes, _ = quantizer.quantize(latents)
-    used = [codes.flatten()] if shared else codes.flatten(0, -2).unbind(-1)
-    assert all(each.unique().numel() >= 12 for each in used)
-
-
 def test_soft_probabilities_equal_the_formula_from_hard_ones_to_uniform_ones():
     residuals, codebook = torch.randn(50, 3, 4), torch.randn(11, 4)
     distances = (residuals.double()[:, :, None] - codebook.double()).square().sum(-1)
