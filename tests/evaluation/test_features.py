@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from conftest import LeavesAMark
 from picture_sets import Pixels, write_inception
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -64,11 +65,7 @@ def test_inception_gives_torch_fidelitys_features_and_logits(tmp_path):
 
 
 def test_files_that_are_no_inception_weights_are_refused_and_run_no_code(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (tmp_path.joinpath("ran").touch, ())
-
-    torch.save({"weight": Hostile()}, tmp_path / "inception.pth")
+    torch.save({"weight": LeavesAMark(tmp_path / "ran")}, tmp_path / "inception.pth")
     to_pil(torch.zeros(1, 3, 8, 8))[0].save(tmp_path / "picture.png")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("inception.pth", "picture.png", "other.pth"):
