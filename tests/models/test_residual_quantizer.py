@@ -270,7 +270,7 @@ def in_processes(*calls) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=600)
         assert process.exitcode == 0
 
 
