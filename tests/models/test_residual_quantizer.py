@@ -104,7 +104,7 @@ def test_commitment_is_the_mean_over_depths_and_moves_latents_only(shared):
 
 
 def naive_update(latents, buffers, decay, epsilon, restart):
-    """ "per_step" in plain loops over vectors and codes; `buffers` are lists of one tensor per codebook, and change."""
+    """The rule "per_step" in plain loops. `buffers` are lists of one tensor per codebook, and change."""
     weights, sizes, sums, updates = (list(buffer.unbind()) for buffer in buffers)
     num_codes, width = weights[0].shape
     residual, all_codes, pools = latents.reshape(-1, width).clone(), [], [[] for _ in weights]
