@@ -36,28 +36,14 @@ def pytest_terminal_summary(terminalreporter) -> None:
 PROMPT = "a red heart"
 CAPTIONS = ["a red heart, twemoji style", "green apple, noto style", "a pizza of cheese", "rocket, 3d style"]
 RQVAE_FIELDS = dict(
-    image_size=16,
-    base_channels=8,
-    channel_multiplier=(1, 2, 2),
-    num_res_blocks=1,
-    attention_levels=(2,),
-    latent_channels=8,
-    norm_num_groups=4,
-    codebook_size=32,
-    codebook_dim=8,
-    code_depth=3,
-)
+    image_size=16, base_channels=8, channel_multiplier=(1, 2, 2), num_res_blocks=1, attention_levels=(2,),
+    latent_channels=8, norm_num_groups=4, codebook_size=32, codebook_dim=8, code_depth=3,
+)  # fmt: skip
 # A large `initializer_range` makes predictions that depend visibly on what was drawn before.
 TRANSFORMER_FIELDS = dict(
-    code_shape=(2, 3, 3),
-    codebook_size=32,
-    codebook_dim=8,
-    hidden_size=32,
-    num_spatial_layers=2,
-    num_depth_layers=2,
-    num_attention_heads=4,
-    initializer_range=0.3,
-)
+    code_shape=(2, 3, 3), codebook_size=32, codebook_dim=8, hidden_size=32, num_spatial_layers=2, num_depth_layers=2,
+    num_attention_heads=4, initializer_range=0.3,
+)  # fmt: skip
 CONDITION_FIELDS = {
     "text": dict(vocab_size=80, condition_length=6, pad_token_id=0, null_condition_ids=(0,) * 6),
     "class": dict(
@@ -69,6 +55,16 @@ CONDITION_FIELDS = {
     "none": dict(vocab_size=1, condition_length=1),
     "embeds": {"condition_dim": 5, "condition_length": 4},  # of a text encoder
 }
+
+
+class LeavesAMark:
+    """Its pickle makes a file when it is read."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
 
 
 def seeded(*seeds: int):

@@ -43,25 +43,19 @@ class Response(NamedTuple):
 
 
 class Repository:
-    """Branches and commits of a repository; the files of each commit are a folder of their own. With a `token` only
-    requests that send it find the repository."""
+    """Branches and commits of a repository. With a `token` only requests that send it find the repository."""
 
-    def __init__(self, folder: Path, repo_id: str, private: bool):
-        self.folder, self.repo_id, self.private, self.token = folder, repo_id, private, None
+    def __init__(self, repo_id: str, private: bool):
+        self.repo_id, self.private, self.token = repo_id, private, None
         self.commits: dict[str, dict] = {}
         self.branches = {"main": self.commit({}, "initial commit", parent=None)}
 
     def commit(self, files: dict[str, Path], title: str, parent: str | None) -> str:
-        """Stores `files` (path in the repository -> file to link to) as a new commit and returns its sha."""
+        """Stores `files` (path in the repository -> blob on the disk) as a new commit and returns its sha."""
         tree = sorted((path, blob_id(file)) for path, file in files.items())
         sha = hashlib.sha1(repr((self.repo_id, parent, len(self.commits), title, tree)).encode()).hexdigest()
-        (self.folder / sha).mkdir(parents=True)
-        for path, file in files.items():
-            target = self.folder / sha / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, target)
-        authors = [{"user": USER}]
-        self.commits[sha] = dict(id=sha, title=title, message="", date=DATE, authors=authors, parent=parent)
+        about = dict(id=sha, title=title, message="", date=DATE, authors=[{"user": USER}], parent=parent)
+        self.commits[sha] = {"about": about, "files": dict(sorted(files.items()))}
         return sha
 
     def resolve(self, revision: str) -> str:
@@ -72,9 +66,8 @@ class Repository:
         return sha
 
     def files(self, revision: str = "main") -> dict[str, Path]:
-        """Files at a revision: path in the repository -> the file on disk."""
-        root = self.folder / self.resolve(revision)
-        return {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+        """Files at a revision: path in the repository -> blob on the disk."""
+        return dict(self.commits[self.resolve(revision)]["files"])
 
 
 class Hub:
@@ -111,7 +104,7 @@ class Hub:
         """Forgets all repositories and requests, and empties the clients' cache."""
         self.repositories: dict[str, Repository] = {}
         self.num_requests = 0
-        for folder in ("blobs", "models", "home/hub"):
+        for folder in ("blobs", "home/hub"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         self.blobs.mkdir(parents=True)
 
@@ -121,7 +114,7 @@ class Hub:
         return self.repositories[repo_id]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, Path]:
-        """Files of a repository at a revision: path in the repository -> the file on the server's disk."""
+        """Files of a repository at a revision: path in the repository -> blob on the disk."""
         return self.repository(repo_id).files(revision)
 
 
@@ -181,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         if repo_id in self.hub.repositories:
             return Response(body | {"error": "You already created this repo"}, 409)
         private = payload.get("private") or payload.get("visibility") == "private"
-        self.hub.repositories[repo_id] = Repository(self.hub.folder / "models" / repo_id, repo_id, private)
+        self.hub.repositories[repo_id] = Repository(repo_id, private)
         return Response(body)
 
     def who_am_i(self) -> Response:
@@ -209,8 +202,8 @@ class Handler(BaseHTTPRequestHandler):
     def commits(self, repository: Repository, revision: str) -> Response:
         history, sha = [], repository.resolve(revision)
         while sha is not None:
-            history.append(repository.commits[sha])
-            sha = repository.commits[sha]["parent"]
+            history.append(repository.commits[sha]["about"])
+            sha = history[-1]["parent"]
         return Response(history)
 
     def create_branch(self, repository: Repository, branch: str) -> Response:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import LeavesAMark
 from official_fixture import (
     CHANGES,
     EXPECTED,
@@ -248,19 +249,9 @@ def test_no_message_prints_a_hostile_configuration(broken, stage):
         assert len(str(assert_refused(broken, "stage|config.yaml"))) < 500
 
 
-class Opens:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_path):
     marker = tmp_path / "executed"
-    write_stage(broken / "stage2", configs("church")[1], state_dicts("church")[1], scheduler=Opens(marker))
+    write_stage(broken / "stage2", configs("church")[1], state_dicts("church")[1], scheduler=LeavesAMark(marker))
     assert_refused(broken, "stage2/model.pt must hold tensors and plain containers only: other objects could execute")
     assert not marker.exists()
     convert_checkpoint(broken, tmp_path / "out", allow_pickle=True)

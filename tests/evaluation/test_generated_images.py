@@ -103,12 +103,6 @@ def test_a_ranker_that_is_named_is_loaded_once(tiny_pipeline, tiny_tokenizer, tm
     assert len(loaded) == 1
 
 
-def test_options_reach_the_pipeline(tiny_pipeline, tmp_path):
-    paths = generate_images(tiny_pipeline, ["rocket"], tmp_path, temperature=0.01, top_k=1)
-    image = tiny_pipeline("rocket", top_k=1, generator=seeded_generator(7)).images[0]
-    assert image.tobytes() == Image.open(paths[0]).tobytes()
-
-
 @pytest.mark.slow
 def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline, tmp_path):
     pipe = make_pipeline("class")
@@ -153,21 +147,6 @@ def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(
     assert found["precision"] == pytest.approx(5 / 8)
 
 
-@pytest.mark.parametrize(
-    "features, real, options, match",
-    [
-        (torch.full((5, 3), torch.nan), torch.randn(5, 3), {}, "`features` must be finite"),
-        (torch.randn(5, 3), torch.full((5, 3), torch.inf), {}, "`real_features` must be finite"),
-        (torch.randn(5, 3), torch.randn(5, 4), {}, "`real_features` must have shape"),
-        (torch.randn(1, 3), torch.randn(5, 3), {}, "at least 2 `conditions`"),
-        (torch.randn(5, 3), torch.randn(3, 3), {"precision_recall": True}, "4 pictures of `reference`, got 5 and 3"),
-    ],
-)
-def test_features_that_give_no_metrics_are_refused(features, real, options, match):
-    with pytest.raises(ValueError, match=match):
-        generation_metrics(features, real, torch.nn.Identity(), **options)
-
-
 def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures, tmp_path):
     clip, captions = CLIPRanker(*tiny_clip(tiny_tokenizer)), ["a red heart", "rocket"] * 4
     cosines = (clip.embed_pictures(pictures) * clip.embed_texts(captions)).sum(-1)
@@ -198,20 +177,31 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
     assert again["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
 
 
-def test_a_missing_reference_or_caption_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, tmp_path):
-    with pytest.raises(ValueError, match="`reference` must be given"):
-        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, extractor=MeanColour())
-    with pytest.raises(ValueError, match="`clip` needs a pipeline of captions"):
-        evaluate_samples(make_pipeline("class"), [0], tmp_path, clip=CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer)))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("tensors, match", [({"x": torch.ones(9, 6)}, r"shape .*, 6\), got \(0,\)"), ({}, "finite")])
-def test_reference_features_of_another_kind_are_refused_before_anything_is_drawn(
-    tiny_pipeline, tmp_path, tensors, match
-):
-    save_file(tensors or {"features": torch.full((9, 6), torch.nan)}, tmp_path / "real.safetensors")
-    options = {"reference_features": tmp_path / "real.safetensors", "extractor": MeanColour()}
-    with pytest.raises(ValueError, match=f"`reference_features` must .*{match}"):
-        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path / "drawn", **options)
-    assert not (tmp_path / "drawn").exists()
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, pictures, tmp_path):
+    real, clip = list(Pixels(pictures)), CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer))
+    broken = [*real[:7], {"pixel_values": pictures[0] * torch.nan}]
+    files = {"other": {"x": torch.ones(9, 6)}, "nan": {"features": torch.full((9, 6), torch.nan)}}
+    for name, tensors in files.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    for pipe, count, options, message in (
+        (tiny_pipeline, 5, {}, "`reference` must be given"),
+        (make_pipeline("class"), 5, {"reference": real, "clip": clip}, "`clip` needs a pipeline of captions"),
+        (tiny_pipeline, 1, {"reference": real}, "at least 2 `conditions`"),
+        (
+            tiny_pipeline,
+            5,
+            {"reference": real[:3], "precision_recall": True},
+            "4 pictures of `reference`, got 5 and 3",
+        ),
+        (tiny_pipeline, 5, {"reference": broken}, "`pixel_values` must be in"),
+        (tiny_pipeline, 5, {"reference_features": tmp_path / "other.safetensors"}, r"shape .*, 6\), got \(0,\)"),
+        (
+            tiny_pipeline,
+            5,
+            {"reference_features": tmp_path / "nan.safetensors"},
+            "`reference_features` must be finite",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_samples(pipe, PROMPTS[:count], tmp_path / "drawn", extractor=MeanColour(), **options)
+        assert not (tmp_path / "drawn").exists()

@@ -48,8 +48,10 @@ def judge(feature: float, groups=(), **prompt) -> dict:
 
 
 @pytest.mark.parametrize("feature, concept, rank", RANKS)
-def test_rank_counts_the_nearer_pictures_of_any_style(feature, concept, rank):
-    row = judge(feature, concept=concept)
+def test_rank_counts_the_nearer_pictures_of_any_style_and_the_nearest_is_named(feature, concept, rank):
+    row = judge(feature, concept=concept, prompt="a dog")
+    index = (FEATURES - feature).abs().argmin().item()
+    assert (row["nearest"], row["nearest_concept"], row["prompt"]) == (index, COLUMNS["concept"][index], "a dog")
     assert row["rank"] == rank and "style_hit" not in row and "rank_in_style" not in row
 
 
@@ -57,11 +59,6 @@ def test_rank_counts_the_nearer_pictures_of_any_style(feature, concept, rank):
 def test_styles_are_judged_by_the_pictures_of_the_concept_and_of_the_style(feature, concept, style, groups, hit, rank):
     row = judge(feature, groups, concept=concept, style=style)
     assert (row["style_hit"], row["rank_in_style"]) == (hit, rank)
-
-
-def test_a_row_holds_its_prompt_and_the_nearest_picture():
-    row = judge(28.0, prompt="a dog", concept="dog")
-    assert (row["nearest"], row["nearest_concept"], row["prompt"]) == (5, "cat", "a dog")
 
 
 def test_accuracy_is_the_share_of_hits_with_its_standard_error():

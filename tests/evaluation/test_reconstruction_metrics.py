@@ -67,23 +67,14 @@ def test_lpips_and_frechet_distance_are_of_each_depth_whatever_the_batch_size(ma
         assert row["frechet_distance_meancolour"] > 0
 
 
-def test_the_use_of_codes_of_known_counts():
+def test_figures_of_known_counts_and_errors(pictures):
     expected = {"codes_used": 2, "code_usage": 0.5, "code_perplexity": 2.0}
     assert code_usage(torch.tensor([4, 4, 0, 0])) == pytest.approx(expected)
     assert code_usage(torch.full((32,), 7))["code_perplexity"] == pytest.approx(32)
-
-
-def test_psnr_of_known_errors():
     assert psnr(0.02) == pytest.approx(16.9897) and psnr(1.0) == 0 and psnr(0.0) == math.inf
-
-
-def test_running_metrics_of_no_pictures_are_empty():
     assert ReconstructionMetrics(codebook_size=4, code_depth=2).compute() == {}
-
-
-def test_pixels_outside_the_range_of_a_file_are_no_error(pictures):
     white = torch.ones_like(pictures)
-    assert squared_errors(white, white * 1.5).tolist() == [0] * 8
+    assert squared_errors(white, white * 1.5).tolist() == [0] * 8  # a file holds no brighter white
 
 
 def test_an_lpips_module_is_moved_to_the_device_of_the_model(tiny_rqvae, pictures):

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import LeavesAMark
 from diffusers import DiffusionPipeline
 from huggingface_hub import create_repo, upload_folder
 from transformers import AutoModel
@@ -22,16 +23,6 @@ from rq_hf import RQVAEModel, RQTransformerForImageGeneration, RQImageGeneration
 class Evil(RQVAEModel):
     pass
 """
-
-
-class LeavesAMark:
-    """What a pickle runs when it is read."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture

@@ -2,18 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Compiled sampling is the same step: equal codes, one program for all positions, reuse between calls."""
 
-import itertools
-
 import pytest
 import torch
+from conftest import seeded
 from transformers import CompileConfig
 
 # Without a compiler: the graph that dynamo captures runs as it is.
 CAPTURED = CompileConfig(backend="eager", mode=None, fullgraph=True, dynamic=False)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +24,10 @@ def conditions(model, batch_size: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize(
     "kind, attention, config",
     [
-        *itertools.product(["text", "class", "none"], ["sdpa", "eager"], [CAPTURED]),
+        ("text", "sdpa", CAPTURED),
+        ("text", "eager", CAPTURED),
+        ("class", "sdpa", CAPTURED),
+        ("none", "eager", CAPTURED),
         pytest.param("text", "sdpa", CompileConfig(fullgraph=True, dynamic=False), marks=pytest.mark.slow),
     ],
 )

@@ -161,21 +161,30 @@ def test_what_trainer_looks_at_is_set(model_class):
 
 
 @pytest.mark.parametrize(
-    "pixels, message",
+    "method, shape, value, message",
     [
-        (torch.zeros(1, 3, 16, 18), r"shape \(batch_size, 3, height, width\) .* multiples of 4, got \(1, 3, 16, 18\)"),
-        (torch.zeros(1, 1, 16, 16), r"shape .*got \(1, 1, 16, 16\)"),
-        (torch.zeros(3, 16, 16), r"shape .*got \(3, 16, 16\)"),
-        (torch.zeros(1, 3, 0, 16), r"shape .*got \(1, 3, 0, 16\)"),
-        (torch.zeros(0, 3, 16, 16), r"shape .*got \(0, 3, 16, 16\)"),
-        (torch.full((1, 3, 16, 16), 1.5), r"in \[-1, 1\], got values from 1.5 to 1.5"),
-        (torch.randint(256, (1, 3, 16, 16)), "a tensor of floats, got torch.int64"),
-        (torch.full((1, 3, 16, 16), float("nan")), r"in \[-1, 1\], got values from nan"),
+        ("encode", (1, 3, 16, 18), 0.0, r"shape \(batch_size, 3, height, width\) .* of 4, got \(1, 3, 16, 18\)"),
+        *(
+            ("encode", shape, 0.0, "shape .*got ")
+            for shape in [(1, 1, 16, 16), (3, 16, 16), (1, 3, 0, 16), (0, 3, 16, 16)]
+        ),
+        ("encode", (1, 3, 16, 16), 1.5, r"in \[-1, 1\], got values from 1.5 to 1.5"),
+        ("encode", (1, 3, 16, 16), 255, "a tensor of floats, got torch.int64"),
+        ("encode", (1, 3, 16, 16), float("nan"), r"in \[-1, 1\], got values from nan"),
+        *(
+            ("decode", shape, 0, "shape .*depth from 1 to 3, got ")
+            for shape in [(4, 4, 3), (1, 4, 4, 4), (1, 4, 4, 0)]
+        ),
+        ("decode", (1, 4, 4, 3), 0.0, "integers, got torch.float32"),
+        ("decode", (1, 4, 4, 3), True, "integers, got torch.bool"),
+        ("decode", (1, 4, 4, 3), 32, r"in \[0, 32\), got values from 32 to 32"),
+        ("decode", (1, 4, 4, 3), -1, r"in \[0, 32\), got values from -1"),
     ],
 )
-def test_encode_refuses_what_is_no_picture(tiny_rqvae, pixels, message):
-    with pytest.raises(ValueError, match=f"`pixel_values` must (be|have) {message}"):
-        tiny_rqvae.encode(pixels)
+def test_what_are_no_pictures_or_codes_is_refused(tiny_rqvae, method, shape, value, message):
+    name = {"encode": "pixel_values", "decode": "codes"}[method]
+    with pytest.raises(ValueError, match=f"`{name}` must (be|have) {message}"):
+        getattr(tiny_rqvae, method)(torch.full(shape, value))
 
 
 def test_latents_that_are_not_finite_get_no_codes(tiny_rqvae, pictures):
@@ -185,23 +194,6 @@ def test_latents_that_are_not_finite_get_no_codes(tiny_rqvae, pictures):
     for call in (tiny_rqvae.encode, lambda pixels: tiny_rqvae.quantize(tiny_rqvae.encode_latents(pixels))):
         with pytest.raises(ValueError, match="`latents` must be finite, got NaN or infinity in torch.float16"):
             call(pictures)
-
-
-@pytest.mark.parametrize(
-    "codes, message",
-    [
-        (torch.zeros(4, 4, 3, dtype=torch.long), r"shape .*depth from 1 to 3, got \(4, 4, 3\)"),
-        (torch.zeros(1, 4, 4, 4, dtype=torch.long), r"shape .*depth from 1 to 3, got \(1, 4, 4, 4\)"),
-        (torch.zeros(1, 4, 4, 0, dtype=torch.long), r"shape .*depth from 1 to 3"),
-        (torch.zeros(1, 4, 4, 3), "integers, got torch.float32"),
-        (torch.zeros(1, 4, 4, 3, dtype=torch.bool), "integers, got torch.bool"),
-        (torch.full((1, 4, 4, 3), 32), r"in \[0, 32\), got values from 32 to 32"),
-        (torch.full((1, 4, 4, 3), -1), r"in \[0, 32\), got values from -1"),
-    ],
-)
-def test_decode_refuses_what_are_no_codes(tiny_rqvae, codes, message):
-    with pytest.raises(ValueError, match=f"`codes` must (be|have) {message}"):
-        tiny_rqvae.decode(codes)
 
 
 @pytest.fixture(params=["rqvae", "transformer"])

@@ -2,20 +2,19 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Residual quantization: codes and losses, stochastic codes, both codebook updates, precision, memory, processes."""
 
-import subprocess
-import sys
+import functools
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import one_hot
 
 from rq_hf import ResidualQuantizer, soft_code_probabilities
-from rq_hf.models import residual_quantizer
 from rq_hf.models.residual_quantizer import inverse_cdf_sample
 
 SHARED_AND_SEPARATE = pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
-BOTH_RULES = pytest.mark.parametrize("rule", ["per_depth", "per_step"])
 
 
 def make_latents(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -104,87 +103,58 @@ def test_commitment_is_the_mean_over_depths_and_moves_latents_only(shared):
     assert not any(buffer.requires_grad for buffer in quantizer.buffers()) and not list(quantizer.parameters())
 
 
-def naive_update(latents, buffers, rule, decay, epsilon, restart):
-    """Both rules in plain loops over vectors and codes; `buffers` are lists of one tensor per codebook, and change."""
+def naive_update(latents, buffers, decay, epsilon, restart):
+    """The rule "per_step" in plain loops. `buffers` are lists of one tensor per codebook, and change."""
     weights, sizes, sums, updates = (list(buffer.unbind()) for buffer in buffers)
     num_codes, width = weights[0].shape
-    residual, depths, all_codes = latents.reshape(-1, width).clone(), 3, []
-    pools = [[] for _ in weights]
-
-    def update(index, vectors, codes, rate):
+    residual, all_codes, pools = latents.reshape(-1, width).clone(), [], [[] for _ in weights]
+    for depth in range(3):
+        index = depth if len(weights) > 1 else 0
+        codes = [int((vector - weights[index]).square().sum(-1).argmin()) for vector in residual]
+        pools[index] += list(zip(residual, codes, strict=True))
+        residual = residual - weights[index][codes]
+        all_codes.append(codes)
+    for index, pool in enumerate(pools):
+        rate = min(decay, (1 + updates[index].item()) / (10 + updates[index].item()))
+        updates[index] += 1
         for k in range(num_codes):
-            own = [vector for vector, code in zip(vectors, codes, strict=True) if code == k]
+            own = [vector for vector, code in pool if code == k]
             sizes[index][k] = rate * sizes[index][k] + (1 - rate) * len(own)
             sums[index][k] = rate * sums[index][k] + (1 - rate) * sum(own, torch.zeros(width))
         if restart:
             mean = sizes[index].sum().item() / num_codes
-            threshold, size = (1.0, 1.0) if rule == "per_depth" else (0.1 * mean, mean)
-            pool = torch.stack(list(vectors))
-            if len(pool) < num_codes:
-                pool = pool.repeat((num_codes + len(pool) - 1) // len(pool), 1)
-                pool = pool + torch.rand(pool.shape) * 0.01 / width**0.5
-            pool = pool[torch.randperm(len(pool))][:num_codes]
+            drawn = torch.stack([vector for vector, _ in pool])
+            if len(drawn) < num_codes:
+                drawn = drawn.repeat((num_codes + len(drawn) - 1) // len(drawn), 1)
+                drawn = drawn + torch.rand(drawn.shape) * 0.01 / width**0.5
+            drawn = drawn[torch.randperm(len(drawn))][:num_codes]
             for k in range(num_codes):
-                if sizes[index][k] < threshold:
-                    sizes[index][k] = size
-                    sums[index][k] = size * pool[k]
+                if sizes[index][k] < 0.1 * mean:
+                    sizes[index][k] = mean
+                    sums[index][k] = mean * drawn[k]
         total = sizes[index].sum()
         for k in range(num_codes):
             weights[index][k] = sums[index][k] / (total * (sizes[index][k] + epsilon) / (total + num_codes * epsilon))
-
-    for depth in range(depths):
-        index = depth if len(weights) > 1 else 0
-        codes = [int((vector - weights[index]).square().sum(-1).argmin()) for vector in residual]
-        chosen = torch.stack([weights[index][code].clone() for code in codes])
-        if rule == "per_depth":
-            update(index, residual, codes, decay)
-            updates[index] += 1
-        pools[index] += list(zip(residual, codes, strict=True))
-        residual = residual - chosen
-        all_codes.append(codes)
-    if rule == "per_step":
-        for index, pool in enumerate(pools):
-            rate = min(decay, (1 + updates[index].item()) / (10 + updates[index].item()))
-            update(index, [vector for vector, _ in pool], [code for _, code in pool], rate)
-            updates[index] += 1
-    return torch.tensor(all_codes).T.reshape(*latents.shape[:-1], depths)
+    return torch.tensor(all_codes).T.reshape(*latents.shape[:-1], 3)
 
 
-@BOTH_RULES
 @SHARED_AND_SEPARATE
-@pytest.mark.parametrize("codebook_size", [8, 40], ids=["fewer codes than vectors", "more codes than vectors"])
+@pytest.mark.parametrize("codebook_size", [8, 100], ids=["fewer codes than vectors", "more codes than vectors"])
 @pytest.mark.parametrize("restart", [True, False], ids=["restart", "no restart"])
-def test_update_rules_equal_plain_loops(rule, shared, codebook_size, restart):
-    decay = 0.9  # counts pass the threshold of `per_depth` within a few steps
+def test_per_step_updates_equal_plain_loops(shared, codebook_size, restart):
+    """Those of "per_depth" equal the official code in test_conversion.py."""
+    decay = 0.9  # counts pass the threshold within a few steps
     quantizer = make_quantizer(shared, False, codebook_size, decay=decay, restart_unused_codes=restart)
     names = ("codebook.weight", "cluster_size", "embedding_sum", "num_updates")
     naive = [state(quantizer)[name] for name in names]
     for step in range(5):
         latents = make_latents(2, 4, 3, seed=step)
         torch.manual_seed(step)
-        codes = quantizer(latents, rule)[1]
+        codes = quantizer(latents, "per_step")[1]
         torch.manual_seed(step)
-        expected_codes = naive_update(latents, naive, rule, decay, 1e-5, restart)
-        assert torch.equal(codes, expected_codes), f"step {step}"
+        assert torch.equal(codes, naive_update(latents, naive, decay, 1e-5, restart)), f"step {step}"
         for name, expected in zip(names, naive, strict=True):
             torch.testing.assert_close(state(quantizer)[name], expected, rtol=2e-4, atol=1e-5)
-
-
-@BOTH_RULES
-@SHARED_AND_SEPARATE
-def test_unused_codes_revive(rule, shared):
-    quantizer, latents = make_quantizer(shared, decay=0.9), make_latents(16, 4, 4)
-    far = slice(8, None)
-    quantizer.codebook.weight[:, far] = quantizer.embedding_sum[:, far] = 1e3
-    quantizer.cluster_size[:, far] = 0
-    assert not (quantizer.quantize(latents)[0] >= 8).any()
-    quantizer(latents, rule)
-    assert quantizer.codebook.weight.abs().max() < 20 and (quantizer.cluster_size > 0).all()
-    for step in range(5):
-        quantizer(make_latents(16, 4, 4, seed=step), rule)
-    codes, _ = quantizer.quantize(latents)
-    used = [codes.flatten()] if shared else codes.flatten(0, -2).unbind(-1)
-    assert all(each.unique().numel() >= 12 for each in used)
 
 
 def test_soft_probabilities_equal_the_formula_from_hard_ones_to_uniform_ones():
@@ -276,9 +246,9 @@ def test_codes_under_autocast_equal_those_in_fp32(shared):
 
 
 def test_settings_out_of_range_are_refused():
-    for fields, expected in (({"decay": 2}, r"in \[0, 1\), got 2"), ({"epsilon": -1}, "greater than 0, got -1")):
-        with pytest.raises(ValueError, match=f"`{next(iter(fields))}` must be {expected}"):
-            make_quantizer(trained=False, **fields)
+    for name, value, expected in (("decay", 2, r"in \[0, 1\), got 2"), ("epsilon", -1, "greater than 0, got -1")):
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}"):
+            make_quantizer(trained=False, **{name: value})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -293,33 +263,15 @@ def test_casting_leaves_every_bit_of_the_buffers(dtype):
     assert quantizer.to("meta").codebook.weight.is_meta
 
 
-# Both run without the `__init__` of the package, which takes seconds to import.
-PREAMBLE = f"""
-import importlib, sys, torch, types
-sys.modules["models"] = types.ModuleType("models")
-sys.modules["models"].__path__ = [{str(Path(residual_quantizer.__file__).parent)!r}]
-module = importlib.import_module("models.residual_quantizer")
-torch.set_num_threads(1)
-"""
-MEMORY = """
-def memory(key):  # MiB
-    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) / 1024
-
-batch_size, width = int(sys.argv[1]), int(sys.argv[2])
-quantizer = module.ResidualQuantizer(131072, width, 1)
-latents = torch.randn(batch_size, 8, 8, width, requires_grad=True)
-for name, call in {
-    "hard": lambda: quantizer.quantize(latents),
-    "stochastic": lambda: quantizer.quantize(latents, 1.0, stochastic=True),
-    "per_depth": lambda: quantizer(latents, "per_depth")[2].backward(),
-    "per_step": lambda: quantizer(latents, "per_step")[2].backward(),
-}.items():
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew
-    before = memory("VmRSS")
-    call()
-    print(name, memory("VmHWM") - before)
-"""
+def in_processes(*calls) -> None:
+    """Runs each call in a fork of its own."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=call) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=600)
+        assert process.exitcode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of the memory is read from /proc")
@@ -328,45 +280,51 @@ for name, call in {
 )
 def test_131072_codes_stay_under_2_gib(batch_size, width, limit):
     """At once, the distances would need 512 MiB in the short case and 2 GiB in the long one."""
-    run = [sys.executable, "-c", PREAMBLE + MEMORY, str(batch_size), str(width)]
-    output = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    peaks = {name: float(peak) for name, peak in map(str.split, output.splitlines())}
-    assert peaks.keys() == {"hard", "stochastic", "per_depth", "per_step"}
-    print(peaks)
-    assert 8 < max(peaks.values()) < limit  # one block of distances is 8 MiB
 
+    def memory(key: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024  # MiB
 
-PROCESSES = """
-import torch.distributed as dist
-rank, folder = int(sys.argv[1]), sys.argv[2]
-for name, rule, num_codes, restart in [
-    ("sums", "per_step", 8, False), ("sums", "per_depth", 8, False),
-    ("restarts", "per_step", 40, True), ("restarts", "per_depth", 40, True), ("few", "per_depth", 200, True),
-]:
-    torch.manual_seed(0)
-    quantizer = module.ResidualQuantizer(num_codes, 6, 1, restart_unused_codes=restart)
-    latents = torch.randn(4, 2, 4, 4, 6)  # steps and pictures
-    if not dist.is_initialized() and rank < 2:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for step in latents:
-        quantizer(step[rank : rank + 1] if rank < 2 else step, rule)
-    torch.save(quantizer.state_dict(), f"{folder}/{name}-{rule}-{rank}")
-if rank < 2:
-    dist.barrier()
-    dist.destroy_process_group()
-"""
+    def measure() -> None:
+        quantizer, peaks = ResidualQuantizer(131072, width, 1), {}
+        latents = torch.randn(batch_size, 8, 8, width, requires_grad=True)
+        for name, call in {
+            "hard": lambda: quantizer.quantize(latents),
+            "stochastic": lambda: quantizer.quantize(latents, 1.0, stochastic=True),
+            "per_depth": lambda: quantizer(latents, "per_depth")[2].backward(),
+            "per_step": lambda: quantizer(latents, "per_step")[2].backward(),
+        }.items():
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before = memory("VmRSS")
+            call()
+            peaks[name] = memory("VmHWM") - before
+        assert 8 < max(peaks.values()) < limit, peaks  # one block of distances is 8 MiB
+
+    in_processes(measure)
 
 
 def test_processes_sum_their_counts_and_share_one_codebook(tmp_path):
-    run = [sys.executable, "-c", PREAMBLE + PROCESSES]
-    ranks = [subprocess.Popen([*run, rank, tmp_path], stderr=subprocess.PIPE, text=True) for rank in ("0", "1", "2")]
-    for process in ranks:  # the last works alone on the pictures of both others
-        assert process.wait(timeout=120) == 0, process.stderr.read()
-    for path in tmp_path.glob("*-0"):
-        first, second, alone = (torch.load(path.with_name(path.name[:-1] + rank)) for rank in "012")
+    kinds = [(name, rule, *sizes) for name, *sizes in (("sums", 8, False), ("restarts", 40, True), ("few", 200, True))
+             for rule in ("per_step", "per_depth")]  # fmt: skip
+
+    def train(rank: int) -> None:
+        if rank < 2:  # the last works alone on the pictures of both others
+            dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=2)
+        for name, rule, codebook_size, restart in kinds:
+            torch.manual_seed(0)
+            quantizer = ResidualQuantizer(codebook_size, 6, 1, restart_unused_codes=restart)
+            for pictures in torch.randn(4, 2, 4, 4, 6):  # of a step
+                quantizer(pictures[rank : rank + 1] if rank < 2 else pictures, rule)
+            torch.save(quantizer.state_dict(), tmp_path / f"{name}-{rule}-{rank}")
+        if rank < 2:
+            dist.barrier()
+            dist.destroy_process_group()
+
+    in_processes(*(functools.partial(train, rank) for rank in range(3)))
+    for name, rule, *_ in kinds:
+        first, second, alone = (torch.load(tmp_path / f"{name}-{rule}-{rank}") for rank in range(3))
         torch.testing.assert_close(first, second, rtol=0, atol=0)
-        if path.name.startswith("sums"):
+        if name == "sums":
             torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)
         else:  # restarted codes are vectors of the batch, no two the same
-            assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, path.name
-    assert len(list(tmp_path.glob("*-0"))) == 5
+            assert first["codebook.weight"][0].unique(dim=0).shape == first["codebook.weight"][0].shape, (name, rule)

@@ -3,7 +3,6 @@
 """The files of research/ compile, and its benchmarks run on tiny models."""
 
 import importlib
-import json
 import re
 import subprocess
 import sys
@@ -45,19 +44,6 @@ def test_benchmarks_run_on_tiny_models(script, monkeypatch):
     module = importlib.import_module(script)
     for settings in TINY[script]:
         module.prepare(COMMON | settings)()
-
-
-def test_curves_of_continued_trainings_count_on(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(RESEARCH / "emoji")
-    curves = importlib.import_module("training_curves")
-    for name, losses in (("first", [2.0, 1.5]), ("second", [1.0])):
-        history = [{"step": 10 * step, "epoch": step / 2, "loss": loss} for step, loss in enumerate(losses, 1)]
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    curves.main([str(tmp_path / "first"), str(tmp_path / "second"), "--output", str(tmp_path / "curves")])
-    lines = (tmp_path / "curves.csv").read_text().splitlines()
-    assert lines == ["step,epoch,loss", "10,0.5,2", "20,1,1.5", "30,1.5,1"]
-    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 def test_a_warm_start_keeps_known_words_in_the_same_pieces_and_their_vectors(tiny_pipeline, monkeypatch):

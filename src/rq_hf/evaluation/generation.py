@@ -126,18 +126,12 @@ def generation_metrics(
         `dict` with `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
         `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`,
         its deviation over ten parts of the set.
-
-    Raises:
-        `ValueError`: If features are not finite, differ in width, or are of too few pictures.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     metrics = {}
-    check_counts(extractor, len(features), None if real_features is None else len(real_features), precision_recall)
-    check_features("features", features)
     if real_features is not None:
-        check_features("real_features", real_features, features.shape[1])
         if min(len(features), len(real_features)) <= features.shape[1]:
             logger.warning(f"A Fréchet distance of fewer than {features.shape[1] + 1} pictures is far too large.")
         distance = frechet_distance(features.shape[1])
@@ -213,14 +207,15 @@ def evaluate_samples(
         raise ValueError("`reference` must be given to compare the pictures with, got None.")
     count = conditions if isinstance(conditions, int) else len(conditions)
     check_counts(net, count, None if real is None else len(real), precision_recall)
-    paths = generate_images(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
-    if not process_state().is_main_process:
-        return {}
-    if real_features is None and reference is not None:
+    is_main = process_state().is_main_process
+    if is_main and real_features is None and reference is not None:  # before the long part, as pictures may be broken
         real_features = extract_features(net, reference, batch_size, pipe.device)["features"]
         if reference_features is not None:
             with write_whole(reference_features) as unfinished:
                 save_file({"features": real_features}, unfinished)
+    paths = generate_images(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
+    if not is_main:
+        return {}
     features = extract_features(net, ImageFiles(paths), batch_size, pipe.device)["features"]
     metrics = generation_metrics(features, real_features, net, precision_recall)
     if clip is not None:
