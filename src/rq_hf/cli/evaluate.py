@@ -102,7 +102,7 @@ def samples(arguments: Namespace) -> dict[str, Any]:
     """Draw pictures and compare them with real ones, those of a folder or of a split."""
     pipe = options.load_pipeline(arguments)
     config, count, split, real = pipe.transformer.config, arguments.num_pictures, arguments.split, None
-    is_text = config.condition_length > 1
+    is_text = config.condition_name == "prompt"
     needed = ("dataset_name", "split", "caption_column") if is_text else ("split",) if arguments.dataset_name else ()
     for name in needed:
         if getattr(arguments, name) is None:
@@ -113,7 +113,7 @@ def samples(arguments: Namespace) -> dict[str, Any]:
     if is_text:
         texts = captions(real)
         conditions = [texts[index] for index in random_rows(real, count, arguments.seed)]
-    elif config.vocab_size > 1:  # every class equally often
+    elif config.condition_name is not None:  # every class equally often
         conditions = [config.class_ids[index % config.num_classes] for index in range(count)]
     else:
         conditions = count

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from ..files import write_whole
 from ..models.sampling import SAMPLING_FIELDS, seeded_generator
 from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
+from ..pipelines.text_encoding import embed_ids
 from .features import (
     ImageFiles,
     build_extractor,
@@ -251,11 +252,15 @@ def evaluate_likelihood(
     for batch in sample_batches(samples, batch_size):
         pixel_values, input_ids = batch["pixel_values"], batch.get("input_ids")
         if input_ids is None:
-            if pipe.transformer.config.vocab_size > 1:
+            if pipe.transformer.config.condition_name is not None:
                 raise ValueError("`samples` must hold the `input_ids` of a caption or class for each picture.")
             input_ids = torch.zeros(len(pixel_values), 1, dtype=torch.long)
         codes = pipe.rqvae.encode(pixel_values.to(pipe.rqvae.device))  # (B, H, W, D)
-        predicted = pipe.transformer(input_ids.to(codes.device), codes, labels=codes, output_logits=False)
+        condition = {"input_ids": input_ids.to(codes.device)}
+        if pipe.text_encoder is not None:
+            condition = {"prompt_embeds": embed_ids(condition["input_ids"], pipe.text_encoder)}
+        further = pipe.transformer.training_inputs(codes, seeded_generator(0))
+        predicted = pipe.transformer(codes=codes, labels=codes, output_logits=False, **condition, **further)
         total += predicted.depth_losses.double().cpu() * len(codes)  # (D,)
     by_depth = (total / len(samples)).tolist()
     losses = {f"loss_depth_{depth}": loss for depth, loss in enumerate(by_depth, start=1)}

@@ -120,7 +120,7 @@ def _template(name: str) -> str:
 
 def _condition(transformer: Mapping[str, Any] | None) -> tuple[str, str | int | None]:
     """What a transformer is conditioned on, "caption", "class" or "none", with an example."""
-    if transformer is None or transformer["condition_length"] > 1:
+    if transformer is None or transformer["condition_length"] > 1 or transformer.get("condition_dim"):
         return "caption", "a red heart"
     if transformer["vocab_size"] > 1:
         is_null = 0 in (transformer.get("null_condition_ids") or ())

@@ -26,6 +26,10 @@ SAMPLING_TYPES = {
     **dict.fromkeys(("temperature", "top_p"), float | list[float]),
     "top_k": int | list[int],
     "guidance_scale": float,
+    **dict.fromkeys(("num_draft_steps", "num_revise_rounds", "num_revise_steps"), int),
+    "order": str,
+    "revise_temperature": float | list[float],
+    "revise_guidance_scale": float,
 }
 CARD_TYPES = {
     **dict.fromkeys(
@@ -130,6 +134,7 @@ class CodeDataArguments(DataArguments):
 
     rqvae_name_or_path: str | None = setting(None, "Hub id or folder of the RQ-VAE or a pipeline.")
     tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer or a pipeline.")
+    text_encoder: str | None = setting(None, "Hub id or folder of a frozen text encoder, with its tokenizer.")
     num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", at_least(1))
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import default_collate
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
 from ..caption_tokenizer import BPEDropoutEncoder
 from ..models import RQTransformerConfig, RQVAEConfig, RQVAEModel
+from ..pipelines.text_encoding import NO_TOKEN, embed_ids, tokenize_texts
 from .arguments import CodeDataArguments, Recipe, load_made
 from .data import (
     PictureDataset,
@@ -37,6 +38,8 @@ def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreT
     """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline."""
     if data.caption_column is None:
         return None
+    if data.text_encoder is not None:
+        return AutoTokenizer.from_pretrained(data.text_encoder)
     command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
     command += ["--caption_column", data.caption_column]
     tokenizer = load_made(_read_tokenizer, "tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command)
@@ -61,6 +64,7 @@ def condition_config(
     tokenizer: PreTrainedTokenizerBase | None,
     splits: dict[str, Rows],
     id2label: dict[Any, str] | None = None,
+    text_encoder: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
     """
     Finds the fields of a new `RQTransformerConfig` that depend on the data.
@@ -74,11 +78,14 @@ def condition_config(
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
         splits (`dict`): As [`load_splits`] gives them.
         id2label (`dict[int, str]`, *optional*): Names of the classes, instead of those of the data.
+        text_encoder (`PreTrainedModel`, *optional*): Encodes the captions, which then are vectors of its width.
 
     Raises:
         `ValueError`: If there are no classes, or those of a stream are not known.
     """
     has_null = training.condition_dropout > 0
+    if text_encoder is not None:
+        return {"condition_dim": text_encoder.config.get_text_config().hidden_size}
     if tokenizer is not None:
         return {
             "vocab_size": len(tokenizer),
@@ -115,7 +122,8 @@ def _class_names(rows: Rows, column: str) -> list[str]:
 
 class ConditionReader:
     """
-    Reads the condition of a row, a caption or a class label, as the `condition_length` ids of a transformer.
+    Reads the condition of a row, a caption or a class label, as the `condition_length` ids of a transformer, or of the
+    text encoder before it. With `embeds` it gives the vectors of a caption.
 
     A missing caption (`None`, blank or an empty list) or label (`None` or -1) gives the null condition, if the model
     has one. Of a list of captions one is drawn. A caption that is too long is cut.
@@ -149,20 +157,23 @@ class ConditionReader:
         self.column = data.caption_column or data.label_column
         self.num_variants = data.num_caption_variants
         self.tokenizer = tokenizer
-        self.null_condition_ids = config.null_condition_ids
+        self.embeds: CaptionEmbeds | None = None
+        self.length, self.has_encoder = config.condition_length, config.condition_dim is not None
+        self.null_condition_ids = (NO_TOKEN,) * self.length if self.has_encoder else config.null_condition_ids
         if self.condition_dropout > 0 and self.null_condition_ids is None:
             raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
-        if self.column is None and config.vocab_size > 1:
+        if self.column is None and config.condition_name is not None:
             raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
         if has_captions and tokenizer is None:
             raise ValueError(f"`caption_column` must be None without a tokenizer, got {self.column!r}.")
         length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
-        if config.condition_length != length or config.vocab_size < size:
+        if not self.has_encoder and (config.condition_length != length or config.vocab_size < size):
             raise ValueError(
                 f"The transformer must have `condition_length` {length} and `vocab_size` {size} or more for these "
                 f"data, got {config.condition_length} and {config.vocab_size}."
             )
-        self.encoder = BPEDropoutEncoder(tokenizer) if has_captions and self.bpe_dropout > 0 else None
+        has_dropout = has_captions and self.bpe_dropout > 0 and not self.has_encoder
+        self.encoder = BPEDropoutEncoder(tokenizer) if has_dropout else None
 
         names = config.id2label or {index: str(index) for index in config.class_ids}
         self.label2id = None if has_captions else {names[index]: index for index in config.class_ids}
@@ -183,10 +194,14 @@ class ConditionReader:
         condition = self.read(row[self.column])
         is_dropped = self.condition_dropout > 0 and torch.rand((), generator=generator) < self.condition_dropout
         if condition is None or is_dropped:
-            return torch.tensor(self.null_condition_ids)
+            return torch.tensor(self.null_condition_ids) if self.embeds is None else self.embeds.null
         if isinstance(condition, int):
             return torch.tensor([condition])
         number = int(torch.randint(len(condition), (), generator=generator)) if self.is_training else 0
+        if self.embeds is not None:
+            return self.embeds[condition[number]]
+        if self.has_encoder:
+            return tokenize_texts([condition[number]], self.tokenizer, self.length)[0]
         if self.encoder is not None:
             return torch.tensor(self.encoder(condition[number], self.bpe_dropout, generator))
         return torch.tensor(self.tokenizer(condition[number], padding="max_length", truncation=True).input_ids)
@@ -220,6 +235,10 @@ class ConditionReader:
             raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
         return self.label2id[name]
 
+    def captions(self, rows: datasets.Dataset) -> list[str]:
+        """The different captions that rows may give."""
+        return list(dict.fromkeys(text for value in rows[self.column] for text in self._captions(value) or ()))
+
     def check(self, rows: datasets.Dataset) -> None:
         """Reads the conditions of all rows. Its errors name the row."""
         num_missing = 0
@@ -232,15 +251,50 @@ class ConditionReader:
             logger.warning(f"{num_missing} of {len(rows)} rows lack {self.column} and train the null condition.")
 
 
+class CaptionEmbeds:
+    """Vectors of captions, each encoded once. `datasets` keeps them for the same captions and encoder.
+
+    Attributes:
+        null (`torch.Tensor` of shape `(S, condition_dim)`): Zeros, for no caption.
+    """
+
+    def __init__(
+        self, texts: list[str], tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, length: int
+    ):
+        width = text_encoder.config.get_text_config().hidden_size
+        self.null, self.rows = torch.zeros(length, width), {text: row for row, text in enumerate(texts)}
+        features = datasets.Features({"prompt_embeds": datasets.Array2D((length, width), "float32")})
+        embeds = datasets.Dataset.from_dict({"text": texts}).map(
+            _embed_texts,
+            batched=True,
+            batch_size=64,
+            remove_columns="text",
+            features=features,
+            fn_kwargs={"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length},
+            desc="Encoding captions",
+        )
+        self.embeds = embeds.with_format("torch")
+
+    def __getitem__(self, text: str) -> torch.Tensor:
+        return self.embeds[self.rows[text]]["prompt_embeds"]
+
+
+def _embed_texts(batch: dict[str, list], tokenizer, text_encoder: PreTrainedModel, length: int) -> dict[str, Any]:
+    ids = tokenize_texts(batch["text"], tokenizer, length).to(text_encoder.device)
+    return {"prompt_embeds": embed_ids(ids, text_encoder).float().cpu().numpy()}
+
+
 def code_datasets(
     recipe: Recipe,
     splits: dict[str, Rows],
     rqvae: RQVAEModel,
     config: RQTransformerConfig,
     tokenizer: PreTrainedTokenizerBase | None,
+    text_encoder: PreTrainedModel | None = None,
 ) -> dict[str, PictureDataset | PictureStream]:
     """
-    Makes the samples of stage 2 of each split: `input_ids` with `pixel_values` or, if cached, `latents`.
+    Makes the samples of stage 2 of each split: `input_ids` with `pixel_values` or, if cached, `latents` and the
+    `prompt_embeds` of a text encoder.
 
     Raises:
         `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.
@@ -259,6 +313,11 @@ def code_datasets(
         with training.main_process_first(desc="Encoding pictures"):
             for pictures in samples.values():
                 pictures.rows = cache_latents(pictures, rqvae.to(training.device))
+                if text_encoder is not None:
+                    texts = conditions["train"].captions(pictures.rows)
+                    pictures.reader.read_condition.embeds = CaptionEmbeds(
+                        texts, tokenizer, text_encoder.to(training.device), config.condition_length
+                    )
     return samples
 
 

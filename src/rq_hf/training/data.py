@@ -190,8 +190,8 @@ class SampleReader:
         Makes a sample of a row with a picture or its cached `latents`. All is drawn from `(seed, epoch, index)`.
 
         Returns:
-            `dict` with `pixel_values` or `latents`, and with `input_ids` in stage 2; `None` if the picture cannot be
-            decoded.
+            `dict` with `pixel_values` or `latents`, and with `input_ids` or `prompt_embeds` in stage 2; `None` if the
+            picture cannot be decoded.
         """
         if "latents" in row:
             sample = {"latents": row["latents"]}
@@ -201,7 +201,8 @@ class SampleReader:
                 return None
             sample = {"pixel_values": self.transform(picture, seeded_generator(self.seed, epoch, index, 0))}
         if self.read_condition is not None:  # the crop of the picture does not decide the caption
-            sample["input_ids"] = self.read_condition(row, seeded_generator(self.seed, epoch, index, 1))
+            condition = self.read_condition(row, seeded_generator(self.seed, epoch, index, 1))
+            sample["prompt_embeds" if condition.is_floating_point() else "input_ids"] = condition
         return sample | {name: row[name] for name in self.columns}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..hub import cast_weights, push_folder, write_card
-from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline
 from .arguments import CodeDataArguments, Recipe
 from .trainer import RQTrainer
@@ -54,7 +54,7 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
             facts = run_facts(recipe, metrics, {}) | {"configs": configs, "sample_images": {}}
             write_card(shared_folder, "adapter", facts)
             transformer = transformer.merge_and_unload()
-        pipeline = RQImageGenerationPipeline(trainer.rqvae, transformer, trainer.tokenizer)
+        pipeline = RQImageGenerationPipeline(trainer.rqvae, transformer, trainer.tokenizer, trainer.text_encoder)
         save_pipeline(pipeline, folder, training.save_dtype)
     facts = {"example_input": example_caption(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
     facts |= run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
@@ -72,10 +72,10 @@ def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
     return next(iter(captions), None) if isinstance(captions, list) else captions
 
 
-def gather_transformer(trainer: RQTrainer) -> RQTransformerForImageGeneration:
+def gather_transformer(trainer: RQTrainer) -> PreTrainedModel:
     """The sharded transformer in one piece. All processes must call this; only the main one gets the weights."""
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    model = RQTransformerForImageGeneration(trainer.model.config)
+    model = type(trainer.model)(trainer.model.config)
     model.generation_config = trainer.model.generation_config
     if trainer.is_world_process_zero():
         model.load_state_dict(weights)

@@ -6,6 +6,7 @@ Symbols: B pictures, S condition tokens, H x W positions, D code depth, n_z code
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,18 +14,18 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import cached_file
 
 from ..images import image_grid, to_pil
-from ..models.configuration_rq_transformer import RQTransformerConfig
-from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import seeded_generator
 from ..models.validation import at_least, between, greater_than
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import check_components
-from .arguments import Recipe, load_made, recipe_names, setting
+from ..pipelines.text_encoding import embed_ids, load_text_encoder
+from .arguments import CodeDataArguments, Recipe, load_made, recipe_names, setting
 from .checkpoints import resume_checkpoint
 from .conditions import PictureCollator, code_datasets, condition_config, load_tokenizer
 from .data import load_splits
@@ -36,6 +37,9 @@ from .trainer import RQTrainer, RQTrainingArguments
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
+    model_type: Literal["rq_transformer", "contextual_rq_transformer"] = setting(
+        "rq_transformer", "Kind of the transformer; a contextual one may start from the other kind."
+    )
     code_temperature: list[float] | float = setting(0.5, "tau of Eq. 15, or one per depth.", greater_than(0))
     stochastic_codes: bool = setting(True, "Draw the training codes from Q_tau (Eq. 15).")
     soft_labels: bool = setting(True, "Train on Q_tau (Eq. 15) instead of the codes.")
@@ -81,8 +85,10 @@ class RQTransformerTrainer(RQTrainer):
         args ([`RQTransformerTrainingArguments`]): the arguments.
         rqvae ([`RQVAEModel`]): the frozen first stage.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): decodes the captions below the pictures.
-        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)`, and `pixel_values` or `latents` `(B, H, W, n_z)`; a
-            [`PictureCollator`] makes them from a plain `datasets.Dataset`.
+        text_encoder (`PreTrainedModel`, *optional*): the frozen text encoder, for a model with `condition_dim`.
+        kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` or `prompt_embeds` `(B, S, condition_dim)`, and
+            `pixel_values` or `latents` `(B, H, W, n_z)`; a [`PictureCollator`] makes them from a plain
+            `datasets.Dataset`.
     """
 
     def __init__(
@@ -92,9 +98,10 @@ class RQTransformerTrainer(RQTrainer):
         *,
         rqvae: RQVAEModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder: PreTrainedModel | None = None,
         **kwargs,
     ):
-        check_components(rqvae, model, None)
+        check_components(rqvae, model, None, text_encoder)
         if args.condition_dropout > 0 and isinstance(kwargs.get("data_collator"), PictureCollator):
             raise ValueError("`condition_dropout` must be 0 with a `PictureCollator`, which drops no conditions.")
         temperatures = args.code_temperature
@@ -105,7 +112,9 @@ class RQTransformerTrainer(RQTrainer):
             model.depth_decoder.projection.requires_grad_(False)
         super().__init__(model, args, **kwargs)
         self.rqvae = rqvae.to(args.device).eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        if text_encoder is not None:
+            self.text_encoder = text_encoder.to(args.device).eval().requires_grad_(False)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and caption loss of a batch (Eq. 14)."""
@@ -114,7 +123,9 @@ class RQTransformerTrainer(RQTrainer):
             labels = {"residuals": residuals, "label_temperature": self.code_temperature}
         else:
             labels = {"labels": codes, "output_logits": False}
-        outputs = model(inputs["input_ids"], codes, **labels)
+        generator = self.generator if self.model.training else seeded_generator(self.args.seed)
+        further = self.model.training_inputs(codes, generator)
+        outputs = model(codes=codes, **self.condition(inputs), **further, **labels)
 
         parts = {"image_loss": outputs.image_loss}
         if outputs.text_loss is not None:
@@ -123,6 +134,12 @@ class RQTransformerTrainer(RQTrainer):
             parts[f"image_loss_depth_{depth}"] = depth_loss
         self.record(model, len(codes), **parts)
         return (outputs.loss, {"loss": outputs.loss}) if return_outputs else outputs.loss
+
+    def condition(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The argument of the model that holds the conditions: ids, or vectors, which may be cached."""
+        if self.text_encoder is None or "prompt_embeds" in inputs:
+            return {name: inputs[name] for name in ("input_ids", "prompt_embeds") if name in inputs}
+        return {"prompt_embeds": embed_ids(inputs["input_ids"].to(self.args.device), self.text_encoder)}
 
     @torch.no_grad()
     def training_codes(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,12 +158,13 @@ class RQTransformerTrainer(RQTrainer):
         codes, residuals = quantizer.quantize(latents, self.code_temperature, args.stochastic_codes, self.generator)
         count = math.ceil(args.self_correction * len(codes))
         if count > 0:
-            own = self.redrawn_codes(inputs["input_ids"][:count], codes[:count])
+            condition = {name: values[:count] for name, values in self.condition(inputs).items()}
+            own = self.redrawn_codes(condition, codes[:count])
             codes = torch.cat([own, codes[count:]])
             residuals = torch.cat([quantizer.residuals(latents[:count], own), residuals[count:]])
         return codes, residuals
 
-    def redrawn_codes(self, input_ids: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def redrawn_codes(self, condition: dict[str, torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
         """Codes `(B, H, W, D)` that the model draws in place of the given ones.
 
         The first pass redraws all pictures. Each further pass redraws fewer of them: with three passes, one third of
@@ -157,9 +175,9 @@ class RQTransformerTrainer(RQTrainer):
         self.model.eval()
         for number in range(passes):
             rows = math.ceil(len(codes) * (passes - number) / passes)
-            given = input_ids[:rows], codes[:rows], args.self_correction_temperature, self.generator
+            given = {name: values[:rows] for name, values in condition.items()} | limits
             with self.accelerator.autocast():
-                own = self.model.redraw_codes(*given, **limits)
+                own = self.model.redraw_codes(codes[:rows], args.self_correction_temperature, self.generator, **given)
             codes = torch.cat([own, codes[rows:]])
         self.model.train()
         return codes
@@ -172,12 +190,13 @@ class RQTransformerTrainer(RQTrainer):
     def draw_pictures(self, dataset: Dataset) -> Image.Image:
         """Draws pictures of conditions that are spread over a map-style data set."""
         rows = torch.linspace(0, len(dataset) - 1, min(self.args.eval_pictures, len(dataset))).long().tolist()
-        input_ids = self.data_collator([dataset[row] for row in rows])["input_ids"]
+        inputs = self.data_collator([dataset[row] for row in rows])
+        condition = {name: values.to(self.args.device) for name, values in self.condition(inputs).items()}
         generators = [seeded_generator(self.args.seed, index) for index in range(len(rows))]
-        codes = self.model.generate(input_ids.to(self.args.device), generator=generators)
-        captions, names = None, self.model.config.id2label
-        if self.tokenizer is not None:
-            captions = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        codes = self.model.generate(**condition, generator=generators)
+        captions, names, input_ids = None, self.model.config.id2label, inputs.get("input_ids")
+        if self.tokenizer is not None and input_ids is not None:
+            captions = [self.tokenizer.decode(ids[ids >= 0], skip_special_tokens=True) for ids in input_ids]
         elif names:
             captions = [names.get(index, str(index)) for index in input_ids[:, 0].tolist()]
         return image_grid(to_pil(self.rqvae.decode(codes)), captions, columns=4)
@@ -196,22 +215,41 @@ def load_first_stage(recipe: Recipe) -> RQVAEModel:
     return load_made(load, "rqvae_name_or_path", name, pipeline, *command)
 
 
+def load_encoder(data: CodeDataArguments, pipeline: str | None) -> PreTrainedModel | None:
+    """The text encoder that a recipe names, or that of the pipeline which it fine-tunes."""
+    if data.text_encoder is not None:
+        return load_text_encoder(data.text_encoder, dtype=torch.float32)
+    if pipeline is None or data.caption_column is None:
+        return None
+    with suppress(OSError):
+        cached_file(pipeline, "config.json", subfolder="text_encoder")
+        return load_text_encoder(pipeline, subfolder="text_encoder", dtype=torch.float32)
+    return None
+
+
 def starting_transformer(
-    recipe: Recipe, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase | None, splits: dict[str, Dataset]
-) -> RQTransformerForImageGeneration:
+    recipe: Recipe,
+    rqvae: RQVAEModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    splits: dict[str, Dataset],
+    text_encoder: PreTrainedModel | None = None,
+) -> PreTrainedModel:
     """The transformer that a training starts from: the pretrained one of the recipe, or a new one for the data."""
     training = recipe.training
     if training.model_name_or_path is not None:
         model = load_component(
-            RQTransformerForImageGeneration, training.model_name_or_path, "transformer", dtype=torch.float32,
-            **recipe.model,
-        )  # fmt: skip
+            AutoModel, training.model_name_or_path, "transformer", dtype=torch.float32, **recipe.model
+        )
+        model_class = MODEL_MAPPING[CONFIG_MAPPING[training.model_type]]
+        if hasattr(model_class, "from_autoregressive") and not isinstance(model, model_class):
+            model = model_class.from_autoregressive(model)
     else:
-        fields = condition_config(recipe.data, training, tokenizer, splits, recipe.model.get("id2label"))
-        vocab_size = max(fields["vocab_size"], recipe.model.get("vocab_size", 0))  # the data may need more
-        fields = fields | recipe.model | {"vocab_size": vocab_size}
-        config = RQTransformerConfig.from_rqvae_config(rqvae.config, **fields)
-        model = RQTransformerForImageGeneration(config)
+        labels = recipe.model.get("id2label")
+        fields = condition_config(recipe.data, training, tokenizer, splits, labels, text_encoder)
+        sizes = [each["vocab_size"] for each in (fields, recipe.model) if "vocab_size" in each]
+        fields = fields | recipe.model | ({"vocab_size": max(sizes)} if sizes else {})  # the data may need more
+        config = CONFIG_MAPPING[training.model_type].from_rqvae_config(rqvae.config, **fields)
+        model = AutoModel.from_config(config)
         model.set_codebook(rqvae.codebook)
     model.set_attn_implementation(training.attn_implementation)
     for name, value in recipe.sampling.items():
@@ -225,14 +263,15 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     training, data = recipe.training, recipe.data
     if training.model_name_or_path is None:  # refuses bad fields before data are read, which give these three
         from_data = {"code_shape": (1, 1, 1), "vocab_size": 2**31}
-        RQTransformerConfig(**from_data | recipe.model | {"null_condition_ids": None})
+        CONFIG_MAPPING[training.model_type](**from_data | recipe.model | {"null_condition_ids": None})
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     rqvae = load_first_stage(recipe)
     tokenizer = load_tokenizer(data, training.model_name_or_path)
+    text_encoder = load_encoder(data, training.model_name_or_path)
     splits = load_splits(data)
-    model = starting_transformer(recipe, rqvae, tokenizer, splits)
-    datasets = code_datasets(recipe, splits, rqvae, model.config, tokenizer)
+    model = starting_transformer(recipe, rqvae, tokenizer, splits, text_encoder)
+    datasets = code_datasets(recipe, splits, rqvae, model.config, tokenizer, text_encoder)
     if training.lora_rank is not None:
         from .lora import add_lora  # PEFT is optional
 
@@ -243,6 +282,7 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
         training,
         rqvae=rqvae,
         tokenizer=tokenizer,
+        text_encoder=text_encoder,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("validation"),
     )
