@@ -54,6 +54,7 @@ def test_both_stages_train_on_a_plain_data_set(make_rqvae, make_transformer, tmp
     assert batch["input_ids"].tolist() == tokenizer(rows["text"][:2], padding="max_length").input_ids
 
 
+@pytest.mark.slow
 def test_plain_training_and_drawing_need_no_peft_lpips_or_torchvision(tmp_path):
     words = [sys.executable, "-c", PLAIN, str(Path(__file__).parents[1])]
     subprocess.run(words, check=True, cwd=tmp_path)

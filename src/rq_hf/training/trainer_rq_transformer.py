@@ -8,6 +8,7 @@ Symbols: B pictures, S condition tokens, H x W positions, D code depth, n_z code
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -208,10 +209,7 @@ def load_first_stage(recipe: Recipe) -> RQVAEModel:
     made = Path(name or "").name  # a folder may have the name of its recipe
     command = ["rq-hf", "train-rqvae", made if made in recipe_names() else "small-rqvae-64"]
     command += ["--dataset_name", str(recipe.data.dataset_name)]
-
-    def load(source: str) -> RQVAEModel:
-        return load_component(RQVAEModel, source, "rqvae", dtype=torch.float32)
-
+    load = partial(load_component, RQVAEModel, component="rqvae", dtype=torch.float32)
     return load_made(load, "rqvae_name_or_path", name, pipeline, *command)
 
 
