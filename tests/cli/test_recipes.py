@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModel
 
-from rq_hf.models import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf import RQTransformerConfig, RQVAEConfig
 from rq_hf.training import RQTransformerTrainingArguments, RQVAETrainingArguments
 from rq_hf.training.arguments import CodeDataArguments, DataArguments, read_recipe, recipe_names
 from rq_hf.training.transforms import TRANSFORMS
@@ -16,7 +17,7 @@ from rq_hf.training.transforms import TRANSFORMS
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "recipes"
 RECIPES = {name: read_recipe(name) for name in recipe_names()}
 ALL = RECIPES | {path.stem: read_recipe(path) for path in sorted(FIXTURES.glob("*.json"))}
-TRANSFORMERS = [name for name in ALL if "-rqt-" in name]
+TRANSFORMERS = [name for name in ALL if "-rqt-" in name or "-crqt-" in name]
 RQVAES = [name for name in ALL if name not in TRANSFORMERS]
 PUBLISHED = [name for name in RECIPES if "paper" in RECIPES[name]["card"]]
 CLASSES = {
@@ -33,6 +34,11 @@ PARAMETERS_IN_MILLIONS = {
     "lsun-church-rqvae-8x8x4-k16384": 104.402,
     "ffhq-rqvae-8x8x4-k2048": 100.732,
     "cc3m-rqt-8x8x4-654M": 654.062,
+    "cc3m-crqt-8x8x4-333M": 331.001,
+    "cc3m-crqt-8x8x4-654M": 652.749,
+    "imagenet-crqt-8x8x4-333M": 333.324,
+    "imagenet-crqt-8x8x4-821M": 820.901,
+    "imagenet-crqt-8x8x4-1.4B": 1387.532,
     "imagenet-rqt-8x8x4-480M": 480.921,
     "imagenet-rqt-8x8x4-821M": 820.899,
     "imagenet-rqt-8x8x4-1.4B": 1387.530,
@@ -50,7 +56,9 @@ def stage(name: str) -> str:
 
 
 def build_config(name: str) -> RQVAEConfig | RQTransformerConfig:
-    return CLASSES[stage(name)][0](**ALL[name]["model"])
+    if name in RQVAES:
+        return RQVAEConfig(**ALL[name]["model"])
+    return CONFIG_MAPPING[ALL[name]["training"].get("model_type", "rq_transformer")](**ALL[name]["model"])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -67,7 +75,7 @@ def test_a_recipe_builds_and_holds_only_what_differs_from_the_defaults(name, tmp
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_with_the_published_number_of_parameters(name):
     with torch.device("meta"):
-        model = (RQVAEModel if name in RQVAES else RQTransformerForImageGeneration)(build_config(name))
+        model = AutoModel.from_config(build_config(name))
     count = sum(parameter.numel() for parameter in model.parameters())
     if name in RQVAES:
         count += model.codebook.numel()

@@ -25,7 +25,13 @@ import pytest
 import torch
 import transformers
 
-from rq_hf import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf import (
+    ContextualRQTransformerForImageGeneration,
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+)
 
 PACKAGE = "transformers_tests"
 FILES = ("test_modeling_common.py", "test_configuration_common.py")
@@ -47,6 +53,8 @@ SKIPS = {
         "test_model_base_model_prefix": "wants a base model under a head, but the model is one whole",
     },
 }
+SKIPS[ContextualRQTransformerForImageGeneration] = SKIPS[RQTransformerForImageGeneration]
+LEAST_PASSED[ContextualRQTransformerForImageGeneration] = LEAST_PASSED[RQTransformerForImageGeneration]
 # A value other than the default for each attribute that every configuration has.
 COMMON_CONFIG_VALUES = {
     "architectures": ["SomeModel"], "chunk_size_feed_forward": 2, "dtype": "float16", "id2label": {0: "only"},
@@ -123,7 +131,6 @@ class RQTransformerTester:
 
     is_training = True
     batch_size = 4
-    seq_length = 12  # condition and positions without the last
     hidden_size = 32
     num_hidden_layers = 2
     num_attention_heads = 4
@@ -133,15 +140,20 @@ class RQTransformerTester:
         "hidden_size": 32, "num_spatial_layers": 2, "num_depth_layers": 2, "num_attention_heads": 4,
     }  # fmt: skip
 
+    def __init__(self, model_class: type):
+        self.config_class = model_class.config_class
+        self.seq_length = 12 if model_class.is_causal else 13  # condition and positions, without the last if causal
+
     def get_config(self) -> RQTransformerConfig:
-        return RQTransformerConfig(**self.config_values)
+        return self.config_class(**self.config_values)
 
     def prepare_config_and_inputs_for_common(self):
         input_ids = torch.randint(40, (self.batch_size, 7))
         return self.get_config(), {"input_ids": input_ids, "codes": torch.randint(32, (self.batch_size, 2, 3, 4))}
 
 
-TESTERS = {RQVAEModel: RQVAETester(), RQTransformerForImageGeneration: RQTransformerTester()}
+TRANSFORMERS = (RQTransformerForImageGeneration, ContextualRQTransformerForImageGeneration)
+TESTERS = {RQVAEModel: RQVAETester(), **{each: RQTransformerTester(each) for each in TRANSFORMERS}}
 
 
 def build_test_case(model_class: type, modeling_tests, configuration_tests) -> type[unittest.TestCase]:
@@ -152,14 +164,14 @@ def build_test_case(model_class: type, modeling_tests, configuration_tests) -> t
         all_model_classes = (model_class,)
         # Their generation tests, which the source distribution lacks, are about rows of tokens, not code maps.
         all_generative_model_classes = ()
-        has_attentions = test_resize_embeddings = model_class is RQTransformerForImageGeneration
+        has_attentions = test_resize_embeddings = model_class in TRANSFORMERS
 
         def setUp(self):
             self.model_tester = tester
 
         def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
             inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
-            if model_class is RQTransformerForImageGeneration:  # a test of attention gives `input_ids` alone
+            if model_class in TRANSFORMERS:  # a test of attention gives `input_ids` alone
                 inputs.setdefault("codes", torch.randint(32, (len(inputs["input_ids"]), 2, 3, 4)))
                 inputs |= {"labels": inputs["codes"]} if return_labels else {}
             return inputs

@@ -21,6 +21,10 @@ KINDS = {
 }
 
 
+# Of a transformer whose configuration was never saved.
+DEFAULT_CLASS = "RQTransformerForImageGeneration"
+
+
 def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     r"""Renders a model card.
 
@@ -88,6 +92,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "repo_id": repo_id,
         "configs": configs,
         "condition": condition,
+        "model_class": next(iter((configs.get("transformer") or {}).get("architectures") or [DEFAULT_CLASS])),
         "example": json.dumps(facts.get("example_input") or example, ensure_ascii=False),
         "metrics_dataset": dataset,
     }

@@ -13,16 +13,6 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-PIPELINE = "pipelines/pipeline_rq_image_generation.py"
-# By `model_type`: the module, its configuration class and its model class.
-MODELS = {
-    "rqvae": ("models/modeling_rqvae.py", "RQVAEConfig", "RQVAEModel"),
-    "rq_transformer": (
-        "models/modeling_rq_transformer.py",
-        "RQTransformerConfig",
-        "RQTransformerForImageGeneration",
-    ),
-}
 # Pushing needs the library, so another mixin takes the place of the one that pushes.
 REPLACED = {"pipelines/sharing.py": "hub/bundled_sharing.py"}
 # Statements at the top of a module: its docstring and its imports.
@@ -45,8 +35,12 @@ def code_files(folder: str | Path) -> dict[str, str]:
     if not (folder / "model_index.json").is_file():
         return _model_files(folder)
     index = read_json(folder, "model_index.json")
-    files = {"pipeline.py": bundle(PIPELINE)}  # diffusers looks for this name
-    index["_class_name"] = ["pipeline", "RQImageGenerationPipeline"]
+    name = index["_class_name"]
+    modules = [path for path in sorted(PACKAGE.glob("pipelines/pipeline_*.py")) if name in classes(path)]
+    if not modules:
+        raise ValueError(f"`folder` must hold a pipeline of this library to get code, got {name!r:.80}.")
+    files = {"pipeline.py": bundle(f"pipelines/{modules[0].name}")}  # diffusers looks for this name
+    index["_class_name"] = ["pipeline", name]
     for name in ("rqvae", "transformer"):
         if index.get(name, [None])[0] is not None:
             model_files = _model_files(folder / name)
@@ -82,12 +76,15 @@ def bundle(module: str) -> str:
 
 def _model_files(folder: Path) -> dict[str, str]:
     config = read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
-    if config.get("model_type") not in MODELS:
+    kinds = [path.stem.removeprefix("modeling_") for path in sorted(PACKAGE.glob("models/modeling_*.py"))]
+    model_type = config.get("model_type")
+    if model_type not in kinds:
         raise ValueError(
-            f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(MODELS)} to get code, "
-            f"got `model_type` {config.get('model_type')}."
+            f"`folder` must hold a pipeline or a config.json of `model_type` {' or '.join(kinds)} to get code, "
+            f"got `model_type` {model_type}."
         )
-    module, config_class, model_class = MODELS[config["model_type"]]
+    module, (model_class,) = f"models/modeling_{model_type}.py", config["architectures"]
+    (config_class,) = classes(PACKAGE / f"models/configuration_{model_type}.py")
     name, path = Path(module).stem, "preprocessor_config.json"
     config["auto_map"] = {"AutoConfig": f"{name}.{config_class}", "AutoModel": f"{name}.{model_class}"}
     files = {f"{name}.py": bundle(module), "config.json": to_json(config)}
@@ -96,6 +93,12 @@ def _model_files(folder: Path) -> dict[str, str]:
         settings["auto_map"] = {"AutoImageProcessor": f"{name}.{class_name}"}
         files[path] = to_json(settings)
     return files
+
+
+def classes(path: Path) -> list[str]:
+    """Names of the classes of a module."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [statement.name for statement in body if isinstance(statement, ast.ClassDef)]
 
 
 def _source(module: str) -> str:

@@ -27,7 +27,7 @@ class FolderKind(NamedTuple):
 
     name: str  # as cards call it
     index: str  # the file by which the folder is known,
-    model_type: str | None  # and the model type in it
+    model_type: str  # and a pattern of the model type in it, "" for none
     configs: dict[str, str]  # the configuration of each component
     weights: str | None  # the weights beside each configuration
 
@@ -36,11 +36,11 @@ WEIGHTS = "model*.safetensors"
 PIPELINE = {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}
 ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
 FOLDER_KINDS = (
-    FolderKind("pipeline", "model_index.json", None, PIPELINE, WEIGHTS),
+    FolderKind("pipeline", "model_index.json", "", PIPELINE, WEIGHTS),
     FolderKind("rqvae", "config.json", "rqvae", {"rqvae": "config.json"}, WEIGHTS),
-    FolderKind("rq_transformer", "config.json", "rq_transformer", {"transformer": "config.json"}, WEIGHTS),
-    FolderKind("adapter", ADAPTER, None, {"adapter": ADAPTER}, "adapter_model*.safetensors"),
-    FolderKind("tokenizer", TOKENIZER, None, {"tokenizer": TOKENIZER}, None),
+    FolderKind("rq_transformer", "config.json", "*rq_transformer", {"transformer": "config.json"}, WEIGHTS),
+    FolderKind("adapter", ADAPTER, "", {"adapter": ADAPTER}, "adapter_model*.safetensors"),
+    FolderKind("tokenizer", TOKENIZER, "", {"tokenizer": TOKENIZER}, None),
 )
 # Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp")
@@ -202,7 +202,7 @@ def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
     """The kind of a folder, the patterns of its weights, which must be whole, and what its files tell a card."""
     for kind in FOLDER_KINDS:
         index = read_json(stage, kind.index) if (stage / kind.index).is_file() else {}
-        if index and kind.model_type in (None, index.get("model_type")):
+        if index and (not kind.model_type or fnmatchcase(str(index.get("model_type")), kind.model_type)):
             break
     else:
         raise ValueError(
