@@ -23,10 +23,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import Dataset
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from rq_hf.models import RQTransformerConfig, RQTransformerForImageGeneration, RQVAEConfig, RQVAEModel
+from rq_hf.models import (
+    ContextualRQTransformerForImageGeneration,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+)
 from rq_hf.training import (
     RQTrainer,
     RQTransformerTrainer,
@@ -79,11 +84,13 @@ def make_rqvae(**fields) -> RQVAEModel:
     return model
 
 
-def make_models(code_depth: int = 2, **fields) -> tuple[RQVAEModel, RQTransformerForImageGeneration]:
+def make_models(
+    code_depth: int = 2, model_class: type = RQTransformerForImageGeneration, **fields
+) -> tuple[RQVAEModel, PreTrainedModel]:
     """Both models; the fields are the transformer's."""
     rqvae = make_rqvae(code_depth=code_depth).eval()
-    config = RQTransformerConfig.from_rqvae_config(rqvae.config, **TRANSFORMER_FIELDS | fields)
-    transformer = RQTransformerForImageGeneration(config)
+    config = model_class.config_class.from_rqvae_config(rqvae.config, **TRANSFORMER_FIELDS | fields)
+    transformer = model_class(config)
     transformer.set_codebook(rqvae.codebook)
     return rqvae, transformer
 
@@ -104,6 +111,11 @@ def rqt_trainer(folder: str | Path, model: dict[str, Any] | None = None, **train
     )
     data = Samples()
     return RQTransformerTrainer(transformer, arguments, rqvae=rqvae, train_dataset=data, eval_dataset=data)
+
+
+def contextual_trainer(folder: str | Path, **training) -> RQTransformerTrainer:
+    """Stage 2 with a contextual transformer."""
+    return rqt_trainer(folder, {"model_class": ContextualRQTransformerForImageGeneration}, **training)
 
 
 def logged(trainer: RQTrainer, name: str) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import assert_equal, logged, rqt_trainer, rqvae_trainer
+from training_runs import assert_equal, contextual_trainer, logged, rqt_trainer, rqvae_trainer
 from transformers import TrainerCallback
 
 from rq_hf.training import resume_checkpoint
@@ -39,12 +39,12 @@ def test_last_is_the_newest_whole_checkpoint_and_a_fresh_start_beside_one_is_ref
         resume_checkpoint(tmp_path, None)
 
 
-@pytest.mark.parametrize("make", [rqvae_trainer, rqt_trainer])
+@pytest.mark.parametrize("make", [rqvae_trainer, rqt_trainer, contextual_trainer])
 def test_a_resumed_training_equals_the_uninterrupted_one_to_the_bit(make, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 4, "ema_decay": 0.9}
     options |= {"muon_learning_rate": 1e-2, "gradient_accumulation_steps": 2}
     options |= {"per_device_train_batch_size": 2, "warmup_steps": 2, "bf16": True}
-    if make is rqt_trainer:
+    if make is not rqvae_trainer:
         options |= {"self_correction": 0.5, "self_correction_passes": 2}
     whole, resumed = make(tmp_path / "whole", **options), make(tmp_path / "resumed", **options)
     whole.train()

@@ -5,7 +5,7 @@
 import pytest
 import torch
 from PIL import Image
-from training_runs import Samples, logged, rqt_trainer
+from training_runs import Samples, contextual_trainer, logged, rqt_trainer
 
 from rq_hf.training import RQTransformerTrainer
 
@@ -151,3 +151,12 @@ def test_temperatures_are_one_number_or_one_for_each_depth(tmp_path):
     for bad in ([1.0, 1.0, 1.0], [], 0.0, [1.0, 0.0]):
         with pytest.raises(ValueError, match="`code_temperature` must be"):
             rqt_trainer(tmp_path, code_temperature=bad)
+
+
+def test_contextual_transformers_train_on_masks_that_are_fixed_in_evaluations(tmp_path):
+    trainer = contextual_trainer(tmp_path, max_steps=20, learning_rate=1e-2, eval_pictures=2)
+    first, again = trainer.evaluate(), trainer.evaluate()
+    assert first["eval_loss"] == again["eval_loss"] and (tmp_path / "pictures" / "step-0.png").is_file()
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < first["eval_loss"]
+    assert "text_loss" not in trainer.state.log_history[0]
