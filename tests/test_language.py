@@ -1,0 +1,234 @@
+# Copyright 2026 The rq_hf authors.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Codes as tokens of a language model: round trips, three families of models, grammar, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+)
+
+from rq_hf import ImageTokens, ImageTokensLogitsProcessor, RQVAEConfig, RQVAEModel
+
+TEXT = "a red heart, a blue star"
+SIZES = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+GPT2_SIZES = dict(vocab_size=300, n_embd=32, n_layer=2, n_head=2)
+LARGE = dict(initializer_range=0.3)  # logits that depend visibly on the ids
+
+
+def make_rqvae(seed: int = 0, **fields) -> RQVAEModel:
+    torch.manual_seed(seed)
+    sizes = dict(
+        image_size=8, base_channels=8, channel_multiplier=(1, 1, 1), num_res_blocks=1, attention_levels=(),
+        latent_channels=8, norm_num_groups=4, codebook_size=16, codebook_dim=8, code_depth=3,
+    )  # fmt: skip
+    return RQVAEModel(RQVAEConfig(**{**sizes, **fields})).eval()
+
+
+def make_tokenizer(family: str = "llama"):
+    """Tokenizers of bytes, or of characters with byte fallback as Llama's, with 256 or more tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<pad>": 0, "</s>": 1} | {letter: row + 2 for row, letter in enumerate(letters)}
+    if family == "qwen":
+        return Qwen2Tokenizer(vocab=vocab, merges=[], pad_token="<pad>", eos_token="</s>", unk_token=None)
+    if family == "gpt2":
+        backend = Tokenizer(models.BPE(vocab, []))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    else:
+        vocab = ["<pad>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(97, 123))]
+        backend = Tokenizer(models.BPE({token: row for row, token in enumerate(vocab)}, [], byte_fallback=True))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+
+
+MODELS = {
+    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SIZES, **LARGE, pad_token_id=0, eos_token_id=1, **more)),
+    "gpt2": lambda **more: GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, **LARGE, pad_token_id=0, eos_token_id=1, **more)),
+    "qwen": lambda **more: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, **LARGE, num_key_value_heads=2, pad_token_id=0, eos_token_id=1, **more)
+    ),
+}
+
+
+def make_model(family: str = "llama", seed: int = 0, **more):
+    torch.manual_seed(seed)
+    return MODELS[family](**more).eval()
+
+
+@pytest.fixture
+def image_tokens() -> ImageTokens:
+    return ImageTokens(make_rqvae(), make_tokenizer())
+
+
+@pytest.fixture
+def separate() -> ImageTokens:
+    return ImageTokens(make_rqvae(shared_codebook=False), make_tokenizer())
+
+
+def generate(model, image_tokens, inputs, **settings):
+    processor = ImageTokensLogitsProcessor(image_tokens)
+    settings = {"max_new_tokens": image_tokens.num_codes + 1, "do_sample": False, **settings}
+    return model.generate(**inputs, logits_processor=[processor], **settings)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("depth", [1, 2, None])
+def test_codes_and_text_come_back_from_a_row_of_ids(shared, depth):
+    image_tokens = ImageTokens(make_rqvae(shared_codebook=shared), make_tokenizer(), depth=depth)
+    assert len(image_tokens.ids) == 2 + 16 * (1 if shared else depth or 3)
+    codes = torch.randint(16, (2, 2, 2, depth or 3))
+    one, two = image_tokens.encode(codes).tolist()
+    text = image_tokens.tokenizer(TEXT).input_ids
+    row = text + one + text + two + text
+    assert torch.equal(image_tokens.decode(row, output_type="latent"), codes)
+    assert torch.equal(image_tokens.decode(torch.tensor(one), output_type="latent"), codes[:1])
+    tokenizer = image_tokens.tokenizer
+    assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(text * 3)
+    assert tokenizer(tokenizer.decode(one)).input_ids == one
+    # Coarse to fine, in raster order.
+    names = tokenizer.convert_ids_to_tokens(one[1 : 1 + (depth or 3)])
+    assert [int(name.strip("<>").split("_")[-1]) for name in names] == codes[0, 0, 0].tolist()
+
+
+def test_pictures_are_the_reconstruction_of_the_rqvae(image_tokens):
+    pixels = torch.rand(2, 3, 8, 8) * 2 - 1
+    row = image_tokens.encode(pixels).flatten()
+    expected = image_tokens.rqvae.decode(image_tokens.rqvae.encode(pixels))
+    torch.testing.assert_close(image_tokens.decode(row, output_type="pt"), (expected / 2 + 0.5).clamp(0, 1))
+    image = Image.fromarray(np.full((8, 8, 3), 128, dtype=np.uint8))
+    ids = image_tokens.encode([image, image.resize((20, 30))])
+    assert ids.shape == (2, 14) and torch.equal(ids[0], image_tokens.encode(image)[0])
+    assert [image.size for image in image_tokens.decode(ids.flatten())] == [(8, 8), (8, 8)]
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_extended_models_keep_their_logits_of_text_and_load_again(family, tied, tmp_path):
+    tokenizer, model = make_tokenizer(family), make_model(family, tie_word_embeddings=tied)
+    inputs = tokenizer(TEXT, return_tensors="pt")
+    before = model(**inputs).logits[..., : len(tokenizer)]
+    image_tokens = ImageTokens(make_rqvae(), tokenizer)
+    image_tokens.extend(model, pad_to_multiple_of=64)
+    assert model.get_input_embeddings().weight.shape[0] % 64 == 0
+    after = model(**tokenizer(TEXT, return_tensors="pt")).logits
+    torch.testing.assert_close(after[..., : before.shape[-1]], before)
+    model.save_pretrained(tmp_path)
+    image_tokens.save_pretrained(tmp_path)
+    loaded, loaded_model = ImageTokens.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.ids == image_tokens.ids and loaded.code_shape == (2, 2, 3)
+    torch.testing.assert_close(loaded_model(**loaded.tokenizer(TEXT, return_tensors="pt")).logits, after)
+    codes = torch.randint(16, (1, 2, 2, 3))
+    assert torch.equal(loaded.encode(codes), image_tokens.encode(codes))
+    with pytest.raises(ValueError, match="`model` must not have image tokens"):
+        loaded.extend(loaded_model)
+
+
+def test_new_rows_point_as_their_codes_do(image_tokens):
+    model = make_model()
+    image_tokens.extend(model)
+    weight = model.get_input_embeddings().weight.detach()
+    rows = weight[image_tokens.ids[2:]] - weight[: image_tokens.begin_id].mean(0)
+    vectors = image_tokens.rqvae.codebook[0]
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(rows[:, None], rows, dim=-1), cosine(vectors[:, None], vectors, dim=-1))
+
+
+def test_sampled_ids_keep_to_the_grammar(separate):
+    model = make_model()
+    separate.extend(model, pad_to_multiple_of=64)
+    inputs = separate.tokenizer(["a" * 4, TEXT + "<image>"], padding=True, padding_side="left", return_tensors="pt")
+    torch.manual_seed(0)
+    # Nearly uniform, but about every sixth id outside a picture starts one.
+    settings = dict(do_sample=True, top_k=0, temperature=100.0, sequence_bias={(separate.begin_id,): 400.0})
+    output = generate(model, separate, inputs, **settings, max_new_tokens=100, num_return_sequences=10)
+    pictures = 0
+    for row in output.tolist():
+        start = len(row) - row[::-1].index(separate.begin_id) - 1  # the last picture may be incomplete
+        row = row if separate.end_id in row[start:] else row[:start]
+        pictures += len(separate.decode(row, output_type="latent"))
+        assert max(row) < len(separate.tokenizer)
+    assert pictures >= 60
+
+
+def test_a_picture_has_exactly_its_codes_and_text_alone_has_none(separate):
+    model = make_model()
+    separate.extend(model)
+    inputs = separate.tokenizer(TEXT + "<image>", return_tensors="pt")
+    output = generate(model, separate, inputs, max_new_tokens=50, eos_token_id=separate.end_id)
+    assert output.shape[1] == inputs.input_ids.shape[1] + 13 and output[0, -1] == separate.end_id
+    processor = ImageTokensLogitsProcessor(separate, allow_start=False)
+    scores = processor(separate.tokenizer(TEXT, return_tensors="pt").input_ids, torch.zeros(1, 400))
+    assert scores[0, separate.ids].isneginf().all() and not scores[0, : separate.begin_id].isneginf().any()
+    assert scores[0, len(separate.tokenizer) :].isneginf().all()  # rows without a token
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_batches_padded_on_the_left_beams_and_caches_draw_as_singles_do(family):
+    image_tokens = ImageTokens(make_rqvae(), make_tokenizer(family))
+    model = make_model(family)
+    image_tokens.extend(model)
+    prompts = ["a cat<image>", TEXT + "<image>"]
+    inputs = image_tokens.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    output = generate(model, image_tokens, inputs)
+    for settings in ({"cache_implementation": "static"}, {"use_cache": False}):
+        assert torch.equal(generate(model, image_tokens, inputs, **settings), output)
+    for prompt, row in zip(prompts, output, strict=True):
+        single = image_tokens.tokenizer(prompt, return_tensors="pt")
+        assert torch.equal(generate(model, image_tokens, single)[0, -13:], row[-13:])
+    beams = generate(model, image_tokens, inputs, num_beams=3, num_return_sequences=2)
+    assert [len(image_tokens.decode(row, output_type="latent")) for row in beams] == [1] * 4
+
+
+def test_wrong_ids_are_refused_with_their_place(separate):
+    begin, *codes, end = separate.encode(torch.zeros(1, 2, 2, 3, dtype=torch.long))[0].tolist()
+    swapped = [codes[1], codes[0], *codes[2:]]
+    wrong = {
+        "code 0 of 12 from codebook 0 at place 3": [5, 6, begin, *swapped, end],
+        "code 11 of 12 from codebook 2 at place 12": [begin, *codes[:-1], end],
+        "</image> at place 13": [begin, *codes, codes[0], end],
+        "code 2 of 12 from codebook 2 at place 3, got the end": [begin, *codes[:2]],
+        "code 1 of 12 from codebook 1 at place 2": [begin, codes[0], begin],
+        "text or <image> at place 1, got id 9999": [5, 9999],
+        "text or <image> at place 0": [-1],
+        "text or <image> at place 15": [*[begin, *codes, end], 5, codes[0]],
+        "a picture, got none": [5, 6],
+        "one row of ids": [[begin, *codes, end]],
+    }
+    for message, ids in wrong.items():
+        with pytest.raises(ValueError, match=f"`ids` must (have|be) {message}"):
+            separate.decode(ids)
+
+
+def test_wrong_pictures_and_depths_are_refused(image_tokens):
+    with pytest.raises(ValueError, match=r"codes of shape \(B, \*\(2, 2, 3\)\), got \(1, 2, 2, 2\)"):
+        image_tokens.encode(torch.zeros(1, 2, 2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"codes in \[0, 16\), got some in \[16, 16\]"):
+        image_tokens.encode(torch.full((1, 2, 2, 3), 16))
+    with pytest.raises(ValueError, match="`depth` must be an integer from 1 to 3, got 4"):
+        ImageTokens(make_rqvae(), make_tokenizer(), depth=4)
+
+
+def test_another_rqvae_and_a_tokenizer_with_the_tokens_are_refused_and_stay_as_they_are(image_tokens, tmp_path):
+    size = len(image_tokens.tokenizer)
+    with pytest.raises(ValueError, match="`tokenizer` must not have image tokens yet.*got </image>"):
+        ImageTokens(make_rqvae(codebook_size=32), image_tokens.tokenizer)
+    assert len(image_tokens.tokenizer) == size
+    image_tokens.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "image_tokens.json").read_text())["depth"] == 3
+    for other in (make_rqvae(seed=1), make_rqvae(image_size=16), make_rqvae(codebook_size=32)):
+        with pytest.raises(ValueError, match="`rqvae` must have the codebook"):
+            ImageTokens.from_pretrained(tmp_path, rqvae=other)
+    assert ImageTokens.from_pretrained(tmp_path, rqvae=image_tokens.rqvae).ids == image_tokens.ids
