@@ -3,6 +3,9 @@
 """Codes as tokens of a language model: round trips, three families of models, grammar, and bad input."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from transformers import (
 
 from rq_hf import ImageTokens, ImageTokensLogitsProcessor, RQVAEConfig, RQVAEModel
 
+ROOT = Path(__file__).parents[1]
 TEXT = "a red heart, a blue star"
 SIZES = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 GPT2_SIZES = dict(vocab_size=300, n_embd=32, n_layer=2, n_head=2)
@@ -55,7 +59,9 @@ def make_tokenizer(family: str = "llama"):
 
 
 MODELS = {
-    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SIZES, **LARGE, pad_token_id=0, eos_token_id=1, **more)),
+    "llama": lambda **more: LlamaForCausalLM(
+        LlamaConfig(**SIZES, **{**LARGE, **more}, pad_token_id=0, eos_token_id=1)
+    ),
     "gpt2": lambda **more: GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, **LARGE, pad_token_id=0, eos_token_id=1, **more)),
     "qwen": lambda **more: Qwen2ForCausalLM(
         Qwen2Config(**SIZES, **LARGE, num_key_value_heads=2, pad_token_id=0, eos_token_id=1, **more)
@@ -175,6 +181,29 @@ def test_a_picture_has_exactly_its_codes_and_text_alone_has_none(separate):
     assert scores[0, len(separate.tokenizer) :].isneginf().all()  # rows without a token
 
 
+def test_a_tiny_model_learns_to_draw_captions_and_to_name_pictures(image_tokens):
+    model, tokenizer = make_model(initializer_range=0.02), image_tokens.tokenizer
+    image_tokens.extend(model)
+    captions = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
+    pictures = image_tokens.encode(torch.randint(16, (8, 2, 2, 3), generator=torch.Generator().manual_seed(0)))
+    words = tokenizer(captions, return_tensors="pt").input_ids
+    end = torch.full((8, 1), tokenizer.eos_token_id)
+    rows = torch.cat([torch.cat([words, pictures, end], 1), torch.cat([pictures, words, end], 1)])
+    # Text, picture, text, picture in one row, with pairs of captions.
+    rows = torch.cat([rows, rows.roll(1, 0)], 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+    for _ in range(150):
+        model(input_ids=rows, labels=rows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    prompts = tokenizer([f"{caption}<image>" for caption in captions], return_tensors="pt")
+    drawn = generate(model, image_tokens, prompts)
+    assert torch.equal(drawn[:, -14:], pictures)
+    question = {"input_ids": pictures, "attention_mask": torch.ones_like(pictures)}
+    named = generate(model, image_tokens, question, max_new_tokens=words.shape[1])
+    assert tokenizer.batch_decode(named, skip_special_tokens=True) == captions
+
+
 @pytest.mark.parametrize("family", MODELS)
 def test_batches_padded_on_the_left_beams_and_caches_draw_as_singles_do(family):
     image_tokens = ImageTokens(make_rqvae(), make_tokenizer(family))
@@ -232,3 +261,18 @@ def test_another_rqvae_and_a_tokenizer_with_the_tokens_are_refused_and_stay_as_t
         with pytest.raises(ValueError, match="`rqvae` must have the codebook"):
             ImageTokens.from_pretrained(tmp_path, rqvae=other)
     assert ImageTokens.from_pretrained(tmp_path, rqvae=image_tokens.rqvae).ids == image_tokens.ids
+
+
+def test_the_guide_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
+    model, tokenizer = make_model(), make_tokenizer()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    model.save_pretrained("my-llm")
+    tokenizer.save_pretrained("my-llm")
+    for name in ("red-heart", "rocket"):
+        shutil.copy(ROOT / "tests" / "fixtures" / "emoji" / "train" / "noto" / f"{name}.png", tmp_path)
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block.replace("max_steps=300", "max_steps=1"), "language_models.md", "exec"), namespace)
+    assert Image.open("heart.png").size == (64, 64) and len(namespace["pictures"]) == 2
