@@ -11,26 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Tokenizer,
-)
+from tokenizers import pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Tokenizer, LlamaTokenizer, Qwen2Tokenizer
 
 from rq_hf import ImageTokens, ImageTokensLogitsProcessor, RQVAEConfig, RQVAEModel
 
 ROOT = Path(__file__).parents[1]
 TEXT = "a red heart, a blue star"
-SIZES = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-GPT2_SIZES = dict(vocab_size=300, n_embd=32, n_layer=2, n_head=2)
-LARGE = dict(initializer_range=0.3)  # logits that depend visibly on the ids
+SIZES = {
+    "llama": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
+    "gpt2": dict(n_embd=32, n_layer=2, n_head=2),
+}
+SIZES["qwen2"] = SIZES["llama"] | dict(num_key_value_heads=2)
 
 
 def make_rqvae(seed: int = 0, **fields) -> RQVAEModel:
@@ -43,35 +35,21 @@ def make_rqvae(seed: int = 0, **fields) -> RQVAEModel:
 
 
 def make_tokenizer(family: str = "llama"):
-    """Tokenizers of bytes, or of characters with byte fallback as Llama's, with 256 or more tokens."""
+    """A tokenizer of bytes, or of letters with byte fallback as Llama's."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {"<pad>": 0, "</s>": 1} | {letter: row + 2 for row, letter in enumerate(letters)}
-    if family == "qwen":
-        return Qwen2Tokenizer(vocab=vocab, merges=[], pad_token="<pad>", eos_token="</s>", unk_token=None)
-    if family == "gpt2":
-        backend = Tokenizer(models.BPE(vocab, []))
-        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
-    else:
-        vocab = ["<pad>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(97, 123))]
-        backend = Tokenizer(models.BPE({token: row for row, token in enumerate(vocab)}, [], byte_fallback=True))
-        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+    if family == "llama":
+        letters = [*(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(97, 123))]
+    vocab = {token: row for row, token in enumerate(["<pad>", "</s>", *letters])}
+    kind = {"llama": LlamaTokenizer, "gpt2": GPT2Tokenizer, "qwen2": Qwen2Tokenizer}[family]
+    special = dict(bos_token="</s>", eos_token="</s>", unk_token="<pad>", pad_token="<pad>")
+    return kind(vocab=vocab, merges=[], **special)
 
 
-MODELS = {
-    "llama": lambda **more: LlamaForCausalLM(
-        LlamaConfig(**SIZES, **{**LARGE, **more}, pad_token_id=0, eos_token_id=1)
-    ),
-    "gpt2": lambda **more: GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, **LARGE, pad_token_id=0, eos_token_id=1, **more)),
-    "qwen": lambda **more: Qwen2ForCausalLM(
-        Qwen2Config(**SIZES, **LARGE, num_key_value_heads=2, pad_token_id=0, eos_token_id=1, **more)
-    ),
-}
-
-
-def make_model(family: str = "llama", seed: int = 0, **more):
-    torch.manual_seed(seed)
-    return MODELS[family](**more).eval()
+def make_model(family: str = "llama", **fields):
+    """A model whose logits depend visibly on the ids, and that has more rows than its tokenizer has tokens."""
+    torch.manual_seed(0)
+    fields = dict(vocab_size=300, initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1) | fields
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES[family], **fields)).eval()
 
 
 @pytest.fixture
@@ -120,7 +98,7 @@ def test_pictures_are_the_reconstruction_of_the_rqvae(image_tokens):
     assert [image.size for image in image_tokens.decode(ids.flatten())] == [(8, 8), (8, 8)]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", SIZES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_extended_models_keep_their_logits_of_text_and_load_again(family, tied, tmp_path):
     tokenizer, model = make_tokenizer(family), make_model(family, tie_word_embeddings=tied)
@@ -204,7 +182,7 @@ def test_a_tiny_model_learns_to_draw_captions_and_to_name_pictures(image_tokens)
     assert tokenizer.batch_decode(named, skip_special_tokens=True) == captions
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", SIZES)
 def test_batches_padded_on_the_left_beams_and_caches_draw_as_singles_do(family):
     image_tokens = ImageTokens(make_rqvae(), make_tokenizer(family))
     model = make_model(family)

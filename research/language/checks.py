@@ -9,7 +9,7 @@ import tempfile
 import time
 
 import torch
-from test_language import MODELS, generate, make_model, make_rqvae, make_tokenizer
+from test_language import SIZES, generate, make_model, make_rqvae, make_tokenizer
 from transformers import AutoTokenizer
 
 from rq_hf import ImageTokens
@@ -19,6 +19,7 @@ def sampled_ids_keep_to_the_grammar(shared: bool) -> str:
     image_tokens = ImageTokens(make_rqvae(shared_codebook=shared), make_tokenizer())
     model = make_model()
     image_tokens.extend(model, pad_to_multiple_of=64)
+    model.generation_config.eos_token_id = None  # rows go on to their full length
     inputs = image_tokens.tokenizer(["a", "a<image>"], padding=True, padding_side="left", return_tensors="pt")
     torch.manual_seed(0)
     settings = dict(do_sample=True, top_k=0, temperature=100.0, sequence_bias={(image_tokens.begin_id,): 400.0})
@@ -68,7 +69,7 @@ def main() -> None:
     for shared in (True, False):
         print(f"sampling, {'shared' if shared else 'separate'} codebooks:", sampled_ids_keep_to_the_grammar(shared))
     print("16,384 codes:", a_large_codebook_is_quick())
-    for family in MODELS:
+    for family in SIZES:
         print(f"torch.compile and StaticCache, {family}:", compiled_models_draw_the_same(family), flush=True)
 
 
