@@ -143,7 +143,8 @@ def test_a_tiny_model_learns_to_draw_captions_and_to_name_pictures(image_tokens)
     captions = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
     pictures = image_tokens.encode(torch.randint(16, (8, 2, 2, 3)))
     words = tokenizer(captions, return_tensors="pt").input_ids
-    rows = torch.cat([torch.cat([words, pictures], 1), torch.cat([pictures, words], 1)])
+    end = torch.full((8, 1), tokenizer.eos_token_id)
+    rows = torch.cat([torch.cat([words, pictures, end], 1), torch.cat([pictures, words, end], 1)])
     rows = torch.cat([rows, rows.roll(1, 0)], 1)  # two captions and two pictures in one row
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
     for _ in range(150):
@@ -194,12 +195,11 @@ def test_wrong_ids_are_refused_with_their_place_and_wrong_codes(separate):
 
 
 def test_another_rqvae_and_a_tokenizer_with_the_tokens_are_refused_and_stay_as_they_are(image_tokens, tmp_path):
-    size = len(image_tokens.tokenizer)
     with pytest.raises(ValueError, match="`tokenizer` must not have image tokens yet.*got </image>"):
         ImageTokens(make_rqvae(codebook_size=32), image_tokens.tokenizer)
     with pytest.raises(ValueError, match="`depth` must be an integer from 1 to 3, got 4"):
         ImageTokens(make_rqvae(), make_tokenizer(), depth=4)
-    assert len(image_tokens.tokenizer) == size
+    assert len(image_tokens.tokenizer) == image_tokens.ids[-1] + 1
     image_tokens.save_pretrained(tmp_path)
     for other in (make_rqvae(seed=1), make_rqvae(image_size=16), make_rqvae(codebook_size=32)):
         with pytest.raises(ValueError, match="`rqvae` must have the codebook"):
