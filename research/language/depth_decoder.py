@@ -15,9 +15,15 @@ from shapes import COLOURS, ROOT, draw_shape
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from rq_hf import ImageTokens, ImageTokensLogitsProcessor, RQTransformerConfig, RQVAEImageProcessorPil, RQVAEModel
-from rq_hf.models.depth_decoder import DepthDecoder
-from rq_hf.models.sampling import Sampling
+from rq_hf import (
+    DepthDecoder,
+    ImageTokens,
+    ImageTokensLogitsProcessor,
+    RQTransformerConfig,
+    RQVAEImageProcessorPil,
+    RQVAEModel,
+    Sampling,
+)
 
 CHECKPOINT = ROOT / "checkpoints" / "emoji-64"
 SIZES = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
