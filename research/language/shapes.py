@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-from rq_hf import ImageTokens, RQVAEModel
+from rq_hf import ImageTokens, ImageTokensLogitsProcessor, RQVAEModel
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {
@@ -91,8 +91,8 @@ class Deadline(TrainerCallback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depth", type=int, default=1, help="depths of the codes that are used")
-    parser.add_argument("--max_steps", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--max_steps", type=int, default=340)
+    parser.add_argument("--minutes", type=float, default=36, help="of training; it ends then")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/shapes"))
     args = parser.parse_args()
@@ -157,7 +157,7 @@ def main() -> None:
         inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
         output = model.generate(
             **inputs, max_new_tokens=image_tokens.num_codes + 1, do_sample=False,
-            logits_processor=[image_tokens.logits_processor()],
+            logits_processor=[ImageTokensLogitsProcessor(image_tokens)],
         )  # fmt: skip
         drawn = [image_tokens.decode(row)[0] for row in output]
         sheet = Image.new("RGB", (64 * len(drawn), 64))
