@@ -29,7 +29,8 @@ ARROWS = {
         "evaluation.features",
     },
     "conversion": {"models", "pipelines", "files", "caption_tokenizer", "hub"},
-    "__init__": {"models", "pipelines", "caption_tokenizer"},
+    "language": {"models"},
+    "__init__": {"models", "pipelines", "caption_tokenizer", "language"},
 }  # fmt: skip
 # What a pipeline can do without: training, measuring and pages bring these.
 EXTRAS = "datasets peft torchvision lpips torchmetrics torch_fidelity gradio torchao matplotlib".split()

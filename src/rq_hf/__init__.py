@@ -10,6 +10,7 @@ from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, AU
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from .caption_tokenizer import convert_char_bpe_tokenizer, train_caption_tokenizer
+from .language import ImageTokens, ImageTokensLogitsProcessor
 from .models import (
     ContextualRQTransformerConfig,
     ContextualRQTransformerForImageGeneration,
