@@ -72,45 +72,6 @@ def test_a_warm_start_keeps_known_words_in_the_same_pieces_and_their_vectors(tin
     assert changed == {"condition_positions.weight"}
 
 
-def test_blocks_that_read_captions_learn_the_main_ones_and_change_nothing_else(tiny_pipeline, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(RESEARCH / "emoji")
-    reading = importlib.import_module("read_captions")
-    texts, styles = ["heart, flat style", "heart, 3d style", "red heart, outline style"], ["flat", "3d", "outline"]
-    columns = {"text": texts, "style": styles, "colour": ["", "", "red"]}
-    columns |= {"concept": ["heart"] * 3, "tone": ["default"] * 3, "alteration": ["none"] * 3}
-    columns["captions"] = [["hart in flat style", "ein herz"], ["ein herz"], ["a red heart"]]
-    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "data" / "train.parquet")
-    rows = datasets.load_dataset(str(tmp_path / "data"), split="train")
-    assert reading.main_captions(rows) == [(text, texts[1]) for text in [texts[0], texts[1], texts[1]]]
-
-    tokenizer = tiny_pipeline.tokenizer
-    words = {"heart": reading.Words("heart", {"love": 1.0}, ["ticker"], {"de": ["Herz"]}, {})}
-    vocabulary = reading.Vocabulary(words, set(), ["hill"], ["so"], {})
-    arguments = reading.ReaderArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
-    batch = next(iter(reading.CaptionBatches(rows, vocabulary, tokenizer, arguments)))
-    known = {
-        tuple(tokenizer(text, truncation=True, padding="max_length").input_ids) for text in [*columns["text"], ""]
-    }
-    assert set(map(tuple, batch["target_ids"].tolist())) <= known
-
-    tiny_pipeline.save_pretrained(tmp_path / "known")
-    monkeypatch.setattr(reading, "install_packages", lambda folder: folder)
-    monkeypatch.setattr(reading, "read_vocabulary", lambda folder: vocabulary)
-    losses = []
-    monkeypatch.setattr(reading.Trainer, "log", lambda trainer, logs, *args: losses.append(logs.get("loss")))
-    options = f"--pipeline {tmp_path / 'known'} --dataset_name {tmp_path / 'data'} --output_dir {tmp_path / 'out'}"
-    options += " --num_layers 1 --max_steps 60 --warmup_steps 2 --logging_steps 20 --per_device_train_batch_size 8"
-    reading.main([*options.split(), "--bf16", "false", "--use_cpu", "true", "--learning_rate", "0.01"])
-    assert losses[2] < 0.7 * losses[0]
-    old = tiny_pipeline.transformer.state_dict()
-    new = RQImageGenerationPipeline.from_pretrained(tmp_path / "out").transformer.state_dict()
-    changed = {name for name in new.keys() & old.keys() if not torch.equal(new[name], old[name])}
-    assert changed == {"condition_embedding.weight"}
-    main_words = sorted({word for text in texts[:2] for word in tokenizer(text).input_ids})
-    vectors = "condition_embedding.weight"
-    assert torch.equal(new[vectors][main_words], old[vectors][main_words])
-
-
 @pytest.mark.parametrize("mode, channels", [("RGB", 3), ("L", 1)])
 def test_altered_emoji_are_mirrored_moved_made_smaller_and_recoloured_on_white(mode, channels, monkeypatch):
     monkeypatch.syspath_prepend(RESEARCH / "emoji")
