@@ -48,8 +48,8 @@ pictures = [DATASETS, "torchvision>=0.21", "torchmetrics[image]>=1.8", "lpips>=0
 extras = {
     "train": [*pictures, "filelock>=3.13", "peft>=0.18", "tensorboard>=2.18"],
     "eval": [*pictures, "torch-fidelity>=0.4"],
-    "data": [DATASETS, "resvg-py>=0.5"],
-    "demo": ["emoji>=2", "gradio>=6"],
+    "data": [DATASETS, "emoji>=2", "resvg-py>=0.5"],
+    "demo": ["gradio>=6"],
     "quantization": ["torchao>=0.15"],
 }
 extras["dev"] = [

@@ -17,12 +17,13 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_quickstart_draws_fine_tunes_and_pushes(hub, monkeypatch, tmp_path):
+def test_the_quickstart_draws_paints_fine_tunes_and_pushes_where_asked(hub, monkeypatch, tmp_path):
     for name, value in hub.environment.items():
         monkeypatch.setenv(name, value)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     notebook = nbformat.read(tmp_path / "notebooks" / "quickstart.ipynb", as_version=4)
+    notebook.cells[-1].source = notebook.cells[-1].source.replace('repository = ""', 'repository = "my-emoji"')
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
     outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [data["image/png"] for data in outputs if "image/png" in data]

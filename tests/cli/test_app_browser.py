@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from training_runs import free_port
@@ -128,9 +129,8 @@ def studio() -> app.Studio:
     return app.Studio(RQImageGenerationPipeline.from_pretrained(DEMO))
 
 
-def options(count: int, seed: int = 0) -> dict:
+def options(count: int, seed: int, **selection) -> dict:
     generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
-    selection = {"num_candidates": 4 * count, "ranker": "likelihood"}  # as the page does by default
     return {"num_images_per_prompt": count, "generator": generators, "output_type": "latent"} | selection
 
 
@@ -139,30 +139,44 @@ def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, d
     fill_in(driver, "count", 2)
     fill_in(driver, "seed", 7)
     click(driver, "draw")
-    codes = studio.pipe("a castle, noto style", **options(2, 7)).images
+    likeliest = {"num_candidates": 8, "ranker": "likelihood"}
+    codes = studio.pipe("a castle, noto style", **options(2, 7, **likeliest)).images
     wait_for_pictures(driver, studio.decode(codes, 3))
     fill_in(driver, "depth", 1)
     wait_for_pictures(driver, studio.decode(codes, 1))
-    driver.find_element(By.XPATH, "//button[contains(., 'Sampling')]").click()
-    fill_in(driver, "temperature", 0.5)
+    driver.find_element(By.CSS_SELECTOR, "#freer input").click()
     click(driver, "draw")
-    codes = studio.pipe("a castle, noto style", temperature=0.5, **options(2, 7)).images
+    codes = studio.pipe("a castle, noto style", **options(2, 7, temperature=1.0)).images
     wait_for_pictures(driver, studio.decode(codes, 1))
+    fill_in(driver, "prompt", "a castle " * 20)
+    click(driver, "draw")
+    wait_for(lambda: "The prompt was cut to" in driver.find_element(By.TAG_NAME, "body").text)
 
 
-def test_an_uploaded_picture_is_reconstructed_and_completed_and_a_missing_one_asked_for(studio, driver, tmp_path):
+def test_an_uploaded_picture_is_reconstructed_and_painted_over_and_a_missing_one_asked_for(studio, driver, tmp_path):
     picture = studio.pipe("a pizza", generator=torch.Generator().manual_seed(1)).images[0]
     picture.save(tmp_path / "picture.png")
+    fill_in(driver, "prompt", "a pizza")
     fill_in(driver, "count", 2)
     open_tab(driver, "Reconstruct")
     upload(driver, "original", tmp_path / "picture.png")
     click(driver, "reconstruct")
     wait_for_pictures(driver, studio.decode(studio.pipe.reconstruct(picture, output_type="latent").images, 3))
-    open_tab(driver, "Complete")
-    click(driver, "complete")
+    open_tab(driver, "Paint")
+    click(driver, "paint")
     wait_for(lambda: "Upload a picture first." in driver.find_element(By.TAG_NAME, "body").text)
-    upload(driver, "upload", tmp_path / "picture.png")
-    fill_in(driver, "completion-prompt", "a pizza")
-    click(driver, "complete")
-    mask = (torch.arange(8) < 4)[:, None].expand(8, 8)
-    wait_for_pictures(driver, studio.decode(studio.pipe.complete(picture, "a pizza", mask, **options(2)).images, 3))
+    large = picture.resize((300, 200))
+    large.save(tmp_path / "large.png")
+    driver.find_element(By.CSS_SELECTOR, "#canvas input[type=file]").send_keys(str(tmp_path / "large.png"))
+    (canvas,) = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#canvas canvas"))
+    time.sleep(2)  # it fits the picture
+    ActionChains(driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 0).release().perform()
+    click(driver, "paint")
+
+    def is_painted() -> bool:
+        sources = [image.get_attribute("src") for image in driver.find_elements(By.CSS_SELECTOR, "#pictures img")]
+        shown = [Image.open(io.BytesIO(urlopen(source).read())).convert("RGB") for source in sources]
+        changed = [(np.asarray(each) != np.asarray(large)).any(-1) for each in shown if each.size == large.size]
+        return len(changed) == 2 and all(each[100, 150] and not each[:20].any() for each in changed)
+
+    wait_for(is_painted)

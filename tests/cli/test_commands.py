@@ -19,8 +19,9 @@ import pytest
 import torch
 from picture_files import FIXTURE
 from PIL import Image
+from transformers import BertConfig, BertForMaskedLM
 
-from rq_hf import __version__
+from rq_hf import RQImageGenerationPipeline, __version__
 from rq_hf.cli import in_one_line, main
 from rq_hf.evaluation.reconstruction import coarse_to_fine_sheet
 from rq_hf.images import decode_picture, image_grid
@@ -70,13 +71,22 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
-    cases = (("app", "gradio", "rq_hf[demo]"), ("train-tokenizer", "datasets", "rq_hf[train] or rq_"))
-    for command, module, extras in cases:
+    for command, module, extra in (("app", "gradio", "demo"), ("train-tokenizer", "datasets", "train")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             for name in [name for name in sys.modules if name == f"rq_hf.cli.{command.replace('-', '_')}"]:
                 patch.delitem(sys.modules, name)
-            assert f"; it comes with {extras}" in ends_with(capsys, 1, command)
+            expected = f'; in a clone of rq_hf it comes with `pip install ".[{extra}]"`'
+            assert expected in ends_with(capsys, 1, command)
+            with pytest.raises(SystemExit) as ended:  # what the command does needs no extra
+                run(command, "--help")
+            assert ended.value.code == 0 and f"rq-hf {command} " in capsys.readouterr().out
+
+
+def test_env_lists_versions_and_device(capsys):
+    run("env")
+    told = dict(line.removeprefix("- ").split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["rq_hf"] == __version__ and told["torch"] == torch.__version__ and told["device"]
 
 
 def test_generate_writes_a_sheet_and_overwrites_none(pipeline_folder, tmp_path, monkeypatch, capsys):
@@ -98,6 +108,45 @@ def test_generate_takes_class_ids_and_names(make_pipeline, tmp_path):
     run("generate", tmp_path / "pipeline", "--class_labels", *labels, "--num_images", 1, "--output", output)
     images = pipe(class_labels=[0, 1, 2], generator=[torch.Generator().manual_seed(seed) for seed in range(3)]).images
     assert Image.open(output).tobytes() == image_grid(images, labels, 1, tile_size=256).tobytes()
+
+
+def test_generate_draws_the_white_part_of_a_mask_anew_and_keeps_all_other_pixels(pipeline_folder, tmp_path, capsys):
+    picture, mask = Image.effect_noise((30, 20), 90).convert("RGB"), Image.new("L", (30, 20))
+    mask.paste(255, (8, 4, 20, 15))
+    picture.save(tmp_path / "picture.png")
+    mask.save(tmp_path / "mask.png")
+    words = ["generate", pipeline_folder, "a heart", "--image", tmp_path / "picture.png", "--num_images", 2]
+    run(*words, "--mask_image", tmp_path / "mask.png", "--output", tmp_path / "new.png")
+    paths = capsys.readouterr().out.split()
+    assert [Path(path).name for path in paths] == ["new.png", "new-1.png"]
+    for path in paths:
+        is_changed = (np.asarray(Image.open(path)) != np.asarray(picture)).any(-1)
+        assert is_changed.any() and not is_changed[np.asarray(mask) == 0].any()
+    assert "`--image` and `--mask_image` go together" in ends_with(capsys, 1, *words)
+
+
+def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(make_pipeline, tmp_path, capsys):
+    pipe = make_pipeline("text")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    rewriter = BertForMaskedLM(BertConfig(vocab_size=pipe.transformer.config.vocab_size, **sizes)).eval()
+    pipe = RQImageGenerationPipeline(**pipe.components | {"prompt_rewriter": rewriter})
+    pipe.save_pretrained(tmp_path / "pipeline")
+    words = ["generate", tmp_path / "pipeline", "a heart", "--num_images", 1, "--output", tmp_path / "new.png"]
+    run(*words)
+    told = f"'a heart' is read as {pipe.rewrite('a heart')!r}\n"
+    assert told in capsys.readouterr().err
+    run(*words, "--no_rewrite")
+    assert "is read as" not in capsys.readouterr().err
+
+
+def test_generate_takes_the_passes_of_a_contextual_transformer(make_transformer, tiny_rqvae, tmp_path):
+    pipe = RQImageGenerationPipeline(tiny_rqvae, make_transformer("none", tiny_rqvae, contextual=True))
+    pipe.save_pretrained(tmp_path / "pipeline")
+    passes = {"num_draft_steps": 3, "num_revise_rounds": 0}
+    flags = [word for name, value in passes.items() for word in (f"--{name}", value)]
+    run("generate", tmp_path / "pipeline", "--num_images", 1, *flags, "--output", tmp_path / "sheet.png")
+    images = pipe(generator=torch.Generator().manual_seed(0), **passes).images
+    assert Image.open(tmp_path / "sheet.png").tobytes() == image_grid(images, ["unconditional"], 1, 256).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +171,7 @@ def test_damaged_models_are_one_line_and_leave_nothing(pipeline_folder, tmp_path
     assert str(pipeline_folder) in ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
     if name is None or name.startswith("rqvae"):
         picture = next(FIXTURE.rglob("*.png"))
-        assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", picture, "--model", pipeline_folder)
+        assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", pipeline_folder, picture)
     assert not any(Path.cwd().iterdir())
 
 
@@ -217,8 +266,8 @@ def test_reconstruct_shows_original_and_every_depth(make_pipeline, tmp_path, cap
     expected = np.asarray(coarse_to_fine_sheet(pipe.rqvae, pipe.image_processor.preprocess(square)), int)
     for model in ("pipeline", "rqvae"):
         output = tmp_path / f"{model}.png"
-        run("reconstruct", picture, "--model", tmp_path / model, "--output", output)
+        run("reconstruct", tmp_path / model, picture, "--output", output)
         assert np.abs(np.asarray(Image.open(output), int) - expected).max() <= 1
     (tmp_path / "broken.png").write_bytes(b"x" * 99)
     for name in ("broken.png", "typo.png"):
-        assert name in ends_with(capsys, 1, "reconstruct", tmp_path / name, "--model", tmp_path / "rqvae")
+        assert name in ends_with(capsys, 1, "reconstruct", tmp_path / "rqvae", tmp_path / name)

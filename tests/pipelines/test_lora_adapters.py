@@ -142,3 +142,26 @@ def test_an_adapter_that_does_not_fit_is_refused_and_leaves_nothing(pipe_and_ada
     pipe.load_lora_weights(folder / "one")
     with pytest.raises(ValueError, match="must be new, got 'default'"):
         pipe.load_lora_weights(folder / "two")
+
+
+def test_a_loaded_adapter_is_saved_for_this_library_and_for_peft(pipe_and_adapters, tmp_path):
+    pipe, folder, original = pipe_and_adapters
+    with pytest.raises(ValueError, match=r"`adapter_name` must be one of the loaded adapters \[\], got None"):
+        pipe.save_lora_weights(tmp_path / "saved")
+    for name in ("one", "two"):
+        pipe.load_lora_weights(folder / name, name)
+    pipe.save_lora_weights(tmp_path / "saved", adapter_name="one")
+    pipe.save_lora_weights(tmp_path / "alone", weight_name="two.safetensors")  # the active one
+    pipe.save_lora_weights(tmp_path / "nothing", is_main_process=False)
+    assert not (tmp_path / "nothing").exists()
+    with_peft = PeftModel.from_pretrained(copy.deepcopy(original), tmp_path / "saved")
+    for name, saved in (("one", tmp_path / "saved"), ("two", tmp_path / "alone" / "two.safetensors")):
+        pipe.set_adapters(name)
+        expected = logits(pipe.transformer)
+        pipe.load_lora_weights(saved, f"{name} again")
+        assert torch.equal(logits(pipe.transformer), expected)
+        if name == "one":
+            torch.testing.assert_close(logits(with_peft), expected)
+    pipe.set_adapters(["one", "two"])
+    with pytest.raises(ValueError, match="`adapter_name` must be one of the loaded adapters"):
+        pipe.save_lora_weights(tmp_path / "both")

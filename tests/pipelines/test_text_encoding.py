@@ -159,3 +159,18 @@ def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipel
     assert torch.equal(loaded.encode_prompt("a red heart"), said)
     off = RQImageGenerationPipeline.from_pretrained(tmp_path, prompt_rewriter=None)
     assert torch.equal(off.encode_prompt("a red heart"), ids)
+
+
+def test_emoji_of_a_prompt_are_read_as_their_names_where_the_tokenizer_has_names(tiny_pipeline, tmp_path):
+    names = {"\N{ROCKET}": "rocket", "\N{HEAVY BLACK HEART}": "red heart", "\N{MAN}\u200d\N{ROCKET}": "a cat"}
+    prompts = [
+        "a \N{ROCKET}",
+        "\N{HEAVY BLACK HEART}\ufe0f",
+        "\N{MAN}\U0001f3ff\u200d\N{ROCKET}",
+    ]
+    expected = tiny_pipeline.encode_prompt(["a rocket", "red heart", "a cat"])
+    assert not torch.equal(tiny_pipeline.encode_prompt(prompts), expected)
+    tiny_pipeline.tokenizer.init_kwargs["emoji_names"] = names
+    assert torch.equal(tiny_pipeline.encode_prompt(prompts), expected)
+    tiny_pipeline.save_pretrained(tmp_path)
+    assert torch.equal(type(tiny_pipeline).from_pretrained(tmp_path).encode_prompt(prompts), expected)

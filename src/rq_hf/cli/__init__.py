@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The console command `rq-hf`. Each command is the `main` of the module of its name."""
 
+import ast
 import importlib
 import importlib.metadata
 import re
@@ -9,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -24,6 +26,7 @@ COMMANDS = {
     "convert": "convert an official checkpoint",
     "push": "upload a folder to the Hub",
     "app": "serve a page in the browser that draws",
+    "env": "print versions and device, for a report of an error",
 }
 
 
@@ -53,6 +56,10 @@ def main(argv: Sequence[str] | None = None, **options: Any) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if asked.debug:
             traceback.print_exc()
+        if isinstance(error, ImportError) and {"-h", "--help"} & {*argv}:
+            source = Path(__file__).with_name(f"{asked.command.replace('-', '_')}.py").read_text(encoding="utf-8")
+            print(ast.get_docstring(ast.parse(source)), f"\nFlags are listed once it runs: {in_one_line(error)}")
+            sys.exit(0)
         if not isinstance(error, KeyboardInterrupt):
             sys.exit(f"error: {in_one_line(error)}")
         print("error: interrupted", file=sys.stderr)
@@ -74,8 +81,8 @@ def in_one_line(error: Exception) -> str:
         text = text.splitlines()[-1]
     message = " ".join(text.split())[:1000]
     if isinstance(error, ImportError):
-        extras = [f"rq_hf[{extra}]" for extra in extras_with(error.name)]
-        return message + (f"; it comes with {' or '.join(extras)}" if extras else "")
+        extras = [f'`pip install ".[{extra}]"`' for extra in extras_with(error.name)]
+        return message + (f"; in a clone of rq_hf it comes with {' or '.join(extras)}" if extras else "")
     if isinstance(error, (ValueError, OSError)) and message:
         return message
     return f"{type(error).__name__}: {message}; `rq-hf --debug COMMAND` shows its traceback"

@@ -13,7 +13,7 @@ prompts     how many pictures show what their prompts ask for, by the columns `c
 likelihood  what a code of real pictures costs the transformer (Eq. 14)
 
 `samples` and `prompts` draw into a folder; a picture that is there is not drawn again. They run in any number of
-processes by `accelerate launch scripts/evaluate.py`. All need `pip install "rq_hf[eval]"`.
+processes by `accelerate launch scripts/evaluate.py`. All need `pip install ".[eval]"` in a clone.
 """
 
 from argparse import Namespace

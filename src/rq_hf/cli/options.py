@@ -91,6 +91,10 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind in (("temperature", float), ("top_k", int), ("top_p", float)):
         parser.add_argument(f"--{name}", type=one_or_more(kind), help="one number, or one per depth: 1,0.9,0.8")
     parser.add_argument("--guidance_scale", type=float, help="classifier-free guidance; 1 is none")
+    for name, what in (("draft_steps", "passes of the draft"), ("revise_rounds", "revisions of the whole picture")):
+        parser.add_argument(f"--num_{name}", type=integer, help=f"{what}, of a contextual transformer")
+    text = "take prompts as they are, where the pipeline has a prompt rewriter"
+    parser.add_argument("--no_rewrite", dest="rewrite_prompt", action="store_false", default=None, help=text)
     parser.add_argument("--num_candidates", type=int, help="pictures per prompt of which the best are kept")
     parser.add_argument("--ranker", help="'likelihood', or a CLIP model; needs --num_candidates")
     parser.add_argument("--classifier", help="image classifier; needs --acceptance_rate")
@@ -99,7 +103,8 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, as arguments of the pipeline, with their models loaded."""
-    names = (*SAMPLING_FIELDS, "num_candidates", "ranker", "classifier", "acceptance_rate")
+    names = (*SAMPLING_FIELDS, "num_draft_steps", "num_revise_rounds", "rewrite_prompt")
+    names += ("num_candidates", "ranker", "classifier", "acceptance_rate")
     options = {name: getattr(arguments, name, None) for name in names}
     options = {name: value for name, value in options.items() if value is not None}
     if options.get("ranker", "likelihood") != "likelihood":

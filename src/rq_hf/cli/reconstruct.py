@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Show what an RQ-VAE keeps of pictures: the original, then what the first 1, 2, ..., D codes per position give.
 
-    rq-hf reconstruct picture.png [more.png ...] --model checkpoints/emoji-64
+    rq-hf reconstruct checkpoints/emoji-64 picture.png [more.png ...]
 
 Pictures are cropped to a centred square and resized to the model's size; transparent parts become white.
 """
@@ -24,8 +24,8 @@ from .options import CommandParser, picture_path, write_sheet
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf reconstruct`."""
     parser = CommandParser(prog="rq-hf reconstruct", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="Hub id or folder of an RQ-VAE or of a pipeline")
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
-    parser.add_argument("--model", required=True, help="Hub id or folder of an RQ-VAE or of a pipeline")
     parser.add_argument("--output", type=picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_args(argv)
 

@@ -31,7 +31,7 @@ from .selection import (
     first_drawn_depth,
 )
 from .sharing import SharingMixin
-from .text_encoding import NO_TOKEN, embed_ids, rewrite_ids, tokenize_texts
+from .text_encoding import NO_TOKEN, embed_ids, name_emoji, rewrite_ids, tokenize_texts
 
 logger = logging.get_logger(__name__)
 
@@ -280,7 +280,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         """The condition that the transformer takes for captions; errors call them `name`.
 
         A caption that does not fit is cut, with a warning that shows what is lost. A caption of which the tokenizer
-        knows nothing, such as one in another script, becomes the model's null condition, with a warning.
+        knows nothing, such as one in another script, becomes the model's null condition, with a warning. Emoji are
+        read as their names where tokenizer_config.json has `emoji_names`, a dictionary of names without skin tones.
 
         Args:
             prompt (`str` or `list[str]`): Captions.
@@ -302,6 +303,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         if self.tokenizer is None or takes_embeds and self.text_encoder is None:
             needed = "a `tokenizer` and a `text_encoder`" if takes_embeds else "a `tokenizer`"
             raise ValueError(f"`{name}` needs a pipeline with {needed}.")
+        if emoji_names := self.tokenizer.init_kwargs.get("emoji_names"):
+            prompts = [name_emoji(text, emoji_names) for text in prompts]
         length = config.condition_length - self.tokenizer.num_special_tokens_to_add()
         whole = self.tokenizer(list(prompts), add_special_tokens=False, padding=False, truncation=False, verbose=False)
         if takes_embeds:

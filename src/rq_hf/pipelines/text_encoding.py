@@ -5,7 +5,8 @@
 Symbols: N captions, S condition tokens.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,13 @@ from .loading import load_whole
 
 # Stands for a place without a token among the ids of a text encoder.
 NO_TOKEN = -1
+
+
+def name_emoji(text: str, names: Mapping[str, str]) -> str:
+    """Puts names in place of emoji, in any skin tone: "a \N{ROCKET}" becomes "a rocket". The longest ones go first."""
+    text = re.sub("[\ufe0f\U0001f3fb-\U0001f3ff]", "", text)
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return " ".join(re.sub(pattern, lambda found: f" {names[found[0]]} ", text).split())
 
 
 def load_text_encoder(name_or_path: str | Path, **kwargs) -> PreTrainedModel:
