@@ -3,6 +3,7 @@
 """Training on the vectors of a frozen text encoder, by the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from training_runs import COMMON, assert_equal
 from transformers import (
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     CLIPTextConfig,
     CLIPTextModel,
@@ -117,6 +119,15 @@ def test_the_command_trains_a_pipeline_by_any_encoder_with_and_without_a_cache(k
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_encoders_may_lack_a_pooler_and_nothing_else(tmp_path):
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path / "masked")
+    assert type(load_text_encoder(tmp_path / "masked")) is BertModel
+    weights = {name: value for name, value in MAKERS["bert"]().state_dict().items() if "LayerNorm" not in name}
+    MAKERS["bert"]().save_pretrained(tmp_path / "broken", state_dict=weights)
+    with pytest.raises(ValueError, match="must hold all weights of BertModel, but 6 are missing"):
+        load_text_encoder(tmp_path / "broken")
+
+
 @pytest.mark.parametrize("is_cached", [True, False])
 def test_the_model_sees_in_training_what_the_pipeline_gives_it(is_cached, paths):
     write_encoder(paths / "encoder", "bert")
@@ -176,3 +187,13 @@ def test_fine_tuning_evaluation_and_code_need_nothing_but_the_pipeline(paths, hu
     assert type(coded) is not RQImageGenerationPipeline and type(coded.text_encoder) is BertModel
     tuned = RQImageGenerationPipeline.from_pretrained(paths / "tuned")
     assert torch.equal(*(draw(each, PROMPTS[0], output_type="pt") for each in (tuned, coded)))
+
+
+def test_the_python_of_the_guide_runs(monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    names = {}
+    page = (root / "docs" / "text_encoders.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "text_encoders.md", "exec"), names)
+    assert names["embeds"].shape == (2, 16, 32) and len(names["images"]) == 2
