@@ -33,8 +33,8 @@ OVERRIDES = [
     ("num_train_epochs", "training", ["max_steps"]),  # which would win over the epochs
     ("caption_column", "data", ["label_column"]),
     ("label_column", "data", ["caption_column"]),
-    ("model_name_or_path", "model", None),  # a pipeline brings its architecture, its RQ-VAE and its tokenizer
-    ("model_name_or_path", "data", ["rqvae_name_or_path", "tokenizer_name_or_path"]),
+    ("model_name_or_path", "model", None),  # a pipeline brings all its components
+    ("model_name_or_path", "data", ["rqvae_name_or_path", "tokenizer_name_or_path", "text_encoder"]),
 ]
 # The default recipe describes one data set. For another one only its name of the validation split is kept.
 OVERRIDES_OF_DEFAULT = [

@@ -12,12 +12,15 @@ from transformers.utils import cached_file
 from ..models.base import check_whole, named_errors
 
 
-def load_whole(model_class: Any, name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """Loads a model of any class from safetensors, of which no weight may be missing."""
+def load_whole(
+    model_class: Any, name_or_path: str | Path, unused: tuple[str, ...] = (), **kwargs: Any
+) -> PreTrainedModel:
+    """Loads a model of any class from safetensors, of which no weight may be missing but in `unused` modules."""
     options = {"use_safetensors": True, "output_loading_info": True, **kwargs}
     with named_errors(name_or_path):
         model, info = model_class.from_pretrained(name_or_path, **options)
-    check_whole(name_or_path, model, info)
+    missing = [name for name in info["missing_keys"] if name.split(".")[0] not in unused]
+    check_whole(name_or_path, model, {"missing_keys": missing})
     return model
 
 

@@ -431,7 +431,7 @@ def check_components(rqvae, transformer, tokenizer, text_encoder=None, prompt_re
     """
     needed = {"rqvae": (rqvae, "decode"), "transformer": (transformer, "condition_states")}
     for name, (model, method) in needed.items():
-        if model is not None and not (isinstance(model, PreTrainedModel) and hasattr(model, method)):
+        if model is not None and not (isinstance(model, torch.nn.Module) and hasattr(model, method)):
             raise ValueError(f"`{name}` must be a model of rq_hf with `{method}`, got {type(model).__name__}.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
         raise ValueError(f"`tokenizer` must be a tokenizer of transformers, got {type(tokenizer).__name__}.")

@@ -28,8 +28,10 @@ def name_emoji(text: str, names: Mapping[str, str]) -> str:
 
 def load_text_encoder(name_or_path: str | Path, **kwargs) -> PreTrainedModel:
     """Loads a text encoder: of an encoder-decoder model such as T5 the encoder, of any other the whole model."""
-    is_encoder = type(AutoConfig.from_pretrained(name_or_path)) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    return load_whole(AutoModelForTextEncoding if is_encoder else AutoModel, name_or_path, **kwargs)
+    config = AutoConfig.from_pretrained(name_or_path, subfolder=kwargs.get("subfolder", ""))
+    is_encoder = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    model_class = AutoModelForTextEncoding if is_encoder else AutoModel
+    return load_whole(model_class, name_or_path, unused=("pooler",), **kwargs)  # masked language models have none
 
 
 def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> torch.LongTensor:

@@ -5,7 +5,7 @@
 Beside the data sets of a recipe there is a collator for plain ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -34,8 +34,13 @@ from .data import (
 logger = logging.get_logger(__name__)
 
 
-def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreTrainedTokenizerBase | None:
-    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline."""
+def load_tokenizer(
+    data: CodeDataArguments, pipeline: str | None = None, has_encoder: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline.
+
+    Without a text encoder it must know the length of a caption, `model_max_length`.
+    """
     if data.caption_column is None:
         return None
     if data.text_encoder is not None:
@@ -43,7 +48,7 @@ def load_tokenizer(data: CodeDataArguments, pipeline: str | None = None) -> PreT
     command = ["rq-hf", "train-tokenizer", "--dataset_name", str(data.dataset_name)]
     command += ["--caption_column", data.caption_column]
     tokenizer = load_made(_read_tokenizer, "tokenizer_name_or_path", data.tokenizer_name_or_path, pipeline, *command)
-    if tokenizer.model_max_length > 10**6:  # transformers writes "no limit" as 1e30
+    if not has_encoder and tokenizer.model_max_length > 10**6:  # transformers writes "no limit" as 1e30
         raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} must have a `model_max_length`.")
     return tokenizer
 
@@ -264,7 +269,9 @@ class CaptionEmbeds:
         width = text_encoder.config.get_text_config().hidden_size
         self.null, self.rows = torch.zeros(length, width), {text: row for row, text in enumerate(texts)}
         features = datasets.Features({"prompt_embeds": datasets.Array2D((length, width), "float32")})
-        embeds = datasets.Dataset.from_dict({"text": texts}).map(
+        # Unlike `from_dict` this makes a file, without which `map` would keep all vectors in memory, and them alone.
+        rows = datasets.Dataset.from_generator(_text_rows, gen_kwargs={"texts": texts})
+        embeds = rows.map(
             _embed_texts,
             batched=True,
             batch_size=64,
@@ -277,6 +284,11 @@ class CaptionEmbeds:
 
     def __getitem__(self, text: str) -> torch.Tensor:
         return self.embeds[self.rows[text]]["prompt_embeds"]
+
+
+def _text_rows(texts: list[str]) -> Iterator[dict[str, str]]:
+    for text in texts:
+        yield {"text": text}
 
 
 def _embed_texts(batch: dict[str, list], tokenizer, text_encoder: PreTrainedModel, length: int) -> dict[str, Any]:
