@@ -14,6 +14,7 @@ from pathlib import Path
 
 from emoji_captions import (
     COLOUR_WORDS,
+    FILLERS,
     FRAMES,
     FRAMES_BY_LANGUAGE,
     LEXICAL_FILES,
@@ -155,6 +156,7 @@ class CaptionMaker:
         self.common = [
             (term, key) for key, each in self.words.items() for term in each.keywords if words[key].keywords[term] < 1
         ]
+        self.plain = [term for term, _ in self.common if " " not in term] or list(self.fillers)
         self.shortened = {key: self.shorter_names(each.name) for key, each in words.items()}
         self.parts = {}  # phrases of a concept's own terms
         for key, each in self.words.items():
@@ -252,9 +254,15 @@ class CaptionMaker:
             return fill(rng.choice(("{a}", "the {}")), term)
         if kind < 0.5:
             return fill(rng.choice(FRAMES), term)
-        if kind < 0.7:
+        if kind < 0.65:
             return f"{fill(rng.choice(('{a}', '{}', 'the {}')), term)} {rng.choice(PLACES)} {rng.choice(self.nouns)}"
-        return surround(term, self.fillers, rng)
+        if kind < 0.8:
+            return surround(term, self.fillers, rng)
+        # Of plain words that ask for other things alone ("help", "looking") that with the article is meant.
+        words = [
+            rng.choice(rng.choice((FILLERS, FILLERS, self.fillers, self.plain))) for _ in range(rng.randint(2, 4))
+        ]
+        return f"{' '.join(words)} {fill(rng.choice(('{a}', '{a}', 'the {}')), term)}"
 
 
 def read_caption_maker(npm_dir: Path, keys: set[str]) -> CaptionMaker:

@@ -40,7 +40,7 @@ STYLES = ("3d", "fluent", "flat", "twemoji", "noto", "emojione", "blob", "firefo
 MISSPELT, IN_PIECES, EMPTY = 0.3, 0.2, 0.01  # shares with a typing error, with BPE dropout, of no caption
 COMMON = 0.12  # share of captions with a keyword that several concepts have
 BPE_DROPOUT = 0.1
-FULL_LENGTH = 3  # every third batch has the length that prompts are read at; the others that of their longest caption
+FULL_LENGTH = 2  # every second batch has the length that prompts are read at; the others that of their longest caption
 NUM_BATCHES = 16  # that are drawn together and sorted by length
 
 
