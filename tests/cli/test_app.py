@@ -58,9 +58,9 @@ def test_likelier_pictures_are_the_best_of_four_of_the_checkpoints_own_settings(
     assert torch.equal(codes, drawn(tiny_pipeline, prompt="a heart", num_candidates=8, ranker="likelihood"))
 
 
-def test_an_empty_seed_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
+def test_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
     studio = app.Studio(tiny_pipeline)
-    (codes, _, about), (_, _, other) = (studio.draw("a heart", 3, 1, None, True, False) for _ in range(2))
+    (codes, _, about), (_, _, other) = (studio.draw("a heart", 3, 1, 0, True, False) for _ in range(2))
     assert about != other
     assert torch.equal(studio.draw("a heart", 3, 1, int(about.removeprefix("Seed ")), True, False)[0], codes)
 

@@ -168,7 +168,7 @@ def test_an_uploaded_picture_is_reconstructed_and_painted_over_and_a_missing_one
     large = picture.resize((300, 200))
     large.save(tmp_path / "large.png")
     driver.find_element(By.CSS_SELECTOR, "#canvas input[type=file]").send_keys(str(tmp_path / "large.png"))
-    (canvas,) = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#canvas canvas"))
+    canvas, *_ = wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#canvas canvas"))
     time.sleep(2)  # it fits the picture
     ActionChains(driver).move_to_element(canvas).click_and_hold().move_by_offset(20, 0).release().perform()
     click(driver, "paint")

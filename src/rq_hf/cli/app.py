@@ -87,8 +87,8 @@ class Studio:
         return [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
 
     def _call(self, call: Callable, condition, count, seed, freer, rewrite, **options) -> tuple[Any, str]:
-        """What a call of a pipeline draws, and its seed. An empty seed is a new one."""
-        seed = secrets.randbelow(2**32) if seed is None else int(seed)
+        """What a call of a pipeline draws, and its seed. The seed 0 stands for a new one."""
+        seed = int(seed or 0) or secrets.randbelow(2**32)
         generators = [torch.Generator().manual_seed(seed + index) for index in range(int(count))]
         options |= {"num_images_per_prompt": len(generators), "generator": generators}
         if freer:
@@ -157,10 +157,10 @@ def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prom
                 with gr.Tab("Draw"):
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 with gr.Tab("Paint"):
+                    label = {"label": "Picture", "placeholder": "Upload a picture, then paint over a part of it"}
                     canvas = gr.ImageEditor(
-                        label="Paint over what is to be drawn anew", type="pil", format="png", layers=False,
-                        sources=["upload", "clipboard"], transforms=(), height=420, elem_id="canvas",
-                        brush=gr.Brush(colors=["#ff2d87"], color_mode="fixed"),
+                        type="pil", format="png", layers=False, sources=["upload", "clipboard"], transforms=(),
+                        brush=gr.Brush(colors=["#ff2d87"], color_mode="fixed"), height=420, elem_id="canvas", **label,
                     )  # fmt: skip
                     paint = gr.Button("Paint", variant="primary", elem_id="paint")
                 with gr.Tab("Reconstruct"):
@@ -169,8 +169,8 @@ def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prom
                     reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
                 with gr.Row():
                     count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
-                    label = {"label": "Seed", "info": "Empty: a new one each time.", "elem_id": "seed"}
-                    seed = gr.Number(None, precision=0, minimum=0, maximum=2**32, **label)
+                    label = {"label": "Seed", "info": "0: a new one each time.", "elem_id": "seed"}
+                    seed = gr.Number(0, precision=0, minimum=0, maximum=2**32, **label)
                 freer = gr.Checkbox(False, label="Freer: varied pictures, not the likeliest", elem_id="freer")
                 has_rewriter = pipe.prompt_rewriter is not None
                 rewrite = gr.Checkbox(True, label="Read prompts in words that the model knows", visible=has_rewriter)
