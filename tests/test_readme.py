@@ -22,9 +22,6 @@ SHELLS = {  # scripts of three lines that have other names than the command that
     "train_rqvae": "train-rqvae",
     "research/emoji/train_rqvae": "train-rqvae",
     "train_rqt": "train-rqt",
-    "train_caption_tokenizer": "train-tokenizer",
-    "convert_original_checkpoint": "convert",
-    "push_to_hub": "push",
 }
 FENCE = re.compile(r"^([ \t]*)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rq_hf import RQImageGenerationPipeline
+from rq_hf import RQImageGenerationPipeline, RQInpaintPipeline
 from rq_hf.images import image_grid, to_pil
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,8 @@ def completion_row(
     mask = region(*pipe.transformer.config.code_shape[:2])
     kept = show_kept(pipe.reconstruct(picture).images[0], mask)
     options |= {"num_images_per_prompt": NUM_IMAGES, "generator": seeds(NUM_IMAGES)}
-    completed = pipe.complete(picture, prompt, mask, **options).images
+    white = Image.fromarray((~mask).numpy().astype("uint8") * 255).resize(picture.size, Image.Resampling.NEAREST)
+    completed = RQInpaintPipeline(**pipe.components)(prompt, picture, white, **options).images
     return [picture, kept, *completed], [prompt, "kept", *(f"completion {seed}" for seed in range(NUM_IMAGES))]
 
 

@@ -98,6 +98,8 @@ def test_auto_pipelines_find_it(pipe, tmp_path):
     plain = RQImageGenerationPipeline(**pipe.components)
     assert isinstance(AutoPipelineForInpainting.from_pipe(plain), RQInpaintPipeline)
     plain.save_pretrained(tmp_path)
+    varied = [each.vary(photograph(), "rocket", generator=seeded(0)).images[0] for each in (plain, pipe)]
+    assert np.array_equal(*map(np.asarray, varied))
     loaded = AutoPipelineForInpainting.from_pretrained(tmp_path)
     assert isinstance(loaded, RQInpaintPipeline) and type(loaded.transformer) is type(pipe.transformer)
 

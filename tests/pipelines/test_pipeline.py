@@ -264,7 +264,7 @@ def test_weights_that_give_nan_are_an_error_and_no_black_picture(tiny_pipeline, 
 def test_parts_that_do_not_belong_together_are_refused(tiny_pipeline, make_rqvae, make_transformer, tiny_tokenizer):
     rqvae, transformer = tiny_pipeline.rqvae, tiny_pipeline.transformer
     for parts, name in (({"rqvae": transformer}, "rqvae"), ({"transformer": "x"}, "transformer")):
-        with pytest.raises(ValueError, match=f"`{name}` must be a model of type"):
+        with pytest.raises(ValueError, match=f"`{name}` must be a model of rq_hf"):
             RQImageGenerationPipeline(**{"rqvae": rqvae, "transformer": transformer, **parts})
     for other, name in [
         (make_transformer("text", codebook_size=16), "code_shape"),

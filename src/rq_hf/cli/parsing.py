@@ -76,7 +76,7 @@ def parse_recipe(
     parser = _build_parser(command, description, members, hints)
     flags = _given_flags(parser, argv[is_named:], {each for names in types.values() for each in names})
     if name is None:
-        names = ", ".join(each for each in recipe_names() if ("-rqvae-" in each) != command.endswith("rqt"))
+        names = ", ".join(each for each in recipe_names() if ("rqt-" in each) == command.endswith("rqt"))
         raise ValueError(f"`RECIPE` must be a JSON file or one of {names}.")
 
     sections, name = read_recipe(name), Path(name).name.removesuffix(".json")

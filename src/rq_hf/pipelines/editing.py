@@ -74,7 +74,7 @@ class EditingMixin:
         mask = torch.zeros(self.transformer.config.code_shape, dtype=torch.bool)
         mask[..., :keep_depths] = True
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
-        return self(prompt, class_labels, known_codes=codes, known_mask=mask, **kwargs)
+        return self(prompt=prompt, class_labels=class_labels, known_codes=codes, known_mask=mask, **kwargs)
 
     def _check_depth(self, name: str, depth: int) -> None:
         code_depth = self.rqvae.config.code_depth

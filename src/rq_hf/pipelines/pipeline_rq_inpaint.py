@@ -86,6 +86,8 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
             `ValueError`: no picture or mask, a mask of another size or without white, or an argument that does not fit
                 the model.
         """
+        if "known_codes" in kwargs:  # of `vary`
+            return super().__call__(prompt, output_type=output_type, return_dict=return_dict, **kwargs)
         check_output_type(output_type)
         images = pillow_images("image", image, "RGB")
         masks = [
