@@ -220,7 +220,7 @@ def load_encoder(data: CodeDataArguments, pipeline: str | None) -> PreTrainedMod
     if pipeline is None or data.caption_column is None:
         return None
     with suppress(OSError):
-        cached_file(pipeline, "config.json", subfolder="text_encoder")
+        cached_file(pipeline, "text_encoder/config.json")  # with `subfolder` a missing file is no error
         return load_text_encoder(pipeline, subfolder="text_encoder", dtype=torch.float32)
     return None
 
