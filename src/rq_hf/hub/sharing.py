@@ -228,7 +228,7 @@ def _num_parameters(path: Path) -> int:
     """Parameters in a file of weights, without the buffers of a codebook."""
     try:
         with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if "quantizer." not in name and not name.startswith("codebook.")]
+            names = [name for name in file.keys() if "quantizer." not in name and "codebook." not in name]
             return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except SafetensorError as error:
         raise ValueError(f"`folder` must hold whole weights, got {path.parent.name}/{path.name}: {error}") from error
