@@ -113,7 +113,7 @@ def test_every_file_begins_with_the_licence_and_a_docstring():
             assert ast.get_docstring(ast.parse(text)), path
 
 
-def test_drawing_needs_no_extra_package_and_training_no_peft():
+def test_drawing_needs_no_extra_package_and_training_neither_peft_nor_lpips_nor_torchvision():
     block = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\nimport rq_hf, rq_hf.hub, rq_hf.conversion\n"
-    allow = f"for name in {EXTRAS}: name == 'peft' or sys.modules.pop(name)\nimport rq_hf.training"
+    allow = f"for name in {EXTRAS}: name in ('peft', 'lpips', 'torchvision') or sys.modules.pop(name)\nimport rq_hf.training"
     subprocess.run([sys.executable, "-c", block + allow], check=True)
