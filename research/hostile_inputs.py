@@ -136,7 +136,7 @@ def calls() -> Iterator[Case]:
     depths = {"codes": bad_codes, "depth": [0, 4, 1.5, True, None, "1"]}
     yield from each("log_likelihood", PIPE.transformer.log_likelihood, depths, input_ids=ids, codes=codes)
     yield from each("decode", PIPE.rqvae.decode, {"codes": bad_codes})
-    for weight in (PIPE.rqvae.decoder.conv_out.bias, PIPE.transformer.depth_projection.weight):
+    for weight in (PIPE.rqvae.decoder.conv_out.bias, PIPE.transformer.depth_decoder.projection.weight):
         drawn = lambda weight=weight, **options: (weight.data.fill_(NAN), PIPE("a heart", **options))  # noqa: E731
         yield from each(f"NaN in {tuple(weight.shape)}", drawn, {"output_type": ["pil", "np", "pt"]})
     parts = {"rqvae": ["x", PIPE.transformer], "transformer": [7], "tokenizer": ["x"], "sampling": [{"a": 1}]}
@@ -145,12 +145,14 @@ def calls() -> Iterator[Case]:
 
 
 def pictures() -> Iterator[Case]:
-    array, mask, large = np.zeros((1, 16, 16, 3), np.float32), torch.ones(4, 4) > 0, torch.rand(1, 3, 2048, 2048)
+    array, large = np.zeros((1, 16, 16, 3), np.float32), torch.rand(1, 3, 2048, 2048)
+    white, inpaint = Image.new("L", PICTURE.size, 255), rq_hf.RQInpaintPipeline(**PIPE.components)
     bad = [None, [], "picture.png", 7, b"", [PICTURE, "x"], Image.new("F", (16, 16)), array + 2, array + NAN,
            array.astype(np.uint8), array[0, 0], array[..., :2], torch.zeros(1, 4, 16, 16)]
-    masks = [None, 1, mask.float() / 2, mask[:2], mask.numpy()[None], Image.new("F", (16, 16))]
+    masks = [None, 1, [], torch.ones(3, 3), array[..., 0] - 1, Image.new("L", PICTURE.size), white.convert("F")]
     good, depths = {"image": PICTURE, "prompt": "a heart"}, [0, 4, -1, 1.5, "1"]
-    yield from each("complete", PIPE.complete, {"image": [*bad, large], "mask": masks}, mask=mask, **good)
+    edited = {"image": [*bad[:8], large], "mask_image": masks, "padding_mask_crop": [-1, "1"]}
+    yield from each("inpaint", inpaint, edited, mask_image=white, **good)
     yield from each("vary", PIPE.vary, {"image": [large], "keep_depths": depths}, **good)
     yield from each("reconstruct", PIPE.reconstruct, {"image": bad, "depth": depths}, image=PICTURE)
     contents = [b"", b"x" * 999, picture_file(PICTURE, "EPS"), picture_file(PICTURE)[:500], 7, "typo.png", PLACE]

@@ -15,6 +15,7 @@ from PIL import ImageChops, ImageFilter
 from transformers.utils import logging
 
 from ..images import decode_picture
+from ..models.validation import at_least
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
 
@@ -89,6 +90,7 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         if "known_codes" in kwargs:  # of `vary`
             return super().__call__(prompt, output_type=output_type, return_dict=return_dict, **kwargs)
         check_output_type(output_type)
+        at_least(0).check("padding_mask_crop", padding_mask_crop)
         images = pillow_images("image", image, "RGB")
         masks = [
             mask.point(lambda value: 255 * (value >= 128)) for mask in pillow_images("mask_image", mask_image, "L")
@@ -156,7 +158,7 @@ def square_box(mask: PIL.Image.Image, padding: int | None) -> Box:
     (width, height), (left, upper, right, lower) = mask.size, mask.getbbox()
     part = max(right - left, lower - upper)
     if padding is not None:
-        side = part + 2 * padding
+        side = part + 2 * int(padding)
     else:
         side = min(width, height) if part <= min(width, height) else max(width, height)
     starts = []
