@@ -202,6 +202,13 @@ def test_it_starts_from_an_autoregressive_model(make_transformer):
     assert model.config.code_shape == source.config.code_shape and not model.training
 
 
+def test_an_odd_number_of_positions_is_redrawn_in_two_parts(make_transformer):
+    model = make_transformer("class", contextual=True, code_shape=(3, 3, 2))
+    codes = make_codes(2, (3, 3, 2))
+    redrawn = model.redraw_codes(codes, generator=seeded(0), input_ids=torch.tensor([[0], [1]]))
+    assert redrawn.shape == codes.shape and (redrawn != codes).any()
+
+
 def test_codes_of_depth_one_are_an_ordinary_masked_image_transformer(make_transformer):
     model = make_transformer("class", contextual=True, code_shape=(2, 3, 1), num_depth_layers=0)
     codes = model.generate(torch.tensor([[1], [2]]), num_draft_steps=3, order="halton", generator=seeded(0))

@@ -104,8 +104,7 @@ def draft_and_revise(
         num_parts = min(settings["num_draft_steps" if phase == 0 else "num_revise_steps"], most)
         is_hidden = is_drawn
         for positions in balanced_partition(keys, is_drawn, num_parts):  # (B, m)
-            is_part = F.pad(torch.zeros_like(is_drawn), (0, 1)).scatter(1, positions, True)[:, :-1]  # (B, T)
-            of_part = uniforms.gather(1, _per_depth(positions.clamp(max=height * width - 1), depth))
+            is_part, of_part = _of_part(positions, uniforms)
             yield Pass(is_hidden if phase == 0 else is_part, positions, of_part, phase == 0)
             is_hidden = is_hidden & ~is_part
 
@@ -282,8 +281,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         numbers = draw_uniforms(generator, 1, (len(codes), flat.shape[1], codes.shape[-1] + 1))[0].to(codes.device)
         redrawn = flat
         for positions in balanced_partition(numbers[..., -1], everything, 2):
-            is_part = torch.zeros_like(everything).scatter(1, positions, True)
-            uniforms = numbers[..., :-1].gather(1, _per_depth(positions, codes.shape[-1]))
+            is_part, uniforms = _of_part(positions, numbers[..., :-1])
             drawn = self.fill(states, flat, is_part, positions, sampling, uniforms)[0]
             redrawn = torch.where(is_part[..., None], drawn, redrawn)
         return redrawn.view_as(codes)
@@ -373,6 +371,14 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         if self._compiled_pass is None or self._compiled_pass[0] != options:
             self._compiled_pass = options, torch.compile(self.fill, **options)
         return self._compiled_pass[1]
+
+
+def _of_part(positions: torch.LongTensor, uniforms: torch.Tensor) -> tuple[torch.BoolTensor, torch.Tensor]:
+    """Which positions `(B, T)` belong to a part `(B, m)`, and its uniforms `(B, m, D)` out of `(B, T, D)`."""
+    batch_size, num_positions, depth = uniforms.shape
+    is_part = torch.zeros(batch_size, num_positions + 1, dtype=torch.bool, device=positions.device)
+    places = positions.clamp(max=num_positions - 1)
+    return is_part.scatter(1, positions, True)[:, :-1], uniforms.gather(1, _per_depth(places, depth))
 
 
 def _per_depth(positions: torch.LongTensor, depth: int) -> torch.LongTensor:
