@@ -16,8 +16,9 @@ from rq_hf.cli import main
 from rq_hf.evaluation.generation import evaluate_likelihood
 from rq_hf.evaluation.reconstruction import evaluate_rqvae
 from rq_hf.images import decode_picture
-from rq_hf.training import CodeDataArguments
+from rq_hf.training import CodeDataArguments, DataArguments
 from rq_hf.training.conditions import evaluation_samples
+from rq_hf.training.data import load_splits
 from rq_hf.training.transforms import PictureTransform
 
 FLAGS = ["--split", "validation", "--filter", "tone=default", "--device", "cpu", "--batch_size", 4]
@@ -78,6 +79,16 @@ def write_rows(folder: Path, spoilt: dict[str, object], feature: object = None, 
 
 BROKEN = {"bytes": jpeg(emoji_rows()[7])[:900], "path": None}
 OF_TEXTS = ["samples", "prompts", "likelihood"]
+
+
+def test_rows_that_a_training_held_out_are_measured_by_a_flag(pipeline, tmp_path):
+    data = write_rows(tmp_path / "data", {})
+    parts = load_splits(DataArguments(str(data), validation_split="validation", hold_out=True))
+    for split, rows in parts.items():
+        flags = ["--dataset_name", data, "--split", split, "--hold_out", "--output", tmp_path / f"{split}.json"]
+        found = evaluate("rqvae", tmp_path / "model", *flags)
+        drawn = evaluate("prompts", tmp_path / "model", "--feature_extractor", "pixels", *flags)
+        assert found["num_pictures"] == drawn["num_pictures"] == len(rows)
 
 
 @pytest.mark.parametrize(

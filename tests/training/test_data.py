@@ -115,12 +115,12 @@ def test_rows_are_held_out_by_their_pictures_alone(tmp_path, caplog):
     assert part["validation"] == whole["validation"] & {row["text"] for row in rows[:150]}
     assert not whole["validation"] & {row["text"] for row in rows[2:5]} and len(few["validation"]) == 1
     count = len(whole["validation"])
-    message = f"{tmp_path / 'all'} has no split 'validation': {count} of {len(rows)} pictures are held out for it, "
-    assert caplog.messages[0] == f"{message}by a hash of their files."
+    message = f"{count} of {len(rows)} pictures of {tmp_path / 'all'} are held out for validation, by a hash of their "
+    assert caplog.messages[0] == f"{message}files."
 
 
 def test_rows_that_a_hold_out_would_take_altogether_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`hold_out` needs at least two different pictures, got 1 rows that it would"):
+    with pytest.raises(ValueError, match="needs at least two different pictures, got 1 rows that it would"):
         held_out(write_folder(tmp_path, 1))
 
 

@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         what.set_defaults(run=run, device=str(process_state().device))
         what.add_argument("--dataset_name", required=run is not samples, help="Hub id or folder")
         what.add_argument("--split", required=run in (rqvae, likelihood))
+        text = "as trainings without a validation split: --split validation is what they held out, train the rest"
+        what.add_argument("--hold_out", action="store_true", help=text)
         what.add_argument("--filter", help="keep the rows with COLUMN=VALUE, several separated by commas")
         what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
@@ -132,7 +134,7 @@ def prompts(arguments: Namespace) -> dict[str, Any]:
     """Draw prompts and judge the pictures by the nearest real ones, those of all splits."""
     if arguments.prompts is None and arguments.split is None:
         raise ValueError("`--split` must be given without `--prompts`, got None.")
-    splits = list(read_dataset(arguments.dataset_name))
+    splits = ["train", "validation"] if arguments.hold_out else list(read_dataset(arguments.dataset_name))
     for flag in ("split", "copies_of"):
         if getattr(arguments, flag) not in (None, *splits):
             raise ValueError(f"`--{flag}` must be one of {splits}, got {getattr(arguments, flag)!r}.")

@@ -24,6 +24,7 @@ from .data import (
     Rows,
     SampleReader,
     cache_latents,
+    hold_out,
     make_reader,
     open_picture,
     picture_datasets,
@@ -348,7 +349,8 @@ def evaluation_samples(
     counts such rows. The pictures are decoded once to find them; `datasets` keeps the result.
 
     Args:
-        data ([`CodeDataArguments`]): Name, columns, filter and transform of the data.
+        data ([`CodeDataArguments`]): Name, columns, filter and transform of the data. With `hold_out` the splits are
+            the two parts of `train_split` that a training makes, `train_split` and "validation".
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
         transformer_config ([`RQTransformerConfig`], *optional*): Adds the `input_ids` of this transformer.
@@ -359,6 +361,9 @@ def evaluation_samples(
         `ValueError`: If there is no such split or column, no whole row, or the transformer does not fit the data.
     """
     available, samples = read_dataset(data.dataset_name, data.dataset_config_name), {}
+    if data.hold_out:
+        rows = read_split(available, data.train_split, data, "train_split")
+        available = dict(zip((data.train_split, "validation"), hold_out(rows, data), strict=True))
     for split in splits:
         rows = read_split(available, split, data)
         reader = make_reader(data, rqvae_config, columns=columns)

@@ -72,7 +72,7 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
         if split is None:
             continue
         if name == "validation" and split not in available and data.hold_out and not data.streaming:
-            splits["train"], splits[name] = _hold_out(splits["train"], data)
+            splits["train"], splits[name] = hold_out(splits["train"], data)
         else:
             splits[name] = read_split(available, split, data, f"{name}_split")
     for name, rows in splits.items():
@@ -109,7 +109,7 @@ def read_split(available: dict[str, Rows], split: str, data: DataArguments, argu
     return rows
 
 
-def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
+def hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
     """
     Rows for training, and at least one for validation. A row's part depends on its picture, not on its place or on
     the other rows; only if all others are for training, the first by hash is held out.
@@ -119,12 +119,12 @@ def _hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dat
     held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
     if held_out.all():
         raise ValueError(
-            f"`validation_split` {data.validation_split!r} is missing, and `hold_out` needs at least two different "
-            f"pictures, got {len(rows)} rows that it would all take."
+            "`hold_out` of a data set without a validation split needs at least two different pictures, got "
+            f"{len(rows)} rows that it would all take."
         )
     logger.warning(
-        f"{data.dataset_name} has no split {data.validation_split!r}: {held_out.sum()} of {len(rows)} pictures are "
-        "held out for it, by a hash of their files."
+        f"{held_out.sum()} of {len(rows)} pictures of {data.dataset_name} are held out for validation, by a hash of "
+        "their files."
     )
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
