@@ -78,13 +78,19 @@ def test_training_and_evaluation_give_equal_codes_and_pictures_of_codes(shared):
         torch.testing.assert_close(quantized, embedded, rtol=0, atol=1e-5)
         if rule is None:
             torch.testing.assert_close(state(quantizer), before, rtol=0, atol=0)
+    for depth in (1, 2):
+        coarse, all_codes, _ = quantizer(latents, None, depth)
+        torch.testing.assert_close(coarse, quantizer.embed(all_codes[..., :depth]), rtol=0, atol=1e-5)
+        assert all_codes.shape == codes.shape
 
 
 def test_the_gradient_of_the_quantized_latents_passes_straight_through():
     quantizer, latents = make_quantizer(), make_latents(2, 3, 3).requires_grad_()
     weights = torch.randn(latents.shape)
-    (quantizer(latents)[0] * weights).sum().backward()
-    assert torch.equal(latents.grad, weights)
+    for depth in (None, 1):
+        latents.grad = None
+        (quantizer(latents, depth=depth)[0] * weights).sum().backward()
+        assert torch.equal(latents.grad, weights)
 
 
 @SHARED_AND_SEPARATE

@@ -112,6 +112,20 @@ def test_the_codebook_is_updated_with_each_accumulated_batch(tmp_path, rule):
     assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * per_batch]
 
 
+def test_quantizer_dropout_decodes_a_random_number_of_depths_in_its_share_of_the_batches(tmp_path):
+    trainer = rqvae_trainer(tmp_path, adversarial_weight=0.0, quantizer_dropout=0.5)
+    trainer.generator = torch.Generator().manual_seed(0)
+    depths = [trainer.draw_depth() for _ in range(400)]
+    counts = [depths.count(depth) / 400 for depth in (None, *range(1, RQVAE_FIELDS["code_depth"] + 1))]
+    assert counts[0] == pytest.approx(0.5, abs=0.06) and min(counts[1:]) == pytest.approx(max(counts[1:]), abs=0.08)
+    errors = []
+    for depth in (None, 1):
+        trainer.draw_depth = lambda depth=depth: depth
+        trainer.current_gradient_accumulation_steps = 1
+        errors.append(trainer.training_step(trainer.model.eval(), {"pixel_values": Samples().pictures[:4]}).item())
+    assert errors[0] != errors[1]
+
+
 def test_grey_pictures_train_with_all_losses(tmp_path):
     trainer = rqvae_trainer(
         tmp_path, model={"num_channels": 1}, max_steps=1, perceptual_weight=1.0, perceptual_net="lite0"

@@ -227,6 +227,7 @@ class RQVAEModel(RQPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         codebook_update: Literal["per_depth", "per_step"] | None = None,
+        depth: int | None = None,
         output_hidden_states: bool | None = None,
     ) -> RQVAEOutput:
         r"""Reconstructs pictures and computes the losses of the model (Eq. 6 and 7).
@@ -234,14 +235,15 @@ class RQVAEModel(RQPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
                 Pixels in [-1, 1]. Shapes are checked; values are not, as that would make a GPU wait.
-            codebook_update (*optional*): see [`ResidualQuantizer.forward`]; only training updates the codebook.
+            codebook_update, depth (*optional*):
+                See [`ResidualQuantizer.forward`]; only training updates the codebook or decodes fewer depths.
             output_hidden_states (`bool`, *optional*): Whether to return feature maps of the encoder.
 
         Returns:
             [`RQVAEOutput`], or a tuple with `return_dict=False`.
         """
         latents = self.encode_latents(pixel_values)  # (B, H, W, n_z)
-        quantized, codes, commitment_loss = self.quantizer(latents, codebook_update)
+        quantized, codes, commitment_loss = self.quantizer(latents, codebook_update, depth)
         reconstruction = self._decode_quantized(quantized)  # (B, num_channels, height, width)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())  # Eq. 6
         loss = reconstruction_loss + self.config.commitment_weight * commitment_loss

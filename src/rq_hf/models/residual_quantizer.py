@@ -250,7 +250,10 @@ class ResidualQuantizer(nn.Module):
         return self.codebook(codes).sum(-2)
 
     def forward(
-        self, latents: torch.Tensor, codebook_update: Literal["per_depth", "per_step"] | None = None
+        self,
+        latents: torch.Tensor,
+        codebook_update: Literal["per_depth", "per_step"] | None = None,
+        depth: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         r"""Quantizes for training: straight-through estimator, commitment loss and, if asked for, a codebook update.
 
@@ -261,10 +264,13 @@ class ResidualQuantizer(nn.Module):
                 `None`: no update. `"per_depth"`: the official rule, an update after each depth; a code restarts when
                 its average count falls below 1. `"per_step"`: one update after all depths, for small batches; the
                 averages forget faster at first, and a code restarts when its count falls below a tenth of the mean.
+            depth (`int`, *optional*):
+                d of the partial sum z-hat^(d) that is returned, from 1 to D; all by default. Codes and losses are
+                those of all depths.
 
         Returns:
-            quantized z-hat `(B, H, W, n_z)` whose gradient passes straight to the latents, codes `(B, H, W, D)`, and
-            the commitment loss `()` (Eq. 7, mean over depths).
+            z-hat^(d) `(B, H, W, n_z)`, whose gradient passes straight to the latents, codes `(B, H, W, D)`, and the
+            commitment loss `()` (Eq. 7, mean over depths).
         """
         if codebook_update not in (None, "per_depth", "per_step"):
             raise ValueError(f"`codebook_update` must be None, 'per_depth' or 'per_step', got {codebook_update!r}.")
@@ -272,23 +278,24 @@ class ResidualQuantizer(nn.Module):
             flat = latents.float().reshape(-1, latents.shape[-1])  # (N, n_z), z
             residual, partial_sum = flat.detach(), torch.zeros_like(flat)
             codes, residuals, commitment_losses = [], [], []
-            for depth in range(self.code_depth):  # Eq. 4
-                codebook = self.codebook.weight_of(depth)
+            for index in range(self.code_depth):  # Eq. 4
+                codebook = self.codebook.weight_of(index)
                 code = nearest_codes(residual, codebook)
                 vectors = F.embedding(code, codebook)  # e(k_d), before any update
                 if codebook_update == "per_depth":
-                    self._update("per_depth", depth if len(self.cluster_size) > 1 else 0, residual, code)
+                    self._update("per_depth", index if len(self.cluster_size) > 1 else 0, residual, code)
                 residuals.append(residual)
                 codes.append(code)
                 residual = residual - vectors  # r_d = r_{d-1} - e(k_d)
                 partial_sum = partial_sum + vectors  # z-hat^(d)
                 commitment_losses.append(F.mse_loss(flat, partial_sum))  # ||z - sg[z-hat^(d)]||^2, Eq. 7
+                if index + 1 == (depth or self.code_depth):
+                    quantized = flat + (partial_sum - flat).detach()  # straight through
             if codebook_update == "per_step" and len(self.cluster_size) == 1:  # all depths train one codebook
                 self._update("per_step", 0, torch.cat(residuals), torch.cat(codes))
             elif codebook_update == "per_step":
                 for index in range(self.code_depth):
                     self._update("per_step", index, residuals[index], codes[index])
-            quantized = flat + (partial_sum - flat).detach()  # straight through
         codes = torch.stack(codes, dim=-1).view(*latents.shape[:-1], self.code_depth)  # (B, H, W, D)
         return quantized.view(latents.shape), codes, torch.stack(commitment_losses).mean()
 

@@ -15,7 +15,7 @@ from transformers import get_scheduler, set_seed
 from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
 from ..models.modeling_rqvae import RQVAEModel, RQVAEOutput
-from ..models.validation import at_least
+from ..models.validation import at_least, between
 from ..pipelines.loading import load_component
 from .arguments import Recipe, setting
 from .checkpoints import resume_checkpoint
@@ -34,6 +34,11 @@ class RQVAETrainingArguments(RQTrainingArguments):
 
     codebook_update: Literal["per_depth", "per_step"] = setting(
         "per_step", "Codebook updates: 'per_depth' is the official rule; 'per_step' fits batches with few vectors."
+    )
+    quantizer_dropout: float = setting(
+        0.0,
+        "Share of the batches that decode the first d codes alone, d at random; for coarse pictures.",
+        between(0, 1),
     )
     train_decoder_only: bool = setting(False, "Freeze encoder and codebook: transformers of their codes still fit.")
     l1_weight: float = setting(0.0, "Weight of the mean absolute error beside the squared one.", at_least(0))
@@ -87,7 +92,7 @@ class RQVAETrainer(RQTrainer):
         """One batch: losses and gradients of the RQ-VAE, then the discriminator's own step on the same pictures."""
         model.train()
         pixel_values = inputs["pixel_values"].to(self.args.device)
-        outputs = model(pixel_values, codebook_update=self.codebook_update)
+        outputs = model(pixel_values, codebook_update=self.codebook_update, depth=self.draw_depth())
         reconstruction = outputs.reconstruction.float()
 
         error, parts = self.reconstruction_error(outputs, pixel_values)  # squared, absolute, perceptual
@@ -104,6 +109,13 @@ class RQVAETrainer(RQTrainer):
             parts |= self.train_discriminator(pixel_values, reconstruction.detach())
         self.record(model, len(pixel_values), **parts)
         return loss.detach() / self.current_gradient_accumulation_steps
+
+    def draw_depth(self) -> int | None:
+        """The number of codes that a batch decodes, with `quantizer_dropout`; `None` is all."""
+        if self.args.quantizer_dropout == 0:
+            return None
+        is_coarse, depth = torch.rand(2, generator=self.generator, device=self.args.device).tolist()
+        return 1 + int(depth * self.model.config.code_depth) if is_coarse < self.args.quantizer_dropout else None
 
     def reconstruction_error(
         self, outputs: RQVAEOutput, pixel_values: torch.Tensor
