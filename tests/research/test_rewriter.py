@@ -32,7 +32,7 @@ WORDS = {
 
 def make_captions(keys=tuple(WORDS), blocked=()):
     return captions.CaptionMaker(
-        {key: WORDS[key] for key in keys}, set(blocked), ["so", "merely"], {}, {"heart": {"ticker"}}
+        {key: WORDS[key] for key in keys}, set(blocked), ["so", "merely"], ["dreams"], {}, {"heart": {"ticker"}}
     )
 
 
@@ -49,7 +49,7 @@ def test_a_term_belongs_to_one_concept_the_plainest_that_it_names():
 def test_plain_words_mean_what_most_people_mean_and_are_drawn_often():
     boats = {"a": Words("motor boat", {"boat": 1.0}, [], {}, {}), "b": Words("sailboat", {}, [], {}, {})}
     assert captions.owners(boats, {})["boat"] == "b"
-    maker = captions.CaptionMaker(boats, set(), ["so"], {}, {})
+    maker = captions.CaptionMaker(boats, set(), ["so"], [], {}, {})
     assert maker.common == [("boat", "b")] and "boat" in maker.draw("b", "flat", random.Random(0), "boat")
 
 
