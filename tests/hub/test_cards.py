@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from rq_hf.hub import render_card, write_card
+from rq_hf.hub.cards import weights_digest
 
 KINDS = ("pipeline", "rqvae", "rq_transformer", "adapter", "tokenizer")
 FACTS = {
@@ -33,6 +34,7 @@ FACTS = {
     "metrics_split": "test_combos",
     "intended_use": "To try the library.",
     "limitations": "- It knows no flags.",
+    "based_on": "me/older",
 }
 
 
@@ -69,7 +71,12 @@ def test_a_full_card_tells_what_it_is_given(kind, configs, tmp_path):
         *("4 x 4 x 3", "captions of up to 6 tokens", "| top_k | 64, 16 |", "10,431 drawings", "Google, Apache-2.0."),
         *("| learning_rate | 0.0006 |", "| seed | 0 |", "| bf16 | True |", "train-rqvae a\nrq-hf train-rqt b\n"),
         *("| PSNR (dB) | 26.12 |", "| code usage | 0.75, 0.5 |", "split `test_combos`"),
-        *("To try the library.", "- It knows no flags.", "@inproceedings{lee2022autoregressive"),
+        *(
+            "is based on [me/older](https://huggingface.co/me/older) and",
+            "To try the library.",
+            "- It knows no flags.",
+            "@inproceedings{lee2022autoregressive",
+        ),
     ):
         assert text in card.text, text
     assert "max_steps" not in card.text and "None" not in card.text and "path/to/this" not in card.text
@@ -121,6 +128,9 @@ def test_the_snippets_of_all_cards_run(make_pipeline, condition, example, tmp_pa
     assert Image.open("reconstruction.png").size == Image.open("coarse.png").size == (16, 16)
 
 
-def test_the_card_of_the_demo_is_complete():
-    card = ModelCard.load(Path(__file__).parents[2] / "checkpoints" / "emoji-64" / "README.md")
-    assert read_back(card)["license"] == "cc-by-4.0" and len(headings(card.text)) > 5
+def test_the_card_of_the_demo_is_complete_and_about_its_weights():
+    folder = Path(__file__).parents[2] / "checkpoints" / "emoji-64"
+    card = ModelCard.load(folder / "README.md")
+    metadata = read_back(card)
+    assert metadata["license"] == "cc-by-4.0" and len(headings(card.text)) > 5
+    assert metadata["weights"] == f"emoji-64@sha256:{weights_digest(folder)}"  # measure new weights, then change it

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from training_runs import COMMON, RQVAE_FIELDS, assert_equal
 
 from rq_hf import RQImageGenerationPipeline, RQVAEModel
+from rq_hf.hub import write_card
 from rq_hf.training import (
     CodeDataArguments,
     DataArguments,
@@ -108,6 +109,7 @@ def test_both_stages_train_on_a_stream(models, tmp_path):
 
 
 def test_fine_tuning_starts_from_the_weights_of_a_pipeline_with_fields_that_fit_them(models, tmp_path):
+    write_card(models, "pipeline", {"model_name": "old", "metrics": {"psnr": 28.125}, "datasets": ["me/data"]})
     common = {"model_name_or_path": models, "learning_rate": 0.0, "max_steps": 1}
     rqvae = train_rqvae(rqvae_recipe(tmp_path / "1", {"codebook_decay": 0.5}, **common)).model
     assert rqvae.config.codebook_decay == 0.5
@@ -117,6 +119,12 @@ def test_fine_tuning_starts_from_the_weights_of_a_pipeline_with_fields_that_fit_
     pretrained = RQImageGenerationPipeline.from_pretrained(models)
     for model, base in ((rqvae, pretrained.rqvae), (transformer, pretrained.transformer)):
         assert_equal(list(model.parameters()), list(base.parameters()))
+    for run in ("1", "2"):
+        card = ModelCard.load(tmp_path / run / "README.md")
+        assert (
+            "The model is based on `models` and has other weights." in card.text and "| max_steps | 1 |" in card.text
+        )
+        assert card.text.lstrip().startswith(f"# {run}\n") and "28.1" not in str(card)
 
 
 def test_a_training_resumes_by_its_recipe_and_starts_afresh_in_an_empty_folder_alone(tmp_path):

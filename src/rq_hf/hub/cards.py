@@ -1,13 +1,17 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Model cards: README.md files rendered from the templates in model_cards/."""
+"""Model cards: README.md files rendered from the templates in model_cards/, each about the weights that it names."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from .remote_code import read_json
 
 # Where snippets load from as long as there is no repository.
 NO_REPOSITORY = "path/to/this/folder"
@@ -34,6 +38,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
 
             - `license`, `language`, `datasets`, `base_model`, `tags`: metadata, as in `ModelCardData`.
             - `model_name`: the title. `repo_id`: the repository that the snippets load.
+            - `based_on`: the repository, or the name, of the model that this one was made of.
             - `summary`, `training_data`, `attribution`, `intended_use`, `limitations` (a list, `- ...`).
             - `example_input`: the caption or class id of the snippet.
             - `configs`: dictionaries or configurations by component, `"rqvae"`, `"transformer"`, `"adapter"` or
@@ -76,8 +81,12 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         for name in ("sampling", "training_arguments", "metrics", "num_parameters")
     }
     dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
+    based_on, summary = facts.get("based_on"), [facts["summary"]] if facts.get("summary") else []
+    if based_on is not None:
+        link = f"[{based_on}](https://huggingface.co/{based_on})" if "/" in based_on else f"`{based_on}`"
+        summary += [f"The model is based on {link} and has other weights. Figures of {link} do not hold for it."]
     data = ModelCardData(
-        base_model=facts.get("base_model"),
+        base_model=facts.get("base_model") or (based_on if "/" in (based_on or "") else None),
         datasets=datasets or None,
         eval_results=_evaluation_results(tables["metrics"], dataset, facts.get("metrics_split"), task) or None,
         language=facts.get("language"),
@@ -90,6 +99,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     derived = {
         "title": title,
         "repo_id": repo_id,
+        "summary": "\n\n".join(summary),
         "configs": configs,
         "condition": condition,
         "model_class": next(iter((configs.get("transformer") or {}).get("architectures") or [DEFAULT_CLASS])),
@@ -103,11 +113,42 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
 
 
 def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
-    """Renders a model card to README.md in a folder, which is made if it is missing; see [`render_card`]."""
-    path = Path(folder, "README.md")
+    """Renders a card about the weights in a folder to its README.md; see [`render_card`]."""
+    path, card = Path(folder, "README.md"), render_card(kind, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    render_card(kind, facts).save(path)
+    name = facts.get("repo_id") or facts.get("model_name") or path.parent.name
+    card.data.weights = f"{name}@sha256:{weights_digest(folder)}"
+    card.save(path)
     return path
+
+
+def weights_of(card: ModelCard) -> tuple[str, str]:
+    """The name and the digest of the weights that a card is about, from its metadata. Without them both are empty."""
+    name, _, digest = str(card.data.get("weights") or "").partition("@sha256:")
+    return name, digest
+
+
+def weights_digest(folder: str | Path) -> str:
+    """SHA-256 of the weights and tokenizers of a saved pipeline or model.
+
+    Weights are hashed in fp32, which holds fp16 and bf16 exactly: saved again in fp32 or in other shards they are the
+    same. Rounded ones are not, since their figures may differ.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    index = read_json(folder, "model_index.json") if (folder / "model_index.json").is_file() else [""]
+    for name in sorted(name for name in index if (folder / name).is_dir()):
+        files = [safe_open(path, "pt") for path in sorted((folder / name).glob("*.safetensors"))]
+        weights = {key: file for file in files for key in file.keys()}
+        for key in sorted(weights):
+            value = weights[key].get_tensor(key)
+            value = value.float() if value.is_floating_point() else value
+            digest.update(f"{name} {key} {[*value.shape]} {value.dtype}".encode())
+            digest.update(value.flatten().numpy())
+        if (folder / name / "tokenizer.json").is_file():
+            tokenizer = read_json(folder / name, "tokenizer.json")
+            tokenizer |= {"padding": None, "truncation": None}  # of the last call
+            digest.update(f"{name} {json.dumps(tokenizer, sort_keys=True)}".encode())
+    return digest.hexdigest()
 
 
 def code_section(kind: str, repo_id: str) -> str:

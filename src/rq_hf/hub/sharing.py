@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from .cards import NO_REPOSITORY, code_section, render_card
+from .cards import NO_REPOSITORY, code_section, render_card, weights_digest, weights_of
 from .remote_code import code_files, read_json, to_json
 
 logger = logging.get_logger(__name__)
@@ -54,6 +54,8 @@ LEFT_OUT = ("checkpoint-*", "trainer_state.json", ".*", "_*")
 KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
 # A link of a card to a file. Its text has no brackets, so that the time is linear in the length of the card.
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((?!https?:|mailto:|#)([^()\s#]+)[^()\s]*\)")
+# What the section on the licence of a card says after its name: whom to credit, also for weights made of these.
+ATTRIBUTION = re.compile(r"^## Licence\n+(?:Licence of the weights: .*\n)?((?:(?!## ).*\n?)*)", re.MULTILINE)
 
 
 def push_folder(
@@ -76,7 +78,8 @@ def push_folder(
     not replace are deleted.
 
     The README.md of the folder becomes the card, with the repository in place of the folder's path and without links
-    to files that are not uploaded. If neither the folder nor the repository has one, a card is rendered.
+    to files that are not uploaded. If neither the folder nor the repository has one, a card is rendered. So is it if
+    the card names other weights in its metadata, with their licence and attribution.
 
     Args:
         folder (`str` or `Path`):
@@ -137,11 +140,14 @@ def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[s
 def copy_card(source: str, folder: str | Path, revision: str | None = None, token: str | bool | None = None) -> None:
     """Copies the card of a folder or a repository, and the pictures that it shows, to another folder.
 
-    Warns about a card that cannot be read, such as that of a private repository without a `token`.
+    The card names the weights of the source, so that a push sees whether the folder has the same. Warns about a card
+    that cannot be read, such as that of a private repository without a `token`.
     """
     place = Path(source)
-    if not place.is_dir():
-        api = HfApi(token=token)
+    if place.is_dir():
+        name = place.resolve().name
+    else:
+        api, name = HfApi(token=token), source
         try:
             place = Path(api.hf_hub_download(source, "README.md", revision=revision)).parent
             api.snapshot_download(source, revision=revision, allow_patterns=PICTURES)
@@ -151,10 +157,11 @@ def copy_card(source: str, folder: str | Path, revision: str | None = None, toke
     files = dict(_uploaded_files(place))
     if "README.md" in files:
         card = _read_card(files["README.md"])
-        for name, path in files.items():
-            if f"({name})" in card.text and any(fnmatchcase(name.lower(), pattern) for pattern in PICTURES):
-                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, Path(folder, name))
+        if not weights_of(card)[1]:
+            card.data.weights = f"{name}@sha256:{weights_digest(place)}"
+        for picture in _shown_pictures(card, files):
+            Path(folder, picture).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files[picture], Path(folder, picture))
         card.text = _renamed(card.text, source, NO_REPOSITORY)
         card.save(Path(folder, "README.md"))
 
@@ -237,27 +244,43 @@ def _num_parameters(path: Path) -> int:
 def _complete_card(
     api: HfApi, stage: Path, folder: Path, kind: str, facts: dict[str, Any], revision: str | None, with_code: bool
 ) -> None:
-    """Makes the card: that of the folder without names of this machine, that of the repository, or a new one."""
-    path, repo_id = stage / "README.md", facts["repo_id"]
-    if path.is_file():
-        card = _read_card(path)
+    """Makes the card: that of the folder without names of this machine, that of the repository, or a new one, which
+    also takes the place of a card about other weights."""
+    path, repo_id, digest = stage / "README.md", facts["repo_id"], weights_digest(stage)
+    is_of_folder, card = path.is_file(), None
+    if is_of_folder or api.file_exists(repo_id, "README.md", revision=revision):
+        card = _read_card(path if is_of_folder else api.hf_hub_download(repo_id, "README.md", revision=revision))
+        name, old_digest = weights_of(card)
+        if old_digest not in ("", digest):
+            logger.warning(f"{repo_id} gets a new card: the old one is about other weights, those of {name}.")
+            for picture in _shown_pictures(card, [path.relative_to(stage).as_posix() for path in stage.rglob("*")]):
+                (stage / picture).unlink()
+            facts |= {"based_on": name if name != repo_id else None, "license": facts["license"] or card.data.license}
+            facts["attribution"] = "".join(ATTRIBUTION.findall(card.text)).strip()
+            card = None
+    if card is None:
+        card = render_card(kind, facts)
+    elif is_of_folder:
         card.text = _renamed(card.text, folder, repo_id)
-        card.text = LINK.sub(lambda link: link[int(not (stage / link[2]).exists())], card.text)
         base = card.data.base_model
         if any(map(_is_local, base if isinstance(base, list) else [base])):
             card.data.base_model = None
             card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")] or None
-    elif not api.file_exists(repo_id, "README.md", revision=revision):
-        card = render_card(kind, facts)
     elif facts["license"] is None and not with_code:
         return  # that of the repository stays
-    else:
-        card = _read_card(api.hf_hub_download(repo_id, "README.md", revision=revision))
+    card.text = LINK.sub(lambda link: link[int(not (stage / link[2]).exists())], card.text)
     if with_code and "trust_remote_code" not in card.text:
         card.text += code_section(kind, repo_id)
     card.data.license = facts["license"] or card.data.license
+    card.data.weights = f"{repo_id}@sha256:{digest}"
     card.validate()
     card.save(path)
+
+
+def _shown_pictures(card: ModelCard, names: Iterable[str]) -> list[str]:
+    """The pictures that a card shows, of the files of its folder."""
+    pictures = [name for name in names if any(fnmatchcase(name.lower(), pattern) for pattern in PICTURES)]
+    return [name for name in pictures if f"({name})" in card.text]
 
 
 def _read_card(path: str | Path) -> ModelCard:

@@ -113,6 +113,7 @@ def run_facts(recipe: Recipe, metrics: dict[str, float], models: dict[str, Any])
         "model_name": folder.absolute().name,
         "repo_id": training.hub_model_id,
         "base_model": base if base is not None and not Path(base).exists() else None,
+        "based_on": Path(base).resolve().name if base is not None and Path(base).exists() else base,
         "configs": {name: model.config for name, model in models.items()},
         "num_parameters": {name: model.num_parameters() for name, model in models.items()},
         "training_arguments": {
