@@ -10,6 +10,7 @@ with the vectors of words; the head does nearly the same by the cosine.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -34,8 +35,9 @@ def convert(old: dict[str, torch.Tensor], rewriter: MegatronBertForMaskedLM) -> 
     new["bert.embeddings.word_embeddings.weight"] = words
     new["bert.embeddings.position_embeddings.weight"] = old["condition_positions.weight"]
     new["bert.embeddings.token_type_embeddings.weight"].zero_()
+    (blocks,) = {name.partition(".0.")[0] for name in old if re.match(r"condition_\w+\.blocks\.0\.", name)}
     for number in range(rewriter.config.num_hidden_layers):
-        layer, block = f"bert.encoder.layer.{number}", f"condition_transformer.blocks.{number}"
+        layer, block = f"bert.encoder.layer.{number}", f"{blocks}.{number}"
         for kind in ("weight", "bias"):
             parts = old[f"{block}.attention.query_key_value.{kind}"].chunk(3)
             for name, part in zip(("query", "key", "value"), parts, strict=True):

@@ -126,7 +126,7 @@ def test_a_start_whose_blocks_add_nothing_says_the_words_that_it_reads(tiny_toke
         "condition_embedding.weight": torch.randn(size, 384),
         "condition_positions.weight": torch.zeros(length, 384),
     }
-    for block in (f"condition_transformer.blocks.{number}" for number in range(3)):
+    for block in (f"condition_reader.blocks.{number}" for number in range(3)):
         for name, shape in (("attention.query_key_value", (1152, 384)), ("mlp.0", (1536, 384))):
             old |= {f"{block}.{name}.weight": torch.randn(shape), f"{block}.{name}.bias": torch.randn(shape[0])}
         for name, shape in (("attention.out_proj", (384, 384)), ("mlp.2", (384, 1536))):
