@@ -130,3 +130,11 @@ def test_help_waits_for_no_library_where_its_flags_need_none():
         ended = subprocess.run([sys.executable, "-c", source, *words.split()], capture_output=True, text=True)
         assert ended.returncode == 0 and ended.stdout and not ended.stderr, words
         assert "Flags are listed once it runs" not in ended.stdout, words
+
+
+@pytest.mark.slow
+def test_a_command_of_the_base_installation_begins_without_warnings():
+    block = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\n"
+    source = f"{block}from rq_hf_command import main\nmain()"
+    ended = subprocess.run([sys.executable, "-c", source, "env"], capture_output=True, text=True, check=True)
+    assert "- torch: " in ended.stdout and not ended.stderr
