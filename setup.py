@@ -11,11 +11,11 @@ ROOT = Path(__file__).parent
 
 
 def read_version() -> str:
-    """Returns the version that `rq_hf/__init__.py` states, without importing the package."""
-    source = (ROOT / "src" / "rq_hf" / "__init__.py").read_text(encoding="utf-8")
+    """Returns the version that `rq_hf/version.py` states, without importing the package."""
+    source = (ROOT / "src" / "rq_hf" / "version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
     if match is None:
-        raise RuntimeError('src/rq_hf/__init__.py must have a line `__version__ = "..."`.')
+        raise RuntimeError('src/rq_hf/version.py must have a line `__version__ = "..."`.')
     return match.group(1)
 
 

@@ -2,12 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Starts the console command `rq-hf`. Its imports take seconds; this file is outside of them to see a Ctrl-C."""
 
+import importlib.util
+import logging
 import sys
 
 
 def main() -> None:
-    """Runs `rq-hf`."""
+    """Runs `rq-hf`. Help and version do not wait for the imports of the library's `__init__.py`."""
+    # diffusers imports three image processors that warn where there is no torchvision. Drawing needs none of them.
+    words, logger = "requires torchvision (not installed)", logging.getLogger("transformers.utils.import_utils")
+    logger.addFilter(lambda record: words not in record.getMessage())
     try:
+        if len(sys.argv) == 1 or {"-h", "--help", "--version"} & {*sys.argv}:
+            # The package with its path alone: modules of `rq_hf.cli` can be imported from it.
+            sys.modules["rq_hf"] = importlib.util.module_from_spec(importlib.util.find_spec("rq_hf"))
         from rq_hf.cli import main as run
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """RQ-VAE and RQ-Transformer for transformers and diffusers."""
 
-__version__ = "0.1.0"
-
 import diffusers
 from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, AUTO_TEXT2IMAGE_PIPELINES_MAPPING
@@ -28,6 +26,7 @@ from .models import (
     soft_code_probabilities,
 )
 from .pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQImagePipelineOutput, RQInpaintPipeline
+from .version import __version__
 
 AutoConfig.register("rqvae", RQVAEConfig, exist_ok=True)
 AutoConfig.register("rq_transformer", RQTransformerConfig, exist_ok=True)

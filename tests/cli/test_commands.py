@@ -71,13 +71,14 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
-    for command, module, extra in (("app", "gradio", "demo"), ("train-tokenizer", "datasets", "train")):
+    tokenizer = ["train-tokenizer", "--dataset_name", "mine"]
+    for (command, *words), module, extra in ((["app"], "gradio", "demo"), (tokenizer, "datasets", "train")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             for name in [name for name in sys.modules if name == f"rq_hf.cli.{command.replace('-', '_')}"]:
                 patch.delitem(sys.modules, name)
             expected = f'; in a clone of rq_hf it comes with `pip install ".[{extra}]"`'
-            assert expected in ends_with(capsys, 1, command)
+            assert expected in ends_with(capsys, 1, command, *words)
             with pytest.raises(SystemExit) as ended:  # what the command does needs no extra
                 run(command, "--help")
             assert ended.value.code == 0 and f"rq-hf {command} " in capsys.readouterr().out

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What `pip install rq_hf` brings."""
+"""What an installed rq_hf brings."""
 
 import re
 import shutil

@@ -5,6 +5,7 @@
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +119,12 @@ def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path)
     told = command("train-tokenizer", *captions, *sizes, "--output_dir", "tokenizer")
     assert "300 entries saved in tokenizer. Next: rq-hf train-rqt small-rqt-64 --dataset_name " in told
     told = command("train_rqvae.py", *own, "--image_size", 32, "--output_dir", "rqvae")
-    second = f"rq-hf train-rqt RECIPE --dataset_name {FIXTURE} --rqvae_name_or_path rqvae"
-    assert told.endswith(f"rqvae holds the RQ-VAE. Next: {second}\n")
+    first, second = told.split("rqvae holds the RQ-VAE. Next:\n")[1].splitlines()
+    assert first.startswith(f"rq-hf train-tokenizer --dataset_name {FIXTURE} ")
+    command(*shlex.split(first)[1:])
+    steps = ["--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--max_train_samples", 16]
+    told = command(*shlex.split(second)[1:], *steps, "--hidden_size", 12, "--output_dir", "followed")
+    assert "followed holds the pipeline." in told
     models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
     told = command("train_rqt.py", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
     assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")

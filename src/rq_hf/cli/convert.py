@@ -9,13 +9,10 @@ config.yaml. Both stages give a pipeline, stage 1 alone an RQVAEModel, stage 2 a
 without its codebook.
 """
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ..conversion import LICENSE, convert_checkpoint
-from ..hub import push_folder
 from .options import DTYPES, CommandParser
 
 
@@ -28,10 +25,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     parser.add_argument("--vocab", dest="vocab_file", help="official bpe-16k-vocab.json or bpe-30k-vocab.json")
     parser.add_argument("--merges", dest="merges_file", help="official bpe-16k-merges.txt or bpe-30k-merges.txt")
-    parser.add_argument("--license", default=LICENSE, help="of the weights, for the card (default: %(default)s)")
+    parser.add_argument("--license", default=SUPPRESS, help="of the weights, for the card (default: the official one)")
     parser.add_argument("--allow_pickle", action="store_true", help="load more than tensors, which can execute code")
     parser.add_argument("--push_to_hub", dest="repo_id", metavar="REPO", help="upload the result to this repository")
     options = vars(parser.parse_args(argv))
+
+    import torch
+
+    from ..conversion import convert_checkpoint
+    from ..hub import push_folder
+
     options["dtype"] = getattr(torch, options["dtype"])
     print(f"{options['output']} holds the converted {convert_checkpoint(**options)}.")
     if (repo_id := options["repo_id"]) is not None:

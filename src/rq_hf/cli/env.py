@@ -6,9 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
-import torch
-
-from .. import __version__
+from ..version import __version__
 from .options import CommandParser
 
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "datasets", "tokenizers", "peft", "gradio")
@@ -17,6 +15,9 @@ PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "datasets", "tok
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf env`."""
     CommandParser(prog="rq-hf env", description=__doc__).parse_args(argv)
+
+    import torch
+
     installed = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
     versions = {"platform": platform.platform(), "python": platform.python_version(), "rq_hf": __version__}
     versions |= {name: installed.get(name, "not installed") for name in PACKAGES}

@@ -16,28 +16,19 @@ likelihood  what a code of real pictures costs the transformer (Eq. 14)
 processes by `accelerate launch scripts/evaluate.py`. All need `pip install ".[eval]"` in a clone.
 """
 
+from __future__ import annotations
+
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils.data import ConcatDataset
-
-from ..evaluation.generation import evaluate_likelihood, evaluate_samples, process_state
-from ..evaluation.prompt_accuracy import evaluate_prompts
-from ..evaluation.reconstruction import evaluate_rqvae
-from ..evaluation.report import markdown_report
-from ..models import RQVAEModel
-from ..models.sampling import seeded_generator
-from ..pipelines import CLIPRanker, load_component
-from ..training.arguments import CodeDataArguments
-from ..training.conditions import evaluation_samples
-from ..training.data import PictureDataset, read_dataset
-from ..training.transforms import TRANSFORMS
 from . import options
+
+if TYPE_CHECKING:
+    from ..training.data import PictureDataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run in (rqvae, samples, prompts, likelihood):
         what = commands.add_parser(run.__name__, usage="%(prog)s MODEL [options]", description=run.__doc__)
         options.add_model_arguments(what)
-        what.set_defaults(run=run, device=str(process_state().device))
+        what.set_defaults(run=run)
         what.add_argument("--dataset_name", required=run is not samples, help="Hub id or folder")
         what.add_argument("--split", required=run in (rqvae, likelihood))
         text = "as trainings without a validation split: --split validation is what they held out, train the rest"
         what.add_argument("--hold_out", action="store_true", help=text)
         what.add_argument("--filter", help="keep the rows with COLUMN=VALUE, several separated by commas")
-        what.add_argument("--transform", choices=sorted(TRANSFORMS), default="center_crop", help="its evaluation part")
+        what.add_argument("--transform", default="center_crop", help="that of the training (default: %(default)s)")
         what.add_argument("--image_column", default="image", help="column of pictures (default: %(default)s)")
         what.add_argument("--batch_size", type=count, default=32, help="(default: %(default)s)")
         what.add_argument("--output", type=options.path_with(".json"), required=run in (samples, prompts), **beside)
@@ -82,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts_parser.add_argument("--copies_of", metavar="SPLIT", help="add how many are copies of this split's")
     likelihood_parser.add_argument("--label_column", help="column of labels, for a class-conditional model")
     arguments = parser.parse_args(argv)
+
+    from ..evaluation.generation import process_state
+    from ..evaluation.report import markdown_report
+
+    arguments.device = arguments.device or str(process_state().device)
     data, output = Path(arguments.dataset_name or ""), arguments.output
     if arguments.dataset_name and output and output.with_suffix("").resolve().is_relative_to(data.resolve()):
         raise ValueError(f"`--output` must be outside of the folder of the data set, got {str(output)!r}.")
@@ -91,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rqvae(arguments: Namespace) -> dict[str, Any]:
     """Measure an RQ-VAE, alone or of a pipeline, on the pictures of a split."""
+    import torch
+
+    from ..evaluation.reconstruction import evaluate_rqvae
+    from ..models import RQVAEModel
+    from ..pipelines import load_component
+
     dtype = getattr(torch, arguments.dtype)
     model = load_component(RQVAEModel, arguments.model, "rqvae", revision=arguments.revision, dtype=dtype)
     samples = read_samples(arguments, [arguments.split], model.config)[arguments.split]
@@ -102,6 +104,9 @@ def rqvae(arguments: Namespace) -> dict[str, Any]:
 
 def samples(arguments: Namespace) -> dict[str, Any]:
     """Draw pictures and compare them with real ones, those of a folder or of a split."""
+    from ..evaluation.generation import evaluate_samples
+    from ..pipelines import CLIPRanker
+
     pipe = options.load_pipeline(arguments)
     config, count, split, real = pipe.transformer.config, arguments.num_pictures, arguments.split, None
     is_text = config.condition_name == "prompt"
@@ -132,6 +137,11 @@ def samples(arguments: Namespace) -> dict[str, Any]:
 
 def prompts(arguments: Namespace) -> dict[str, Any]:
     """Draw prompts and judge the pictures by the nearest real ones, those of all splits."""
+    from torch.utils.data import ConcatDataset
+
+    from ..evaluation.prompt_accuracy import evaluate_prompts
+    from ..training.data import read_dataset
+
     if arguments.prompts is None and arguments.split is None:
         raise ValueError("`--split` must be given without `--prompts`, got None.")
     splits = ["train", "validation"] if arguments.hold_out else list(read_dataset(arguments.dataset_name))
@@ -159,6 +169,8 @@ def prompts(arguments: Namespace) -> dict[str, Any]:
 
 def likelihood(arguments: Namespace) -> dict[str, Any]:
     """Measure what a code of real pictures costs the transformer."""
+    from ..evaluation.generation import evaluate_likelihood
+
     pipe = options.load_pipeline(arguments)
     configs = (pipe.rqvae.config, pipe.transformer.config)
     samples = read_samples(arguments, [arguments.split], *configs, pipe.tokenizer)[arguments.split]
@@ -167,6 +179,9 @@ def likelihood(arguments: Namespace) -> dict[str, Any]:
 
 def read_samples(arguments: Namespace, splits: Sequence[str], *configs: Any, **columns) -> dict[str, PictureDataset]:
     """The samples of splits, see [`evaluation_samples`]."""
+    from ..training.arguments import CodeDataArguments
+    from ..training.conditions import evaluation_samples
+
     names = {each.name for each in fields(CodeDataArguments)} & vars(arguments).keys()
     return evaluation_samples(CodeDataArguments(**given(arguments, *names)), splits, *configs, **columns)
 
@@ -179,6 +194,10 @@ def captions(samples: PictureDataset) -> list[str]:
 
 def random_rows(samples: PictureDataset, size: int, seed: int) -> list[int]:
     """Indexes of `size` random samples, sorted."""
+    import torch
+
+    from ..models.sampling import seeded_generator
+
     if size > len(samples):
         raise ValueError(f"`--split` must have {size} captions or more, got {len(samples)}.")
     return torch.randperm(len(samples), generator=seeded_generator(seed))[:size].sort().values.tolist()

@@ -1,19 +1,23 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What several commands share: the parser, types of arguments, common options."""
+"""
+What several commands share: the parser, types of arguments, common options.
+
+Like the commands, it imports torch and the library in its functions: help shows up before these seconds.
+"""
+
+from __future__ import annotations
 
 import argparse
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
-from ..files import write_whole
-from ..models.sampling import SAMPLING_FIELDS
-from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
+    from ..pipelines import RQImageGenerationPipeline
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -39,6 +43,8 @@ def integer(text: str, low: int = 0, high: int = 2**32) -> int:
 
 def device(text: str) -> str:
     """An argparse type: a device that torch can use."""
+    import torch
+
     try:
         torch.zeros(1, device=text).item()  # the device "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
@@ -76,14 +82,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
     parser.add_argument("--revision", help="revision on the Hub")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
-    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, help="such as cpu or cuda:1; by default cuda where there is one")
 
 
 def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
     """The pipeline that the arguments of `add_model_arguments` name."""
+    import torch
+
+    from ..pipelines import RQImageGenerationPipeline
+
     dtype = getattr(torch, arguments.dtype)
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model, revision=arguments.revision, dtype=dtype)
-    return pipe.to(arguments.device)
+    return pipe.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +113,9 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, as arguments of the pipeline, with their models loaded."""
+    from ..models.sampling import SAMPLING_FIELDS
+    from ..pipelines import CLIPRanker, ImageClassifier
+
     names = (*SAMPLING_FIELDS, "num_draft_steps", "num_revise_rounds", "rewrite_prompt")
     names += ("num_candidates", "ranker", "classifier", "acceptance_rate")
     options = {name: getattr(arguments, name, None) for name in names}
@@ -116,6 +129,8 @@ def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def write_sheet(sheet: Image.Image, output: Path | None, stem: str) -> None:
     """Saves a sheet of pictures and prints its path; without `output` it is a new file in `out/`."""
+    from ..files import write_whole
+
     if output is None:
         paths = (Path("out", f"{stem}-{number}.png" if number else f"{stem}.png") for number in itertools.count())
         output = next(path for path in paths if not path.exists())

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..models import RQVAEConfig
-from ..training import DataArguments, RQVAETrainingArguments, train_rqvae
-from ..training.arguments import recipe_names
+from ..training import DataArguments, Recipe, RQVAETrainingArguments, train_rqvae
+from ..training.arguments import read_recipe, recipe_names
+from ..training.data import read_dataset
 from .parsing import parse_recipe, start_logging
 
 
@@ -26,7 +27,25 @@ def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = 
     start_logging(recipe.training)
     trainer = train_rqvae(recipe)
     if trainer.is_world_process_zero():
-        folder, second = recipe.training.output_dir, recipe.name.replace("-rqvae-", "-rqt-")
-        words = ["rq-hf", "train-rqt", second if second in recipe_names() else "RECIPE"]
-        words += ["--dataset_name", recipe.data.dataset_name, "--rqvae_name_or_path", folder]
-        print(f"{folder} holds the RQ-VAE. Next: {shlex.join(words)}")
+        print(f"{recipe.training.output_dir} holds the RQ-VAE. Next:", *next_commands(recipe), sep="\n")
+
+
+def next_commands(recipe: Recipe) -> list[str]:
+    """The commands of stage 2: for captions also that of their tokenizer, else for labels, else for no condition."""
+    data, folder, second = recipe.data, recipe.training.output_dir, recipe.name.replace("-rqvae-", "-rqt-")
+    second = second if second in recipe_names() else "small-rqt-64"
+    section = read_recipe(second)["data"]
+    rows = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)[data.train_split]
+    captions = [data.caption_column, section.get("caption_column"), "text", "caption", "captions"]
+    caption = next((name for name in captions if name in rows.features), None)
+    label = next((name for name in (data.label_column, "label") if caption is None and name in rows.features), None)
+    source, tokenizer = ["--dataset_name", data.dataset_name], f"{folder}-tokenizer"
+    words = ["rq-hf", "train-rqt", second, *source, "--rqvae_name_or_path", folder]
+    for name in ("dataset_config_name", "train_split", "image_column", "filter"):
+        if getattr(data, name) != section.get(name, getattr(DataArguments, name)):
+            words += [f"--{name}", getattr(data, name) or ""]
+    if caption is None:
+        return [shlex.join([*words, *(["--label_column", label] if label else ["--caption_column", ""])])]
+    column = ["--caption_column", caption]
+    first = ["rq-hf", "train-tokenizer", *source, "--split", data.train_split, *column, "--output_dir", tokenizer]
+    return [shlex.join(first), shlex.join([*words, *column, "--tokenizer_name_or_path", tokenizer])]

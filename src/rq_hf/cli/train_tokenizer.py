@@ -5,15 +5,16 @@
 rq-hf train-tokenizer --dataset_name data/mine
 """
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from datasets import Dataset, IterableDataset
-
-from ..caption_tokenizer import train_caption_tokenizer
-from ..files import write_whole
-from ..training.data import read_dataset
 from .options import CommandParser
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,18 +29,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", default="runs/tokenizer", help="new or empty folder (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
+    from ..caption_tokenizer import train_caption_tokenizer
+    from ..files import write_whole
+    from ..training.data import read_dataset
+
     with write_whole(arguments.output_dir, new_folder=True) as unfinished:
+        column = arguments.caption_column
         dataset = read_dataset(arguments.dataset_name, split=arguments.split, streaming=arguments.streaming)
-        dataset = dataset.select_columns(arguments.caption_column)  # leaves pictures undecoded
+        if column not in (columns := list(dataset.features or [column])):  # a stream may not know its columns
+            raise ValueError(f"`--caption_column` must be one of the columns {columns}, got {column!r}.")
+        dataset = dataset.select_columns(column)  # leaves pictures undecoded
         tokenizer = train_caption_tokenizer(
-            read_captions(dataset, arguments.caption_column),
+            read_captions(dataset, column),
             vocab_size=arguments.vocab_size,
             max_length=arguments.max_length,
             show_progress=True,
         )
         tokenizer.save_pretrained(unfinished)
     words = ["rq-hf", "train-rqt", "small-rqt-64", "--dataset_name", arguments.dataset_name]
-    words += ["--caption_column", arguments.caption_column, "--tokenizer_name_or_path", arguments.output_dir]
+    words += ["--caption_column", column, "--tokenizer_name_or_path", arguments.output_dir]
     print(f"{len(tokenizer)} entries saved in {arguments.output_dir}. Next: {shlex.join(words)}")
 
 
