@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-import resvg_py  # pip install "rq_hf[data]"
+import resvg_py  # pip install ".[data]" in a clone
 from emoji_captions import (
     COLOUR_WORDS,
     FILLERS,

@@ -19,7 +19,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import resvg_py  # pip install "rq_hf[data]"
+import resvg_py  # pip install ".[data]" in a clone
 from colour_icons import FLAG_FORMS, FORM_WORDS, HELD_OUT, INKS, is_held_out
 from emoji_captions import fill, hash_fraction
 from icon_sets import DUOTONE, OUTLINE, SETS, TEXTS, Icon, Names, choose_things, open_pack, read_flags, read_icons

@@ -115,7 +115,7 @@ def push_folder(
         facts |= {"repo_id": repo_id, "license": license}
         _complete_card(api, stage, folder, kind, facts, None if is_new_branch else revision, with_code)
         if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
-            logger.warning(f"{repo_id} loads after `pip install rq_hf`; push it `with_code` for others.")
+            logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if is_new_branch:
             api.create_branch(repo_id, branch=revision)

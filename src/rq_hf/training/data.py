@@ -119,8 +119,8 @@ def hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Data
     held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
     if held_out.all():
         raise ValueError(
-            "`hold_out` of a data set without a validation split needs at least two different pictures, got "
-            f"{len(rows)} rows that it would all take."
+            "`hold_out`, for a data set without a validation split, needs at least two different pictures whose files "
+            f"can be read, got {len(rows)} rows that it would all take."
         )
     logger.warning(
         f"{held_out.sum()} of {len(rows)} pictures of {data.dataset_name} are held out for validation, by a hash of "
