@@ -164,7 +164,7 @@ def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, d
     pictures = ["--num_pictures", 4, "--feature_extractor", "pixels"]
     captions = ["--dataset_name", data, *FLAGS, "--caption_column", "captions"]
     text = evaluate("samples", tmp_path / "model", *captions, *pictures, "--output", tmp_path / "text.json")
-    make_pipeline("class").save_pretrained(tmp_path / "class")
+    make_pipeline("class", null_condition_ids=(0,), id2label=None).save_pretrained(tmp_path / "class")  # 0 is no class
     reference = ["--reference", tmp_path / "text", "--seed", 1, "--device", "cpu"]
     of_classes = evaluate("samples", tmp_path / "class", *pictures, *reference, "--output", tmp_path / "labels.json")
     for results, folder in ((text, "text"), (of_classes, "labels")):

@@ -180,6 +180,8 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, pictures, tmp_path):
     real, clip = list(Pixels(pictures)), CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer))
     broken = [*real[:7], {"pixel_values": pictures[0] * torch.nan}]
+    with_logits = MeanColour()
+    with_logits.logits = torch.nn.Linear(6, 9)  # as Inception, whose score has ten parts
     files = {"other": {"x": torch.ones(9, 6)}, "nan": {"features": torch.full((9, 6), torch.nan)}}
     for name, tensors in files.items():
         save_file(tensors, tmp_path / f"{name}.safetensors")
@@ -194,6 +196,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeli
             "4 pictures of `reference`, got 5 and 3",
         ),
         (tiny_pipeline, 5, {"reference": broken}, "`pixel_values` must be in"),
+        (tiny_pipeline, 5, {"extractor": with_logits}, "at least 10 `conditions`"),
         (tiny_pipeline, 5, {"reference_features": tmp_path / "other.safetensors"}, r"shape .*, 6\), got \(0,\)"),
         (
             tiny_pipeline,
@@ -203,5 +206,5 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeli
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluate_samples(pipe, PROMPTS[:count], tmp_path / "drawn", extractor=MeanColour(), **options)
+            evaluate_samples(pipe, PROMPTS[:count], tmp_path / "drawn", **{"extractor": MeanColour()} | options)
         assert not (tmp_path / "drawn").exists()

@@ -97,11 +97,13 @@ def test_what_is_not_given_has_no_section(kind, configs):
         assert len(headings(text)) >= 4 and "\n\n\n" not in text and text.endswith("```\n")
 
 
-def test_the_task_follows_the_condition(make_transformer):
+def test_task_and_example_follow_the_condition(make_transformer):
     class_task = "unconditional-image-generation"
     for condition, task in (("text", "text-to-image"), ("class", class_task), ("none", class_task)):
         configs = {"transformer": make_transformer(condition).config}
         assert render_card("pipeline", {"configs": configs}).data.pipeline_tag == task
+    configs["transformer"] = make_transformer("class", null_condition_ids=(0,), id2label=None).config
+    assert "class_labels=1," in render_card("pipeline", {"configs": configs}).text  # 0 is no class
     with pytest.raises(ValueError, match="`kind` must be one of .*'rqvae'.*, got 'vqgan'"):
         render_card("vqgan", {})
 

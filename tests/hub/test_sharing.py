@@ -287,17 +287,20 @@ def test_weights_of_an_earlier_push_are_deleted(hub, saved, tiny_pipeline):
     def weights() -> list[str]:
         return [path for path in hub.files("me/tiny") if path.startswith("transformer/model")]
 
-    push_folder(saved, "me/tiny")
-    assert weights() == ["transformer/model.safetensors"]
-    (saved / "transformer" / "model.safetensors").unlink()
-    tiny_pipeline.transformer.save_pretrained(saved / "transformer", max_shard_size="40KB")
-    push_folder(saved, "me/tiny")
-    assert len(weights()) > 2 and all("-of-" in path or "index" in path for path in weights())
-    assert_draws_alike(RQImageGenerationPipeline.from_pretrained("me/tiny"), tiny_pipeline)
+    for size in ("5GB", "40KB", "5GB"):
+        for path in (saved / "transformer").glob("model*"):
+            path.unlink()
+        tiny_pipeline.transformer.save_pretrained(saved / "transformer", max_shard_size=size)
+        push_folder(saved, "me/tiny")
+        if size == "5GB":
+            assert weights() == ["transformer/model.safetensors"]  # and no index
+        else:
+            assert len(weights()) > 2 and all("-of-" in path or "index" in path for path in weights())
+        assert_draws_alike(RQImageGenerationPipeline.from_pretrained("me/tiny"), tiny_pipeline)
 
 
 def test_a_push_goes_to_a_branch_or_a_pull_request(hub, saved):
-    push_folder(saved, "me/tiny")
+    push_folder(saved, "me/tiny", license="mit")
     before = hub.files("me/tiny")
     (saved / "notes.txt").write_text("words")
     push_folder(saved, "me/tiny", revision="trial", commit_message="Words")
@@ -307,6 +310,7 @@ def test_a_push_goes_to_a_branch_or_a_pull_request(hub, saved):
     assert hub.files("me/tiny") == before
     for revision in ("trial", "refs/pr/1"):
         assert set(hub.files("me/tiny", revision)) == {*before, "notes.txt"}
+        assert ModelCard.load(hub.files("me/tiny", revision)["README.md"]).data.license == "mit"
     assert list_repo_commits("me/tiny", revision="trial")[0].title == "Words"
     RQImageGenerationPipeline.from_pretrained("me/tiny", revision="trial")
 

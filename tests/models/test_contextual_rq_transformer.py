@@ -202,11 +202,18 @@ def test_it_starts_from_an_autoregressive_model(make_transformer):
     assert model.config.code_shape == source.config.code_shape and not model.training
 
 
-def test_an_odd_number_of_positions_is_redrawn_in_two_parts(make_transformer):
+def test_each_half_of_the_positions_is_redrawn_given_the_other_half_as_it_was(make_transformer):
+    model = make_transformer("class", contextual=True, code_shape=(1, 2, 1))
+    ids, codes = torch.arange(4)[:, None], make_codes(4, (1, 2, 1))
+    redrawn = model.redraw_codes(codes, top_k=1, input_ids=ids)
+    for place in range(2):
+        mask = (torch.arange(2) == place).expand(4, 1, 2)
+        logits = model(ids, codes, mask).logits
+        assert torch.equal(redrawn[:, 0, place, 0], logits[:, 0, place, 0].argmax(-1))
     model = make_transformer("class", contextual=True, code_shape=(3, 3, 2))
-    codes = make_codes(2, (3, 3, 2))
-    redrawn = model.redraw_codes(codes, generator=seeded(0), input_ids=torch.tensor([[0], [1]]))
-    assert redrawn.shape == codes.shape and (redrawn != codes).any()
+    codes = make_codes(4, (3, 3, 2))
+    redrawn = model.redraw_codes(codes, generator=seeded(0), input_ids=ids)
+    assert redrawn.shape == codes.shape and (redrawn != codes).any()  # of an odd number, too
 
 
 def test_codes_of_depth_one_are_an_ordinary_masked_image_transformer(make_transformer):

@@ -30,11 +30,11 @@ def make_inputs(model, batch_size: int = 2) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def make_condition(model, batch_size: int = 2) -> dict[str, torch.Tensor]:
-    """Random conditions; vectors of a text encoder have zeros at the end of the first row."""
+    """Random conditions. Vectors of a text encoder are zeros at the end of the first row; one has a single zero."""
     if model.config.condition_dim is None:
         return {"input_ids": make_inputs(model, batch_size)[0]}
     embeds = torch.randn(batch_size, model.config.condition_length, model.config.condition_dim)
-    embeds[0, 2:] = 0
+    embeds[0, 2:] = embeds[-1, 1, 0] = 0
     return {"prompt_embeds": embeds}
 
 

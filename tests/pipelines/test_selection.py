@@ -10,7 +10,7 @@ from scorers import CLASSES, tiny_classifier, tiny_clip
 from rq_hf import CLIPRanker, ImageClassifier
 from rq_hf.images import to_pil
 from rq_hf.pipelines.labels import match_classes
-from rq_hf.pipelines.selection import candidates_per_prompt
+from rq_hf.pipelines.selection import candidates_per_prompt, first_drawn_depth
 
 PROMPTS = ["a red heart", "green apple"]
 
@@ -75,11 +75,10 @@ def test_the_size_of_the_batches_decides_nothing(tiny_pipeline, ranker, generato
 
 
 def test_with_one_generator_per_picture_a_batch_of_prompts_equals_its_singles(tiny_pipeline, ranker):
-    options = dict(num_candidates=4, ranker=ranker, output_type="latent")
-    together = tiny_pipeline(PROMPTS, generator=seeded(1, 2), **options)
-    for index, prompt in enumerate(PROMPTS):
-        alone = tiny_pipeline(prompt, generator=seeded(index + 1), **options)
-        assert torch.equal(alone.images[0], together.images[index])
+    options = dict(num_images_per_prompt=2, num_candidates=5, ranker=ranker, output_type="latent")
+    together = tiny_pipeline(PROMPTS, generator=seeded(1, 2, 3, 4), **options)
+    for prompt, seeds, images in zip(PROMPTS, ((1, 2), (3, 4)), together.images.split(2), strict=True):
+        assert torch.equal(tiny_pipeline(prompt, generator=seeded(*seeds), **options).images, images)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +130,7 @@ def test_given_first_codes_leave_the_likelihood_to_the_next(tiny_pipeline):
     scores = likelihoods_by_hand(tiny_pipeline, ["rocket"] * 6, everything, depth=2)
     assert len(scores.unique()) > 1
     assert torch.equal(chosen[0], everything[scores.argmax()])
+    assert first_drawn_depth(torch.tensor([False, True, False]).expand(2, 4, 4, 3)) == 1
 
 
 def test_ranker_scores_are_those_of_the_librarys_own_path(ranker, pictures):

@@ -73,6 +73,8 @@ def test_a_prompt_gives_what_its_embeds_give_and_a_batch_equals_its_singles(pipe
     assert embeds.shape == (3, LENGTH, 16)
     lengths = [len(pipe.tokenizer(prompt).input_ids) for prompt in PROMPTS]
     assert [int((row != 0).any(-1).sum()) for row in embeds] == [min(length, LENGTH) for length in lengths]
+    ids = pipe.tokenizer(PROMPTS[0], return_tensors="pt").input_ids  # without padding
+    torch.testing.assert_close(embeds[0, : ids.shape[1]], pipe.text_encoder(ids).last_hidden_state[0])
     together = codes(pipe, PROMPTS, generator=[seeded(index) for index in range(3)])
     given = codes(pipe, prompt_embeds=embeds, generator=[seeded(index) for index in range(3)])
     assert torch.equal(together, given)

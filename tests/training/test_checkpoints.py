@@ -93,6 +93,9 @@ def test_the_best_checkpoint_is_loaded_with_its_own_average(tmp_path):
     weights, average = load_file(best / "model.safetensors"), torch.load(best / "ema.pt")["shadow_params"]
     assert_equal(dict(trainer.model.state_dict()), {name: weights[name] for name in trainer.model.state_dict()})
     assert_equal(trainer.average.shadow_params, average)
+    trainer.args.ema_decay = 0.25
+    trainer.load_average(best)
+    assert trainer.average.decay == 0.25  # the checkpoint has another
 
 
 class SecondTraining(TrainerCallback):

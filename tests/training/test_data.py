@@ -194,15 +194,16 @@ def test_samples_depend_on_seed_epoch_and_index_alone(emoji):
     assert not torch.equal(first, pixels(1, 1)) and not torch.equal(first, pixels(0, 0))
 
 
-def test_each_row_and_epoch_has_a_draw_of_its_own_for_the_condition(emoji):
-    def draw(row: dict, generator: torch.Generator) -> torch.Tensor:
-        return torch.randint(2**40, (), generator=generator)  # an id
+def test_each_row_and_epoch_has_draws_of_its_own_for_pixels_and_condition(emoji):
+    def draw(row_or_picture: object, generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(2**40, (), generator=generator)
 
-    pictures, draws = make_pictures(emoji["train"].select([0] * 5), read_condition=draw), set()
+    draw.mode = "RGB"  # as a transform has it
+    pictures, draws = PictureDataset(emoji["train"].select([0] * 5), SampleReader(draw, draw)), set()
     for epoch in range(3):
         pictures.set_epoch(epoch)
-        draws |= {pictures[index]["input_ids"].item() for index in range(5)}
-    assert len(draws) == 15
+        draws |= {value.item() for index in range(5) for value in pictures[index].values()}
+    assert len(draws) == 30
 
 
 def test_persistent_workers_see_the_epoch_change(emoji):

@@ -134,14 +134,15 @@ def test_grey_pictures_train_with_all_losses(tmp_path):
     assert logged(trainer, "perceptual_loss")[0] > 0 and logged(trainer, "adversarial_loss")
 
 
-def test_training_by_a_schedule_with_a_cooldown_ends_at_rate_0_for_both_models(tmp_path):
+def test_both_models_train_by_the_schedule_and_the_weight_decay_of_the_arguments(tmp_path):
     schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}
-    trainer = rqvae_trainer(tmp_path, warmup_steps=1, **schedule)
+    trainer = rqvae_trainer(tmp_path, warmup_steps=1, weight_decay=0.2, **schedule)
     trainer.train()
     rates = logged(trainer, "learning_rate")
     assert rates[1:3] == [1e-3, 1e-3] and 0 < rates[5] < rates[4] < 1e-3
     for optimizer in (trainer.optimizer, trainer.discriminator_optimizer):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+        assert optimizer.param_groups[0]["weight_decay"] == 0.2
 
 
 def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_the_best(tmp_path, caplog):
