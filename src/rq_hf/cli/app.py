@@ -127,11 +127,11 @@ def warnings_on_page() -> Iterator[None]:
 
 
 def read_card(model: str, revision: str | None = None) -> tuple[str, list[str]]:
-    """The first paragraph of a model's card, and the prompts that its metadata gives under `widget`."""
+    """The first sentence of a model's card, and the prompts that its metadata gives under `widget`."""
     with suppress(OSError):
         card = ModelCard.load(cached_file(model, "README.md", revision=revision))
         paragraphs = [text for text in card.text.strip().split("\n\n") if text[:1] not in "#!<|["]
-        return "".join(paragraphs[:1]), [example["text"] for example in card.data.get("widget") or []]
+        return "".join(paragraphs[:1]).split(". ")[0], [example["text"] for example in card.data.get("widget") or []]
     return "", []
 
 
