@@ -54,6 +54,13 @@ def test_readme_python_runs(hub, tiny_pipeline, monkeypatch):
     assert namespace["image"].size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("page", "limit"), [("README.md", 900), ("docs/own_pictures.md", 700), ("docs/evaluation.md", 700)]
+)
+def test_pages_are_short(page, limit):
+    assert len((ROOT / page).read_text(encoding="utf-8").split()) <= limit
+
+
 def headings(page: Path) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them: lower case, without punctuation, hyphens for spaces."""
     titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)

@@ -102,7 +102,7 @@ class Studio:
                 raise ValueError(f"The prompt must have at most {MAX_PROMPT_LENGTH} characters.")
             options["rewrite_prompt"] = rewrite
             if rewrite and self.pipe.prompt_rewriter is not None:
-                about += f", read as: {self.pipe.rewrite(condition)}"
+                about += f", read as: {self.pipe.rewrite(condition) or 'nothing'}"
         if name is not None:
             options[name] = condition
         with warnings_on_page():
@@ -127,24 +127,23 @@ def warnings_on_page() -> Iterator[None]:
 
 
 def read_card(model: str, revision: str | None = None) -> tuple[str, list[str]]:
-    """The first paragraph of a model's card, and the prompts that its metadata gives under `widget`."""
+    """The first sentence of a model's card, and the prompts that its metadata gives under `widget`."""
     with suppress(OSError):
         card = ModelCard.load(cached_file(model, "README.md", revision=revision))
         paragraphs = [text for text in card.text.strip().split("\n\n") if text[:1] not in "#!<|["]
-        return "".join(paragraphs[:1]), [example["text"] for example in card.data.get("widget") or []]
+        return "".join(paragraphs[:1]).split(". ")[0], [example["text"] for example in card.data.get("widget") or []]
     return "", []
 
 
 def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prompts: Sequence[str] = ()) -> gr.Blocks:
     """The page; `serve` serves it. `about` says what the model draws, `prompts` are examples to click."""
     studio, config, size = Studio(pipe), pipe.transformer.config, pipe.rqvae.config.image_size
-    kinds = {"prompt": " from a prompt", "class_labels": f" of one of {len(config.class_ids)} classes"}
-    about += f"\n\nIt draws pictures of {size} x {size} pixels{kinds.get(config.condition_name, '')}."
+    about = about or f"This model draws pictures of {size} x {size} pixels."
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         codes, chosen = gr.State(), gr.State(0)  # (B, H, W, D), and the place of a picture; the visitor's own
         gr.Markdown(f"# {name}\n\n{about}")
         with gr.Row():
-            with gr.Column(scale=2):
+            with gr.Column():
                 if config.condition_name == "prompt":
                     limits = {"max_lines": 1, "max_length": MAX_PROMPT_LENGTH, "elem_id": "prompt"}
                     condition = gr.Textbox("".join(prompts[:1]), label="Prompt", **limits)
@@ -157,7 +156,7 @@ def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prom
                 with gr.Tab("Draw"):
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 with gr.Tab("Paint"):
-                    label = {"label": "Picture", "placeholder": "Upload a picture, then paint over a part of it"}
+                    label = {"label": "Picture", "placeholder": "Upload a picture,\nthen paint over a part"}
                     canvas = gr.ImageEditor(
                         type="pil", format="png", layers=False, sources=["upload", "clipboard"], transforms=(),
                         brush=gr.Brush(colors=["#ff2d87"], color_mode="fixed"), height=420, elem_id="canvas", **label,
@@ -171,19 +170,15 @@ def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prom
                     count = gr.Slider(1, MAX_PICTURES, value=4, step=1, label="Pictures", elem_id="count")
                     label = {"label": "Seed", "info": "0: a new one each time.", "elem_id": "seed"}
                     seed = gr.Number(0, precision=0, minimum=0, maximum=2**32, **label)
-                freer = gr.Checkbox(False, label="Freer: varied pictures, not the likeliest", elem_id="freer")
+                freer = gr.Checkbox(False, label="Freer: varied pictures instead of the likeliest", elem_id="freer")
                 has_rewriter = pipe.prompt_rewriter is not None
                 rewrite = gr.Checkbox(True, label="Read prompts in words that the model knows", visible=has_rewriter)
-            with gr.Column(scale=3):
-                pictures = gr.Gallery(
-                    show_label=False, columns=3, height=570, object_fit="contain", format="png", type="filepath",
-                    elem_id="pictures",
-                )  # fmt: skip
+            with gr.Column():
+                pictures = gr.Gallery(show_label=False, height="fit-content", format="png", elem_id="pictures")
                 line = gr.Textbox(label="Last drawing", interactive=False, elem_id="about")
-                vary = gr.Button("Vary the chosen picture, or the first", elem_id="vary")
-                depths = config.code_shape[2]
-                label = f"Coarse to fine: the first codes of each position, of {depths}"
-                depth = gr.Slider(1, depths, value=depths, step=1, label=label, elem_id="depth")
+                vary = gr.Button("Vary the chosen picture", elem_id="vary")
+                label = {"label": "Codes of each position", "info": "Fewer are coarser.", "elem_id": "depth"}
+                depth = gr.Slider(1, config.code_shape[2], value=config.code_shape[2], step=1, **label)
         queue, outputs = {"concurrency_id": "model", "concurrency_limit": 1}, [codes, pictures, line]
         settings = [count, seed, freer, rewrite]
         clicks = [draw.click, *([condition.submit] if isinstance(condition, gr.Textbox) else [])]
@@ -206,7 +201,9 @@ def serve(page: gr.Blocks, port: int | None = None, **launch_options: Any) -> No
     """Serves a page that shows errors; the size of uploads and the length of the queue are bounded."""
     theme = gr.themes.Soft(font=["system-ui"], font_mono=["monospace"])  # fonts that the browser need not fetch
     launch_options |= {"server_port": port, "theme": theme, "max_file_size": MAX_UPLOAD}
-    page.queue(max_size=MAX_WAITING).launch(ssr_mode=False, show_error=True, **launch_options)
+    page.queue(max_size=MAX_WAITING).launch(
+        ssr_mode=False, show_error=True, quiet=True, prevent_thread_lock=True, **launch_options
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -221,3 +218,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = arguments.model.rstrip("/").split("/")[-1]
     page = build_page(options.load_pipeline(arguments), name, *read_card(arguments.model, arguments.revision))
     serve(page, arguments.port, share=arguments.share)
+    print(f"Open {page.share_url or page.local_url}; Ctrl-C ends it.")
+    page.block_thread()
