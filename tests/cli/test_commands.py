@@ -75,7 +75,8 @@ def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
     for (command, *words), module, extra in ((["app"], "gradio", "demo"), (tokenizer, "datasets", "train")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            for name in [name for name in sys.modules if name == f"rq_hf.cli.{command.replace('-', '_')}"]:
+            importers = (f"rq_hf.cli.{command.replace('-', '_')}", "rq_hf.training")
+            for name in [name for name in sys.modules if name.startswith(importers)]:
                 patch.delitem(sys.modules, name)
             expected = f'; in a clone of rq_hf it comes with `pip install ".[{extra}]"`'
             assert expected in ends_with(capsys, 1, command, *words)

@@ -66,6 +66,11 @@ def test_the_crop_of_dalle_stays_near_the_centre():
         assert transform(picture, seeded_generator(seed))[:, :, 2:-2].min() > 0.9
 
 
+def test_padding_keeps_the_whole_of_a_wide_picture_on_white():
+    pixels = PictureTransform(32, 3, "pad")(Image.new("RGB", (64, 32), "black"))
+    assert (pixels[:, 9:23] < -0.9).all() and (pixels[:, :7] > 0.9).all() and (pixels[:, 25:] > 0.9).all()
+
+
 def test_other_channels_than_grey_and_rgb_are_refused():
     with pytest.raises(ValueError, match="`num_channels` must be 1 or 3 for picture files, got 4"):
         PictureTransform(16, 4)

@@ -54,7 +54,8 @@ class Sampling:
         is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
         if not is_number or not 0 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
-        temperatures = one_per_depth("temperature", temperature, code_depth, lambda tau: tau > 0, "greater than 0")
+        expected = "greater than 0 (`do_sample=False` or `top_k=1` takes the likeliest codes)"
+        temperatures = one_per_depth("temperature", temperature, code_depth, lambda tau: tau > 0, expected)
         top_ks = one_per_depth("top_k", top_k, code_depth, lambda k: k >= 1 and k % 1 == 0, "an integer of at least 1")
         top_ps = one_per_depth("top_p", top_p, code_depth, lambda p: 0 < p <= 1, "in (0, 1]")
         return cls(

@@ -332,6 +332,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     def rewrite(self, prompt: str | list[str]) -> str | list[str]:
         """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used."""
         texts = self.tokenizer.batch_decode(self.encode_prompt(prompt), skip_special_tokens=True)
+        texts = [text.replace(" ,", ",") for text in texts]
         return texts[0] if isinstance(prompt, str) else texts
 
     def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:

@@ -111,7 +111,9 @@ class DataArguments:
     caption_column: str | None = setting(None, "Column of captions: texts, or lists to draw from.")
     label_column: str | None = setting(None, "Column of class labels: class names or whole numbers.")
     filter: str | None = setting(None, "Keep only rows with COLUMN=VALUE, separated by commas.")
-    transform: str = setting("center_crop", "How pictures are cropped: cc3m, center_crop, ffhq, imagenet or lsun.")
+    transform: str = setting(
+        "center_crop", "How pictures are made square: center_crop, pad (white), cc3m, ffhq, imagenet or lsun."
+    )
     max_train_samples: int | None = setting(None, "Train on this many rows at most.", at_least(1))
     max_eval_samples: int | None = setting(None, "Evaluate on this many rows at most.", at_least(1))
 

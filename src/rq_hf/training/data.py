@@ -92,7 +92,7 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
 def read_split(available: dict[str, Rows], split: str, data: DataArguments, argument: str = "split") -> Rows:
     """The rows of one split that pass the filter, with undecoded pictures. An error calls the split `argument`."""
     if split not in available:
-        raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}.")
+        raise ValueError(f"`{argument}` must be one of {list(available)}, got {split!r}; see `hold_out`.")
     rows = available[split]
     if rows.features is None:
         raise ValueError("`streaming` needs a data set that declares its columns; tables in text formats do not.")

@@ -2,8 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Crops, flips and colour changes of training pictures, by name."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -33,6 +36,15 @@ def _center_crop(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(size, BICUBIC), v2.CenterCrop(size)])
 
 
+def _pad_to(size: int, picture: Image.Image) -> Image.Image:
+    side = max(picture.size)
+    return ImageOps.pad(picture, (side, side), color="white").resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _pad(size: int) -> Callable[[Image.Image], Image.Image]:
+    return partial(_pad_to, size)
+
+
 def _imagenet(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(size, BICUBIC), v2.RandomCrop(size), v2.RandomHorizontalFlip()])
 
@@ -46,6 +58,7 @@ def _ffhq(size: int) -> v2.Transform:
 # draws from torch's global generator only.
 TRANSFORMS = {
     "center_crop": (_center_crop, _center_crop),
+    "pad": (_pad, _pad),
     "imagenet": (_imagenet, _center_crop),
     "ffhq": (_ffhq, _center_crop),
     "lsun": (_center_crop, _center_crop),
