@@ -3,16 +3,26 @@
 """Low-rank adapters of the transformer."""
 
 import copy
+import re
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from picture_files import FIXTURE
+from PIL import Image
 from training_runs import COMMON, assert_equal
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.cli import main
 from rq_hf.training import CodeDataArguments, Recipe, RQTransformerTrainingArguments, train_rq_transformer
 from rq_hf.training.lora import add_lora
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "research" / "finetuning"))
+from striped_cats import write_cats  # noqa: E402
 
 CAPTION = "green apple, noto style"
 
@@ -80,3 +90,37 @@ def test_the_adapter_alone_is_pushed_and_loads_by_its_repository(hub, recipe, ba
     pipeline = RQImageGenerationPipeline.from_pretrained(base)
     pipeline.load_lora_weights("me/adapter")
     assert pipeline(CAPTION).images[0].size == (16, 16)
+
+
+def old_loss(model: str | Path, images: list[Image.Image], captions: list[str]) -> float:
+    """How unlikely a pipeline finds pictures of these captions."""
+    pipe = RQImageGenerationPipeline.from_pretrained(model)
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1 for image in images])
+    codes = pipe.rqvae.encode(pixels)
+    with torch.no_grad():
+        return pipe.transformer(pipe.encode_prompt(captions), codes, labels=codes).loss.item()
+
+
+def test_the_steps_of_the_guide_keep_old_pictures_better_than_training_on_new_ones_alone(
+    make_pipeline, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pipe, names = make_pipeline(), ["red heart", "green apple", "castle"]
+    pipe.tokenizer.init_kwargs["emoji_names"] = dict(zip("abc", names, strict=True))
+    pipe.transformer.generation_config.top_k = 1
+    pipe.save_pretrained("checkpoints/emoji-64")
+    guide = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```json\n([^`]*lora_rank.*?)```", guide, re.DOTALL)
+    Path("garfield.json").write_text(recipe)
+    (draw_old,) = re.findall(r"```py\n(import json.*?)```", guide, re.DOTALL)
+    (command,) = re.findall(r"rq-hf (train-rqt garfield\.json[^\n]*)", guide)
+    images = pipe(names).images
+    losses = {}
+    for kind in ("alone", "mixed"):
+        write_cats(Path("data/garfield/train"), count=2)
+        if kind == "mixed":
+            exec(draw_old.replace("(names, 200)", "(names, 3)"), {})
+        flags = "--use_cpu true --disable_tqdm true --max_steps 25 --warmup_steps 0 --learning_rate 1e-2"
+        main([*command.split(), *flags.split(), *"--per_device_train_batch_size 5 --code_temperature 0.01".split()])
+        losses[kind] = old_loss("runs/garfield", images, names)
+    assert losses["mixed"] < losses["alone"]
