@@ -2,12 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Measures what a fine-tuning of the demo learnt and what it forgot.
 
-    python research/finetuning/measure.py runs/garfield garfield data/garfield/train --dataset_name data/emoji-64
+    python research/finetuning/measure.py checkpoints/emoji-64 garfield data/garfield/train \
+        --adapter runs/garfield/adapter --dataset_name data/emoji-64
 
-It draws the new thing ten times for each seed and a hundred old names, by calls with default arguments. A picture of
-the new thing is right if the nearest real picture is one of it. A picture of an old name is right if the nearest one
-shows the concept (top-1), or one of the five nearest (top-5). The nearest ones are those of EfficientNet-Lite0, among
-the plain pictures of all splits, in default tone, and those of the new thing.
+It draws the new thing ten times for each seed, by the caption that the adapter learnt (`rewrite_prompt=False`), and a
+hundred old names by calls with default arguments. A picture of the new thing is right if the nearest real picture is
+one of it. A picture of an old name is right if the nearest one shows the concept (top-1), or one of the five nearest
+(top-5). The nearest ones are those of EfficientNet-Lite0, among the plain pictures of all splits, in default tone, and
+those of the new thing.
 """
 
 import argparse
@@ -32,12 +34,12 @@ def features(images: list[Image.Image]) -> torch.Tensor:
     return extract_features(build_extractor("lite0"), [{"pixel_values": each} for each in pixels])["features"]
 
 
-def draw(pipe: RQImageGenerationPipeline, prompts: list[str], seed: int) -> list[Image.Image]:
+def draw(pipe: RQImageGenerationPipeline, prompts: list[str], seed: int, **options) -> list[Image.Image]:
     images = []
     for start in range(0, len(prompts), 20):
         batch = prompts[start : start + 20]
         generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(batch))]
-        images += pipe(batch, generator=generators).images
+        images += pipe(batch, generator=generators, **options).images
     return images
 
 
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("word", help="the caption of the new thing")
     parser.add_argument("pictures", type=Path, help="folder of pictures of the new thing, new-*.png")
+    parser.add_argument("--adapter", help="folder of an adapter of the model")
     parser.add_argument("--dataset_name", default="data/emoji-64")
     parser.add_argument("--cache", type=Path, default=Path("runs/gallery.pt"), help="features of the real pictures")
     parser.add_argument("--num_names", type=int, default=100)
@@ -60,6 +63,8 @@ def main() -> None:
 
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
+    if arguments.adapter is not None:
+        pipe.load_lora_weights(arguments.adapter)
     splits = datasets.load_dataset(arguments.dataset_name)
     rows = datasets.concatenate_datasets(list(splits.values()))
     rows = rows.filter(lambda *values: values == tuple(PLAIN.values()), input_columns=list(PLAIN))
@@ -78,7 +83,7 @@ def main() -> None:
     known.pop(arguments.word, None)
     chosen = random.Random(1).sample(sorted(known), arguments.num_names)
     for seed in arguments.seeds:
-        drawn = draw(pipe, [arguments.word] * 10, seed)
+        drawn = draw(pipe, [arguments.word] * 10, seed, rewrite_prompt=False)
         found = nearest(features(drawn), real, concepts)
         old = draw(pipe, [known[concept] for concept in chosen], seed)
         shown = nearest(features(old), real, concepts)
@@ -88,7 +93,7 @@ def main() -> None:
             "old_top5": sum(concept in row for row, concept in zip(shown, chosen, strict=True)),
             "old_as_new": sum(row[0] == arguments.word for row in shown),
         }
-        print(json.dumps({"model": arguments.model, "seed": seed, **figures}), flush=True)
+        print(json.dumps({"model": arguments.adapter or arguments.model, "seed": seed, **figures}), flush=True)
         if arguments.output is not None and seed == arguments.seeds[0]:
             captions = [arguments.word] * 10 + [known[concept] for concept in chosen[:40]]
             image_grid(drawn + old[:40], captions, columns=10).save(arguments.output)
