@@ -219,7 +219,7 @@ def test_wrong_ids_are_refused_with_their_place_and_wrong_codes(separate):
 
 
 def test_another_rqvae_and_a_tokenizer_with_the_tokens_are_refused_and_stay_as_they_are(image_tokens, tmp_path):
-    with pytest.raises(ValueError, match="`tokenizer` must not have image tokens yet.*got </image>"):
+    with pytest.raises(ValueError, match="`tokenizer` must have no image tokens.*got </image>"):
         ImageTokens(make_rqvae(codebook_size=32), image_tokens.tokenizer)
     with pytest.raises(ValueError, match="`depth` must be an integer from 1 to 3, got 4"):
         ImageTokens(make_rqvae(), make_tokenizer(), depth=4)

@@ -66,7 +66,7 @@ class ImageTokens:
         tokens = _tokens(rqvae, depth)
         taken = sorted(tokenizer.get_vocab().keys() & set(tokens))
         if taken:
-            raise ValueError(f"`tokenizer` must not have image tokens yet (or use `from_pretrained`), got {taken[0]}.")
+            raise ValueError(f"`tokenizer` must have no image tokens (`from_pretrained` loads them), got {taken[0]}.")
         added = [AddedToken(token, special=True, normalized=False) for token in tokens]
         tokenizer.add_tokens(added, special_tokens=True)
         self._set(rqvae, tokenizer, depth)
