@@ -174,6 +174,30 @@ def test_batches_padded_on_the_left_beams_and_caches_draw_as_singles_do(family):
     assert [len(image_tokens.decode(row, output_type="latent")) for row in beams] == [1] * 4
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_loads_on_a_model_extended_anew_and_gives_the_old_text_when_off(image_tokens, tied, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, fresh = (make_model(tie_word_embeddings=tied) for _ in range(2))
+    image_tokens.extend(model)
+    image_tokens.extend(fresh)
+    text = image_tokens.tokenizer(TEXT, return_tensors="pt")
+    picture = image_tokens.encode(torch.ones(1, 2, 2, 3).long())
+    before, head = model(**text).logits.detach(), model.get_output_embeddings().weight.detach().clone()
+    ids = image_tokens.ids if tied else {"embed_tokens": image_tokens.ids, "lm_head": image_tokens.ids}
+    lora = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=ids)
+    model = peft.get_peft_model(model, lora)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    model(input_ids=picture, labels=picture).loss.backward()
+    optimizer.step()
+    model.eval().save_pretrained(tmp_path)
+    loaded, after = peft.PeftModel.from_pretrained(fresh, tmp_path).eval(), model(**text).logits
+    assert torch.equal(loaded(**text).logits, after) and not torch.equal(after, before)
+    with loaded.disable_adapter():
+        assert torch.equal(loaded(**text).logits, before)
+    trained = model.merge_and_unload().get_output_embeddings().weight != head
+    assert trained[image_tokens.ids].any() and not trained[: image_tokens.begin_id].any()
+
+
 def test_wrong_ids_are_refused_with_their_place_and_wrong_codes(separate):
     begin, *codes, end = separate.encode(torch.zeros(1, 2, 2, 3, dtype=torch.long))[0].tolist()
     wrong = {
@@ -195,7 +219,7 @@ def test_wrong_ids_are_refused_with_their_place_and_wrong_codes(separate):
 
 
 def test_another_rqvae_and_a_tokenizer_with_the_tokens_are_refused_and_stay_as_they_are(image_tokens, tmp_path):
-    with pytest.raises(ValueError, match="`tokenizer` must not have image tokens yet.*got </image>"):
+    with pytest.raises(ValueError, match="`tokenizer` must have no image tokens.*got </image>"):
         ImageTokens(make_rqvae(codebook_size=32), image_tokens.tokenizer)
     with pytest.raises(ValueError, match="`depth` must be an integer from 1 to 3, got 4"):
         ImageTokens(make_rqvae(), make_tokenizer(), depth=4)

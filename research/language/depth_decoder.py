@@ -11,7 +11,7 @@ import argparse
 import time
 
 import torch
-from shapes import COLOURS, ROOT, draw_shape
+from smollm2 import COLOURS, ROOT, draw_shape
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaModel
 

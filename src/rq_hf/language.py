@@ -66,7 +66,7 @@ class ImageTokens:
         tokens = _tokens(rqvae, depth)
         taken = sorted(tokenizer.get_vocab().keys() & set(tokens))
         if taken:
-            raise ValueError(f"`tokenizer` must not have image tokens yet (load those of a model), got {taken[0]}.")
+            raise ValueError(f"`tokenizer` must have no image tokens (`from_pretrained` loads them), got {taken[0]}.")
         added = [AddedToken(token, special=True, normalized=False) for token in tokens]
         tokenizer.add_tokens(added, special_tokens=True)
         self._set(rqvae, tokenizer, depth)
@@ -223,8 +223,8 @@ class ImageTokensLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores `(B, V)` after ids `(B, L)`, with `-inf` for the tokens that may not follow."""
-        spare = scores.shape[-1] - len(self.kinds)  # rows of the model without a token
-        kinds = F.pad(self.kinds.to(scores.device), (0, spare), value=UNKNOWN)  # (V,)
+        self.kinds = self.kinds.to(scores.device)  # copied once
+        kinds = F.pad(self.kinds, (0, scores.shape[-1] - len(self.kinds)), value=UNKNOWN)  # (V,), with spare rows
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         last_begin = torch.where(input_ids == self.begin_id, places, -1).amax(1)  # (B,)
         last_end = torch.where(input_ids == self.end_id, places, -1).amax(1)

