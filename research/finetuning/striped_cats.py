@@ -2,13 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draws pictures of a thing that the demo does not know: an orange cat's face with stripes and heavy eyelids.
 
-    python research/finetuning/striped_cats.py data/garfield/train
+    python research/finetuning/striped_cats.py data/cats
 
-The folder gets new-0.png, new-1.png, ... and metadata.jsonl with the caption "garfield". No two faces are alike.
+The folder gets new-0.png, new-1.png, ... No two faces are alike.
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
@@ -50,13 +49,11 @@ def striped_cat(rng: random.Random) -> Image.Image:
 
 
 def write_cats(folder: Path, count: int = 20, seed: int = 0) -> None:
-    """Writes pictures and metadata.jsonl, in which captions are lists, so that rows with several can follow."""
+    """Writes pictures `new-N.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    with open(folder / "metadata.jsonl", "w") as file:
-        for number in range(count):
-            striped_cat(rng).save(folder / f"new-{number}.png")
-            print(json.dumps({"file_name": f"new-{number}.png", "text": ["garfield"]}), file=file)
+    for number in range(count):
+        striped_cat(rng).save(folder / f"new-{number}.png")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -106,20 +107,21 @@ def test_the_steps_of_the_guide_keep_old_pictures_better_than_training_on_new_on
 ):
     monkeypatch.chdir(tmp_path)
     pipe, names = make_pipeline(), ["red heart", "green apple", "castle"]
-    pipe.tokenizer.init_kwargs["emoji_names"] = dict(zip("abc", names, strict=True))
     pipe.transformer.generation_config.top_k = 1
     pipe.save_pretrained("checkpoints/emoji-64")
+    images = pipe(names).images
+    columns = {"image": images, "text": names, "tone": ["default"] * 3, "alteration": ["none"] * 3, "colour": [""] * 3}
+    Path("data/emoji-64").mkdir(parents=True)
+    datasets.Dataset.from_dict(columns).to_parquet("data/emoji-64/train.parquet")
+    write_cats(Path("cats"), count=2)
     guide = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```json\n([^`]*lora_rank.*?)```", guide, re.DOTALL)
     Path("garfield.json").write_text(recipe)
-    (draw_old,) = re.findall(r"```py\n(import json.*?)```", guide, re.DOTALL)
+    (mix,) = re.findall(r"```py\n(from pathlib.*?)```", guide, re.DOTALL)
     (command,) = re.findall(r"rq-hf (train-rqt garfield\.json[^\n]*)", guide)
-    images = pipe(names).images
     losses = {}
-    for kind in ("alone", "mixed"):
-        write_cats(Path("data/garfield/train"), count=2)
-        if kind == "mixed":
-            exec(draw_old.replace("(names, 200)", "(names, 3)"), {})
+    for kind, count in {"alone": 0, "mixed": 3}.items():
+        exec(mix.replace("take(3000)", f"take({count})").replace("* 50", "* 1"), {})
         flags = "--use_cpu true --disable_tqdm true --max_steps 25 --warmup_steps 0 --learning_rate 1e-2"
         main([*command.split(), *flags.split(), *"--per_device_train_batch_size 5 --code_temperature 0.01".split()])
         losses[kind] = old_loss("runs/garfield", images, names)
