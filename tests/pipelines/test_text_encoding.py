@@ -109,6 +109,8 @@ def test_pipelines_with_an_encoder_save_and_load_and_can_be_offloaded(pipe, tmp_
     assert torch.equal(given, expected)
     with pytest.raises(ValueError, match="`prompt` needs a pipeline with a `tokenizer` and a `text_encoder`"):
         without(PROMPTS[0])
+    with pytest.raises(ValueError, match="`negative_prompt_embeds` must be a tensor, got ndarray"):
+        pipe(PROMPTS[0], negative_prompt_embeds=pipe.encode_prompt(PROMPTS[0]).numpy(), guidance_scale=2.0)
 
 
 def test_likelihood_ranks_pictures_of_embeds(pipe):

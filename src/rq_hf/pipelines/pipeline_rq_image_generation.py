@@ -359,6 +359,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     ) -> dict[str, torch.Tensor]:
         """The condition as an argument of the transformer, `(N, S)` or `(N, S, condition_dim)`."""
         if prompt_embeds is not None:
+            if not isinstance(prompt_embeds, torch.Tensor):
+                raise ValueError(f"`{prefix}prompt_embeds` must be a tensor, got {type(prompt_embeds).__name__}.")
             return {f"{prefix}prompt_embeds": prompt_embeds}
         if prompt is not None:
             condition = self.encode_prompt(prompt, f"{prefix}prompt", rewrite)
