@@ -124,7 +124,7 @@ def test_drawing_needs_no_extra_package_and_training_neither_peft_nor_lpips_nor_
 def test_help_waits_for_no_library_where_its_flags_need_none():
     names = "torch transformers diffusers datasets gradio PIL numpy"
     block = f"import sys\nfor name in '{names}'.split(): sys.modules[name] = None\n"
-    commands = ["generate", "reconstruct", "train-tokenizer", "evaluate", "evaluate prompts", "convert", "push", "env"]
+    commands = "generate,reconstruct,train-tokenizer,evaluate,evaluate rqvae,convert,push,app,env".split(",")
     for words in ("--help", "--version", *(f"{command} --help" for command in commands)):
         source = f"{block}from rq_hf_command import main\nmain()"
         ended = subprocess.run([sys.executable, "-c", source, *words.split()], capture_output=True, text=True)

@@ -2,16 +2,22 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Whether pictures show what was asked for, by hand-made features, and whether they are copies."""
 
+import importlib
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from picture_sets import MeanColour, Pixels
+from picture_sets import BROKEN, MeanColour, Pixels, write_rows
 from PIL import Image
 
 from rq_hf.evaluation.features import ImageFiles, extract_features
-from rq_hf.evaluation.prompt_accuracy import copy_rates, evaluate_prompts, judge_prompts, prompt_accuracy, read_prompts
 from rq_hf.images import to_uint8
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "research" / "emoji"))
+research = importlib.import_module("prompt_accuracy")
+prompt_accuracy, judge_prompts = research.prompt_accuracy, research.judge_prompts
 
 MATERIALS = [["3d", "fluent", "flat"]]
 # Six real pictures whose only feature is a number.
@@ -78,7 +84,7 @@ def test_copies_are_what_the_rqvae_makes_of_training_pictures(make_rqvae, pictur
     levels[1, :, 0, 0] += torch.where(levels[1, :, 0, 0] < 128, 1, -1)  # rounding: still a copy
     levels[2] = (levels[2] - 4).clamp(min=0)  # 36 dB: hardly another picture
     drawn = torch.cat([levels, 255 - levels[:1]]) / 127.5 - 1
-    rates = copy_rates(Pixels(drawn), Pixels(originals), rqvae, batch_size=3)
+    rates = research.copy_rates(Pixels(drawn), Pixels(originals), rqvae, batch_size=3)
     assert rates["exact_copies"] == 0.5 and rates["near_copies"] == 0.75
     assert rates["near_copies_error"] == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
@@ -87,7 +93,7 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
     prompts = [{"prompt": "rocket", "concept": "cat", "style": "3d"}, {"prompt": "a red heart", "concept": "dog"}]
     (tmp_path / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, prompts)) + "\n")
     real, output = real_samples(pictures[:6]), tmp_path / "results.json"
-    results = evaluate_prompts(
+    results = research.evaluate_prompts(
         tiny_pipeline, tmp_path / "prompts.jsonl", real, tmp_path / "drawn",
         extractor=MeanColour(), originals=real, temperature=0.5, output=output,
     )  # fmt: skip
@@ -106,7 +112,9 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
 def test_prompts_that_no_real_picture_can_answer_are_refused(tiny_pipeline, pictures, tmp_path, wrong):
     prompt = {"prompt": "a cat", "concept": "cat", "style": "3d"} | wrong
     with pytest.raises(ValueError, match="`prompts` must hold a prompt and a concept and style of `samples`, got {"):
-        evaluate_prompts(tiny_pipeline, [prompt], real_samples(pictures[:6]), tmp_path, extractor=MeanColour())
+        research.evaluate_prompts(
+            tiny_pipeline, [prompt], real_samples(pictures[:6]), tmp_path, extractor=MeanColour()
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -115,4 +123,40 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path, line):
     content = f'{{"prompt": "a cat"}}\n\n{line}\n'.encode("utf-8", "surrogatepass")
     (tmp_path / "prompts.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=r"`prompts` '.*prompts.jsonl', line 3, must be a JSON object"):
-        read_prompts(tmp_path / "prompts.jsonl")
+        research.read_prompts(tmp_path / "prompts.jsonl")
+
+
+def run(folder: Path, data: Path, name: str, *flags: object) -> tuple[dict, dict[str, bytes]]:
+    """The results of the script, and the pictures that it has drawn."""
+    output = folder / f"{name}.json"
+    flags = ["--dataset_name", data, "--feature_extractor", "pixels", "--device", "cpu", "--output", output, *flags]
+    research.main(list(map(str, [folder / "pipeline", *flags])))
+    return json.loads(output.read_text()), {path.name: path.read_bytes() for path in (folder / name).glob("*.png")}
+
+
+@pytest.mark.parametrize("part, value", [("image", BROKEN), ("text", None), ("text", " "), ("concept", None)])
+def test_rows_without_a_part_are_left_out_of_all_parts_and_counted(saved, tmp_path, caplog, part, value):
+    flags = ["--split", "train", "--num_prompts", 4]
+    clean = run(tmp_path, write_rows(tmp_path / "clean-data", {}), "clean", *flags)
+    spoilt = run(tmp_path, write_rows(tmp_path / "spoilt-data", {part: value}), "spoilt", *flags)
+    assert clean[0]["num_pictures"] == spoilt[0]["num_pictures"] == 4 and clean[1] == spoilt[1]
+    assert clean[0]["metrics"] == pytest.approx(spoilt[0]["metrics"], rel=1e-6)
+    assert "Of 8 rows, 2 are left out" in caplog.text
+
+
+def test_the_script_draws_a_sample_of_rows_goes_on_where_it_was_and_names_what_is_missing(saved, tmp_path, capsys):
+    data = write_rows(tmp_path / "data", {})
+    flags = ["--split", "train", "--num_prompts", 3, "--copies_of", "train", "--temperature", "1,1,0.5"]
+    results, pictures = run(tmp_path, data, "drawn", *flags)
+    assert len(pictures) == 3 == results["num_pictures"]
+    assert {"top1", "style", "near_copies"} <= set(results["metrics"])
+    (tmp_path / "drawn" / min(pictures)).unlink()
+    assert run(tmp_path, data, "drawn", *flags) == (results, pictures)
+    held_out, _ = run(tmp_path, data, "held_out", "--split", "validation", "--hold_out")
+    assert held_out["num_pictures"] == 1
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "a heart", "concept": "cat"}\n')
+    results, _ = run(tmp_path, data, "of_a_file", "--prompts", tmp_path / "asked.jsonl")
+    assert results["num_pictures"] == 1 and "style" not in results["metrics"]
+    for wrong, message in {"--copies_of x --split train": "`--copies_of` must be one of", "": "`--split`"}.items():
+        with pytest.raises(SystemExit, match=message):
+            run(tmp_path, data, "refused", *wrong.split())
