@@ -57,14 +57,14 @@ def test_the_default_recipe_gives_way_to_own_data():
 
 
 def test_a_pipeline_to_fine_tune_brings_its_architecture_rqvae_and_tokenizer():
-    recipe = parse_rqt(EMOJI, "--model-name-or-path", "mine", "--tokenizer_name_or_path", "other")
+    recipe = parse_rqt(EMOJI, "--model_name_or_path", "mine", "--tokenizer_name_or_path", "other")
     assert recipe.training.model_name_or_path == "mine" and recipe.training.muon_learning_rate == 0.0066
     assert recipe.model == {} and recipe.data.caption_column == "captions"
     assert recipe.data.rqvae_name_or_path is None and recipe.data.tokenizer_name_or_path == "other"
 
 
 def test_rows_are_held_out_unless_a_validation_split_is_asked_for():
-    for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation-split=dev"], False)):
+    for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation_split=dev"], False)):
         assert parse_rqvae("lsun-cat-rqvae-8x8x4-k16384", *words).data.hold_out == expected
 
 
@@ -75,7 +75,7 @@ def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
     titles = ["\ndata:", "\ntraining of this stage:", "\nmodel:", "\ntraining in general (transformers.Training"]
     places = [text.index(title) for title in titles]
     flags = ["  --caption_column", "  --code_temperature", "  --hidden_size", "  --learning_rate"]
-    assert places == sorted(places) and text.index("--no_soft_labels") < places[2]
+    assert places == sorted(places) and text.index("--soft_labels") < places[2]
     for flag, start, end in zip(flags, places, [*places[1:], len(text)], strict=True):
         assert start < text.index(flag) < end, flag
 
@@ -116,7 +116,15 @@ def test_the_recipe_comes_first(capsys):
 
 def test_flags_are_texts_or_json_values_of_the_type_of_their_field():
     words = ["--learning_rate", "1", "--weight_decay", ".5", "--code_temperature", "1", "0.5", "0.25", "--filter", "5"]
-    words += ["--no_soft_labels", "--cache-latents", "--lr_scheduler_kwargs", '{"num_cycles": 1}', "--eval_steps", "2"]
+    words += [
+        "--soft_labels",
+        "false",
+        "--cache_latents",
+        "--lr_scheduler_kwargs",
+        '{"num_cycles": 1}',
+        "--eval_steps",
+        "2",
+    ]
     recipe = parse_rqt(str(FIXTURE), *words, "--streaming", "yes", "--num_train_epochs", "2", "--run_name", "7")
     training, data = recipe.training, recipe.data
     assert (training.learning_rate, training.weight_decay, training.code_temperature) == (1, 0.5, [1, 0.5, 0.25])

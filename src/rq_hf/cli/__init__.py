@@ -31,12 +31,10 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, **options: Any) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
-    Runs `rq-hf [--debug] COMMAND [arguments]`; `options` are those of the command's function.
-
-    All errors of all commands end here, see [`errors_in_one_line`]. The exit status of a refused argument is 2. With
-    `--debug` the traceback comes first.
+    Runs `rq-hf [--debug] COMMAND [arguments]`. All errors of all commands end here, see [`errors_in_one_line`]; the
+    exit status of a refused argument is 2. With `--debug` the traceback comes first.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None, **options: Any) -> None:
     module = asked.command.replace("-", "_")
     with errors_in_one_line(asked.debug):
         try:
-            importlib.import_module(f".{module}", __name__).main(argv[start:], **options)
+            importlib.import_module(f".{module}", __name__).main(argv[start:])
         except ImportError as error:
             if not {"-h", "--help"} & {*argv}:
                 raise

@@ -14,20 +14,14 @@ likelihood  what a code of real pictures costs the transformer (Eq. 14)
 `accelerate launch -m rq_hf.cli evaluate samples`. All need `pip install ".[eval]"` in a clone.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import options
-
-if TYPE_CHECKING:
-    from ..training.data import PictureDataset
-
 
 EXTRACTORS = "inception, a file of its weights, lite0 or pixels"
 COUNT = partial(options.integer, low=1)
@@ -149,7 +143,7 @@ def likelihood(arguments: Namespace) -> dict[str, Any]:
     return evaluate_likelihood(pipe, samples, **given(arguments, "batch_size", "output"))
 
 
-def read_samples(arguments: Namespace, splits: Sequence[str], *configs: Any, **columns) -> dict[str, PictureDataset]:
+def read_samples(arguments: Namespace, splits: Sequence[str], *configs: Any, **columns) -> dict[str, Any]:
     """The samples of splits, see [`evaluation_samples`]."""
     from ..training.arguments import CodeDataArguments
     from ..training.conditions import evaluation_samples
@@ -158,13 +152,13 @@ def read_samples(arguments: Namespace, splits: Sequence[str], *configs: Any, **c
     return evaluation_samples(CodeDataArguments(**given(arguments, *names)), splits, *configs, **columns)
 
 
-def captions(samples: PictureDataset) -> list[str]:
+def captions(samples: Any) -> list[str]:
     """The caption of each sample; of several the first."""
     reader = samples.reader.read_condition
     return [reader.parse(value)[0] for value in samples.rows[reader.column]]
 
 
-def random_rows(samples: PictureDataset, size: int, seed: int) -> list[int]:
+def random_rows(samples: Any, size: int, seed: int) -> list[int]:
     """Indexes of `size` random samples, sorted."""
     import torch
 
