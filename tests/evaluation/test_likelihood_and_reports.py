@@ -60,5 +60,5 @@ def test_files_are_whole_or_absent(tmp_path, error):
 
 def test_a_report_of_which_one_file_cannot_be_written_leaves_none(tmp_path):
     with pytest.raises(OSError, match="cannot write mode HSV as PNG"):
-        write_report({"metrics": {"loss": 1.0}}, tmp_path / "a.json", [{"rank": 1}], Image.new("HSV", (8, 8)))
+        write_report({"metrics": {"loss": 1.0}}, tmp_path / "a.json", Image.new("HSV", (8, 8)))
     assert not any(tmp_path.iterdir())
