@@ -220,7 +220,7 @@ def commands() -> Iterator[Case]:
         samples: f"0|-1|x|2|2 {SPLIT}|2 --dataset_name {DATA}|2 --dataset_name typo --split train",
         f"{samples} 2 {SPLIT} --caption_column": "x|text --top_p 2|text --reference typo|text --batch_size 0|"
         f"text --feature_extractor {broken}/a.png|text --clip_model typo|text --precision_recall",
-        "evaluate": f"|rqvae {broken} {SPLIT}|likelihood {SAVED} {SPLIT}x",
+        "evaluate": f"|prompts {SAVED} {SPLIT}|rqvae {broken} {SPLIT}|likelihood {SAVED} {SPLIT}x",
         f"evaluate rqvae {SAVED} {SPLIT}": "--filter x=1|--filter x|--image_column x|--transform x",
         f"evaluate likelihood {SAVED} {SPLIT}": "|--caption_column x",
         f"evaluate likelihood {SAVED_BY_CLASS} {SPLIT} --label_column": "image|typo|concept",
@@ -269,7 +269,7 @@ def data_sets() -> Iterator[Case]:
         assert all(np.isclose(first[name], second[name], rtol=1e-5) for name in first), (first, second)
 
     pixels, rows = "--feature_extractor pixels", {"image": {"bytes": b"x" * 99, "path": None}, "text": None}
-    for what, flags in {"rqvae": pixels, "likelihood": "--caption_column text",
+    for what, flags in {"rqvae": pixels, "likelihood": "--caption_column text", "prompts": f"{pixels} --num_prompts 2",
                         "samples": f"{pixels} --caption_column text --num_pictures 2"}.items():
         for part in ("image", "text")[: 1 if what == "rqvae" else 2]:
             yield (f"evaluate {what} with a row without its {part} works",

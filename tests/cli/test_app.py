@@ -52,14 +52,12 @@ def test_the_page_draws_what_the_pipeline_draws(make_pipeline, kind, condition):
     assert np.abs(np.asarray(coarse, int) - np.asarray(scaled.resize((256, 256), Image.Resampling.BICUBIC))).max() <= 1
 
 
-def test_likelier_pictures_are_the_best_of_four_of_the_checkpoints_own_settings(tiny_pipeline):
-    tiny_pipeline.transformer.generation_config.update(temperature=0.2, top_k=[64, 8, 4])
-    codes, _, _ = Studio(tiny_pipeline).draw("a heart", 3, 2, 5, False, False)
-    assert torch.equal(codes, drawn(tiny_pipeline, prompt="a heart", num_candidates=8, ranker="likelihood"))
-
-
-def test_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
-    studio = Studio(tiny_pipeline)
+def test_likelier_pictures_are_the_best_of_four_and_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
+    pipe = tiny_pipeline
+    pipe.transformer.generation_config.update(temperature=0.2, top_k=[64, 8, 4])
+    studio = Studio(pipe)
+    codes, _, _ = studio.draw("a heart", 3, 2, 5, False, False)
+    assert torch.equal(codes, drawn(pipe, prompt="a heart", num_candidates=8, ranker="likelihood"))
     (codes, _, about), (_, _, other) = (studio.draw("a heart", 3, 1, 0, True, False) for _ in range(2))
     assert about != other
     assert torch.equal(studio.draw("a heart", 3, 1, int(about.removeprefix("Seed ")), True, False)[0], codes)

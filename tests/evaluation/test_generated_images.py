@@ -50,17 +50,6 @@ def test_a_picture_depends_on_the_seed_its_number_and_its_condition_alone(make_p
     assert not equal_pictures(tmp_path / "whole", tmp_path / "other")
 
 
-def test_pictures_that_are_there_are_not_drawn_again(tiny_pipeline, tmp_path):
-    whole = generate_images(tiny_pipeline, PROMPTS, tmp_path / "whole")
-    resumed = [tmp_path / "resumed" / path.name for path in whole]
-    resumed[0].parent.mkdir()
-    resumed[2].write_bytes(b"kept")
-    generate_images(tiny_pipeline, PROMPTS, tmp_path / "resumed")
-    assert resumed[2].read_bytes() == b"kept"
-    resumed[2].write_bytes(whole[2].read_bytes())
-    assert equal_pictures(tmp_path / "resumed", tmp_path / "whole")
-
-
 def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, monkeypatch):
     def killed(self, path):
         Path(path).write_bytes(b"half")
@@ -72,11 +61,14 @@ def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_name_the_pictures_and_decide_what_is_drawn(tiny_pipeline, tmp_path):
+def test_numbers_name_the_pictures_and_decide_what_is_drawn_and_what_is_there_is_kept(tiny_pipeline, tmp_path):
     whole = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
     paths = generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
     assert [path.name for path in paths] == ["000003.png", "000001.png"]
     assert equal_pictures(paths[0], whole[3]) and equal_pictures(paths[1], whole[1])
+    paths[0].write_bytes(b"kept")
+    again = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "sample")
+    assert paths[0].read_bytes() == b"kept" and all(map(equal_pictures, again[:3], whole[:3]))
     for numbers in ([3, 3], [3], [3, 1, 2]):
         with pytest.raises(ValueError, match="`numbers` must be a different one for each of 2 pictures"):
             generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=numbers)
@@ -113,14 +105,7 @@ def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline
     assert json.loads((tmp_path / "two.json").read_text())["num_pictures"] == expected["num_pictures"] == 4
 
 
-def test_the_distance_of_too_few_pictures_is_warned_of(caplog):
-    generation_metrics(torch.randn(7, 6), torch.randn(20, 6), MeanColour())
-    assert not caplog.text
-    generation_metrics(torch.randn(6, 6), torch.randn(20, 6), MeanColour())
-    assert "fewer than 7 pictures" in caplog.text
-
-
-def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours():
+def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(caplog):
     features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
     real = torch.tensor([[-1.0], [0.5], [2.5], [5.5], [6.0], [90.0]])
     # The distance of each point to the third nearest of its own set.
@@ -133,6 +118,9 @@ def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(
     assert generation_metrics(features, far, torch.nn.Identity(), True)["recall"] == pytest.approx(6 / 10)
     found = generation_metrics(torch.cat([features, features[:3] - 1000]), real, torch.nn.Identity(), True)
     assert found["precision"] == pytest.approx(5 / 8)
+    assert not caplog.text
+    generation_metrics(torch.randn(6, 6), torch.randn(20, 6), MeanColour())
+    assert "fewer than 7 pictures" in caplog.text
 
 
 def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures):

@@ -53,18 +53,15 @@ def judge(feature: float, groups=(), **prompt) -> dict:
     return judge_prompts(torch.tensor([[feature]]), [prompt], COLUMNS | {"features": FEATURES}, groups)[0]
 
 
-@pytest.mark.parametrize("feature, concept, rank", RANKS)
-def test_rank_counts_the_nearer_pictures_of_any_style_and_the_nearest_is_named(feature, concept, rank):
-    row = judge(feature, concept=concept, prompt="a dog")
-    index = (FEATURES - feature).abs().argmin().item()
-    assert (row["nearest"], row["nearest_concept"], row["prompt"]) == (index, COLUMNS["concept"][index], "a dog")
-    assert row["rank"] == rank and "style_hit" not in row and "rank_in_style" not in row
-
-
-@pytest.mark.parametrize("feature, concept, style, groups, hit, rank", STYLE_HITS)
-def test_styles_are_judged_by_the_pictures_of_the_concept_and_of_the_style(feature, concept, style, groups, hit, rank):
-    row = judge(feature, groups, concept=concept, style=style)
-    assert (row["style_hit"], row["rank_in_style"]) == (hit, rank)
+def test_rank_counts_the_nearer_pictures_and_styles_are_judged_by_those_of_the_concept_and_of_the_style():
+    for feature, concept, rank in RANKS:
+        row = judge(feature, concept=concept, prompt="a dog")
+        index = (FEATURES - feature).abs().argmin().item()
+        assert (row["nearest"], row["nearest_concept"], row["prompt"]) == (index, COLUMNS["concept"][index], "a dog")
+        assert row["rank"] == rank and "style_hit" not in row and "rank_in_style" not in row
+    for feature, concept, style, groups, hit, rank in STYLE_HITS:
+        row = judge(feature, groups, concept=concept, style=style)
+        assert (row["style_hit"], row["rank_in_style"]) == (hit, rank), (feature, concept, style)
 
 
 def test_accuracy_is_the_share_of_hits_with_its_standard_error():
@@ -108,22 +105,17 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
         assert sheet.size == (4 * 200 + 8, 222 + 8)
 
 
-@pytest.mark.parametrize("wrong", [{"concept": "horse"}, {"style": "oil"}, {"concept": None}, {"prompt": ""}])
-def test_prompts_that_no_real_picture_can_answer_are_refused(tiny_pipeline, pictures, tmp_path, wrong):
-    prompt = {"prompt": "a cat", "concept": "cat", "style": "3d"} | wrong
-    with pytest.raises(ValueError, match="`prompts` must hold a prompt and a concept and style of `samples`, got {"):
-        research.evaluate_prompts(
-            tiny_pipeline, [prompt], real_samples(pictures[:6]), tmp_path, extractor=MeanColour()
-        )
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("line", ["{", "7", '"a cat"', "\ud800"])
-def test_a_line_that_is_no_prompt_is_named(tmp_path, line):
-    content = f'{{"prompt": "a cat"}}\n\n{line}\n'.encode("utf-8", "surrogatepass")
-    (tmp_path / "prompts.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"`prompts` '.*prompts.jsonl', line 3, must be a JSON object"):
-        research.read_prompts(tmp_path / "prompts.jsonl")
+def test_prompts_without_an_answer_and_lines_that_are_no_prompt_are_refused(tiny_pipeline, pictures, tmp_path):
+    real, path = real_samples(pictures[:6]), tmp_path / "prompts.jsonl"
+    for wrong in ({"concept": "horse"}, {"style": "oil"}, {"concept": None}, {"prompt": ""}):
+        prompt = {"prompt": "a cat", "concept": "cat", "style": "3d"} | wrong
+        with pytest.raises(ValueError, match="must hold a prompt and a concept and style of `samples`, got {"):
+            research.evaluate_prompts(tiny_pipeline, [prompt], real, tmp_path / "drawn", extractor=MeanColour())
+    for line in ("{", "7", '"a cat"', "\ud800"):
+        path.write_bytes(f'{{"prompt": "a cat"}}\n\n{line}\n'.encode("utf-8", "surrogatepass"))
+        with pytest.raises(ValueError, match=r"`prompts` '.*prompts.jsonl', line 3, must be a JSON object"):
+            research.read_prompts(path)
+    assert not (tmp_path / "drawn").exists()
 
 
 def run(folder: Path, data: Path, name: str, *flags: object) -> tuple[dict, dict[str, bytes]]:
