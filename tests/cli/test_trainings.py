@@ -125,7 +125,7 @@ def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path)
     steps = ["--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--max_train_samples", 16]
     told = command(*shlex.split(second)[1:], *steps, "--hidden_size", 12, "--output_dir", "followed")
     assert "followed holds the pipeline." in told
-    models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
+    models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 12]
     models += ["--caption_column", "captions", "--bf16", "false", "--output_dir", "pipeline"]
     told = command("train_rqt.py", "small-rqt-64", *own, *models)
     assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")
