@@ -1,6 +1,6 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""`rq-hf train-rqvae` for `accelerate launch`; without a recipe it trains on the pictures of tests/fixtures."""
+"""`rq-hf train-rqvae` for `accelerate launch`; without arguments it trains on the pictures of tests/fixtures."""
 
 import sys
 from pathlib import Path
@@ -10,4 +10,4 @@ from rq_hf.cli import main
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "recipes" / "emoji-rqvae-fixture.json"
 
 if __name__ == "__main__":
-    main(["train-rqvae", *sys.argv[1:]], default_recipe=FIXTURE)
+    main(["train-rqvae", *(sys.argv[1:] or [str(FIXTURE)])])

@@ -1,15 +1,39 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What tests of the evaluation share: data sets of pixels, random Inception weights."""
+"""What tests of the evaluation share: data sets of pixels and of spoilt rows, random Inception weights."""
 
 import io
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
+from picture_files import emoji_rows, jpeg
 from torch import nn
 from torch.utils.data import TensorDataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+NAMES = ["tabby, tabby cat", "goose", "goldfish, Carassius auratus", "volcano"]  # of the classes 0 to 3
+CLASSES = [3, 1, 0, 2, 1, 3]
+COLUMNS = {
+    "image": [{"bytes": jpeg(row), "path": None} for row in emoji_rows()[:6]],
+    "text": ["a red heart", "rocket", "green apple", "a pizza", "a", "heart"],
+    "concept": ["cat", "dog", "cow"] * 2, "style": ["3d", "flat"] * 3, "label": [NAMES[label] for label in CLASSES],
+}  # fmt: skip
+BROKEN = {"bytes": jpeg(emoji_rows()[7])[:900], "path": None}
+
+
+def write_rows(folder: Path, spoilt: dict[str, object], feature: object = None, **columns: list) -> Path:
+    """Six rows, after the second and the last of which a copy of the first stands with `spoilt` in place of parts."""
+    columns = {name: list(values) for name, values in (COLUMNS | columns).items()}
+    for index in [2, 7] if spoilt else []:
+        for name, values in columns.items():
+            values.insert(index, spoilt.get(name, values[0]))
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=False))
+    rows = rows if feature is None else rows.cast_column("label", feature)
+    folder.mkdir()
+    rows.to_parquet(folder / "train.parquet")
+    return folder
 
 
 class Pixels(TensorDataset):

@@ -3,7 +3,7 @@
 """Scores pipelines on all prompt sets of `prompt_sets.py`: one table, and a sheet of pictures for each set.
 
     python research/emoji/prompt_table.py old=OLD_PIPELINE new=checkpoints/emoji-64 --prompts runs/prompts-test \\
-        --dataset_name data/emoji-64 --output_dir results/prompts [-- further flags of `rq-hf evaluate prompts`]
+        --dataset_name data/emoji-64 --output_dir results/prompts [-- further flags of `prompt_accuracy.py`]
 
 Each prompt is drawn once, with the settings of the checkpoint. The table has top-1 / top-5 by real pictures of any
 style and, for prompts with a style, how often the nearest real picture of the concept has it.
@@ -15,22 +15,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prompt_accuracy
 from PIL import Image
 
-from rq_hf.cli import main as rq_hf
-from rq_hf.evaluation.prompt_accuracy import prompt_accuracy
 from rq_hf.images import image_grid
 
 IN_A_SHEET = 16
 
 
 def score(model: str, prompts: list[dict[str, Any]], dataset_name: str, folder: Path, flags: list[str]) -> list[dict]:
-    """What `rq-hf evaluate prompts` finds for each prompt, with its picture."""
+    """What `prompt_accuracy.py` finds for each prompt, with its picture."""
     folder.mkdir(parents=True, exist_ok=True)
     asked = folder / "asked.jsonl"
     asked.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in prompts), encoding="utf-8")
     where = ["--dataset_name", dataset_name, "--filter", "tone=default,alteration=none", "--prompts", str(asked)]
-    rq_hf(["evaluate", "prompts", model, *where, "--output", str(folder / "all.json"), *flags])
+    prompt_accuracy.main([model, *where, "--output", str(folder / "all.json"), *flags])
     rows = [json.loads(line) for line in (folder / "all.jsonl").read_text(encoding="utf-8").splitlines()]
     for row, picture in zip(rows, sorted((folder / "all").glob("*.png")), strict=True):
         row["picture"] = picture
@@ -39,7 +38,7 @@ def score(model: str, prompts: list[dict[str, Any]], dataset_name: str, folder: 
 
 def cell(rows: list[dict[str, Any]]) -> str:
     """`top-1 / top-5, style` of a set."""
-    figures = prompt_accuracy(rows)
+    figures = prompt_accuracy.prompt_accuracy(rows)
     style = f", {figures['style']:.2f}" if "style" in figures else ""
     return f"{figures['top1']:.2f} / {figures['top5']:.2f}{style}"
 

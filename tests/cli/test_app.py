@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from transformers import BertConfig, BertForMaskedLM
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.cli import app
+from rq_hf.cli.page import Studio, build_page, read_card, serve
 
 SETTINGS = (2, 5, True, False)  # pictures, seed, freer, whether prompts are rewritten
 CARD = """---
@@ -41,8 +41,8 @@ def drawn(pipe: RQImageGenerationPipeline, **asked) -> torch.Tensor:
 @pytest.mark.parametrize(("kind", "condition"), [("text", "a red heart"), ("class", 1), ("none", None)])
 def test_the_page_draws_what_the_pipeline_draws(make_pipeline, kind, condition):
     pipe = make_pipeline(kind)
-    assert isinstance(app.build_page(pipe, "tiny"), gr.Blocks)
-    studio = app.Studio(pipe)
+    assert isinstance(build_page(pipe, "tiny"), gr.Blocks)
+    studio = Studio(pipe)
     codes, pictures, about = studio.draw(condition, 3, *SETTINGS)
     asked = {"text": {"prompt": condition}, "class": {"class_labels": condition}, "none": {}}[kind]
     assert torch.equal(codes, drawn(pipe, **asked, temperature=1.0)) and about == "Seed 5"
@@ -52,14 +52,12 @@ def test_the_page_draws_what_the_pipeline_draws(make_pipeline, kind, condition):
     assert np.abs(np.asarray(coarse, int) - np.asarray(scaled.resize((256, 256), Image.Resampling.BICUBIC))).max() <= 1
 
 
-def test_likelier_pictures_are_the_best_of_four_of_the_checkpoints_own_settings(tiny_pipeline):
-    tiny_pipeline.transformer.generation_config.update(temperature=0.2, top_k=[64, 8, 4])
-    codes, _, _ = app.Studio(tiny_pipeline).draw("a heart", 3, 2, 5, False, False)
-    assert torch.equal(codes, drawn(tiny_pipeline, prompt="a heart", num_candidates=8, ranker="likelihood"))
-
-
-def test_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
-    studio = app.Studio(tiny_pipeline)
+def test_likelier_pictures_are_the_best_of_four_and_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
+    pipe = tiny_pipeline
+    pipe.transformer.generation_config.update(temperature=0.2, top_k=[64, 8, 4])
+    studio = Studio(pipe)
+    codes, _, _ = studio.draw("a heart", 3, 2, 5, False, False)
+    assert torch.equal(codes, drawn(pipe, prompt="a heart", num_candidates=8, ranker="likelihood"))
     (codes, _, about), (_, _, other) = (studio.draw("a heart", 3, 1, 0, True, False) for _ in range(2))
     assert about != other
     assert torch.equal(studio.draw("a heart", 3, 1, int(about.removeprefix("Seed ")), True, False)[0], codes)
@@ -68,7 +66,7 @@ def test_seed_zero_is_a_new_one_that_draws_the_same_again(tiny_pipeline):
 def test_a_picture_is_reconstructed_and_a_chosen_one_varied(tiny_pipeline, tmp_path):
     picture, path = Image.effect_noise((40, 30), 90).convert("RGB"), tmp_path / "picture.png"
     picture.save(path)
-    studio = app.Studio(tiny_pipeline)
+    studio = Studio(tiny_pipeline)
     square = ImageOps.fit(picture, (16, 16), Image.Resampling.LANCZOS)  # its middle, not squeezed
     known, pictures, _ = studio.reconstruct(str(path), 2)
     assert torch.equal(known, tiny_pipeline.reconstruct(square, output_type="latent").images)
@@ -85,7 +83,7 @@ def test_only_the_painted_part_of_a_picture_is_drawn_anew(tiny_pipeline):
     picture = Image.effect_noise((40, 30), 90).convert("RGBA")
     layer = Image.new("RGBA", picture.size)
     canvas = {"background": picture, "layers": [layer]}
-    studio = app.Studio(tiny_pipeline)
+    studio = Studio(tiny_pipeline)
     with pytest.raises(ValueError, match="Upload a picture first"):
         studio.paint({"background": None, "layers": []}, "a red heart", *SETTINGS)
     with pytest.raises(ValueError, match="Paint over the part"):
@@ -100,23 +98,23 @@ def test_only_the_painted_part_of_a_picture_is_drawn_anew(tiny_pipeline):
 
 
 def test_what_the_library_warns_of_and_what_a_prompt_was_read_as_are_on_the_page(tiny_pipeline):
-    studio, text = app.Studio(tiny_pipeline), "a heart " * 20
+    studio, text = Studio(tiny_pipeline), "a heart " * 20
     with pytest.warns(UserWarning, match="The prompt was cut to 6 tokens"):  # a toast, in a visitor's request
         studio.draw(text, 3, *SETTINGS)
     size = tiny_pipeline.transformer.config.vocab_size
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     rewriter = BertForMaskedLM(BertConfig(vocab_size=size, **sizes)).eval()
     pipe = RQImageGenerationPipeline(**tiny_pipeline.components | {"prompt_rewriter": rewriter})
-    _, _, about = app.Studio(pipe).draw("a heart", 3, 2, 5, True, True)
+    _, _, about = Studio(pipe).draw("a heart", 3, 2, 5, True, True)
     assert about == f"Seed 5, read as: {pipe.rewrite('a heart') or 'nothing'}"
 
 
 def test_a_card_says_what_the_page_draws_and_has_examples(tiny_pipeline, tmp_path):
-    assert app.read_card(str(tmp_path)) == ("", [])
+    assert read_card(str(tmp_path)) == ("", [])
     (tmp_path / "README.md").write_text(CARD)
-    about, prompts = app.read_card(str(tmp_path))
+    about, prompts = read_card(str(tmp_path))
     assert (about, prompts) == ("A model of emoji.", ["a rocket", "a red heart"])
-    blocks = app.build_page(tiny_pipeline, "tiny", about, prompts).blocks.values()
+    blocks = build_page(tiny_pipeline, "tiny", about, prompts).blocks.values()
     (text,) = [block.value for block in blocks if isinstance(block, gr.Markdown)]
     assert text == "# tiny\n\nA model of emoji."
     assert [block.samples for block in blocks if isinstance(block, gr.Dataset)] == [[["a rocket"], ["a red heart"]]]
@@ -125,9 +123,9 @@ def test_a_card_says_what_the_page_draws_and_has_examples(tiny_pipeline, tmp_pat
 @pytest.fixture
 def client(tiny_pipeline, monkeypatch) -> Iterator[Client]:
     """A visitor of the served page, whose queue is short."""
-    monkeypatch.setattr(app, "MAX_WAITING", 3)
-    page = app.build_page(tiny_pipeline, "tiny")
-    app.serve(page)
+    monkeypatch.setattr("rq_hf.cli.page.MAX_WAITING", 3)
+    page = build_page(tiny_pipeline, "tiny")
+    serve(page)
     yield Client(page.local_url, verbose=False)
     page.close()
 
@@ -144,7 +142,7 @@ def test_the_parameters_of_the_api_have_names_and_enter_works_as_a_click(client,
     }
     options = {"condition": "a red heart", "count": 2, "seed": 5, "freer": True, "rewrite": False}
     shown, about = client.predict(**options, depth=3, api_name="/draw")
-    _, expected, _ = app.Studio(tiny_pipeline).draw("a red heart", 3, *SETTINGS)
+    _, expected, _ = Studio(tiny_pipeline).draw("a red heart", 3, *SETTINGS)
     assert [np.array_equal(Image.open(each["image"]), picture) for each, picture in zip(shown, expected, strict=True)]
     assert about == "Seed 5"
     files = {"background": Image.new("RGB", (40, 30), "white"), "layer": Image.new("RGBA", (40, 30), "red")}

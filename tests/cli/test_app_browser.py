@@ -24,7 +24,7 @@ from selenium.webdriver.common.keys import Keys
 from training_runs import free_port
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.cli import app
+from rq_hf.cli.page import Studio
 
 pytestmark = pytest.mark.slow
 
@@ -125,8 +125,8 @@ def wait_for_pictures(driver: webdriver.Chrome, expected: list[Image.Image]) -> 
 
 
 @pytest.fixture(scope="module")
-def studio() -> app.Studio:
-    return app.Studio(RQImageGenerationPipeline.from_pretrained(DEMO))
+def studio() -> Studio:
+    return Studio(RQImageGenerationPipeline.from_pretrained(DEMO))
 
 
 def options(count: int, seed: int, **selection) -> dict:

@@ -19,14 +19,13 @@ EMOJI = str(Path(__file__).parents[2] / "research" / "emoji" / "recipes" / "emoj
 CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 
-def parse_rqt(*argv: str, default: Path | None = None) -> Recipe:
+def parse_rqt(*argv: str) -> Recipe:
     classes = (RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments)
-    return parse_recipe("rq-hf train-rqt", *classes, "", [*argv, *CPU], default)
+    return parse_recipe("rq-hf train-rqt", *classes, "", [*argv, *CPU])
 
 
-def parse_rqvae(*argv: str, default: Path | None = None) -> Recipe:
-    classes = (RQVAEConfig, RQVAETrainingArguments, DataArguments)
-    return parse_recipe("rq-hf train-rqvae", *classes, "", [*argv, *CPU], default)
+def parse_rqvae(*argv: str) -> Recipe:
+    return parse_recipe("rq-hf train-rqvae", RQVAEConfig, RQVAETrainingArguments, DataArguments, "", [*argv, *CPU])
 
 
 def test_a_recipe_is_found_by_name_and_by_file_and_flags_win_over_it(tmp_path):
@@ -45,26 +44,15 @@ def test_a_recipe_is_found_by_name_and_by_file_and_flags_win_over_it(tmp_path):
     assert mine.data.caption_column is mine.data.validation_split is None and mine.data.label_column == "label"
 
 
-def test_the_default_recipe_gives_way_to_own_data():
-    whole = parse_rqt(default=FIXTURE)
-    assert whole.name == "emoji-rqt-fixture" and whole.card["license"] == "cc-by-4.0"
-    assert whole.sampling == {"top_k": 100, "top_p": 0.9} and "sampling" not in whole.card
-    own_data = parse_rqt("--dataset_name", "mine", default=FIXTURE)
-    assert own_data.model == whole.model and own_data.sampling == {} and set(own_data.card) == {"training_commands"}
-    assert own_data.data == CodeDataArguments("mine", validation_split="validation", hold_out=True)
-    named = parse_rqt(str(FIXTURE), "--dataset_name", "mine", default=FIXTURE)
-    assert named.data.caption_column == "captions" and named.card["license"] == "cc-by-4.0"
-
-
 def test_a_pipeline_to_fine_tune_brings_its_architecture_rqvae_and_tokenizer():
-    recipe = parse_rqt(EMOJI, "--model-name-or-path", "mine", "--tokenizer_name_or_path", "other")
+    recipe = parse_rqt(EMOJI, "--model_name_or_path", "mine", "--tokenizer_name_or_path", "other")
     assert recipe.training.model_name_or_path == "mine" and recipe.training.muon_learning_rate == 0.0066
     assert recipe.model == {} and recipe.data.caption_column == "captions"
     assert recipe.data.rqvae_name_or_path is None and recipe.data.tokenizer_name_or_path == "other"
 
 
 def test_rows_are_held_out_unless_a_validation_split_is_asked_for():
-    for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation-split=dev"], False)):
+    for words, expected in (([], True), (["--validation_split", "dev"], False), (["--validation_split=dev"], False)):
         assert parse_rqvae("lsun-cat-rqvae-8x8x4-k16384", *words).data.hold_out == expected
 
 
@@ -75,18 +63,23 @@ def test_help_has_own_flags_in_groups_before_those_of_transformers(capsys):
     titles = ["\ndata:", "\ntraining of this stage:", "\nmodel:", "\ntraining in general (transformers.Training"]
     places = [text.index(title) for title in titles]
     flags = ["  --caption_column", "  --code_temperature", "  --hidden_size", "  --learning_rate"]
-    assert places == sorted(places) and text.index("--no_soft_labels") < places[2]
+    assert places == sorted(places) and text.index("--soft_labels") < places[2]
     for flag, start, end in zip(flags, places, [*places[1:], len(text)], strict=True):
         assert start < text.index(flag) < end, flag
 
 
-def test_the_command_is_kept_for_the_card():
-    assert parse_rqt(str(FIXTURE)).card["training_commands"] == [f"rq-hf train-rqt {FIXTURE.name} {' '.join(CPU)}"]
+def test_the_card_and_the_command_are_kept():
+    recipe = parse_rqt(str(FIXTURE))
+    assert recipe.sampling == {"top_k": 100, "top_p": 0.9} and recipe.card["license"] == "cc-by-4.0"
+    assert recipe.card["training_commands"] == [f"rq-hf train-rqt {FIXTURE.name} {' '.join(CPU)}"]
     assert len(parse_rqt(EMOJI).card["training_commands"]) == 4  # the recipe's own
     assert "training_commands" not in parse_rqt(str(FIXTURE), "--hub_token", "secret").card
 
 
-def test_without_a_recipe_the_recipes_of_the_stage_are_listed():
+def test_the_recipe_comes_first_and_without_one_those_of_the_stage_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_rqt("--max_steps", "1", str(FIXTURE))
+    assert ended.value.code == 2 and "RECIPE must come first" in capsys.readouterr().err
     with pytest.raises(ValueError, match="must be a JSON file or one of ffhq-rqvae-8x8x4-k2048, .*small-rqv") as error:
         parse_rqvae()
     assert "-rqt-" not in str(error.value)
@@ -108,15 +101,9 @@ def test_an_unknown_name_is_an_error_with_the_closest_known_one(tmp_path, capsys
         parse_rqvae("imagenet-rqt-8x8x4-480M")  # a recipe of the other stage
 
 
-def test_the_recipe_comes_first(capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse_rqt("--max_steps", "1", str(FIXTURE), default=FIXTURE)
-    assert ended.value.code == 2 and "RECIPE must come first" in capsys.readouterr().err
-
-
 def test_flags_are_texts_or_json_values_of_the_type_of_their_field():
-    words = ["--learning_rate", "1", "--weight_decay", ".5", "--code_temperature", "1", "0.5", "0.25", "--filter", "5"]
-    words += ["--no_soft_labels", "--cache-latents", "--lr_scheduler_kwargs", '{"num_cycles": 1}', "--eval_steps", "2"]
+    words = "--learning_rate 1 --weight_decay .5 --code_temperature 1 0.5 0.25 --filter 5 --soft_labels false".split()
+    words += ["--cache_latents", "--lr_scheduler_kwargs", '{"num_cycles": 1}', "--eval_steps", "2"]
     recipe = parse_rqt(str(FIXTURE), *words, "--streaming", "yes", "--num_train_epochs", "2", "--run_name", "7")
     training, data = recipe.training, recipe.data
     assert (training.learning_rate, training.weight_decay, training.code_temperature) == (1, 0.5, [1, 0.5, 0.25])

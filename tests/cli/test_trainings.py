@@ -104,7 +104,7 @@ def python(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path):
-    """Own data without a recipe: tokenizer, RQ-VAE, transformer, pictures."""
+    """Own data: tokenizer, RQ-VAE, transformer, pictures."""
 
     def command(*words: object) -> str:
         program = [ROOT / "scripts" / words[0]] if words[0].endswith(".py") else ["-m", "rq_hf.cli", words[0]]
@@ -118,15 +118,16 @@ def test_the_shells_take_a_user_from_pictures_to_a_pipeline_that_draws(tmp_path)
     captions = ["--dataset_name", FIXTURE, "--caption_column", "captions"]
     told = command("train-tokenizer", *captions, *sizes, "--output_dir", "tokenizer")
     assert "300 entries saved in tokenizer. Next: rq-hf train-rqt small-rqt-64 --dataset_name " in told
-    told = command("train_rqvae.py", *own, "--image_size", 32, "--output_dir", "rqvae")
+    told = command("train_rqvae.py", "small-rqvae-64", *own, "--image_size", 32, "--output_dir", "rqvae")
     first, second = told.split("rqvae holds the RQ-VAE. Next:\n")[1].splitlines()
     assert first.startswith(f"rq-hf train-tokenizer --dataset_name {FIXTURE} ")
     command(*shlex.split(first)[1:])
     steps = ["--use_cpu", "true", "--bf16", "false", "--max_steps", 2, "--max_train_samples", 16]
     told = command(*shlex.split(second)[1:], *steps, "--hidden_size", 12, "--output_dir", "followed")
     assert "followed holds the pipeline." in told
-    models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 32]
-    told = command("train_rqt.py", *own, *models, "--caption_column", "captions", "--output_dir", "pipeline")
+    models = ["--rqvae_name_or_path", "rqvae", "--tokenizer_name_or_path", "tokenizer", "--hidden_size", 12]
+    models += ["--caption_column", "captions", "--bf16", "false", "--output_dir", "pipeline"]
+    told = command("train_rqt.py", "small-rqt-64", *own, *models)
     assert told.endswith("pipeline holds the pipeline. Next: rq-hf generate pipeline 'YOUR CAPTION'\n")
     assert "cc-by-4.0" not in (tmp_path / "pipeline" / "README.md").read_text()  # the licence of our pictures
     assert command("generate", "pipeline", "a red heart", "--num_images", 1) == "out/a-red-heart.png\n"

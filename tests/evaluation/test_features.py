@@ -8,13 +8,7 @@ from conftest import LeavesAMark
 from picture_sets import Pixels, write_inception
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from rq_hf.evaluation.features import (
-    EfficientNetLite0,
-    ImageFiles,
-    build_extractor,
-    distance_name,
-    extract_features,
-)
+from rq_hf.evaluation.features import EfficientNetLite0, ImageFiles, build_extractor, distance_name, extract_features
 from rq_hf.images import to_pil
 
 
@@ -64,7 +58,9 @@ def test_inception_gives_torch_fidelitys_features_and_logits(tmp_path):
     assert distance_name(extractor) == "fid" and distance_name(extractor, "rfid") == "rfid"
 
 
-def test_files_that_are_no_inception_weights_are_refused_and_run_no_code(tmp_path):
+def test_names_of_no_extractor_and_files_of_no_inception_weights_are_refused_and_run_no_code(tmp_path):
+    with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
+        build_extractor("resnet")
     torch.save({"weight": LeavesAMark(tmp_path / "ran")}, tmp_path / "inception.pth")
     to_pil(torch.zeros(1, 3, 8, 8))[0].save(tmp_path / "picture.png")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -99,15 +95,11 @@ def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path
     for number, image in enumerate(to_pil(pictures)):
         image.save(tmp_path / f"{number:06d}.png")
     (tmp_path / "prompts.jsonl").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="got none"):
+        ImageFiles(tmp_path / "empty")
     files = ImageFiles(tmp_path)
     assert len(files) == len(pictures)
     read = torch.stack([files[index]["pixel_values"] for index in range(len(files))])
     assert (read - pictures).abs().max() <= 0.5 / 127.5 + 1e-6
     assert to_pil(read)[2].tobytes() == to_pil(pictures)[2].tobytes()
-
-
-def test_an_unknown_extractor_and_an_empty_folder_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`name` must be one of .*lite0.* got 'resnet'"):
-        build_extractor("resnet")
-    with pytest.raises(ValueError, match="got none"):
-        ImageFiles(tmp_path)

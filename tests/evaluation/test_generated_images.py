@@ -15,7 +15,6 @@ from picture_sets import MeanColour, Pixels
 from PIL import Image
 from safetensors.torch import save_file
 from scorers import tiny_clip
-from transformers import AutoProcessor
 
 from rq_hf import CLIPRanker
 from rq_hf.evaluation.features import ImageFiles, extract_features
@@ -51,17 +50,6 @@ def test_a_picture_depends_on_the_seed_its_number_and_its_condition_alone(make_p
     assert not equal_pictures(tmp_path / "whole", tmp_path / "other")
 
 
-def test_pictures_that_are_there_are_not_drawn_again(tiny_pipeline, tmp_path):
-    whole = generate_images(tiny_pipeline, PROMPTS, tmp_path / "whole")
-    resumed = [tmp_path / "resumed" / path.name for path in whole]
-    resumed[0].parent.mkdir()
-    resumed[2].write_bytes(b"kept")
-    generate_images(tiny_pipeline, PROMPTS, tmp_path / "resumed")
-    assert resumed[2].read_bytes() == b"kept"
-    resumed[2].write_bytes(whole[2].read_bytes())
-    assert equal_pictures(tmp_path / "resumed", tmp_path / "whole")
-
-
 def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, monkeypatch):
     def killed(self, path):
         Path(path).write_bytes(b"half")
@@ -73,34 +61,17 @@ def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_name_the_pictures_and_decide_what_is_drawn(tiny_pipeline, tmp_path):
+def test_numbers_name_the_pictures_and_decide_what_is_drawn_and_what_is_there_is_kept(tiny_pipeline, tmp_path):
     whole = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "all")
     paths = generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=[3, 1])
     assert [path.name for path in paths] == ["000003.png", "000001.png"]
     assert equal_pictures(paths[0], whole[3]) and equal_pictures(paths[1], whole[1])
+    paths[0].write_bytes(b"kept")
+    again = generate_images(tiny_pipeline, ["rocket"] * 4, tmp_path / "sample")
+    assert paths[0].read_bytes() == b"kept" and all(map(equal_pictures, again[:3], whole[:3]))
     for numbers in ([3, 3], [3], [3, 1, 2]):
         with pytest.raises(ValueError, match="`numbers` must be a different one for each of 2 pictures"):
             generate_images(tiny_pipeline, ["rocket"] * 2, tmp_path / "sample", numbers=numbers)
-
-
-def test_nothing_is_drawn_into_a_folder_of_other_files(tiny_pipeline, tmp_path):
-    (tmp_path / "metadata.jsonl").touch()
-    with pytest.raises(ValueError, match="`folder` must hold drawn pictures only, got .* with 'metadata.jsonl'"):
-        generate_images(tiny_pipeline, ["rocket"], tmp_path)
-    with pytest.raises(ValueError, match="`folder` must be another one than `reference`"):
-        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, reference=tmp_path, extractor="pixels")
-    assert [path.name for path in tmp_path.iterdir()] == ["metadata.jsonl"]
-
-
-def test_a_ranker_that_is_named_is_loaded_once(tiny_pipeline, tiny_tokenizer, tmp_path, monkeypatch):
-    model, processor = tiny_clip(tiny_tokenizer)
-    model.save_pretrained(tmp_path / "clip")
-    processor.save_pretrained(tmp_path / "clip")
-    loaded, load = [], AutoProcessor.from_pretrained
-    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda name: loaded.append(name) or load(name))
-    options = {"ranker": str(tmp_path / "clip"), "num_candidates": 2}
-    generate_images(tiny_pipeline, PROMPTS, tmp_path / "drawn", batch_size=2, **options)
-    assert len(loaded) == 1
 
 
 @pytest.mark.slow
@@ -125,14 +96,7 @@ def test_two_processes_draw_the_pictures_of_one_and_measure_as_one(make_pipeline
     assert json.loads((tmp_path / "two.json").read_text())["num_pictures"] == expected["num_pictures"] == 4
 
 
-def test_the_distance_of_too_few_pictures_is_warned_of(caplog):
-    generation_metrics(torch.randn(7, 6), torch.randn(20, 6), MeanColour())
-    assert not caplog.text
-    generation_metrics(torch.randn(6, 6), torch.randn(20, 6), MeanColour())
-    assert "fewer than 7 pictures" in caplog.text
-
-
-def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours():
+def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(caplog):
     features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
     real = torch.tensor([[-1.0], [0.5], [2.5], [5.5], [6.0], [90.0]])
     # The distance of each point to the third nearest of its own set.
@@ -145,15 +109,15 @@ def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(
     assert generation_metrics(features, far, torch.nn.Identity(), True)["recall"] == pytest.approx(6 / 10)
     found = generation_metrics(torch.cat([features, features[:3] - 1000]), real, torch.nn.Identity(), True)
     assert found["precision"] == pytest.approx(5 / 8)
+    assert not caplog.text
+    generation_metrics(torch.randn(6, 6), torch.randn(20, 6), MeanColour())
+    assert "fewer than 7 pictures" in caplog.text
 
 
-def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures, tmp_path):
+def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures):
     clip, captions = CLIPRanker(*tiny_clip(tiny_tokenizer)), ["a red heart", "rocket"] * 4
     cosines = (clip.embed_pictures(pictures) * clip.embed_texts(captions)).sum(-1)
-    samples = [sample | {"caption": text} for sample, text in zip(Pixels(pictures), captions, strict=True)]
-    assert clip_score(samples, clip, batch_size=3) == pytest.approx(cosines.mean().item(), rel=1e-4)
-    with pytest.raises(ValueError, match="`caption` must be one for each of 2 pictures, got 1"):
-        ImageFiles([tmp_path / "a.png", tmp_path / "b.png"], caption=["rocket"])
+    assert clip_score(Pixels(pictures), captions, clip, batch_size=3) == pytest.approx(cosines.mean().item(), rel=1e-4)
 
 
 def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenizer, pictures, tmp_path):
@@ -178,32 +142,28 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, pictures, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metadata.jsonl").touch()
+    with pytest.raises(ValueError, match="`folder` must hold drawn pictures only, got .* with 'metadata.jsonl'"):
+        generate_images(tiny_pipeline, ["rocket"], tmp_path / "other")
+    with pytest.raises(ValueError, match="`folder` must be another one than `reference`"):
+        evaluate_samples(tiny_pipeline, PROMPTS, tmp_path, reference=tmp_path, extractor="pixels")
     real, clip = list(Pixels(pictures)), CLIPRanker(*tiny_clip(tiny_pipeline.tokenizer))
     broken = [*real[:7], {"pixel_values": pictures[0] * torch.nan}]
     with_logits = MeanColour()
     with_logits.logits = torch.nn.Linear(6, 9)  # as Inception, whose score has ten parts
-    files = {"other": {"x": torch.ones(9, 6)}, "nan": {"features": torch.full((9, 6), torch.nan)}}
-    for name, tensors in files.items():
-        save_file(tensors, tmp_path / f"{name}.safetensors")
+    other, nan = tmp_path / "other.safetensors", tmp_path / "nan.safetensors"
+    save_file({"x": torch.ones(9, 6)}, other)
+    save_file({"features": torch.full((9, 6), torch.nan)}, nan)
     for pipe, count, options, message in (
         (tiny_pipeline, 5, {}, "`reference` must be given"),
         (make_pipeline("class"), 5, {"reference": real, "clip": clip}, "`clip` needs a pipeline of captions"),
         (tiny_pipeline, 1, {"reference": real}, "at least 2 `conditions`"),
-        (
-            tiny_pipeline,
-            5,
-            {"reference": real[:3], "precision_recall": True},
-            "4 pictures of `reference`, got 5 and 3",
-        ),
+        (tiny_pipeline, 5, {"reference": real[:3], "precision_recall": True}, "4 pictures of `reference`, got 5 and"),
         (tiny_pipeline, 5, {"reference": broken}, "`pixel_values` must be in"),
         (tiny_pipeline, 5, {"extractor": with_logits}, "at least 10 `conditions`"),
-        (tiny_pipeline, 5, {"reference_features": tmp_path / "other.safetensors"}, r"shape .*, 6\), got \(0,\)"),
-        (
-            tiny_pipeline,
-            5,
-            {"reference_features": tmp_path / "nan.safetensors"},
-            "`reference_features` must be finite",
-        ),
+        (tiny_pipeline, 5, {"reference_features": other}, r"shape .*, 6\), got \(0,\)"),
+        (tiny_pipeline, 5, {"reference_features": nan}, "`reference_features` must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_samples(pipe, PROMPTS[:count], tmp_path / "drawn", **{"extractor": MeanColour()} | options)

@@ -38,7 +38,7 @@ def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(make_pipeli
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
-def test_reports_are_tables_of_the_metrics_and_of_every_list_of_rows(tmp_path):
+def test_reports_are_tables_of_the_metrics_and_of_every_list_of_rows_or_leave_no_file(tmp_path):
     results = {"num_pictures": 2, "metrics": {"psnr": 28.60981}, "depths": [{"depth": 1, "psnr": 20.0}]}
     write_report(results, tmp_path / "new" / "results.json")
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == results
@@ -46,19 +46,16 @@ def test_reports_are_tables_of_the_metrics_and_of_every_list_of_rows(tmp_path):
     depths = "| depth | psnr |\n| --- | --- |\n| 1 | 20 |"
     assert markdown_report(results) == f"{metrics}\n\n{depths}"
     assert (tmp_path / "new" / "results.md").read_text() == f"{metrics}\n\n{depths}\n"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="cannot write mode HSV as PNG"):
+        write_report(results, tmp_path / "empty" / "a.json", Image.new("HSV", (8, 8)))
+    assert not any((tmp_path / "empty").iterdir())
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
-def test_files_are_whole_or_absent(tmp_path, error):
+def test_files_are_whole_or_absent(tmp_path):
     (tmp_path / "old").write_text("old")
-    for name in ("old", "new"):
+    for name, error in (("old", OSError), ("new", OSError), ("old", KeyboardInterrupt), ("new", SystemExit)):
         with pytest.raises(error), write_whole(tmp_path / name) as unfinished:
             unfinished.write_text("half")
             raise error
     assert [path.name for path in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "old"
-
-
-def test_a_report_of_which_one_file_cannot_be_written_leaves_none(tmp_path):
-    with pytest.raises(OSError, match="cannot write mode HSV as PNG"):
-        write_report({"metrics": {"loss": 1.0}}, tmp_path / "a.json", [{"rank": 1}], Image.new("HSV", (8, 8)))
-    assert not any(tmp_path.iterdir())

@@ -24,6 +24,14 @@ from rq_hf.evaluation.reconstruction import (
 from rq_hf.images import image_grid, to_pil, to_rgb, to_uint8
 
 
+class MovedLPIPS(LPIPS):
+    """Knows the device that it was moved to."""
+
+    def to(self, device):
+        self.device = device
+        return super().to(device)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_metrics_follow_their_definitions(make_rqvae, pictures, shared):
     rqvae = make_rqvae(shared_codebook=shared)
@@ -55,9 +63,13 @@ def test_metrics_follow_their_definitions(make_rqvae, pictures, shared):
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_lpips_and_frechet_distance_are_of_each_depth_whatever_the_batch_size(make_rqvae, pictures, num_channels):
     rqvae, pictures = make_rqvae(num_channels=num_channels), F.interpolate(pictures[:, :num_channels], (32, 32))
-    lpips = LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    lpips = MovedLPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    with pytest.raises(ValueError, match="`samples` must hold two pictures or more"):
+        evaluate_rqvae(rqvae, Pixels(pictures[:1]), extractor=MeanColour())
+    assert evaluate_rqvae(rqvae, Pixels(pictures[:1]))["num_pictures"] == 1
     options = {"extractor": MeanColour(), "lpips": lpips}
     whole, parts = (evaluate_rqvae(rqvae, Pixels(pictures), **options, batch_size=size) for size in (8, 3))
+    assert lpips.device == rqvae.device
     assert parts["metrics"] == pytest.approx(whole["metrics"], rel=1e-3)
     codes, originals = rqvae.encode(pictures), to_rgb(to_uint8(pictures)) / 127.5 - 1
     for row, other in zip(whole["depths"], parts["depths"], strict=True):
@@ -77,41 +89,20 @@ def test_figures_of_known_counts_and_errors(pictures):
     assert squared_errors(white, white * 1.5).tolist() == [0] * 8  # a file holds no brighter white
 
 
-def test_an_lpips_module_is_moved_to_the_device_of_the_model(tiny_rqvae, pictures):
-    class Distance(torch.nn.Module):
-        def to(self, device):
-            self.device = device
-            return super().to(device)
-
-        def forward(self, first, second):
-            return (first - second).abs().mean((1, 2, 3), keepdim=True)
-
-    lpips = Distance()
-    assert evaluate_rqvae(tiny_rqvae, Pixels(pictures), lpips=lpips)["metrics"]["lpips"] > 0
-    assert lpips.device == tiny_rqvae.device
-
-
 @pytest.mark.parametrize("num_channels", [1, 3])
-def test_the_coarse_to_fine_sheet_shows_the_original_and_each_depth(make_rqvae, pictures, num_channels):
-    rqvae, pixel_values = make_rqvae(num_channels=num_channels), pictures[:2, :num_channels]
-    sheet = coarse_to_fine_sheet(rqvae, pixel_values)
-    codes = rqvae.encode(pixel_values)
-    columns = [to_pil(pixel_values), *(to_pil(rqvae.decode(codes[..., :depth])) for depth in (1, 2, 3))]
-    images = [columns[column][row] for row in (0, 1) for column in range(4)]
-    assert sheet.tobytes() == image_grid(images, ["original", "depth 1", "depth 2", "depth 3"] * 2, 4).tobytes()
-
-
-def test_evaluate_rqvae_writes_metrics_table_and_sheet(tiny_rqvae, pictures, tmp_path):
+def test_evaluate_rqvae_writes_metrics_table_and_a_sheet_of_originals_and_depths(
+    make_rqvae, pictures, num_channels, tmp_path
+):
+    rqvae, pictures = make_rqvae(num_channels=num_channels), pictures[:, :num_channels]
     output = tmp_path / "results" / "rqvae.json"
-    results = evaluate_rqvae(tiny_rqvae, Pixels(pictures), extractor=MeanColour(), output=output)
+    results = evaluate_rqvae(rqvae, Pixels(pictures), extractor=MeanColour(), output=output)
     assert json.loads(output.read_text()) == results
     table = output.with_suffix(".md").read_text()
     assert f"| psnr | {results['metrics']['psnr']:.4g} |" in table and "| depth | psnr |" in table
-    shown = coarse_to_fine_sheet(tiny_rqvae, pictures[[0, 1, 2, 4, 5, 7]])
-    assert Image.open(output.with_suffix(".png")).tobytes() == shown.tobytes()
-
-
-def test_one_picture_has_no_frechet_distance(tiny_rqvae, pictures):
-    with pytest.raises(ValueError, match="`samples` must hold two pictures or more"):
-        evaluate_rqvae(tiny_rqvae, Pixels(pictures[:1]), extractor=MeanColour())
-    assert evaluate_rqvae(tiny_rqvae, Pixels(pictures[:1]))["num_pictures"] == 1
+    shown = pictures[[0, 1, 2, 4, 5, 7]]
+    codes = rqvae.encode(shown)
+    columns = [to_pil(shown), *(to_pil(rqvae.decode(codes[..., :depth])) for depth in (1, 2, 3))]
+    images = [columns[column][row] for row in range(6) for column in range(4)]
+    sheet = image_grid(images, ["original", "depth 1", "depth 2", "depth 3"] * 6, 4)
+    assert Image.open(output.with_suffix(".png")).tobytes() == sheet.tobytes()
+    assert coarse_to_fine_sheet(rqvae, shown).tobytes() == sheet.tobytes()

@@ -9,7 +9,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,10 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, **options: Any) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """
-    Runs `rq-hf [--debug] COMMAND [arguments]`; `options` are those of the command's function.
-
-    All errors of all commands end here, as one line on stderr. The exit status is 1, 2 for a refused argument, 130
-    for SIGINT and 143 for SIGTERM. With `--debug` the traceback comes first.
+    Runs `rq-hf [--debug] COMMAND [arguments]`. All errors of all commands end here, see [`errors_in_one_line`]; the
+    exit status of a refused argument is 2. With `--debug` the traceback comes first.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
@@ -50,16 +49,26 @@ def main(argv: Sequence[str] | None = None, **options: Any) -> None:
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="COMMAND --help says more")
     start = 2 if argv[:1] == ["--debug"] else 1
     asked = parser.parse_args(argv[:start])
+    module = asked.command.replace("-", "_")
+    with errors_in_one_line(asked.debug):
+        try:
+            importlib.import_module(f".{module}", __name__).main(argv[start:])
+        except ImportError as error:
+            if not {"-h", "--help"} & {*argv}:
+                raise
+            source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+            print(ast.get_docstring(ast.parse(source)), f"\nFlags are listed once it runs: {in_one_line(error)}")
+
+
+@contextmanager
+def errors_in_one_line(debug: bool = False) -> Iterator[None]:
+    """Ends the process at an error of the block in one line on stderr: status 1, 130 for SIGINT, 143 for SIGTERM."""
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        importlib.import_module(f".{asked.command.replace('-', '_')}", __name__).main(argv[start:], **options)
+        yield
     except (Exception, KeyboardInterrupt) as error:
-        if asked.debug:
+        if debug:
             traceback.print_exc()
-        if isinstance(error, ImportError) and {"-h", "--help"} & {*argv}:
-            source = Path(__file__).with_name(f"{asked.command.replace('-', '_')}.py").read_text(encoding="utf-8")
-            print(ast.get_docstring(ast.parse(source)), f"\nFlags are listed once it runs: {in_one_line(error)}")
-            sys.exit(0)
         if not isinstance(error, KeyboardInterrupt):
             sys.exit(f"error: {in_one_line(error)}")
         print("error: interrupted", file=sys.stderr)

@@ -27,15 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--merges", dest="merges_file", help="official bpe-16k-merges.txt or bpe-30k-merges.txt")
     parser.add_argument("--license", default=SUPPRESS, help="of the weights, for the card (default: the official one)")
     parser.add_argument("--allow_pickle", action="store_true", help="load more than tensors, which can execute code")
-    parser.add_argument("--push_to_hub", dest="repo_id", metavar="REPO", help="upload the result to this repository")
     options = vars(parser.parse_args(argv))
 
     import torch
 
     from ..conversion import convert_checkpoint
-    from ..hub import push_folder
 
     options["dtype"] = getattr(torch, options["dtype"])
     print(f"{options['output']} holds the converted {convert_checkpoint(**options)}.")
-    if (repo_id := options["repo_id"]) is not None:
-        print(push_folder(options["output"], repo_id, commit_message="Convert an official checkpoint").commit_url)

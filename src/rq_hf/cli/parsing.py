@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..training.arguments import (
-    CodeDataArguments,
     DataArguments,
     Recipe,
     check_types,
@@ -36,12 +35,6 @@ OVERRIDES = [
     ("model_name_or_path", "model", None),  # a pipeline brings all its components
     ("model_name_or_path", "data", ["rqvae_name_or_path", "tokenizer_name_or_path", "text_encoder"]),
 ]
-# The default recipe describes one data set. For another one only its name of the validation split is kept.
-OVERRIDES_OF_DEFAULT = [
-    ("dataset_name", "data", [each.name for each in fields(CodeDataArguments) if each.name != "validation_split"]),
-    ("dataset_name", "sampling", None),
-    ("dataset_name", "card", None),
-]
 
 
 def parse_recipe(
@@ -51,20 +44,17 @@ def parse_recipe(
     data_class: type[DataArguments],
     description: str,
     argv: Sequence[str] | None = None,
-    default_recipe: str | Path | None = None,
 ) -> Recipe:
     """Reads `RECIPE [--flag value ...]`. Each field of the sections `model`, `training` and `data` is a flag.
 
-    Flags win over the recipe, and [`OVERRIDES`] lists what else gives way to them. Without `--output_dir` the output
-    goes to `runs/<recipe>`. Without `--validation_split` rows are held out where the recipe's split is missing.
-    `default_recipe` is taken where no recipe is named.
+    Flags win over the recipe, and [`OVERRIDES`] lists what else gives way to them. Without `--validation_split` rows
+    are held out where the recipe's split is missing.
 
     Raises:
         `ValueError`: No recipe, an unknown field, or a value of the wrong type or range.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    is_named = bool(argv) and not argv[0].startswith("-")
-    name = argv[0] if is_named else default_recipe
+    name = argv[0] if argv and not argv[0].startswith("-") else None
     common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
     members = {
         "model": [each for each in fields(config_class) if each.name not in common],
@@ -72,9 +62,8 @@ def parse_recipe(
         "data": fields(data_class),
     }
     hints = get_type_hints(training_class) | get_type_hints(data_class)
+    flags = _read_flags(command, description, members, hints, argv[name is not None :])
     types = {section: {each.name: hints.get(each.name, Any) for each in listed} for section, listed in members.items()}
-    parser = _build_parser(command, description, members, hints)
-    flags = _given_flags(parser, argv[is_named:], {each for names in types.values() for each in names})
     if name is None:
         names = ", ".join(each for each in recipe_names() if ("rqt-" in each) == command.endswith("rqt"))
         raise ValueError(f"`RECIPE` must be a JSON file or one of {names}.")
@@ -82,7 +71,7 @@ def parse_recipe(
     sections, name = read_recipe(name), Path(name).name.removesuffix(".json")
     for section, expected in types.items():
         check_types(sections[section], expected, f"Recipe '{name}', section `{section}`: ")
-    for flag, section, names in OVERRIDES + ([] if is_named else OVERRIDES_OF_DEFAULT):
+    for flag, section, names in OVERRIDES:
         if flag in flags:
             kept = [] if names is None else sections[section].keys() - names
             sections[section] = {each: sections[section][each] for each in kept}
@@ -105,44 +94,41 @@ def start_logging(training: TrainingArguments) -> None:
     transformers.logging.set_verbosity(level)
 
 
-def _build_parser(
-    command: str, description: str, members: dict[str, Iterable[Field]], hints: dict[str, Any]
-) -> CommandParser:
-    """A parser with a flag for each field, in groups. It keeps the flags that are given only."""
-    options = {"usage": "%(prog)s RECIPE [options]", "argument_default": argparse.SUPPRESS}
-    parser = CommandParser(prog=command, description=description, **options)
-    general = get_type_hints(TrainingArguments)
-    groups = {
-        "data": members["data"],
-        "training of this stage": [each for each in members["training"] if each.name not in general],
-        "model": members["model"],
-        "training in general (transformers.TrainingArguments)": [
-            each for each in members["training"] if each.name in general
-        ],
-    }
-    for title, flags in groups.items():
-        group = parser.add_argument_group(title)
-        for each in flags:
-            _add_flag(group, each, hints.get(each.name, Any))
-    return parser
+def _read_flags(
+    command: str, description: str, members: dict[str, Iterable[Field]], hints: dict[str, Any], argv: Sequence[str]
+) -> dict[str, Any]:
+    """The flags that are given; each field is one. An unknown one is an error that names the closest."""
+    usage = "%(prog)s RECIPE [options]"
+    parser = CommandParser(prog=command, usage=usage, description=description, argument_default=argparse.SUPPRESS)
+    titles = ("data", "training of this stage", "model", "training in general (transformers.TrainingArguments)")
+    data, own, model, general = (parser.add_argument_group(title) for title in titles)
+    groups, inherited = {"data": data, "training": own, "model": model}, get_type_hints(TrainingArguments)
+    for section, listed in members.items():
+        for each in listed:
+            is_general = section == "training" and each.name in inherited
+            _add_flag(general if is_general else groups[section], each, hints.get(each.name, Any))
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown and not unknown[0].startswith("-"):
+        parser.error(f"RECIPE must come first, before all flags, got {unknown[0]!r}")
+    if unknown:
+        known = [each.name for listed in members.values() for each in listed]
+        word = unknown[0].partition("=")[0].removeprefix("--")
+        parser.error(f"unknown argument {unknown[0]!r}{closest(word, known)}")
+    return vars(flags)
 
 
 def _add_flag(group: Any, field: Field, hint: Any) -> None:
     """Adds the flag of a field. Types are checked where the field is declared, as those of recipes are."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     about = field.metadata.get("help", "model field, a JSON value")
-    options = {"type": _read_json, "help": f"{about} (default: {default})"}
-    if hint is not Any and (is_of_type("", hint) or is_of_type([""], hint)):
-        options["type"] = str
+    is_text = hint is not Any and (is_of_type("", hint) or is_of_type([""], hint))
+    options = {"type": str if is_text else _read_json, "help": f"{about} (default: {default})"}
     if not is_of_type("", hint):
         if is_of_type(True, hint):
             options |= {"type": string_to_bool, "nargs": "?", "const": True}
         elif is_of_type([], hint):
             options["nargs"] = "+"
-    names = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
-    group.add_argument(*names, **options)
-    if hint is bool and default is True:
-        group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false")
+    group.add_argument(f"--{field.name}", **options)
 
 
 def _read_json(text: str) -> Any:
@@ -153,14 +139,3 @@ def _read_json(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def _given_flags(parser: CommandParser, argv: Sequence[str], known: Iterable[str]) -> dict[str, Any]:
-    """The flags of a command line. An unknown one is an error that names the closest."""
-    flags, unknown = parser.parse_known_args(argv)
-    if unknown and not unknown[0].startswith("-"):
-        parser.error(f"RECIPE must come first, before all flags, got {unknown[0]!r}")
-    if unknown:
-        word = unknown[0].partition("=")[0].removeprefix("--")
-        parser.error(f"unknown argument {unknown[0]!r}{closest(word, known)}")
-    return vars(flags)

@@ -13,17 +13,16 @@ adapters of its transformer are trained.
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..models import RQTransformerConfig
 from ..training import CodeDataArguments, RQTransformerTrainingArguments, train_rq_transformer
 from .parsing import parse_recipe, start_logging
 
 
-def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = None) -> None:
-    """Runs `rq-hf train-rqt`; without a recipe in `argv` with the default one."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf train-rqt`."""
     classes = (RQTransformerConfig, RQTransformerTrainingArguments, CodeDataArguments)
-    recipe = parse_recipe("rq-hf train-rqt", *classes, __doc__, argv, default_recipe)
+    recipe = parse_recipe("rq-hf train-rqt", *classes, __doc__, argv)
     start_logging(recipe.training)
     trainer = train_rq_transformer(recipe)
     if trainer.is_world_process_zero():

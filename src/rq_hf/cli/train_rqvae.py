@@ -11,7 +11,6 @@ model take JSON values. --model_name_or_path fine-tunes an RQ-VAE.
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..models import RQVAEConfig
 from ..training import DataArguments, Recipe, RQVAETrainingArguments, train_rqvae
@@ -20,10 +19,10 @@ from ..training.data import read_dataset
 from .parsing import parse_recipe, start_logging
 
 
-def main(argv: Sequence[str] | None = None, default_recipe: str | Path | None = None) -> None:
-    """Runs `rq-hf train-rqvae`; without a recipe in `argv` with the default one."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `rq-hf train-rqvae`."""
     classes = (RQVAEConfig, RQVAETrainingArguments, DataArguments)
-    recipe = parse_recipe("rq-hf train-rqvae", *classes, __doc__, argv, default_recipe)
+    recipe = parse_recipe("rq-hf train-rqvae", *classes, __doc__, argv)
     start_logging(recipe.training)
     trainer = train_rqvae(recipe)
     if trainer.is_world_process_zero():

@@ -5,16 +5,11 @@
 rq-hf train-tokenizer --dataset_name data/mine
 """
 
-from __future__ import annotations
-
 import shlex
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from .options import CommandParser
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,19 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if column not in (columns := list(dataset.features or [column])):  # a stream may not know its columns
             raise ValueError(f"`--caption_column` must be one of the columns {columns}, got {column!r}.")
         dataset = dataset.select_columns(column)  # leaves pictures undecoded
-        tokenizer = train_caption_tokenizer(
-            read_captions(dataset, column),
-            vocab_size=arguments.vocab_size,
-            max_length=arguments.max_length,
-            show_progress=True,
-        )
+        sizes = {"vocab_size": arguments.vocab_size, "max_length": arguments.max_length}
+        tokenizer = train_caption_tokenizer(read_captions(dataset, column), **sizes, show_progress=True)
         tokenizer.save_pretrained(unfinished)
     words = ["rq-hf", "train-rqt", "small-rqt-64", "--dataset_name", arguments.dataset_name]
     words += ["--caption_column", column, "--tokenizer_name_or_path", arguments.output_dir]
     print(f"{len(tokenizer)} entries saved in {arguments.output_dir}. Next: {shlex.join(words)}")
 
 
-def read_captions(dataset: Dataset | IterableDataset, column: str) -> Iterator[str]:
+def read_captions(dataset: Iterable[dict[str, Any]], column: str) -> Iterator[str]:
     """The captions of all rows, each of which holds a text or a list of texts; missing ones are left out."""
     for row in dataset:
         captions = row[column] if isinstance(row[column], list) else [row[column]]

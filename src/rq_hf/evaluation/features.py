@@ -90,18 +90,12 @@ class PooledPixels(nn.Module):
 
 def build_extractor(name: str | Path | nn.Module) -> nn.Module:
     """
-    Builds a feature extractor.
+    Builds a module that maps uint8 pictures `(B, 3, h, w)` to features `(B, num_features)`.
 
     Args:
         name (`str`, `Path` or `nn.Module`): `"inception"` (for FID; its weights are downloaded), a file of
             torch-fidelity's Inception weights (`weights-inception-2015-12-05-6726825d.pth`), `"lite0"`
             (EfficientNet-Lite0, no download) or `"pixels"` (16 x 16 mean colours). A module is returned as it is.
-
-    Returns:
-        `nn.Module` that maps uint8 pictures `(B, 3, h, w)` to features `(B, num_features)`.
-
-    Raises:
-        `ValueError`: If the name is neither known nor a file.
     """
     if isinstance(name, nn.Module):
         return name
@@ -120,27 +114,22 @@ class ImageFiles(Dataset):
     Args:
         source (`str`, `Path` or `Sequence[Path]`): PNG or JPEG files of one size, or a folder of them, which is read
             in the order of names.
-        columns (`Sequence`, *optional*): Further entries of the samples, such as `caption`: a value for each picture.
     """
 
-    def __init__(self, source: str | Path | Sequence[Path], **columns: Sequence[Any]):
+    def __init__(self, source: str | Path | Sequence[Path]):
         if isinstance(source, (str, Path)):
             endings = {".png", ".jpg", ".jpeg"}
             source = sorted(path for path in Path(source).glob("[!.]*") if path.suffix.lower() in endings)
-        self.paths, self.columns = list(source), columns
+        self.paths = list(source)
         if not self.paths:
             raise ValueError("`source` must be PNG or JPEG files or a folder of them, got none.")
-        for name, values in columns.items():
-            if len(values) != len(self.paths):
-                raise ValueError(f"`{name}` must be one for each of {len(self)} pictures, got {len(values)}.")
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         pixels = np.array(decode_picture(self.paths[index]))
-        pixel_values = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1  # (3, h, w)
-        return {"pixel_values": pixel_values} | {name: values[index] for name, values in self.columns.items()}
+        return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1}  # (3, h, w)
 
 
 def sample_batches(samples: Dataset, batch_size: int) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..files import write_whole
 from ..models.sampling import SAMPLING_FIELDS, seeded_generator
-from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
+from ..pipelines import CLIPRanker, RQImageGenerationPipeline
 from ..pipelines.text_encoding import embed_ids
 from .features import (
     ImageFiles,
@@ -52,7 +52,7 @@ def generate_images(
     **options: Any,
 ) -> list[Path]:
     """
-    Draws a picture for each condition into `folder/000000.png`, `folder/000001.png`, ...
+    Draws a picture for each condition into `folder/000000.png`, `folder/000001.png`, ..., and returns their paths.
 
     Pictures whose files exist are not drawn again, so a stopped run can be continued. Use a new folder for another
     model or other settings. A picture depends on `seed` and its number alone. Processes of `accelerate launch` share
@@ -65,14 +65,7 @@ def generate_images(
         folder (`str` or `Path`): Where the PNG files are written; it may hold nothing else.
         numbers (`Sequence[int]`, *optional*): A different number for each picture instead of 0, 1, 2, ...
         batch_size (`int`, *optional*, defaults to 32): Pictures that are drawn at once.
-        seed (`int`, *optional*, defaults to 0): Seed of all pictures.
         options: Arguments of the pipeline's call, such as `temperature`, or `num_candidates` and `ranker`.
-
-    Returns:
-        `list[Path]` of the files of all pictures.
-
-    Raises:
-        `ValueError`: If numbers repeat, or the folder holds other files.
     """
     folder = Path(folder)
     count = conditions if isinstance(conditions, int) else len(conditions)
@@ -82,9 +75,6 @@ def generate_images(
     others = [path.name for path in folder.glob("[!.]*") if not re.fullmatch(r"\d{6,}\.png", path.name)]
     if others:
         raise ValueError(f"`folder` must hold drawn pictures only, got {str(folder)!r} with {min(others)!r}.")
-    for name, scorer in (("ranker", CLIPRanker), ("classifier", ImageClassifier)):  # loaded once, not in each batch
-        if isinstance(options.get(name), (str, Path)) and options[name] != "likelihood":
-            options[name] = scorer(options[name])
     paths = [folder / f"{number:06d}.png" for number in numbers]
     state = process_state()
     own = range(count)[state.process_index :: state.num_processes]
@@ -108,25 +98,15 @@ def generate_images(
     return paths
 
 
-def check_counts(extractor: nn.Module, count: int, num_real: int | None, precision_recall: bool) -> None:
-    """Refuses fewer pictures than variances, three neighbours and the ten parts of the Inception score need."""
-    least_real = 4 if precision_recall else 1 if num_real is None else 2
-    least = max(least_real, 10 if hasattr(extractor, "logits") else 1)
-    if count < least or (num_real is not None and num_real < least_real):
-        needed = f"{least} `conditions` and, if any, {least_real} pictures of `reference`"
-        raise ValueError(f"These metrics need at least {needed}, got {count} and {num_real}.")
-
-
 def generation_metrics(
     features: torch.Tensor, real_features: torch.Tensor | None, extractor: nn.Module, precision_recall: bool = False
 ) -> dict[str, float]:
     """
     Compares drawn pictures with real ones by their features `(N, F)` and `(R, F)`; all figures depend on N and R.
 
-    Returns:
-        `dict` with `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
-        `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`,
-        its deviation over ten parts of the set.
+    These are `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
+    `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`, its
+    deviation over ten parts of the set.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
@@ -148,10 +128,14 @@ def generation_metrics(
 
 
 @torch.no_grad()
-def clip_score(samples: Dataset, clip: CLIPRanker, batch_size: int = 32) -> float:
-    """Mean cosine similarity of `pixel_values` and `caption` of samples, by a CLIP model."""
-    batches = sample_batches(samples, batch_size)
-    return torch.cat([clip.score(batch["pixel_values"], batch["caption"]) for batch in batches]).double().mean().item()
+def clip_score(samples: Dataset, captions: Sequence[str], clip: CLIPRanker, batch_size: int = 32) -> float:
+    """Mean cosine similarity of the pictures of samples and their captions, by a CLIP model."""
+    starts, batches = range(0, len(captions), batch_size), sample_batches(samples, batch_size)
+    scores = [
+        clip.score(batch["pixel_values"], captions[start : start + batch_size])
+        for start, batch in zip(starts, batches, strict=True)
+    ]
+    return torch.cat(scores).double().mean().item()
 
 
 def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +171,7 @@ def evaluate_samples(
         extractor (`str` or `nn.Module`, *optional*, defaults to `"inception"`): See [`build_extractor`].
         precision_recall (`bool`, *optional*, defaults to `False`): Adds improved precision and recall.
         clip ([`CLIPRanker`], *optional*): Adds the CLIP score of pictures and captions.
-        output (`str` or `Path`, *optional*): Writes the results (`.json`) and a table (`.md`).
+        output (`str` or `Path`, *optional*): See [`write_report`].
 
     Returns:
         `dict` with `num_pictures`, `metrics` (see [`generation_metrics`]) and `sampling`; empty on all processes but
@@ -197,7 +181,7 @@ def evaluate_samples(
         raise ValueError("`clip` needs a pipeline of captions; this one has no tokenizer.")
     if isinstance(reference, (str, Path)) and Path(reference).resolve() == Path(folder).resolve():
         raise ValueError(f"`folder` must be another one than `reference`, got {str(folder)!r}.")
-    net, real_features = build_extractor(extractor), None
+    net, is_main, real_features = build_extractor(extractor), process_state().is_main_process, None
     if reference_features is not None and Path(reference_features).exists():
         real_features = load_file(reference_features).get("features", torch.empty(0))
         check_features("reference_features", real_features, net.num_features)
@@ -207,8 +191,12 @@ def evaluate_samples(
     if real is None and (precision_recall or not (clip or hasattr(net, "logits"))):
         raise ValueError("`reference` must be given to compare the pictures with, got None.")
     count = conditions if isinstance(conditions, int) else len(conditions)
-    check_counts(net, count, None if real is None else len(real), precision_recall)
-    is_main = process_state().is_main_process
+    num_real = None if real is None else len(real)
+    least_real = 4 if precision_recall else 1 if real is None else 2  # for three neighbours, or a variance
+    least = max(least_real, 10 if hasattr(net, "logits") else 1)  # the Inception score is of ten parts
+    if count < least or (real is not None and num_real < least_real):
+        needed = f"{least} `conditions` and, if any, {least_real} pictures of `reference`"
+        raise ValueError(f"These metrics need at least {needed}, got {count} and {num_real}.")
     if is_main and real_features is None and reference is not None:  # before the long part, as pictures may be broken
         real_features = extract_features(net, reference, batch_size, pipe.device)["features"]
         if reference_features is not None:
@@ -220,7 +208,7 @@ def evaluate_samples(
     features = extract_features(net, ImageFiles(paths), batch_size, pipe.device)["features"]
     metrics = generation_metrics(features, real_features, net, precision_recall)
     if clip is not None:
-        metrics["clip_score"] = clip_score(ImageFiles(paths, caption=conditions), clip, batch_size)
+        metrics["clip_score"] = clip_score(ImageFiles(paths), conditions, clip, batch_size)
     results = {"num_pictures": count, "metrics": metrics, "sampling": used_sampling(pipe, options)}
     if output is not None:
         write_report(results, output)
@@ -229,11 +217,7 @@ def evaluate_samples(
 
 @torch.no_grad()
 def evaluate_likelihood(
-    pipe: RQImageGenerationPipeline,
-    samples: Dataset,
-    *,
-    batch_size: int = 32,
-    output: str | Path | None = None,
+    pipe: RQImageGenerationPipeline, samples: Dataset, *, batch_size: int = 32, output: str | Path | None = None
 ) -> dict[str, Any]:
     """
     Measures the loss of real codes, each predicted from the real codes before it (Eq. 14).
@@ -242,8 +226,7 @@ def evaluate_likelihood(
         pipe ([`RQImageGenerationPipeline`]): The pipeline.
         samples (`Dataset`): As in training: `pixel_values` `(C, h, w)` in [-1, 1] and the condition `input_ids`
             `(S,)`, which an unconditional model does without. [`evaluation_samples`] makes them of a data set.
-        batch_size (`int`, *optional*, defaults to 32): Pictures at once.
-        output (`str` or `Path`, *optional*): Writes the results (`.json`) and a table (`.md`).
+        output (`str` or `Path`, *optional*): See [`write_report`].
 
     Returns:
         `dict` with `num_pictures` and `metrics`: `loss` in nats per code, and `loss_depth_d` of each depth d.

@@ -44,19 +44,12 @@ def squared_errors(pixel_values: torch.Tensor, reconstruction: torch.Tensor) -> 
 
 
 class ReconstructionMetrics:
-    """
-    PSNR and use of the codes over the batches of an evaluation.
-
-    Args:
-        codebook_size (`int`): K.
-        code_depth (`int`): D.
-        shared_codebook (`bool`, *optional*, defaults to `True`): Whether all depths share one codebook.
-    """
+    """PSNR and use of the codes over the batches of an evaluation. All depths may share one codebook."""
 
     def __init__(self, codebook_size: int, code_depth: int, shared_codebook: bool = True):
         self.shared_codebook = shared_codebook
         self.errors: list[torch.Tensor] = []  # (B,) of each batch
-        self.counts = torch.zeros(code_depth, codebook_size, dtype=torch.long)
+        self.counts = torch.zeros(code_depth, codebook_size, dtype=torch.long)  # (D, K)
 
     def update(self, errors: torch.Tensor, codes: torch.Tensor) -> None:
         """Adds the [`squared_errors`] `(B,)` of pictures and their codes `(B, H, W, D)`."""
@@ -84,14 +77,8 @@ class ReconstructionMetrics:
 @torch.no_grad()
 def coarse_to_fine_sheet(rqvae: RQVAEModel, pixel_values: torch.Tensor) -> Image.Image:
     """
-    Shows pictures as an RQ-VAE reconstructs them from the codes of the first 1, 2, ..., D depths (Figure 5).
-
-    Args:
-        rqvae ([`RQVAEModel`]): The model, in evaluation mode.
-        pixel_values (`torch.Tensor` of shape `(B, C, h, w)`): Pixels in [-1, 1].
-
-    Returns:
-        `PIL.Image.Image` with one row per picture: the original, then depth 1 to D.
+    Shows pictures `(B, C, h, w)` in [-1, 1] as an RQ-VAE in evaluation mode reconstructs them from the codes of the
+    first 1, 2, ..., D depths (Figure 5): one row per picture, the original, then depth 1 to D.
     """
     codes = rqvae.encode(pixel_values)  # (B, H, W, D)
     depths = range(1, codes.shape[-1] + 1)
@@ -99,30 +86,6 @@ def coarse_to_fine_sheet(rqvae: RQVAEModel, pixel_values: torch.Tensor) -> Image
     images = [image for row in zip(*columns, strict=True) for image in row]
     captions = ["original", *(f"depth {depth}" for depth in depths)] * len(pixel_values)
     return image_grid(images, captions, columns=len(columns))
-
-
-def measure_depth(
-    rqvae: RQVAEModel,
-    pixel_values: torch.Tensor,
-    latents: torch.Tensor,
-    codes: torch.Tensor,
-    lpips: nn.Module | None = None,
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """
-    Decodes the codes `(B, H, W, d)` of the first d depths of pictures `(B, C, h, w)` with latents `(B, H, W, n_z)`.
-
-    Returns:
-        `dict` of the errors `(B,)` of the pictures, and the decoded pixels `(B, C, h, w)`.
-    """
-    decoded, partial_sum = rqvae.decode(codes).float(), rqvae.quantizer.embed(codes)  # z-hat^(d)
-    errors = {
-        "mse": squared_errors(pixel_values, decoded),
-        "reconstruction_loss": (decoded - pixel_values).square().mean((1, 2, 3)),
-        "commitment_loss": (partial_sum - latents).square().mean((1, 2, 3)),
-    }
-    if lpips is not None:
-        errors["lpips"] = lpips(*(to_rgb(to_uint8(each)) / 127.5 - 1 for each in (decoded, pixel_values))).flatten()
-    return errors, decoded
 
 
 @torch.no_grad()
@@ -148,8 +111,16 @@ def measure_reconstruction(
         original = to_rgb(to_uint8(pixel_values))  # (B, 3, h, w)
         real_features = extractor(original) if extractor else None
         for depth in range(config.code_depth):
-            of_batch, decoded = measure_depth(rqvae, pixel_values, latents, codes[..., : depth + 1], lpips)
+            first = codes[..., : depth + 1]
+            decoded, partial_sum = rqvae.decode(first).float(), rqvae.quantizer.embed(first)  # z-hat^(d)
             rounded = to_rgb(to_uint8(decoded))
+            of_batch = {
+                "mse": squared_errors(pixel_values, decoded),
+                "reconstruction_loss": (decoded - pixel_values).square().mean((1, 2, 3)),
+                "commitment_loss": (partial_sum - latents).square().mean((1, 2, 3)),
+            }
+            if lpips is not None:
+                of_batch["lpips"] = lpips(rounded / 127.5 - 1, original / 127.5 - 1).flatten()
             for name, values in of_batch.items():
                 errors[depth][name].append(values.cpu().double())
             if extractor:
@@ -193,9 +164,7 @@ def evaluate_rqvae(
             `"inception"`; see [`build_extractor`].
         lpips (`bool` or `nn.Module`, *optional*, defaults to `False`): Adds LPIPS, by VGG16 whose weights are
             downloaded, or by an `lpips.LPIPS` module.
-        batch_size (`int`, *optional*, defaults to 32): Pictures at once.
-        output (`str` or `Path`, *optional*): Writes the results (`.json`), tables (`.md`) and a sheet of six pictures
-            from coarse to fine (`.png`).
+        output (`str` or `Path`, *optional*): See [`write_report`]; the sheet has six pictures from coarse to fine.
 
     Returns:
         `dict` with `num_pictures`, `metrics` of all depths and `depths`, a row for each d.

@@ -3,7 +3,7 @@
 """Results of an evaluation as JSON and as Markdown tables, in files that are whole or absent."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,16 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def write_report(
-    results: Mapping[str, Any],
-    output: str | Path,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-    sheet: Image.Image | None = None,
-) -> None:
+def write_report(results: Mapping[str, Any], output: str | Path, sheet: Image.Image | None = None) -> None:
     """
-    Writes results as JSON to `output` and as Markdown tables beside it (`.md`), rows as JSON Lines (`.jsonl`) and a
-    sheet of pictures (`.png`). No file appears before all could be written.
+    Writes results as JSON to `output`, and beside it as Markdown tables (`.md`) and with a sheet of pictures (`.png`).
+    No file appears before all could be written.
     """
     contents = {".md": markdown_report(results) + "\n"}
     contents[".json"] = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-    if rows is not None:
-        contents[".jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with ExitStack() as files:
-        paths = {suffix: files.enter_context(write_whole(Path(output).with_suffix(suffix))) for suffix in contents}
         for suffix, text in contents.items():
-            paths[suffix].write_text(text, encoding="utf-8")
+            unfinished = files.enter_context(write_whole(Path(output).with_suffix(suffix)))
+            unfinished.write_text(text, encoding="utf-8")
         if sheet is not None:
             sheet.save(files.enter_context(write_whole(Path(output).with_suffix(".png"))))

@@ -1,11 +1,16 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Whether drawn pictures show what their prompts ask for, judged by the nearest real pictures.
+"""Draw a picture for each prompt and measure how many show what was asked for, judged by the nearest real pictures.
 
-Symbols: N drawn pictures, R real ones, B pictures of a batch, C channels, h x w pixels, F features.
+    python research/emoji/prompt_accuracy.py MODEL --dataset_name data/emoji-64 --split train --output prompts.json
+
+The data set has the columns `concept` and `style`, which say what a caption asks for. Real pictures of all its splits
+judge. Pictures are drawn into a folder; one that is there is not drawn again. `accelerate launch` runs this in any
+number of processes. Needs `pip install ".[eval]"` in a clone.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +19,27 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
-from ..images import image_grid, to_pil, to_rgb, to_uint8
-from ..models import RQVAEModel
-from ..pipelines import RQImageGenerationPipeline
-from .features import ImageFiles, build_extractor, extract_features, sample_batches
-from .generation import generate_images, process_state, used_sampling
-from .report import write_report
+from rq_hf.cli import errors_in_one_line, options
+from rq_hf.cli.evaluate import (
+    COUNT,
+    EXTRACTORS,
+    add_arguments,
+    captions,
+    evaluate,
+    given,
+    random_rows,
+    read_samples,
+)
+from rq_hf.evaluation.features import ImageFiles, build_extractor, extract_features, sample_batches
+from rq_hf.evaluation.generation import generate_images, process_state, used_sampling
+from rq_hf.evaluation.report import write_report
+from rq_hf.files import write_whole
+from rq_hf.images import image_grid, to_pil, to_rgb, to_uint8
+from rq_hf.models import RQVAEModel
+from rq_hf.pipelines import RQImageGenerationPipeline
+from rq_hf.training.data import read_dataset
 
 
 def read_prompts(path: str | Path) -> list[dict[str, str | None]]:
@@ -177,7 +195,10 @@ def evaluate_prompts(
         metrics |= copy_rates(drawn, originals, pipe.rqvae, batch_size)
     results = {"num_pictures": len(rows), "metrics": metrics, "sampling": used_sampling(pipe, options)}
     if output is not None:
-        write_report(results, output, rows, nearest_sheet(rows[:24], drawn, samples))
+        write_report(results, output, sheet=nearest_sheet(rows[:24], drawn, samples))
+        with write_whole(Path(output).with_suffix(".jsonl")) as unfinished:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            unfinished.write_text("".join(lines), encoding="utf-8")
     return results
 
 
@@ -187,3 +208,50 @@ def nearest_sheet(rows: Sequence[Mapping[str, Any]], drawn: Dataset, samples: Da
     images = [to_pil(picture["pixel_values"][None])[0] for pair in pairs for picture in pair]
     captions = [text for row in rows for text in (row["prompt"], f"nearest: {row['nearest_concept']}")]
     return image_grid(images, captions, columns=6)
+
+
+def prompts(arguments: Namespace) -> dict[str, Any]:
+    """Draws prompts of a file or of a split, and judges the pictures by the real ones of all splits."""
+    if arguments.prompts is None and arguments.split is None:
+        raise ValueError("`--split` must be given without `--prompts`, got None.")
+    splits = ["train", "validation"] if arguments.hold_out else list(read_dataset(arguments.dataset_name))
+    for flag in ("split", "copies_of"):
+        if getattr(arguments, flag) not in (None, *splits):
+            raise ValueError(f"`--{flag}` must be one of {splits}, got {getattr(arguments, flag)!r}.")
+    pipe, asked, numbers, configs = options.load_pipeline(arguments), arguments.prompts, None, []
+    if asked is None:
+        configs = [pipe.transformer.config, pipe.tokenizer]
+    else:
+        arguments.caption_column = None
+    real = read_samples(arguments, splits, pipe.rqvae.config, *configs, columns=("concept", "style"))
+    if asked is None:
+        own = real[arguments.split]
+        numbers = random_rows(own, arguments.num_prompts or len(own), arguments.seed)
+        columns = {"prompt": captions(own), "concept": own.rows["concept"], "style": own.rows["style"]}
+        asked = [{name: values[number] for name, values in columns.items()} for number in numbers]
+    return evaluate_prompts(
+        pipe, asked, ConcatDataset(real.values()), arguments.output.with_suffix(""), numbers=numbers,
+        extractor=arguments.feature_extractor, style_groups=arguments.style_group,
+        originals=real.get(arguments.copies_of),
+        **given(arguments, "batch_size", "seed", "output"), **options.drawing_options(arguments),
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options.CommandParser(usage="%(prog)s MODEL [options]", description=__doc__)
+    add_arguments(parser, draws=True)
+    parser.add_argument("--caption_column", default="text", help="column of prompts (default: %(default)s)")
+    parser.add_argument("--feature_extractor", default="lite0", help=f"{EXTRACTORS} (default: %(default)s)")
+    parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="instead of those of the split")
+    parser.add_argument("--num_prompts", type=COUNT, help="a random sample of the rows; all by default")
+    parser.add_argument("--style_group", nargs="+", action="append", default=[], help="styles that are one")
+    parser.add_argument("--copies_of", metavar="SPLIT", help="add how many are copies of this split's")
+    arguments = parser.parse_args(argv)
+    if arguments.dataset_name is None:
+        parser.error("--dataset_name must be given")
+    with errors_in_one_line():
+        evaluate(prompts, arguments)
+
+
+if __name__ == "__main__":
+    main()
