@@ -66,14 +66,8 @@ class Repository:
 
 
 class Hub:
-    """The server, listening from the start, and what it stores under `folder`.
-
-    Attributes:
-        endpoint: what `HF_ENDPOINT` must be.
-        cache: the cache folder of the clients; delete it to download anew.
-        environment: the variables that make a process use this Hub.
-        num_requests: requests answered so far.
-    """
+    """The server, listening from the start. `environment` holds the variables that make a process use it, `cache` is
+    the cache folder of the clients, and `num_requests` counts the requests answered so far."""
 
     def __init__(self, folder: Path):
         self.lock, self.blobs, self.cache = threading.RLock(), folder / "blobs", folder / "home" / "hub"
@@ -139,8 +133,8 @@ class Handler(BaseHTTPRequestHandler):
         method = "GET" if self.command == "HEAD" else self.command
         for route_method, pattern, function in ROUTES:
             if route_method == method and (match := re.fullmatch(pattern, self.url.path)):
+                arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                 with self.hub.lock:
-                    arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                     if "repo_id" in arguments:
                         arguments["repository"] = repository = self.hub.repository(arguments.pop("repo_id"))
                         if repository.token and self.headers["Authorization"] != f"Bearer {repository.token}":
@@ -154,8 +148,8 @@ class Handler(BaseHTTPRequestHandler):
         body = {"url": f"{self.hub.endpoint}/{repo_id}", "name": repo_id}
         if repo_id in self.hub.repositories:
             raise HubError("You already created this repo", status=409, **body)
-        private = payload.get("private") or payload.get("visibility") == "private"
-        self.hub.repositories[repo_id] = Repository(repo_id, private)
+        is_private = payload.get("private") or payload.get("visibility") == "private"
+        self.hub.repositories[repo_id] = Repository(repo_id, is_private)
         return body
 
     def who_am_i(self) -> Any:

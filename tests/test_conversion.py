@@ -61,12 +61,6 @@ def broken(tmp_path) -> Path:
     return write_checkpoint(tmp_path / "source" / "church", "church")
 
 
-def archived(folder: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w:gz") as file:
-        file.add(folder, folder.name)
-    return archive
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """All weights under a folder, by component and name."""
     files = {path.parent.name: load_file(path) for path in folder.rglob("*.safetensors")}
@@ -120,8 +114,8 @@ def test_per_depth_training_equals_the_official_code(shared, codebook_size):
 
 
 def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkpoint, converted, tmp_path, capsys):
-    archive = archived(checkpoint("ffhq"), tmp_path / "ffhq.tar.gz")
-    main(["convert", "--checkpoint", str(archive), "--output", str(tmp_path / "ffhq")])
+    archive = shutil.make_archive(tmp_path / "ffhq", "gztar", checkpoint("ffhq").parent, "ffhq")
+    main(["convert", "--checkpoint", archive, "--output", str(tmp_path / "ffhq")])
     assert capsys.readouterr().out == f"{tmp_path / 'ffhq'} holds the converted pipeline.\n"
     torch.testing.assert_close(weights_of(tmp_path / "ffhq"), weights_of(converted("ffhq")), rtol=0, atol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"ffhq.tar.gz", "ffhq"}
@@ -214,7 +208,7 @@ def test_imagenet_classes_have_their_names_and_the_card_the_facts(checkpoint, tm
 
 
 def test_a_damaged_file_is_refused(broken, tmp_path):
-    archive = archived(broken, tmp_path / "church.tar.gz")
+    archive = Path(shutil.make_archive(tmp_path / "church", "gztar", broken.parent, "church"))
     archive.write_bytes(archive.read_bytes()[:999])
     assert_refused(archive, "church.tar.gz must be a tar archive, but cannot be unpacked")
     for name, link in (("../stage1/model.pt", ""), ("church/stage1/model.pt", "/etc/hostname")):  # out of the folder

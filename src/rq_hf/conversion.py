@@ -208,7 +208,12 @@ def transformer_config(official: Mapping[str, Any], rqvae: RQVAEConfig | None = 
         text_weight = loss["txt_weight"]
         fields["text_loss_weight"] = text_weight / (text_weight + loss.get("img_weight", 1 - text_weight))
     if fields["vocab_size"] == 1000 and dataset.get("type", "").lower().startswith("imagenet"):
-        fields["id2label"] = imagenet_labels()
+        try:
+            from torchvision.models import ResNet50_Weights
+
+            fields["id2label"] = dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
+        except ImportError:
+            logger.warning("torchvision has the names of the ImageNet classes and is not installed: no `id2label`.")
     return RQTransformerConfig(**fields) if rqvae is None else RQTransformerConfig.from_rqvae_config(rqvae, **fields)
 
 
@@ -224,18 +229,8 @@ def sampling_settings(official: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def imagenet_labels() -> dict[int, str] | None:
-    """Names of the 1,000 ImageNet classes, from torchvision; `None` and a warning without it."""
-    try:
-        from torchvision.models import ResNet50_Weights
-    except ImportError:
-        logger.warning("torchvision has the names of the ImageNet classes and is not installed: `id2label` is None.")
-        return None
-    return dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
-
-
 def _find_stages(checkpoint: Path, unpacked: Path) -> dict[str, Path]:
-    """Folders of `"stage1"` and `"stage2"`, of those that there are; an archive is unpacked to `unpacked`."""
+    """Folders of the stages that there are; an archive is unpacked to `unpacked`."""
     root = checkpoint
     if checkpoint.is_file():
         root = unpacked

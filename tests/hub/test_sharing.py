@@ -181,8 +181,8 @@ def assert_is_about_other_weights(hub, repo_id: str, link: str | None) -> None:
     assert link is None or "sample.png" not in hub.files(repo_id)
     assert card.text.lstrip().startswith(f"# {repo_id.split('/')[1]}\n")
     assert f'from_pretrained("{repo_id}")' in card.text
-    assert (f"The model is based on {link}" if link else "An RQ-Transformer draws") in card.text
     assert ("is based on" in card.text) == (link is not None)
+    assert (f"The model is based on {link}" if link else "An RQ-Transformer draws") in card.text
     assert card.data.base_model == ("me/model" if link and "me/model" in link else None)
     assert card.data.license == "cc-by-4.0" and card.text.count("Drawn by artists.") == 1
 
@@ -231,22 +231,17 @@ def test_the_card_travels_with_a_pipeline(hub, saved, monkeypatch, tmp_path):
     card = """---
 license: cc-by-4.0
 ---
-
 # Mine
 
 Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence](LICENSE) and [below](#use).
-
 ![Sample](pictures/sample.png)
-
 ## Use
-
     pipe = RQImageGenerationPipeline.from_pretrained("runs/pipeline")
     rq-hf evaluate rqvae runs/pipeline --output runs/pipeline-figures.json
 """
-    (saved / "README.md").write_text(card)
-    (saved / "LICENSE").write_text("words")
     (saved / "pictures").mkdir()
-    (saved / "pictures" / "sample.png").write_bytes(b"png")
+    for name, content in {"README.md": card, "LICENSE": "words", "pictures/sample.png": "png"}.items():
+        (saved / name).write_text(content)
     (tmp_path / "runs").mkdir()
     saved = saved.rename(tmp_path / "runs" / "pipeline")
     monkeypatch.chdir(tmp_path)
