@@ -104,19 +104,24 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
         assert hub.repositories == {}
 
     refuse(tmp_path / "nothing", "`folder` must hold model_index.json")
-    refuse(saved / "tokenizer", "`folder` must hold a pipeline or a config.json of `model_type`", with_code=True)
+    refuse(
+        saved / "tokenizer",
+        "`with_code` needs a pipeline or a model.*'tokenizer'",
+        with_code=True,
+    )
     refuse(saved, "`revision` must be None with `create_pr`.*'trial'", create_pr=True, revision="trial")
     refuse(saved, "license must be one of", license="as you like")
     (saved / "README.md").write_text("# Mine")
     for path, content, message in (
         ("rqvae/config.json", b"[1]", "`folder` must hold a JSON object in rqvae/config.json"),
+        ("rqvae/config.json", b'{"model_type": "bert"}', "`folder` must hold models of this library.*'bert'"),
         ("rqvae/model.safetensors", b"x" * 99, "`folder` must hold whole weights, got rqvae/model.safetensors"),
         ("README.md", b"---\nlicense: [mit\n---\n# Mine", "README.md must be a model card"),
         ("README.md", b"\xff\xfe\x00", "README.md must be a model card in UTF-8, got UnicodeDecodeError"),
     ):
         whole = (saved / path).read_bytes()
         (saved / path).write_bytes(content)
-        refuse(saved, message)
+        refuse(saved, message, with_code=True)
         (saved / path).write_bytes(whole)
     (tmp_path / "secret.json").write_text('"of the machine"')
     (saved / "rqvae" / "secret.json").symlink_to(tmp_path / "secret.json")

@@ -26,7 +26,7 @@ def add_code(folder: Path) -> None:
     """Adds to a saved pipeline, RQ-VAE or RQ-Transformer the code that loads it without this library.
 
     Raises:
-        `ValueError`: `folder` holds neither a pipeline nor a model of this library.
+        `ValueError`: the pipeline or a model is none of this library.
     """
     if not (folder / "model_index.json").is_file():
         _add_model_code(folder)
@@ -44,14 +44,11 @@ def add_code(folder: Path) -> None:
 
 def _add_model_code(folder: Path) -> Path:
     """Adds code to a saved model and returns its path."""
-    config = read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
+    config = read_json(folder, "config.json")
     model_type = config.get("model_type")
     module = f"modeling_{model_type}"
     if not (PACKAGE / f"models/{module}.py").is_file():
-        raise ValueError(
-            "`folder` must hold a pipeline or a config.json of `model_type` rqvae or rq_transformer to get code, got "
-            f"`model_type` {model_type!r:.80}."
-        )
+        raise ValueError(f"`folder` must hold models of this library to get code, got {model_type!r:.80}.")
     (config_class,) = _classes(PACKAGE / f"models/configuration_{model_type}.py")
     (model_class,) = config["architectures"]
     auto_map = {"AutoConfig": f"{module}.{config_class}", "AutoModel": f"{module}.{model_class}"}

@@ -23,17 +23,14 @@ from .remote_code import add_code, read_json
 logger = logging.get_logger(__name__)
 
 
-# By kind of folder: the file by which it is known, a pattern of the model type in that, and by component the path of a
-# configuration and a pattern of the weights beside it.
-WEIGHTS = "model*.safetensors"
-PIPELINE = {"rqvae": ("rqvae/config.json", WEIGHTS), "transformer": ("transformer/config.json", WEIGHTS)}
-ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
+# By kind of folder: the file by which it is known, a pattern of the model type in that file, and the configuration of
+# each component, which has the component's weights beside it.
 FOLDER_KINDS = {
-    "pipeline": ("model_index.json", "*", PIPELINE),
-    "rqvae": ("config.json", "rqvae", {"rqvae": ("config.json", WEIGHTS)}),
-    "rq_transformer": ("config.json", "*rq_transformer", {"transformer": ("config.json", WEIGHTS)}),
-    "adapter": (ADAPTER, "*", {"adapter": (ADAPTER, "adapter_model*.safetensors")}),
-    "tokenizer": (TOKENIZER, "*", {"tokenizer": (TOKENIZER, None)}),
+    "pipeline": ("model_index.json", "*", {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}),
+    "rqvae": ("config.json", "rqvae", {"rqvae": "config.json"}),
+    "rq_transformer": ("config.json", "*rq_transformer", {"transformer": "config.json"}),
+    "adapter": ("adapter_config.json", "*", {"adapter": "adapter_config.json"}),
+    "tokenizer": ("tokenizer_config.json", "*", {"tokenizer": "tokenizer_config.json"}),
 }
 # Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp")
@@ -96,12 +93,15 @@ def push_folder(
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as temporary:
         stage = Path(temporary, "stage")
         _stage(Path(folder), stage)
+        kind, weights, facts = _validate(stage)
+        is_model = kind in ("pipeline", "rqvae", "rq_transformer")
+        if with_code and not is_model:
+            raise ValueError(f"`with_code` needs a pipeline or a model in `folder`, got {kind!r}.")
         if with_code:
             add_code(stage)
-        kind, weights, facts = _validate(stage)
         facts |= {"repo_id": repo_id, "license": license}
         _complete_card(api, stage, folder, kind, facts, None if is_new_branch else revision, with_code)
-        if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
+        if is_model and not with_code:
             logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if is_new_branch:
@@ -202,16 +202,13 @@ def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
         )
     sizes = {path: _num_parameters(path) for path in stage.rglob("*.safetensors")}
     file, _, components = FOLDER_KINDS[kinds[0]]
-    configs, num_parameters, patterns = {}, {}, []
-    for component, (config, weights) in components.items():
-        configs[component] = read_json(stage, config)
-        if weights is not None:
-            pattern = Path(config).with_name(weights).as_posix()
-            counts = [sizes[path] for path in stage.glob(pattern)]
-            if not counts:
-                raise ValueError(f"`folder` must hold weights as safetensors, there are no {pattern}.")
-            num_parameters[component] = sum(counts)
-            patterns.append(pattern)
+    weights = {"adapter": "adapter_model*.safetensors", "tokenizer": None}.get(kinds[0], "model*.safetensors")
+    patterns = [Path(path).with_name(weights).as_posix() for path in components.values() if weights is not None]
+    counts = [[sizes[path] for path in stage.glob(pattern)] for pattern in patterns]
+    if [] in counts:
+        raise ValueError(f"`folder` must hold weights as safetensors, there are no {patterns[counts.index([])]}.")
+    configs = {component: read_json(stage, path) for component, path in components.items()}
+    num_parameters = dict(zip(components, map(sum, counts), strict=False))  # of a tokenizer there are none
     index = read_json(stage, file)
     facts = {"sampling": index.get("sampling"), "base_model": index.get("base_model_name_or_path")}
     return kinds[0], patterns, facts | {"configs": configs, "num_parameters": num_parameters}
