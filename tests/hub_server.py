@@ -18,10 +18,9 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -31,15 +30,11 @@ DATE = "2026-01-01T00:00:00.000Z"
 
 
 class HubError(Exception):
-    """A response 404 of a message and the code by which the client picks the exception that it raises."""
+    """A response of a status, a message and the code by which the client picks the exception that it raises."""
 
-
-class Response(NamedTuple):
-    """What a route answers: a JSON-able object, bytes, or text."""
-
-    body: object = ""
-    status: int = 200
-    headers: dict[str, str] = {}
+    def __init__(self, message: str, code: str = "", status: int = 404, **body: str):
+        self.status, self.body = status, {"error": message, **body}
+        self.headers = {"X-Error-Message": message, "X-Error-Code": code}
 
 
 class Repository:
@@ -71,41 +66,27 @@ class Repository:
 
 
 class Hub:
-    """The server, listening from the start, and what it stores under `folder`.
-
-    Attributes:
-        endpoint: what `HF_ENDPOINT` must be.
-        cache: the cache folder of the clients; delete it to download anew.
-        environment: the variables that make a process use this Hub.
-        num_requests: requests answered so far.
-    """
+    """The server, listening from the start. `environment` holds the variables that make a process use it, `cache` is
+    the cache folder of the clients, and `num_requests` counts the requests answered so far."""
 
     def __init__(self, folder: Path):
-        self.folder, self.lock = folder, threading.RLock()
-        self.blobs, self.cache = folder / "blobs", folder / "home" / "hub"
+        self.lock, self.blobs, self.cache = threading.RLock(), folder / "blobs", folder / "home" / "hub"
         self.reset()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
         self.environment = {
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(folder / "home"),
-            "HF_HUB_CACHE": str(self.cache),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": "hf_loopback",
-            "NO_PROXY": "127.0.0.1",
-            "TRANSFORMERS_OFFLINE": "0",
-            "no_proxy": "127.0.0.1",
-        }
+            "HF_ENDPOINT": self.endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_CACHE": str(self.cache),
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "hf_loopback", "NO_PROXY": "127.0.0.1", "TRANSFORMERS_OFFLINE": "0", "no_proxy": "127.0.0.1",
+        }  # fmt: skip
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def reset(self) -> None:
         """Forgets all repositories and requests, and empties the clients' cache."""
         self.repositories: dict[str, Repository] = {}
         self.num_requests = 0
-        for folder in ("blobs", "home/hub"):
-            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        for folder in (self.blobs, self.cache):
+            shutil.rmtree(folder, ignore_errors=True)
         self.blobs.mkdir(parents=True)
 
     def repository(self, repo_id: str) -> Repository:
@@ -119,7 +100,7 @@ class Hub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. A route is a method that returns a `Response` or raises a `HubError`."""
+    """One connection. A route is a method that returns bytes or JSON, or raises a `HubError`."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -129,37 +110,31 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_request(self) -> None:
-        self.url = urlsplit(self.path)
-        self.query = {name: values[-1] for name, values in parse_qs(self.url.query).items()}
+        self.url, self.answer_headers, status = urlsplit(self.path), {}, 200
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            response = self.route()
+            answer = self.route()
         except HubError as error:
-            message, code = error.args
-            response = Response({"error": message}, 404, {"X-Error-Message": message, "X-Error-Code": code})
+            answer, status, self.answer_headers = error.body, error.status, error.headers
         except Exception:  # 501, since the client would try again and again on a 500
-            response = Response({"error": traceback.format_exc()}, 501)
-        self.send(response)
-
-    do_GET = do_HEAD = do_POST = do_request
-
-    def send(self, response: Response) -> None:
-        body = json.dumps(response.body) if isinstance(response.body, dict | list) else response.body
-        content = body if isinstance(body, bytes) else body.encode()
+            answer, status = {"error": traceback.format_exc()}, 501
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.hub.num_requests += 1
-        self.send_response(response.status)
-        for name, value in {"Content-Length": str(len(content)), **response.headers}.items():
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **self.answer_headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def route(self) -> Response:
+    do_GET = do_HEAD = do_POST = do_request
+
+    def route(self) -> Any:
         method = "GET" if self.command == "HEAD" else self.command
         for route_method, pattern, function in ROUTES:
             if route_method == method and (match := re.fullmatch(pattern, self.url.path)):
+                arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                 with self.hub.lock:
-                    arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                     if "repo_id" in arguments:
                         arguments["repository"] = repository = self.hub.repository(arguments.pop("repo_id"))
                         if repository.token and self.headers["Authorization"] != f"Bearer {repository.token}":
@@ -167,58 +142,56 @@ class Handler(BaseHTTPRequestHandler):
                     return function(self, **arguments)
         raise HubError(f"No such endpoint: {method} {self.url.path}", "RepoNotFound")
 
-    def create_repository(self) -> Response:
+    def create_repository(self) -> Any:
         payload = json.loads(self.body)
         repo_id = f"{payload.get('organization') or USER}/{payload['name']}"
         body = {"url": f"{self.hub.endpoint}/{repo_id}", "name": repo_id}
         if repo_id in self.hub.repositories:
-            return Response(body | {"error": "You already created this repo"}, 409)
-        private = payload.get("private") or payload.get("visibility") == "private"
-        self.hub.repositories[repo_id] = Repository(repo_id, private)
-        return Response(body)
+            raise HubError("You already created this repo", status=409, **body)
+        is_private = payload.get("private") or payload.get("visibility") == "private"
+        self.hub.repositories[repo_id] = Repository(repo_id, is_private)
+        return body
 
-    def who_am_i(self) -> Response:
-        return Response({"name": USER})
+    def who_am_i(self) -> Any:
+        return {"name": USER}
 
-    def validate_yaml(self) -> Response:
+    def validate_yaml(self) -> Any:
         if re.search("^license: .* ", json.loads(self.body)["content"], re.MULTILINE):
-            return Response({"error": "license must be one of a list"}, 400)
-        return Response({"errors": [], "warnings": []})
+            raise HubError("license must be one of a list", status=400)
+        return {"errors": [], "warnings": []}
 
-    def information(self, repository: Repository, revision: str) -> Response:
+    def information(self, repository: Repository, revision: str) -> Any:
         sha = repository.resolve(revision or "main")
         siblings = [{"rfilename": path} for path in repository.files(sha)]
-        return Response({"id": repository.repo_id, "sha": sha, "private": repository.private, "siblings": siblings})
+        return {"id": repository.repo_id, "sha": sha, "private": repository.private, "siblings": siblings}
 
-    def tree(self, repository: Repository, revision: str, path: str) -> Response:
+    def tree(self, repository: Repository, revision: str, path: str) -> Any:
         """The files of a repository or of a folder in it, and those of all folders below."""
-        entries = [
+        return [
             {"type": "file", "path": name, "oid": blob_id(file), "size": file.stat().st_size}
             for name, file in repository.files(revision).items()
             if not path or name.startswith(f"{path}/")
         ]
-        return Response(entries)
 
-    def commits(self, repository: Repository, revision: str) -> Response:
+    def commits(self, repository: Repository, revision: str) -> Any:
         history, sha = [], repository.resolve(revision)
         while sha is not None:
             history.append(repository.commits[sha]["about"])
             sha = history[-1]["parent"]
-        return Response(history)
+        return history
 
-    def create_branch(self, repository: Repository, branch: str) -> Response:
+    def create_branch(self, repository: Repository, branch: str) -> Any:
         repository.branches[branch] = repository.resolve("main")
-        return Response({})
+        return {}
 
-    def preupload(self, repository: Repository, revision: str) -> Response:
+    def preupload(self, repository: Repository, revision: str) -> Any:
         known, answers = repository.files(revision), []
-        for file in json.loads(self.body)["files"]:
-            path = file["path"]
+        for path in (file["path"] for file in json.loads(self.body)["files"]):
             oid = blob_id(known[path]) if path in known else None
             answers.append({"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": oid})
-        return Response({"files": answers})
+        return {"files": answers}
 
-    def commit(self, repository: Repository, revision: str) -> Response:
+    def commit(self, repository: Repository, revision: str) -> Any:
         parent = repository.branches[revision]
         files, title = repository.files(parent), ""
         for line in self.body.splitlines():
@@ -235,17 +208,17 @@ class Handler(BaseHTTPRequestHandler):
         sha = repository.commit(files, title, parent)
         url = f"{self.hub.endpoint}/{repository.repo_id}"
         answer = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "hookOutput": ""}
-        if "create_pr" in self.query:
+        if "create_pr" in parse_qs(self.url.query):
             revision, answer["pullRequestUrl"] = "refs/pr/1", f"{url}/discussions/1"
         repository.branches[revision] = sha
-        return Response(answer)
+        return answer
 
-    def download(self, repository: Repository, revision: str, path: str) -> Response:
+    def download(self, repository: Repository, revision: str, path: str) -> Any:
         sha, files = repository.resolve(revision), repository.files(revision)
         if path not in files:
             raise HubError(f"{path} does not exist on {revision}", "EntryNotFound")
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{blob_id(files[path])}"'}
-        return Response(files[path].read_bytes(), 200, headers)
+        self.answer_headers = {"X-Repo-Commit": sha, "ETag": f'"{blob_id(files[path])}"'}
+        return files[path].read_bytes()
 
 
 def blob_id(file: Path) -> str:
@@ -257,7 +230,7 @@ def blob_id(file: Path) -> str:
 REPO = r"(?P<repo_id>[\w.-]+/[\w.-]+)"
 API = rf"/api/models/{REPO}"
 REVISION = r"(?P<revision>[^/]+)"
-ROUTES: list[tuple[str, str, Callable[..., Response]]] = [
+ROUTES = [
     ("POST", "/api/repos/create", Handler.create_repository),
     ("GET", "/api/whoami-v2", Handler.who_am_i),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),

@@ -51,15 +51,9 @@ TRANSFORMER = {
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cc3m": (
         {},
-        {
-            "dataset": {"dataset": "cc3m", "txt_tok_name": "bpe16k_huggingface", "context_length": 6},
-            "arch.vocab_size": 64,
-            "arch.vocab_size_cond": 40,
-            "arch.block_size_cond": 6,
-            "loss.txt_weight": 0.2,
-            "loss.img_weight": 0.8,
-            "sampling": {"temp": 0.9, "top_k": [32], "top_p": [0.7, 0.8, 0.9, 1.0]},
-        },
+        {"dataset": {"dataset": "cc3m", "txt_tok_name": "bpe16k_huggingface", "context_length": 6},
+         "arch.vocab_size": 64, "arch.vocab_size_cond": 40, "arch.block_size_cond": 6, "loss.txt_weight": 0.2,
+         "loss.img_weight": 0.8, "sampling": {"temp": 0.9, "top_k": [32], "top_p": [0.7, 0.8, 0.9, 1.0]}},
     ),
     "imagenet_480M": ({}, {"arch.vocab_size_cond": 1000}),
     "imagenet_1.4B": (
@@ -105,15 +99,11 @@ def state_dicts(kind: str, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict
     hparams = configs(kind)[0]["arch"]["hparams"]
     random, states = np.random.RandomState(seed), []
     for shapes in json.loads(SHAPES.read_text())[kind]:
-        state = {}
+        states.append({})
         for name, shape in sorted(shapes.items()):
-            if len(shape) == 1:
-                state[name] = uniform(random, shape, 0.2) + name.endswith("weight")
-            elif name == "cond_emb.weight" or name.startswith("pos_emb"):
-                state[name] = uniform(random, shape, 1.0)
-            else:
-                state[name] = uniform(random, shape, math.sqrt(3 / math.prod(shape[1:])))
-        states.append(state)
+            is_table = name == "cond_emb.weight" or name.startswith("pos_emb")
+            scale = 0.2 if len(shape) == 1 else 1.0 if is_table else math.sqrt(3 / math.prod(shape[1:]))
+            states[-1][name] = uniform(random, shape, scale) + (len(shape) == 1 and name.endswith("weight"))
     size = hparams["n_embed"]
     norms = torch.tensor([2.0 ** -(row % 4) for row in range(size)])  # coarse codes and finer ones
     weight = uniform(random, (size + 1, hparams["embed_dim"]), 1.0)
@@ -142,12 +132,11 @@ def condition(kind: str) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(2).randint(0, arch["vocab_size_cond"], shape))
 
 
-def write_stage(folder: Path, config: dict[str, Any], state_dict: dict[str, torch.Tensor], **others: Any) -> Path:
-    """Writes `model.pt` and `config.yaml` into `folder` as the official training code does; returns `folder`."""
+def write_stage(folder: Path, config: dict[str, Any], state_dict: dict[str, torch.Tensor], **others: Any) -> None:
+    """Writes `model.pt` and `config.yaml` into `folder` as the official training code does."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     torch.save({"epoch": 3, "state_dict": state_dict, **others}, folder / "model.pt")
-    return folder
 
 
 def write_checkpoint(folder: Path, kind: str) -> Path:

@@ -54,9 +54,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_caption_tokenizer(CAPTIONS + OTHER_CAPTIONS, vocab_size=400, max_length=16)
 
 
-# Training
-
-
 def test_every_row_has_max_length_ids_of_which_pad_is_0_and_unk_is_1(tokenizer):
     assert tokenizer.added_tokens_encoder == {"[PAD]": 0, "[UNK]": 1}
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
@@ -82,36 +79,25 @@ def test_the_vocabulary_depends_on_word_counts_alone(tokenizer):
         assert other.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
-def test_a_character_of_the_captions_is_known_anywhere_in_a_word(tokenizer):
-    for character in set("".join(CAPTIONS).lower()) - {" "}:
-        assert tokenizer.unk_token_id not in tokenizer(f"{character} {character}a a{character}").input_ids
-    assert tokenizer("ж q 😃").input_ids.count(tokenizer.unk_token_id) == 3  # none of them is in the captions
-
-
 def test_case_and_spacing_are_normalized_and_accents_are_kept(tokenizer):
     assert encode(tokenizer, "  RED\t\nHeart ") == encode(tokenizer, "red heart")
     assert encode(tokenizer, "süßer") != encode(tokenizer, "sußer")
     assert tokenizer.tokenize("心形") == ["心</w>", "形</w>"]
     assert tokenizer.decode(encode(tokenizer, " Un  Café\tGREEN "), skip_special_tokens=True) == "un café green"
+    for character in set("".join(CAPTIONS).lower()) - {" "}:  # each is known anywhere in a word
+        assert tokenizer.unk_token_id not in tokenizer(f"{character} {character}a a{character}").input_ids
+    assert tokenizer("ж q 😃").input_ids.count(tokenizer.unk_token_id) == 3  # none of them is in the captions
 
 
-def test_special_tokens_typed_in_a_caption_are_plain_text(tmp_path):
-    trained = train_caption_tokenizer([*CAPTIONS, "[brackets]"], max_length=16)
+def test_a_saved_tokenizer_gives_equal_ids_and_takes_special_tokens_for_text(tmp_path):
+    trained = train_caption_tokenizer([*CAPTIONS, *OTHER_CAPTIONS, "[brackets]"], vocab_size=400, max_length=16)
     trained.save_pretrained(tmp_path)
-    for tokenizer in (trained, AutoTokenizer.from_pretrained(tmp_path)):
-        for text in ("[PAD]", "[UNK]", "a [PAD] style", "[UNK][PAD]"):
-            input_ids = tokenizer(text).input_ids
-            assert not {0, 1} & set(input_ids) and input_ids == tokenizer(text.lower()).input_ids
-
-
-def test_a_saved_tokenizer_gives_equal_ids(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert rows(loaded) == rows(tokenizer)
-    assert loaded.get_vocab() == tokenizer.get_vocab() and loaded.model_max_length == 16
-
-
-# The published vocabulary
+    assert rows(loaded) == rows(trained)
+    assert loaded.get_vocab() == trained.get_vocab() and loaded.model_max_length == 16
+    for text in ("[PAD]", "[UNK]", "a [PAD] style", "[UNK][PAD]"):
+        input_ids = loaded(text).input_ids
+        assert not {0, 1} & set(input_ids) and input_ids == loaded(text.lower()).input_ids
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +121,8 @@ def test_ids_are_the_published_tokenizers(files, length):
     assert len({index for row in expected for index in row}) > 30
     assert rows(tokenizer) == expected
     assert tokenizer(TEXTS, padding="max_length", truncation=True).input_ids == expected
-
-
-def test_special_tokens_typed_in_capitals_are_special_in_the_published_tokenizer(files):
-    tokenizer = convert_char_bpe_tokenizer(*files, 16)
-    assert tokenizer("[PAD] red[UNK]").input_ids == [0, *tokenizer("red").input_ids, 1]
+    assert tokenizer("[PAD] red[UNK]").input_ids == [0, *tokenizer("red").input_ids, 1]  # they are special here
     assert tokenizer("[pad]").input_ids == tokenizer("[ PAD ]").input_ids
-
-
-# BPE dropout
 
 
 def test_without_dropout_the_ids_are_the_tokenizers(tokenizer, files):
@@ -176,20 +155,17 @@ def test_encodings_have_the_probabilities_of_bpe_dropout(tmp_path, rate):
         assert abs(counts[input_ids] - draws * probability) < 4 * deviation
 
 
-def test_dropout_varies_the_ids_and_keeps_the_text(tokenizer):
+def test_dropout_varies_the_ids_by_the_generator_alone_and_keeps_the_text(tokenizer):
+    before, state = (tokenizer.backend_tokenizer.to_str(), random.getstate()), torch.get_rng_state()
     encoder, varied = BPEDropoutEncoder(tokenizer), 0
+    copy = pickle.loads(pickle.dumps(encoder))
     for seed, text in enumerate(CAPTIONS):
         row, expected = encoder(text, 0.1, seeded(seed)), encode(tokenizer, text)
         varied += row != expected
         decoded = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (row, expected))
         assert len(set(decoded)) == 1 or 0 not in row  # cut
+        assert copy(text, 0.1, seeded(seed)) == row
     assert len(CAPTIONS) // 4 < varied < len(CAPTIONS)
-
-
-def test_ids_depend_on_the_generator_alone_and_nothing_else_changes(tokenizer):
-    encoder, before = BPEDropoutEncoder(tokenizer), (tokenizer.backend_tokenizer.to_str(), random.getstate())
-    copy, state = pickle.loads(pickle.dumps(encoder)), torch.get_rng_state()
-    assert [copy(text, 0.3, seeded(12)) for text in CAPTIONS] == [encoder(text, 0.3, seeded(12)) for text in CAPTIONS]
     assert (tokenizer.backend_tokenizer.to_str(), random.getstate()) == before
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Converted official checkpoints compute what the official code computes; broken ones are refused by name."""
 
+import functools
 import json
 import shutil
 import tarfile
@@ -23,7 +24,7 @@ from official_fixture import (
     training_latents,
     write_checkpoint,
     write_stage,
-)
+)  # fmt: skip
 from safetensors.torch import load_file
 from transformers import AutoModel, GenerationConfig
 
@@ -37,8 +38,8 @@ OFFICIAL = load_file(EXPECTED)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
     """The official checkpoint of a kind, written once."""
-    folder, written = tmp_path_factory.mktemp("official"), {}
-    return lambda kind: written.get(kind) or written.setdefault(kind, write_checkpoint(folder / kind, kind))
+    folder = tmp_path_factory.mktemp("official")
+    return functools.cache(lambda kind: write_checkpoint(folder / kind, kind))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def converted(tmp_path_factory, checkpoint) -> Callable[[str], Path]:
     """The pipeline that is made of it, written once."""
     folder = tmp_path_factory.mktemp("converted")
 
+    @functools.cache
     def convert(kind: str) -> Path:
-        if not (folder / kind).exists():
-            assert convert_checkpoint(checkpoint(kind), folder / kind) == "pipeline"
+        assert convert_checkpoint(checkpoint(kind), folder / kind) == "pipeline"
         return folder / kind
 
     return convert
@@ -60,19 +61,10 @@ def broken(tmp_path) -> Path:
     return write_checkpoint(tmp_path / "source" / "church", "church")
 
 
-def archived(folder: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w:gz") as file:
-        file.add(folder, folder.name)
-    return archive
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """All weights under a folder, by component and name."""
-    return {
-        f"{path.parent.relative_to(folder)}:{name}": tensor
-        for path in folder.rglob("*.safetensors")
-        for name, tensor in load_file(path).items()
-    }
+    files = {path.parent.name: load_file(path) for path in folder.rglob("*.safetensors")}
+    return {f"{component}:{name}": tensor for component, file in files.items() for name, tensor in file.items()}
 
 
 def assert_refused(checkpoint: Path, message: str, **arguments) -> Exception:
@@ -122,8 +114,8 @@ def test_per_depth_training_equals_the_official_code(shared, codebook_size):
 
 
 def test_an_archive_gives_what_its_folder_gives_and_leaves_nothing_beside(checkpoint, converted, tmp_path, capsys):
-    archive = archived(checkpoint("ffhq"), tmp_path / "ffhq.tar.gz")
-    main(["convert", "--checkpoint", str(archive), "--output", str(tmp_path / "ffhq")])
+    archive = shutil.make_archive(tmp_path / "ffhq", "gztar", checkpoint("ffhq").parent, "ffhq")
+    main(["convert", "--checkpoint", archive, "--output", str(tmp_path / "ffhq")])
     assert capsys.readouterr().out == f"{tmp_path / 'ffhq'} holds the converted pipeline.\n"
     torch.testing.assert_close(weights_of(tmp_path / "ffhq"), weights_of(converted("ffhq")), rtol=0, atol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"ffhq.tar.gz", "ffhq"}
@@ -182,11 +174,16 @@ def tokenizer_files(folder: Path, num_tokens: int) -> dict[str, Path]:
     return {"vocab_file": folder / "vocab.json", "merges_file": folder / "merges.txt"}
 
 
-def test_a_text_model_takes_its_tokenizer_files(checkpoint, converted, tmp_path):
+def test_a_text_model_takes_its_tokenizer_files_and_no_others(checkpoint, converted, broken, tmp_path):
     assert RQImageGenerationPipeline.from_pretrained(converted("cc3m")).tokenizer is None
     convert_checkpoint(checkpoint("cc3m"), tmp_path / "out", **tokenizer_files(tmp_path, 40))
     pipe = RQImageGenerationPipeline.from_pretrained(tmp_path / "out")
     assert pipe.encode_prompt("ab b").tolist() == [[6, 5, 0, 0, 0, 0]]
+    files = tokenizer_files(tmp_path, 47)
+    assert_refused(checkpoint("cc3m"), "`vocab_file` must have the transformer's 40 tokens, got 47", **files)
+    assert_refused(checkpoint("cc3m"), "must be given together", vocab_file=files["vocab_file"])
+    shutil.rmtree(broken / "stage2")
+    assert_refused(broken, "`vocab_file` must be None for a checkpoint without stage1 or stage2", **files)
 
 
 def test_ema_takes_the_averaged_weights_of_the_transformer(tmp_path):
@@ -210,31 +207,23 @@ def test_imagenet_classes_have_their_names_and_the_card_the_facts(checkpoint, tm
         assert text in card, text
 
 
-# What is refused.
-
-
 def test_a_damaged_file_is_refused(broken, tmp_path):
-    archive = archived(broken, tmp_path / "church.tar.gz")
-    for file, message in (
-        (archive, "church.tar.gz must be a tar archive, but cannot be unpacked"),
-        (broken / "stage2" / "model.pt", "stage2/model.pt must be a file of torch.save, but cannot be read"),
-    ):
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2])
-        assert_refused(archive if file == archive else broken, message)
-    middle = len(content) // 2  # one bit of a weight
-    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    archive = Path(shutil.make_archive(tmp_path / "church", "gztar", broken.parent, "church"))
+    archive.write_bytes(archive.read_bytes()[:999])
+    assert_refused(archive, "church.tar.gz must be a tar archive, but cannot be unpacked")
+    for name, link in (("../stage1/model.pt", ""), ("church/stage1/model.pt", "/etc/hostname")):  # out of the folder
+        member = tarfile.TarInfo(name)
+        if link:
+            member.type, member.linkname = tarfile.SYMTYPE, link
+        with tarfile.open(archive, "w:gz") as file:
+            file.addfile(member)
+        assert_refused(archive, "church.tar.gz must be a tar archive, but cannot be unpacked")
+    file = broken / "stage2" / "model.pt"
+    content, middle = file.read_bytes(), file.stat().st_size // 2
+    file.write_bytes(content[:middle])
+    assert_refused(broken, "stage2/model.pt must be a file of torch.save, but cannot be read")
+    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])  # one bit of a weight
     assert_refused(broken, "stage2/model.pt is damaged: the checksum of .* does not hold")
-
-
-@pytest.mark.parametrize("name, link", [("../stage1/model.pt", ""), ("church/stage1/model.pt", "/etc/hostname")])
-def test_an_archive_that_leads_out_of_its_folder_is_refused(name, link, tmp_path):
-    member = tarfile.TarInfo(name)
-    if link:
-        member.type, member.linkname = tarfile.SYMTYPE, link
-    with tarfile.open(tmp_path / "church.tar.gz", "w:gz") as file:
-        file.addfile(member)
-    assert_refused(tmp_path / "church.tar.gz", "church.tar.gz must be a tar archive, but cannot be unpacked")
 
 
 @pytest.mark.parametrize("stage", [0, 1], ids=["stage1", "stage2"])
@@ -258,7 +247,12 @@ def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_p
     assert marker.exists() and (tmp_path / "out" / "model_index.json").exists()
 
 
-def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken):
+def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="The output must be a new or empty folder, got "):
+        convert_checkpoint(broken, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
     assert_refused(broken / "missing", "`checkpoint` must be a folder or a .tar.gz archive with one stage1/")
     assert_refused(broken, r"stage2/model.pt must hold `state_dict_ema`, got \['epoch', ", ema=True)
     config, weights = configs("church")[1], state_dicts("church")[1]
@@ -267,19 +261,3 @@ def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken):
     weights["more"] = weights.pop("input_mlp.bias")
     write_stage(broken / "stage2", config, weights)
     assert_refused(broken, r"RQTransformer.*missing: \['input_mlp.bias'\]; unknown: \['more'\]")
-
-
-def test_a_tokenizer_that_does_not_fit_is_refused(checkpoint, broken, tmp_path):
-    files = tokenizer_files(tmp_path, 47)
-    assert_refused(checkpoint("cc3m"), "`vocab_file` must have the transformer's 40 tokens, got 47", **files)
-    assert_refused(checkpoint("cc3m"), "must be given together", vocab_file=files["vocab_file"])
-    shutil.rmtree(broken / "stage2")
-    assert_refused(broken, "`vocab_file` must be None for a checkpoint without stage1 or stage2", **files)
-
-
-def test_an_output_that_exists_is_left_as_it_is(broken, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="The output must be a new or empty folder, got "):
-        convert_checkpoint(broken, tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"

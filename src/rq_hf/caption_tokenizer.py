@@ -25,16 +25,13 @@ from transformers import PreTrainedTokenizerFast
 PAD_TOKEN = "[PAD]"  # id 0
 UNK_TOKEN = "[UNK]"  # id 1
 END_OF_WORD = "</w>"
+MAX_CHARACTERS = 1000  # rarer ones become [UNK]
 LONGEST_WORD = 64  # characters; merging takes a time that grows with the square of a word's length
 LONGEST_ROW = 4096  # ids; each caption is padded to a whole row, and captions have tens of ids
 
 
 def train_caption_tokenizer(
-    captions: Iterable[str],
-    vocab_size: int = 16384,
-    max_length: int = 32,
-    limit_alphabet: int = 1000,
-    show_progress: bool = False,
+    captions: Iterable[str], vocab_size: int = 16384, max_length: int = 32, show_progress: bool = False
 ) -> PreTrainedTokenizerFast:
     """
     Trains a byte-pair encoding on captions.
@@ -45,13 +42,11 @@ def train_caption_tokenizer(
 
     Args:
         captions (`Iterable[str]`): The captions, read once.
-        vocab_size (`int`, *optional*, defaults to 16384): The largest number of entries, with the two special tokens
-            and the characters. There are fewer if the captions have no more pairs to merge, so `len(tokenizer)` is
-            the `vocab_size` of a model.
+        vocab_size (`int`, *optional*, defaults to 16384): The largest number of entries: two special tokens, two for
+            each of the 1,000 most frequent characters, inside a word and at its end, and the merged pairs. There are
+            fewer if the captions have no more pairs, so `len(tokenizer)` is the `vocab_size` of a model.
         max_length (`int`, *optional*, defaults to 32): Number of ids in a row, at most 4,096. It is `model_max_length`
             of the tokenizer and `condition_length` of the transformer.
-        limit_alphabet (`int`, *optional*, defaults to 1000): Number of characters to keep, the most frequent ones. The
-            others become [UNK]. A kept character takes two entries, one inside a word and one at its end.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
@@ -70,36 +65,30 @@ def train_caption_tokenizer(
     >>> tokenizer = train_caption_tokenizer(["a red heart", "a red apple"], vocab_size=64, max_length=6)
     >>> tokenizer.tokenize("A red heart")
     ['a</w>', 'red</w>', 'heart</w>']
-    >>> len(tokenizer("a red heart", padding="max_length", truncation=True).input_ids)
-    6
     ```
     """
     if isinstance(captions, str):
         raise ValueError("`captions` must be an iterable of strings, got one string.")
-    for name, value, most in (("max_length", max_length, LONGEST_ROW), ("limit_alphabet", limit_alphabet, 2**20)):
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"`{name}` must be an integer from 1 to {most}, got {value!r}.")
+    if not isinstance(max_length, int) or not 1 <= max_length <= LONGEST_ROW:
+        raise ValueError(f"`max_length` must be an integer from 1 to {LONGEST_ROW}, got {max_length!r}.")
     normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
-    word_counts = Counter()
+    word_counts, character_counts = Counter(), Counter()
     for caption in captions:
         if not isinstance(caption, str):
             raise ValueError(f"`captions` must hold strings, got {caption!r:.80}.")
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption)):
             word_counts.update(word[start : start + LONGEST_WORD] for start in range(0, len(word), LONGEST_WORD))
+            character_counts.update(word)
     if not word_counts:
         raise ValueError("`captions` must contain text, got no captions or only blank ones.")
 
-    character_counts = Counter()
-    for word, count in word_counts.items():
-        for character in word:
-            character_counts[character] += count
     by_frequency = sorted(character_counts, key=lambda character: (-character_counts[character], character))
-    alphabet = set(by_frequency[:limit_alphabet])
+    alphabet = set(by_frequency[:MAX_CHARACTERS])
     symbols = [character + suffix for character in sorted(alphabet) for suffix in ("", END_OF_WORD)]
     if vocab_size < len(symbols) + 2:
         raise ValueError(
             f"`vocab_size` must be at least {len(symbols) + 2} for the {len(alphabet)} characters of these captions, "
-            f"got {vocab_size}. A smaller `limit_alphabet` needs fewer entries."
+            f"got {vocab_size}."
         )
 
     # The trainer breaks ties by id, and gives the characters ids in the order of a hash map with a random seed. The
@@ -132,10 +121,6 @@ def convert_char_bpe_tokenizer(
         vocab_file (`str` or `os.PathLike`): JSON object of tokens and ids, "bpe-16k-vocab.json" of the official code.
         merges_file (`str` or `os.PathLike`): The merges, two tokens a line, "bpe-16k-merges.txt" there.
         max_length (`int`): Number of ids in a row, 32 for CC-3M.
-
-    Returns:
-        `PreTrainedTokenizerFast`: [PAD] is 0 and [UNK] is 1. `tokenizer(text, padding="max_length", truncation=True)`
-        gives `max_length` ids.
 
     Raises:
         `ValueError`: If the files cannot be read or do not belong together, or [PAD] and [UNK] are not 0 and 1.
@@ -175,23 +160,15 @@ class BPEDropoutEncoder:
             (vocab[left], vocab[right]): (rank, vocab[left + right])
             for rank, (left, right) in enumerate(model["merges"])
         }
-        self._characters = copy.deepcopy(tokenizer)  # it splits captions into characters
-        self._characters.backend_tokenizer.model = BPE(
-            vocab=vocab, merges=[], unk_token=UNK_TOKEN, end_of_word_suffix=END_OF_WORD
-        )
+        self._characters = copy.deepcopy(tokenizer)  # splits captions into characters
+        self._characters.backend_tokenizer.model = BPE(vocab, [], unk_token=UNK_TOKEN, end_of_word_suffix=END_OF_WORD)
 
     def __call__(self, caption: str, dropout: float, generator: torch.Generator) -> list[int]:
         """
-        Encodes one caption.
+        Encodes a caption to `model_max_length` ids, padded and cut on the right.
 
-        Args:
-            caption (`str`): The caption.
-            dropout (`float`): Probability in [0, 1] that a possible merge is skipped at a step. At 0 the ids are the
-                tokenizer's, at 1 they are characters.
-            generator (`torch.Generator`): Source of randomness.
-
-        Returns:
-            `list[int]`: `model_max_length` ids, padded and cut on the right.
+        `dropout` in [0, 1] is the probability that a possible merge is skipped at a step. At 0 the ids are the
+        tokenizer's, at 1 they are characters.
         """
         uniform = random.Random(torch.randint(2**63 - 1, (), generator=generator).item()).random
         encoding = self._characters(caption, verbose=False)
@@ -199,10 +176,8 @@ class BPEDropoutEncoder:
         for _, word in groupby(zip(encoding.word_ids(), encoding.input_ids, strict=True), key=itemgetter(0)):
             symbols = [symbol for _, symbol in word]
             for start in range(0, len(symbols), LONGEST_WORD):
-                if len(input_ids) >= self.max_length:
-                    return input_ids[: self.max_length]
                 input_ids += self._merge(symbols[start : start + LONGEST_WORD], dropout, uniform)
-        return (input_ids + [0] * (self.max_length - len(input_ids)))[: self.max_length]
+        return (input_ids + [0] * self.max_length)[: self.max_length]
 
     def _merge(self, symbols: list[int], dropout: float, uniform) -> list[int]:
         """Merges a word: at each step the pair of the lowest rank among those that dropout leaves."""

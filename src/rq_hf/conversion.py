@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .caption_tokenizer import convert_char_bpe_tokenizer
@@ -23,11 +23,9 @@ from .pipelines import RQImageGenerationPipeline
 
 logger = logging.get_logger(__name__)
 
-# An official config.yaml has about 2,000 characters.
-MAX_CONFIG_LENGTH = 2**16
-# The one in C, where PyYAML brings it: brackets in brackets take seconds in Python.
+MAX_CONFIG_LENGTH = 2**16  # characters; an official config.yaml has about 2,000
+# The one in C, where PyYAML brings it: brackets in brackets take a minute in Python.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-LICENSE = "cc-by-nc-sa-4.0"
 # Parts of our names and the official ones, replaced in this order.
 _RQVAE_NAMES = {
     "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1",
@@ -56,7 +54,7 @@ def convert_checkpoint(
     dtype: torch.dtype = torch.float32,
     vocab_file: str | Path | None = None,
     merges_file: str | Path | None = None,
-    license: str = LICENSE,
+    license: str = "cc-by-nc-sa-4.0",
     allow_pickle: bool = False,
     repo_id: str | None = None,
 ) -> str:
@@ -67,17 +65,16 @@ def convert_checkpoint(
     [`~RQTransformerForImageGeneration.set_codebook`] is called with that of its RQ-VAE.
 
     Args:
-        checkpoint (`str` or `Path`):
-            A `.tar.gz` archive as it is published, or a folder with `stage1/` and/or `stage2/`, each of `model.pt` and
-            `config.yaml`.
+        checkpoint (`str` or `Path`): a `.tar.gz` archive as it is published, or a folder with `stage1/` and/or
+            `stage2/`, each of `model.pt` and `config.yaml`.
         output (`str` or `Path`): a new or empty folder. An archive is unpacked beside it.
-        ema (`bool`, defaults to `False`):
-            Take the averaged weights of the transformer, or of an RQ-VAE that comes alone.
+        ema (`bool`, defaults to `False`): whether to take the averaged weights of the transformer, or of an RQ-VAE
+            that comes alone.
         dtype (`torch.dtype`, defaults to `torch.float32`): of the weights; the quantizer stays in fp32.
         vocab_file, merges_file (`str` or `Path`, *optional*): the files of the caption tokenizer, for text models.
         license (`str`, defaults to `"cc-by-nc-sa-4.0"`): licence of the weights, for the card.
-        allow_pickle (`bool`, defaults to `False`):
-            Load a `model.pt` that holds more than tensors and plain containers. Such a file can execute code.
+        allow_pickle (`bool`, defaults to `False`): whether to load a `model.pt` that holds more than tensors and plain
+            containers. Such a file can execute code.
         repo_id (`str`, *optional*): repository that the snippet of the card loads.
 
     Returns:
@@ -89,25 +86,39 @@ def convert_checkpoint(
     if (vocab_file is None) != (merges_file is None):
         raise ValueError("`vocab_file` and `merges_file` must be given together, got only one.")
     checkpoint, models = Path(checkpoint), {}
+    origin = "[kakaobrain/rq-vae-transformer](https://github.com/kakaobrain/rq-vae-transformer)"
+    facts = {
+        "model_name": Path(output).resolve().name,
+        "license": license,
+        "repo_id": repo_id,
+        "summary": f"The weights of `{checkpoint.resolve().name}`, an official checkpoint of {origin}.",
+        "attribution": "Trained and released by Kakao Brain.",
+    }
     with write_whole(output, new_folder=True) as unfinished:
         stages = _find_stages(checkpoint, unfinished.with_name("unpacked"))  # removed with the temporary folder
         if "stage1" in stages:
             config = _read_config(stages["stage1"], rqvae_config)
             # A transformer was trained on the codes of the plain weights.
             weights = _read_weights(stages["stage1"], ema and "stage2" not in stages, allow_pickle)
-            models["rqvae"] = _build(RQVAEModel, config, weights, rqvae_rule, {})
+            models["rqvae"] = _build(RQVAEModel, config, weights, rqvae_rule, {}).to(dtype)
         if "stage2" in stages:
             rqvae = models.get("rqvae")
             config = _read_config(stages["stage2"], transformer_config, rqvae and rqvae.config)
             weights = _read_weights(stages["stage2"], ema, allow_pickle)
             missing = torch.full((1, config.codebook_size, config.codebook_dim), float("nan"))
             given = {"depth_decoder.codebook.weight": rqvae.codebook if rqvae else missing}
-            models["transformer"] = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given)
-            settings = _read_config(stages["stage2"], sampling_settings)
-            models["transformer"].generation_config.update(**settings)
-        models = {name: model.to(dtype).eval() for name, model in models.items()}
+            transformer = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given).to(dtype)
+            facts["sampling"] = _read_config(stages["stage2"], sampling_settings)
+            transformer.generation_config.update(**facts["sampling"])
+            models["transformer"] = transformer
         if len(models) == 2:
-            tokenizer = _tokenizer(config, vocab_file, merges_file)
+            tokenizer = None
+            if vocab_file is not None:
+                tokenizer = convert_char_bpe_tokenizer(vocab_file, merges_file, config.condition_length)
+                if (got := len(tokenizer)) != (size := config.vocab_size):
+                    raise ValueError(f"`vocab_file` must have the transformer's {size} tokens, got {got}.")
+            elif config.condition_length > 1:
+                logger.warning("The pipeline has no caption tokenizer: give `vocab_file` and `merges_file`.")
             kind, saved = "pipeline", RQImageGenerationPipeline(**models, tokenizer=tokenizer)
         elif vocab_file is not None:
             raise ValueError("`vocab_file` must be None for a checkpoint without stage1 or stage2.")
@@ -115,8 +126,10 @@ def convert_checkpoint(
             (saved,) = models.values()
             kind = saved.config.model_type
         saved.save_pretrained(unfinished)
-        name = Path(output).resolve().name
-        facts = {"model_name": name, "license": license, "repo_id": repo_id, **_facts(checkpoint, models)}
+        facts["configs"] = {name: model.config for name, model in models.items()}
+        facts["num_parameters"] = {name: model.num_parameters() for name, model in models.items()}
+        if kind == "rq_transformer":
+            facts["limitations"] = "- The codebook is missing: call `transformer.set_codebook(rqvae.codebook)` first."
         write_card(unfinished, kind, facts)
     return kind
 
@@ -195,7 +208,12 @@ def transformer_config(official: Mapping[str, Any], rqvae: RQVAEConfig | None = 
         text_weight = loss["txt_weight"]
         fields["text_loss_weight"] = text_weight / (text_weight + loss.get("img_weight", 1 - text_weight))
     if fields["vocab_size"] == 1000 and dataset.get("type", "").lower().startswith("imagenet"):
-        fields["id2label"] = imagenet_labels()
+        try:
+            from torchvision.models import ResNet50_Weights
+
+            fields["id2label"] = dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
+        except ImportError:
+            logger.warning("torchvision has the names of the ImageNet classes and is not installed: no `id2label`.")
     return RQTransformerConfig(**fields) if rqvae is None else RQTransformerConfig.from_rqvae_config(rqvae, **fields)
 
 
@@ -203,26 +221,16 @@ def sampling_settings(official: Mapping[str, Any]) -> dict[str, Any]:
     """`temperature`, `top_k` and `top_p`, as far as stage2/config.yaml states them."""
     # Recipes have `experiment.sample`; released checkpoints have `sampling`, which the official scripts read.
     given = official.get("experiment", {}).get("sample", {}) | official.get("sampling", {})
-    settings = {}
-    for theirs, ours in {"temp": "temperature", "top_k": "top_k", "top_p": "top_p"}.items():
-        value = given.get(theirs)
-        if value is not None:
-            settings[ours] = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return settings
-
-
-def imagenet_labels() -> dict[int, str] | None:
-    """Names of the 1,000 ImageNet classes, from torchvision; `None` and a warning without it."""
-    try:
-        from torchvision.models import ResNet50_Weights
-    except ImportError:
-        logger.warning("torchvision has the names of the ImageNet classes and is not installed: `id2label` is None.")
-        return None
-    return dict(enumerate(ResNet50_Weights.DEFAULT.meta["categories"]))
+    settings = {"temperature": given.get("temp"), "top_k": given.get("top_k"), "top_p": given.get("top_p")}
+    return {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in settings.items()
+        if value is not None
+    }
 
 
 def _find_stages(checkpoint: Path, unpacked: Path) -> dict[str, Path]:
-    """Folders of `"stage1"` and `"stage2"`, of those that there are; an archive is unpacked to `unpacked`."""
+    """Folders of the stages that there are; an archive is unpacked to `unpacked`."""
     root = checkpoint
     if checkpoint.is_file():
         root = unpacked
@@ -245,9 +253,8 @@ def _read_config(folder: Path, translate: Callable[..., Any], *args: Any) -> Any
     try:
         with open(folder / "config.yaml", encoding="utf-8") as file:
             text = file.read(MAX_CONFIG_LENGTH + 1)
-        if len(text) > MAX_CONFIG_LENGTH or any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)
-        ):
+        has_aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, LOADER))
+        if len(text) > MAX_CONFIG_LENGTH or has_aliases:
             raise ValueError(f"it must have at most {MAX_CONFIG_LENGTH} characters and no aliases")
         return translate(yaml.load(text, LOADER), *args)
     except Exception as error:  # no such file, no YAML, a key that is missing, fields that do not fit together
@@ -257,20 +264,20 @@ def _read_config(folder: Path, translate: Callable[..., Any], *args: Any) -> Any
 
 def _read_weights(folder: Path, ema: bool, allow_pickle: bool) -> dict[str, torch.Tensor]:
     """The weights of a stage, mapped into memory from the file."""
-    name, key = f"{folder.name}/model.pt", "state_dict_ema" if ema else "state_dict"
+    path, name, key = folder / "model.pt", f"{folder.name}/model.pt", "state_dict_ema" if ema else "state_dict"
     try:
-        checkpoint = torch.load(folder / "model.pt", map_location="cpu", weights_only=not allow_pickle, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle, mmap=True)
+        with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
+            damaged = archive.testzip()
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{name} must hold tensors and plain containers only: other objects could execute code. If you trust its "
             "origin, load it with `allow_pickle=True`."
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name} must be a file of torch.save, but cannot be read: {error}") from error
-    if zipfile.is_zipfile(folder / "model.pt"):  # torch.load compares no checksums
-        with zipfile.ZipFile(folder / "model.pt") as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"{name} is damaged: the checksum of {damaged!r} in it does not hold.")
+    if damaged:
+        raise ValueError(f"{name} is damaged: the checksum of {damaged!r} in it does not hold.")
     if not isinstance(checkpoint, dict) or key not in checkpoint:
         raise ValueError(f"{name} must hold `{key}`, got {list(checkpoint)!s:.200}.")
     return checkpoint[key]
@@ -303,34 +310,3 @@ def _replace(name: str, names: Mapping[str, str]) -> str:
     for ours, theirs in names.items():
         name = name.replace(ours, theirs)
     return name
-
-
-def _tokenizer(
-    config: RQTransformerConfig, vocab_file: str | Path | None, merges_file: str | Path | None
-) -> PreTrainedTokenizerFast | None:
-    """The caption tokenizer of a text model, if its files are given."""
-    if vocab_file is None:
-        if config.condition_length > 1:
-            logger.warning("The pipeline has no caption tokenizer: give `vocab_file` and `merges_file`.")
-        return None
-    tokenizer = convert_char_bpe_tokenizer(vocab_file, merges_file, config.condition_length)
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(f"`vocab_file` must have the transformer's {config.vocab_size} tokens, got {len(tokenizer)}.")
-    return tokenizer
-
-
-def _facts(checkpoint: Path, models: Mapping[str, PreTrainedModel]) -> dict[str, Any]:
-    """What the card of a converted checkpoint says of it."""
-    origin = "[kakaobrain/rq-vae-transformer](https://github.com/kakaobrain/rq-vae-transformer)"
-    facts = {
-        "configs": {name: model.config for name, model in models.items()},
-        "num_parameters": {name: model.num_parameters() for name, model in models.items()},
-        "summary": f"The weights of `{checkpoint.resolve().name}`, an official checkpoint of {origin}.",
-        "attribution": "Trained and released by Kakao Brain.",
-    }
-    if "transformer" in models:
-        settings = models["transformer"].generation_config
-        facts["sampling"] = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p")}
-    if "rqvae" not in models:
-        facts["limitations"] = "- The codebook is missing: call `transformer.set_codebook(rqvae.codebook)` first."
-    return facts

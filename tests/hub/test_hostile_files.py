@@ -19,9 +19,7 @@ from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQ
 CODE = """
 from pathlib import Path
 Path({mark!r}).write_text(__file__)
-from rq_hf import RQVAEModel, RQTransformerForImageGeneration, RQImageGenerationPipeline
-class Evil(RQVAEModel):
-    pass
+from rq_hf import RQVAEModel as Evil, RQTransformerForImageGeneration, RQImageGenerationPipeline
 """
 
 
@@ -41,33 +39,27 @@ def change(path: Path, **values) -> None:
 
 
 @pytest.mark.parametrize("component", ["rqvae", "transformer"])
-def test_a_repository_with_only_a_pickle_is_refused(hub, saved, mark, component):
-    (saved / component / "model.safetensors").unlink()
+def test_pickles_are_not_downloaded_beside_safetensors_and_refused_without_them(hub, saved, mark, component):
     pickled = pickle.dumps(LeavesAMark(mark))
-    (saved / component / "pytorch_model.bin").write_bytes(pickled)
+    for name in (f"{component}/pytorch_model.bin", "training_args.bin"):
+        (saved / name).write_bytes(pickled)
+    upload(saved, "me/both")
+    RQImageGenerationPipeline.from_pretrained("me/both")
+    AutoModel.from_pretrained("me/both", subfolder=component)
+    assert not any(hub.cache.rglob("*.bin"))
+    (saved / component / "model.safetensors").unlink()
     upload(saved, "me/pickled")
     model_class = {"rqvae": RQVAEModel, "transformer": RQTransformerForImageGeneration}[component]
-    for load in (
-        lambda: RQImageGenerationPipeline.from_pretrained("me/pickled"),
-        lambda: RQImageGenerationPipeline.from_pretrained(saved),
-        lambda: DiffusionPipeline.from_pretrained("me/pickled"),
-        lambda: model_class.from_pretrained("me/pickled", subfolder=component),
-        lambda: AutoModel.from_pretrained("me/pickled", subfolder=component),
+    for load, source, options in (
+        *((RQImageGenerationPipeline, source, {}) for source in ("me/pickled", saved)),
+        (DiffusionPipeline, "me/pickled", {}),
+        *((load, "me/pickled", {"subfolder": component}) for load in (model_class, AutoModel)),
     ):
         with pytest.raises((OSError, ValueError), match="safetensors"):
-            load()
+            load.from_pretrained(source, **options)
     assert not mark.exists()
     pickle.loads(pickled)  # would leave it
     assert mark.exists()
-
-
-def test_pickles_beside_safetensors_are_neither_downloaded_nor_read(hub, saved, mark):
-    for name in ("rqvae/pytorch_model.bin", "transformer/pytorch_model.bin", "training_args.bin"):
-        (saved / name).write_bytes(pickle.dumps(LeavesAMark(mark)))
-    upload(saved, "me/both")
-    RQImageGenerationPipeline.from_pretrained("me/both")
-    AutoModel.from_pretrained("me/both", subfolder="rqvae")
-    assert not mark.exists() and not any(hub.cache.rglob("*.bin"))
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "pytorch_model.bin", "/dev/zero", "a/b.safetensors", 7])
@@ -80,12 +72,8 @@ def test_an_index_of_weights_cannot_name_pickles_or_other_files_of_the_machine(h
     (saved / "rqvae" / "model.safetensors.index.json").write_text(json.dumps(index))
     upload(saved, "me/hostile")
     for source in ("me/hostile", str(saved)):
-        for load, options in (
-            (RQImageGenerationPipeline, {}),
-            (DiffusionPipeline, {}),
-            (RQVAEModel, {"subfolder": "rqvae"}),
-            (AutoModel, {"subfolder": "rqvae"}),
-        ):
+        for load in (RQImageGenerationPipeline, DiffusionPipeline, RQVAEModel, AutoModel):
+            options = {"subfolder": "rqvae"} if load in (RQVAEModel, AutoModel) else {}
             with pytest.raises(ValueError, match=r"must name plain \*.safetensors files, got "):
                 load.from_pretrained(source, **options)
     assert not mark.exists()

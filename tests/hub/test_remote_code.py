@@ -41,34 +41,26 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess:
     from hub_server import HUB
 
     shutil.rmtree(HUB.cache, ignore_errors=True)
-    environment = os.environ | {"HF_MODULES_CACHE": str(folder / "modules")}
-    command = [sys.executable, "-c", WITHOUT_THE_LIBRARY + program]
     return subprocess.run(
-        command, cwd=folder, env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL
-    )
+        [sys.executable, "-c", WITHOUT_THE_LIBRARY + program], cwd=folder, text=True, capture_output=True,
+        env=os.environ | {"HF_MODULES_CACHE": str(folder / "modules")}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
-def test_the_code_is_one_file_per_component(coded):
+def test_the_code_is_one_file_per_component_in_which_no_name_has_two_meanings(coded):
     paths = [path for path in coded if path.endswith(".py")]
     assert paths == [
         *("modeling_rq_transformer.py", "modeling_rqvae.py", "pipeline.py"),
         *("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"),
     ]
-    for path in ("rqvae/modeling_rqvae.py", "transformer/modeling_rq_transformer.py"):
-        assert coded[path].read_text() == coded[Path(path).name].read_text()
-    for path in paths:
-        text = coded[path].read_text()
-        compile(text, path, "exec")
-        assert not re.search(r"^\s*(from \.|import rq_hf)", text, re.MULTILINE) and "push_folder" not in text
     index = json.loads(coded["model_index.json"].read_text())
     assert index["_class_name"] == ["pipeline", "RQImageGenerationPipeline"]
     assert index["rqvae"] == ["modeling_rqvae", "RQVAEModel"]
-
-
-def test_no_name_has_two_meanings_in_a_file_of_code(coded):
-    for path in ("pipeline.py", "modeling_rqvae.py", "modeling_rq_transformer.py"):
-        meanings = {}
-        for statement in ast.parse(coded[path].read_text()).body:
+    for path in paths:
+        text, meanings = coded[path].read_text(), {}
+        assert text == coded[Path(path).name].read_text()  # that of a component stands at the top, too
+        assert not re.search(r"^\s*(from \.|import rq_hf)", text, re.MULTILINE) and "push_folder" not in text
+        for statement in ast.parse(text).body:
             meaning, names = ast.unparse(statement), []
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 names, meaning = [alias.asname or alias.name for alias in statement.names], meaning.split(" import")[0]

@@ -21,10 +21,9 @@ from rq_hf.hub import push_folder, write_card
 from rq_hf.training import save_pipeline
 
 FILES = {
-    *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors", "transformer/config.json"),
-    "rqvae/preprocessor_config.json",
-    *("transformer/generation_config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json"),
-    "tokenizer/tokenizer_config.json",
+    *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors"),
+    *("rqvae/preprocessor_config.json", "transformer/config.json", "transformer/generation_config.json"),
+    *("transformer/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
 }
 
 
@@ -45,6 +44,9 @@ def test_a_pushed_pipeline_is_one_commit_and_draws_the_same_from_the_hub(hub, sa
         loaded = load.from_pretrained("me/tiny")
         assert type(loaded) is RQImageGenerationPipeline
         assert_draws_alike(loaded, tiny_pipeline)
+        num_requests = hub.num_requests
+        assert_draws_alike(load.from_pretrained("me/tiny", local_files_only=True), tiny_pipeline)
+        assert hub.num_requests == num_requests
     for name in ("rqvae", "transformer"):
         model_class = type(getattr(tiny_pipeline, name))
         for load in (model_class, AutoModel):
@@ -61,14 +63,10 @@ def test_sampling_settings_reach_the_hub(hub, tiny_pipeline):
 
 
 def test_only_what_a_model_folder_holds_is_uploaded(hub, saved):
-    uploaded = {
-        *("notes.txt", "LICENSE", "code.py", "logs/events.out.tfevents.1", "pictures/a.PNG", "tokenizer/spiece.model"),
-        *("tokenizer/chat_template.jinja", "link.txt"),
-    }
-    left_out = {
-        *("training_args.bin", "rqvae/optimizer.PT", "rqvae/pytorch_model.BIN", "codes.npy", "pickled", "old.ckpt"),
-        *("checkpoint-5/model.safetensors", "_unfinished/x.json", ".git/config.json", "trainer_state.json", "a.model"),
-    }
+    uploaded = set("notes.txt LICENSE code.py logs/events.out.tfevents.1 pictures/a.PNG link.txt".split())
+    uploaded |= {"tokenizer/spiece.model", "tokenizer/chat_template.jinja"}
+    left_out = set("training_args.bin rqvae/optimizer.PT rqvae/pytorch_model.BIN codes.npy pickled old.ckpt".split())
+    left_out |= set("checkpoint-5/model.safetensors _x/x.json .git/config.json trainer_state.json a.model".split())
     for name in (uploaded | left_out) - {"link.txt"}:
         (saved / name).parent.mkdir(exist_ok=True)
         (saved / name).write_bytes(b"anything")
@@ -79,12 +77,8 @@ def test_only_what_a_model_folder_holds_is_uploaded(hub, saved):
         os.mkfifo(saved / name)
     push_folder(saved, "me/tiny")
     assert set(hub.files("me/tiny")) == {*FILES, *uploaded}
-
-
-def test_a_folder_of_the_cache_is_pushed_whose_files_are_links_to_blobs(hub, saved):
-    push_folder(saved, "me/first", with_code=True)
-    push_folder(snapshot_download("me/first"), "me/second")
-    assert set(hub.files("me/second")) == set(hub.files("me/first"))
+    push_folder(snapshot_download("me/tiny"), "me/second")  # a folder of the cache, whose files are links to blobs
+    assert set(hub.files("me/second")) == set(hub.files("me/tiny"))
 
 
 def test_no_path_of_the_machine_is_uploaded(hub, saved, tmp_path):
@@ -110,21 +104,27 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
         assert hub.repositories == {}
 
     refuse(tmp_path / "nothing", "`folder` must hold model_index.json")
-    refuse(saved / "tokenizer", "`folder` must hold a pipeline or a config.json of `model_type`", with_code=True)
+    refuse(
+        saved / "tokenizer",
+        "`with_code` needs a pipeline or a model.*'tokenizer'",
+        with_code=True,
+    )
     refuse(saved, "`revision` must be None with `create_pr`.*'trial'", create_pr=True, revision="trial")
     refuse(saved, "license must be one of", license="as you like")
+    (saved / "README.md").write_text("# Mine")
     for path, content, message in (
         ("rqvae/config.json", b"[1]", "`folder` must hold a JSON object in rqvae/config.json"),
+        ("rqvae/config.json", b'{"model_type": "bert"}', "`folder` must hold models of this library.*'bert'"),
         ("rqvae/model.safetensors", b"x" * 99, "`folder` must hold whole weights, got rqvae/model.safetensors"),
         ("README.md", b"---\nlicense: [mit\n---\n# Mine", "README.md must be a model card"),
         ("README.md", b"\xff\xfe\x00", "README.md must be a model card in UTF-8, got UnicodeDecodeError"),
     ):
-        whole = (saved / path).read_bytes() if (saved / path).exists() else b"# Mine"
+        whole = (saved / path).read_bytes()
         (saved / path).write_bytes(content)
-        refuse(saved, message)
+        refuse(saved, message, with_code=True)
         (saved / path).write_bytes(whole)
-    (saved / "rqvae" / "secret.json").symlink_to(tmp_path / "secret.json")
     (tmp_path / "secret.json").write_text('"of the machine"')
+    (saved / "rqvae" / "secret.json").symlink_to(tmp_path / "secret.json")
     refuse(saved, "`folder` must hold no link to a file outside of it, got .*rqvae/secret.json -> .*/secret.json")
     (saved / "rqvae" / "secret.json").unlink()
     (saved / "transformer" / "model.safetensors").rename(saved / "transformer" / "pytorch_model.bin")
@@ -134,12 +134,13 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
     refuse(tmp_path, "`folder` must hold weights as safetensors, there are no adapter_model")
 
 
-@pytest.mark.parametrize("part", ["[", "![", "[a](", '![a](b from_pretrained("'])
-def test_a_long_card_takes_little_time(hub, saved, part):
-    (saved / "README.md").write_text("# Mine\n" + part * (100_000 // len(part)))
-    start = time.process_time()
-    RQImageGenerationPipeline.from_pretrained(saved).push_to_hub("me/tiny")
-    assert time.process_time() - start < 5 and len(ModelCard.load("me/tiny").text) > 90_000
+def test_a_long_card_takes_little_time(hub, saved):
+    pipe = RQImageGenerationPipeline.from_pretrained(saved)
+    for part in ("[", "![", "[a](", '![a](b from_pretrained("'):
+        (saved / "README.md").write_text("# Mine\n" + part * (100_000 // len(part)))
+        start = time.process_time()
+        pipe.push_to_hub("me/tiny")
+        assert time.process_time() - start < 5 and len(ModelCard.load("me/tiny").text) > 90_000
 
 
 def test_the_card_of_a_source_is_that_of_its_revision_and_may_be_private(hub, saved, caplog):
@@ -174,11 +175,8 @@ def measured(tiny_pipeline, tmp_path) -> Path:
 def assert_has_its_figures(hub, repo_id: str) -> None:
     card = ModelCard.load(repo_id)
     assert card.data.eval_results[0].metric_value == 28.125 and "| PSNR (dB) | 28.12 |" in card.text
-    assert (
-        card.text.lstrip().startswith("# emoji\n")
-        and "based on" not in card.text
-        and "sample.png" in hub.files(repo_id)
-    )
+    assert card.text.lstrip().startswith("# emoji\n") and "based on" not in card.text
+    assert "sample.png" in hub.files(repo_id)
 
 
 def assert_is_about_other_weights(hub, repo_id: str, link: str | None) -> None:
@@ -186,11 +184,10 @@ def assert_is_about_other_weights(hub, repo_id: str, link: str | None) -> None:
     card = ModelCard.load(repo_id)
     assert card.data.eval_results is None and "28.1" not in str(card) and "sample.png" not in card.text
     assert link is None or "sample.png" not in hub.files(repo_id)
-    assert (
-        card.text.lstrip().startswith(f"# {repo_id.split('/')[1]}\n") and f'from_pretrained("{repo_id}")' in card.text
-    )
-    assert (f"The model is based on {link}" if link else "An RQ-Transformer draws") in card.text
+    assert card.text.lstrip().startswith(f"# {repo_id.split('/')[1]}\n")
+    assert f'from_pretrained("{repo_id}")' in card.text
     assert ("is based on" in card.text) == (link is not None)
+    assert (f"The model is based on {link}" if link else "An RQ-Transformer draws") in card.text
     assert card.data.base_model == ("me/model" if link and "me/model" in link else None)
     assert card.data.license == "cc-by-4.0" and card.text.count("Drawn by artists.") == 1
 
@@ -239,22 +236,17 @@ def test_the_card_travels_with_a_pipeline(hub, saved, monkeypatch, tmp_path):
     card = """---
 license: cc-by-4.0
 ---
-
 # Mine
 
 Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence](LICENSE) and [below](#use).
-
 ![Sample](pictures/sample.png)
-
 ## Use
-
     pipe = RQImageGenerationPipeline.from_pretrained("runs/pipeline")
     rq-hf evaluate rqvae runs/pipeline --output runs/pipeline-figures.json
 """
-    (saved / "README.md").write_text(card)
-    (saved / "LICENSE").write_text("words")
     (saved / "pictures").mkdir()
-    (saved / "pictures" / "sample.png").write_bytes(b"png")
+    for name, content in {"README.md": card, "LICENSE": "words", "pictures/sample.png": "png"}.items():
+        (saved / name).write_text(content)
     (tmp_path / "runs").mkdir()
     saved = saved.rename(tmp_path / "runs" / "pipeline")
     monkeypatch.chdir(tmp_path)
@@ -270,32 +262,17 @@ Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence]
     assert "[the licence](LICENSE)" in ModelCard.load("me/third").text
 
 
-def test_a_push_without_a_card_counts_parameters_and_tells_who_can_load_it(hub, saved, tiny_pipeline, caplog):
-    push_folder(saved, "me/tiny")
-    text = ModelCard.load("me/tiny").text
-    for model in (tiny_pipeline.rqvae, tiny_pipeline.transformer):
-        assert f"| Parameters | {model.num_parameters():,} |" in text
-    assert "push it `with_code`" in caplog.text
-    caplog.clear()
-    push_folder(saved, "me/tiny", with_code=True, license="mit")
-    assert "with_code" not in caplog.text
-    card = ModelCard.load("me/tiny")
-    assert card.data.license == "mit" and "trust_remote_code" in card.text
-
-
 def test_weights_of_an_earlier_push_are_deleted(hub, saved, tiny_pipeline):
-    def weights() -> list[str]:
-        return [path for path in hub.files("me/tiny") if path.startswith("transformer/model")]
-
     for size in ("5GB", "40KB", "5GB"):
         for path in (saved / "transformer").glob("model*"):
             path.unlink()
         tiny_pipeline.transformer.save_pretrained(saved / "transformer", max_shard_size=size)
         push_folder(saved, "me/tiny")
+        weights = [path for path in hub.files("me/tiny") if path.startswith("transformer/model")]
         if size == "5GB":
-            assert weights() == ["transformer/model.safetensors"]  # and no index
+            assert weights == ["transformer/model.safetensors"]  # and no index
         else:
-            assert len(weights()) > 2 and all("-of-" in path or "index" in path for path in weights())
+            assert len(weights) > 2 and all("-of-" in path or "index" in path for path in weights)
         assert_draws_alike(RQImageGenerationPipeline.from_pretrained("me/tiny"), tiny_pipeline)
 
 
@@ -315,31 +292,24 @@ def test_a_push_goes_to_a_branch_or_a_pull_request(hub, saved):
     RQImageGenerationPipeline.from_pretrained("me/tiny", revision="trial")
 
 
-def test_each_kind_of_folder_gets_a_card_of_its_kind(hub, saved, tiny_pipeline, tmp_path):
+def test_each_kind_of_folder_gets_a_card_of_its_kind_with_its_parameters(hub, saved, tiny_pipeline, tmp_path, caplog):
+    num_parameters = [model.num_parameters() for model in (tiny_pipeline.rqvae, tiny_pipeline.transformer)]
     lora = get_peft_model(tiny_pipeline.transformer, LoraConfig(r=2, target_modules=["out_proj"]))
     lora.peft_config["default"].base_model_name_or_path = "me/base"
     lora.save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "README.md").unlink()  # PEFT's own
-    for name, library in (
-        ("pipeline", "diffusers"),
-        ("pipeline/rqvae", "rq_hf"),
-        ("pipeline/transformer", "rq_hf"),
-        ("pipeline/tokenizer", "transformers"),
-        ("adapter", "peft"),
-    ):
-        push_folder(tmp_path / name, f"me/{Path(name).name}", license="mit")
-        card = ModelCard.load(f"me/{Path(name).name}")
+    paths = ("pipeline", "pipeline/rqvae", "pipeline/transformer", "pipeline/tokenizer", "adapter")
+    for path, library in zip(paths, ("diffusers", "rq_hf", "rq_hf", "transformers", "peft"), strict=True):
+        repo_id = f"me/{Path(path).name}"
+        push_folder(tmp_path / path, repo_id, license="mit")
+        card = ModelCard.load(repo_id)
         assert (card.data.library_name, card.data.license) == (library, "mit")
-        assert f'("me/{Path(name).name}")' in card.text and "path/to/this" not in card.text
+        assert f'("{repo_id}")' in card.text and "path/to/this" not in card.text
     assert ModelCard.load("me/adapter").data.base_model == "me/base"
     assert "16 x 16 pixels" in ModelCard.load("me/rqvae").text
+    assert all(f"| Parameters | {number:,} |" in ModelCard.load("me/pipeline").text for number in num_parameters)
+    assert caplog.text.count("push it `with_code`") == 3  # models without code
+    push_folder(saved, "me/pipeline", with_code=True)
+    assert caplog.text.count("with_code") == 3 and "trust_remote_code" in ModelCard.load("me/pipeline").text
     assert AutoTokenizer.from_pretrained("me/tokenizer").get_vocab() == tiny_pipeline.tokenizer.get_vocab()
     assert type(AutoModel.from_pretrained("me/transformer")) is RQTransformerForImageGeneration
-
-
-@pytest.mark.parametrize("load", [RQImageGenerationPipeline, DiffusionPipeline], ids=["own", "base"])
-def test_what_was_loaded_once_loads_without_the_hub(hub, saved, load):
-    push_folder(saved, "me/tiny")
-    first, before = load.from_pretrained("me/tiny"), hub.num_requests
-    assert_draws_alike(load.from_pretrained("me/tiny", local_files_only=True), first)
-    assert hub.num_requests == before

@@ -4,7 +4,6 @@
 
 import inspect
 import json
-import shutil
 from pathlib import Path
 
 
@@ -14,18 +13,33 @@ class SharingMixin:
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves the pipeline; see [`DiffusionPipeline.save_pretrained`]."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        path = Path(save_directory, "model_index.json")
-        index = json.loads(path.read_text(encoding="utf-8"))
-        shutil.copy(inspect.getfile(type(self)), path.with_name("pipeline.py"))
-        index["_class_name"] = ["pipeline", type(self).__name__]
+        folder, modules = Path(save_directory), {}
         for name in ("rqvae", "transformer"):
-            if index.get(name, [None])[0] is not None:
-                code = Path(inspect.getfile(type(getattr(self, name))))
-                shutil.copy(code, path.parent / name)
-                index[name][0] = code.stem
-                processor = path.parent / name / "preprocessor_config.json"
-                settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
-                if (class_name := settings.get("image_processor_type", "")).startswith("RQVAE"):
-                    settings["auto_map"] = {"AutoImageProcessor": f"{code.stem}.{class_name}"}
-                    processor.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            code = Path(inspect.getfile(type(getattr(self, name))))
+            write_model_code(folder / name, code.stem, code.read_text(encoding="utf-8"))
+            modules[name] = code.stem
+        write_pipeline_code(folder, modules, Path(inspect.getfile(type(self))).read_text(encoding="utf-8"))
+
+
+def write_pipeline_code(folder: Path, modules: dict[str, str], text: str) -> None:
+    """Adds code to a saved pipeline, and names it and the `modules` of its components for diffusers."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["_class_name"] = ["pipeline", index["_class_name"]]
+    for name, module in modules.items():
+        index[name][0] = module
+    write_json(path, index)
+    (folder / "pipeline.py").write_text(text, encoding="utf-8")  # diffusers looks for this name
+
+
+def write_model_code(folder: Path, module: str, text: str) -> None:
+    """Adds code to a saved model, and names it for the image processor beside it."""
+    (folder / f"{module}.py").write_text(text, encoding="utf-8")
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (class_name := settings.get("image_processor_type", "")).startswith("RQVAE"):
+        write_json(path, settings | {"auto_map": {"AutoImageProcessor": f"{module}.{class_name}"}})
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

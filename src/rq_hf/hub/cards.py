@@ -25,10 +25,6 @@ KINDS = {
 }
 
 
-# Of a transformer whose configuration was never saved.
-DEFAULT_CLASS = "RQTransformerForImageGeneration"
-
-
 def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     r"""Renders a model card.
 
@@ -44,12 +40,9 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
             - `configs`: dictionaries or configurations by component, `"rqvae"`, `"transformer"`, `"adapter"` or
               `"tokenizer"`. `num_parameters`: integers by component.
             - `sampling`: default settings. `training_arguments`: a dictionary. `training_commands`: a list.
-            - `metrics`: values by name. `metrics_dataset` (by default the first of `datasets`) and `metrics_split`
-              tell what they are measured on.
+            - `metrics`: values by name, measured on `metrics_dataset` (by default the first of `datasets`) and
+              `metrics_split`.
             - `sample_images`: captions by path.
-
-    Returns:
-        [`~huggingface_hub.ModelCard`]
 
     Raises:
         `ValueError`: unknown kind.
@@ -72,23 +65,29 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         name: dict(config) if isinstance(config, Mapping) else config.to_dict()
         for name, config in facts.get("configs", {}).items()
     }
-    condition, example = _condition(configs.get("transformer"))
+    transformer = configs.get("transformer") or {}
+    condition, example = _condition(transformer)
     task = "text-to-image" if condition == "caption" else "unconditional-image-generation"
     task = {"rqvae": "image-feature-extraction", "tokenizer": None}.get(kind, task)
-    datasets = facts.get("datasets") or []
     tables = {
         name: {key: value for key, value in (facts.get(name) or {}).items() if value is not None}
         for name in ("sampling", "training_arguments", "metrics", "num_parameters")
     }
-    dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
-    based_on, summary = facts.get("based_on"), [facts["summary"]] if facts.get("summary") else []
-    if based_on is not None:
+    based_on, summary = facts.get("based_on") or "", [facts["summary"]] if facts.get("summary") else []
+    if based_on:
         link = f"[{based_on}](https://huggingface.co/{based_on})" if "/" in based_on else f"`{based_on}`"
         summary += [f"The model is based on {link} and has other weights. Figures of {link} do not hold for it."]
+    datasets, results = facts.get("datasets") or [], []
+    dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
+    if dataset and task:  # the Hub wants both for a figure
+        where = {"task_type": task, "dataset_type": dataset, "dataset_name": dataset}
+        where["dataset_split"] = facts.get("metrics_split")
+        numbers = {name: value for name, value in tables["metrics"].items() if isinstance(value, int | float)}
+        results = [EvalResult(**where, metric_type=name, metric_value=value) for name, value in numbers.items()]
     data = ModelCardData(
-        base_model=facts.get("base_model") or (based_on if "/" in (based_on or "") else None),
+        base_model=facts.get("base_model") or (based_on if "/" in based_on else None),
         datasets=datasets or None,
-        eval_results=_evaluation_results(tables["metrics"], dataset, facts.get("metrics_split"), task) or None,
+        eval_results=results or None,
         language=facts.get("language"),
         library_name=library,
         license=facts.get("license"),
@@ -102,7 +101,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "summary": "\n\n".join(summary),
         "configs": configs,
         "condition": condition,
-        "model_class": next(iter((configs.get("transformer") or {}).get("architectures") or [DEFAULT_CLASS])),
+        "model_class": next(iter(transformer.get("architectures") or ["RQTransformerForImageGeneration"])),
         "example": json.dumps(facts.get("example_input") or example, ensure_ascii=False),
         "metrics_dataset": dataset,
     }
@@ -115,7 +114,6 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
 def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
     """Renders a card about the weights in a folder to its README.md; see [`render_card`]."""
     path, card = Path(folder, "README.md"), render_card(kind, facts)
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = facts.get("repo_id") or facts.get("model_name") or path.parent.name
     card.data.weights = f"{name}@sha256:{weights_digest(folder)}"
     card.save(path)
@@ -164,22 +162,10 @@ def _template(name: str) -> str:
     return next(folder / f"{name}.md" for folder in folders if folder.is_dir()).read_text(encoding="utf-8")
 
 
-def _condition(transformer: Mapping[str, Any] | None) -> tuple[str, str | int | None]:
+def _condition(transformer: Mapping[str, Any]) -> tuple[str, str | int | None]:
     """What a transformer is conditioned on, "caption", "class" or "none", with an example."""
-    if transformer is None or transformer["condition_length"] > 1 or transformer.get("condition_dim"):
+    if not transformer or transformer["condition_length"] > 1 or transformer.get("condition_dim"):
         return "caption", "a red heart"
     if transformer["vocab_size"] > 1:
-        is_null = 0 in (transformer.get("null_condition_ids") or ())
-        return "class", 1 if is_null else 0
+        return "class", 1 if 0 in (transformer.get("null_condition_ids") or ()) else 0
     return "none", None
-
-
-def _evaluation_results(
-    metrics: Mapping[str, Any], dataset: str | None, split: str | None, task: str | None
-) -> list[EvalResult]:
-    """Metrics as metadata. The Hub wants a task and a data set for each; without them there are none."""
-    if dataset is None or task is None:
-        return []
-    where = {"task_type": task, "dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
-    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    return [EvalResult(**where, metric_type=name, metric_value=value) for name, value in numbers.items()]

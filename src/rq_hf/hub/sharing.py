@@ -9,39 +9,29 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
+from .bundled_sharing import write_json
 from .cards import NO_REPOSITORY, code_section, render_card, weights_digest, weights_of
-from .remote_code import code_files, read_json, to_json
+from .remote_code import add_code, read_json
 
 logger = logging.get_logger(__name__)
 
 
-class FolderKind(NamedTuple):
-    """A kind of folder that can be pushed."""
-
-    name: str  # as cards call it
-    index: str  # the file by which the folder is known,
-    model_type: str  # and a pattern of the model type in it, "" for none
-    configs: dict[str, str]  # the configuration of each component
-    weights: str | None  # the weights beside each configuration
-
-
-WEIGHTS = "model*.safetensors"
-PIPELINE = {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}
-ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
-FOLDER_KINDS = (
-    FolderKind("pipeline", "model_index.json", "", PIPELINE, WEIGHTS),
-    FolderKind("rqvae", "config.json", "rqvae", {"rqvae": "config.json"}, WEIGHTS),
-    FolderKind("rq_transformer", "config.json", "*rq_transformer", {"transformer": "config.json"}, WEIGHTS),
-    FolderKind("adapter", ADAPTER, "", {"adapter": ADAPTER}, "adapter_model*.safetensors"),
-    FolderKind("tokenizer", TOKENIZER, "", {"tokenizer": TOKENIZER}, None),
-)
+# By kind of folder: the file by which it is known, a pattern of the model type in that file, and the configuration of
+# each component, which has the component's weights beside it.
+FOLDER_KINDS = {
+    "pipeline": ("model_index.json", "*", {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}),
+    "rqvae": ("config.json", "rqvae", {"rqvae": "config.json"}),
+    "rq_transformer": ("config.json", "*rq_transformer", {"transformer": "config.json"}),
+    "adapter": ("adapter_config.json", "*", {"adapter": "adapter_config.json"}),
+    "tokenizer": ("tokenizer_config.json", "*", {"tokenizer": "tokenizer_config.json"}),
+}
 # Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
 PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp")
 UPLOADED = (
@@ -70,37 +60,29 @@ def push_folder(
     create_pr: bool = False,
     commit_message: str | None = None,
 ) -> CommitInfo:
-    r"""Uploads the folder of a pipeline, a model, an adapter or a tokenizer in one commit. The folder stays as it is.
+    """Uploads the folder of a pipeline, a model, an adapter or a tokenizer in one commit. The folder stays as it is.
 
-    Uploaded are safetensors, `*.json`, `*.txt`, `*.md`, `*.py`, `*.jinja` and the models of tokenizers, licences,
-    pictures and TensorBoard logs. Other files stay on the machine, such as pickles. So do checkpoints of a training,
-    hidden files, names that begin with `_`, and folders that are links. Weights of an earlier push that this push does
-    not replace are deleted.
+    Files with names of `UPLOADED` are uploaded, except those in links to folders, and files and folders of `LEFT_OUT`.
+    Weights of an earlier push that this push does not replace are deleted.
 
     The README.md of the folder becomes the card, with the repository in place of the folder's path and without links
-    to files that are not uploaded. If neither the folder nor the repository has one, a card is rendered. So is it if
-    the card names other weights in its metadata, with their licence and attribution.
+    to files that are not uploaded. Without one the repository keeps its card. A new card is rendered if there is none,
+    or if its metadata name other weights, whose licence and attribution it keeps.
 
     Args:
-        folder (`str` or `Path`):
-            Has `model_index.json`, the `config.json` of an RQ-VAE or an RQ-Transformer, `adapter_config.json` or
-            `tokenizer_config.json`.
+        folder (`str` or `Path`): the folder.
         repo_id (`str`): the repository; is made if it is missing.
         private (`bool`, *optional*): whether a new repository is private.
         revision (`str`, *optional*): the branch, `main` by default; is made if it is missing.
         token (`str` or `bool`, *optional*): token of the Hub, by default the one that the machine is logged in with.
-        with_code (`bool`, defaults to `False`):
-            Add the code that loads the repository without this library, by `trust_remote_code=True`.
+        with_code (`bool`, defaults to `False`): whether to add the code that loads a pipeline or a model without this
+            library, by `trust_remote_code=True`.
         license (`str`, *optional*): licence of the weights, for the card.
-        create_pr (`bool`, defaults to `False`): open a pull request to `main` instead of changing it.
+        create_pr (`bool`, defaults to `False`): whether to open a pull request to `main` instead of changing it.
         commit_message (`str`, *optional*): title of the commit.
 
-    Returns:
-        `huggingface_hub.CommitInfo`
-
     Raises:
-        `ValueError`:
-            `folder` holds none of these kinds, lacks safetensors, has damaged files, a link to a file outside of it,
+        `ValueError`: `folder` is of no such kind, lacks safetensors, has damaged files, a link to a file outside of it
             or a card that the Hub does not take. Nothing is made on the Hub then.
     """
     if create_pr and revision is not None:
@@ -110,11 +92,16 @@ def push_folder(
     is_new_branch = revision is not None and not api.revision_exists(repo_id, revision)
     with tempfile.TemporaryDirectory(prefix="rq_hf_") as temporary:
         stage = Path(temporary, "stage")
-        _stage(Path(folder), stage, with_code)
+        _stage(Path(folder), stage)
         kind, weights, facts = _validate(stage)
+        is_model = kind in ("pipeline", "rqvae", "rq_transformer")
+        if with_code and not is_model:
+            raise ValueError(f"`with_code` needs a pipeline or a model in `folder`, got {kind!r}.")
+        if with_code:
+            add_code(stage)
         facts |= {"repo_id": repo_id, "license": license}
         _complete_card(api, stage, folder, kind, facts, None if is_new_branch else revision, with_code)
-        if kind in ("pipeline", "rqvae", "rq_transformer") and not with_code:
+        if is_model and not with_code:
             logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
         api.create_repo(repo_id, private=private, exist_ok=True)
         if is_new_branch:
@@ -143,11 +130,11 @@ def copy_card(source: str, folder: str | Path, revision: str | None = None, toke
     The card names the weights of the source, so that a push sees whether the folder has the same. Warns about a card
     that cannot be read, such as that of a private repository without a `token`.
     """
-    place = Path(source)
+    place, name = Path(source), source
     if place.is_dir():
         name = place.resolve().name
     else:
-        api, name = HfApi(token=token), source
+        api = HfApi(token=token)
         try:
             place = Path(api.hf_hub_download(source, "README.md", revision=revision)).parent
             api.snapshot_download(source, revision=revision, allow_patterns=PICTURES)
@@ -173,18 +160,17 @@ def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
         root = root.parents[1]
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
+        is_taken = any(fnmatchcase(path.name.lower(), pattern) for pattern in UPLOADED)
         is_left_out = any(fnmatchcase(part, pattern) for part in parts for pattern in LEFT_OUT)
-        if is_left_out or not any(fnmatchcase(path.name.lower(), pattern) for pattern in UPLOADED):
-            continue
-        if not path.is_file():  # a pipe, a device, a broken link
+        if is_left_out or not is_taken or not path.is_file():  # a pipe, a device, a broken link
             continue
         if not path.resolve().is_relative_to(root):
             raise ValueError(f"`folder` must hold no link to a file outside of it, got {path} -> {path.resolve()}.")
         yield Path(*parts).as_posix(), path
 
 
-def _stage(folder: Path, stage: Path, with_code: bool) -> None:
-    """Copies what is uploaded, without paths of this machine, and adds code. Weights, which are large, are linked."""
+def _stage(folder: Path, stage: Path) -> None:
+    """Copies what is uploaded, without paths of this machine. Weights, which are large, are linked."""
     for name, path in _uploaded_files(folder):
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
@@ -199,36 +185,33 @@ def _stage(folder: Path, stage: Path, with_code: bool) -> None:
             config.pop("auto_map", None)
         if _is_local(config.get("base_model_name_or_path")):
             config["base_model_name_or_path"] = None
-        path.write_text(to_json(config), encoding="utf-8")
-    if with_code:
-        for name, text in code_files(stage).items():
-            (stage / name).write_text(text, encoding="utf-8")
+        write_json(path, config)
 
 
 def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
     """The kind of a folder, the patterns of its weights, which must be whole, and what its files tell a card."""
-    for kind in FOLDER_KINDS:
-        index = read_json(stage, kind.index) if (stage / kind.index).is_file() else {}
-        if index and (not kind.model_type or fnmatchcase(str(index.get("model_type")), kind.model_type)):
-            break
-    else:
+    kinds = [
+        kind
+        for kind, (file, model_type, _) in FOLDER_KINDS.items()
+        if (stage / file).is_file() and fnmatchcase(str(read_json(stage, file).get("model_type")), model_type)
+    ]
+    if not kinds:
         raise ValueError(
             "`folder` must hold model_index.json, the config.json of an RQ-VAE or an RQ-Transformer, "
             "adapter_config.json or tokenizer_config.json."
         )
-    paths = {each: path for each, path in kind.configs.items() if index.get(each) != [None, None]}  # are not left out
-    patterns = [Path(path).with_name(kind.weights).as_posix() for path in paths.values() if kind.weights is not None]
     sizes = {path: _num_parameters(path) for path in stage.rglob("*.safetensors")}
+    file, _, components = FOLDER_KINDS[kinds[0]]
+    weights = {"adapter": "adapter_model*.safetensors", "tokenizer": None}.get(kinds[0], "model*.safetensors")
+    patterns = [Path(path).with_name(weights).as_posix() for path in components.values() if weights is not None]
     counts = [[sizes[path] for path in stage.glob(pattern)] for pattern in patterns]
     if [] in counts:
         raise ValueError(f"`folder` must hold weights as safetensors, there are no {patterns[counts.index([])]}.")
-    facts = {
-        "configs": {each: read_json(stage, path) for each, path in paths.items()},
-        "num_parameters": dict(zip(paths, map(sum, counts), strict=False)),
-        "sampling": index.get("sampling"),
-        "base_model": index.get("base_model_name_or_path"),
-    }
-    return kind.name, patterns, facts
+    configs = {component: read_json(stage, path) for component, path in components.items()}
+    num_parameters = dict(zip(components, map(sum, counts), strict=False))  # of a tokenizer there are none
+    index = read_json(stage, file)
+    facts = {"sampling": index.get("sampling"), "base_model": index.get("base_model_name_or_path")}
+    return kinds[0], patterns, facts | {"configs": configs, "num_parameters": num_parameters}
 
 
 def _num_parameters(path: Path) -> int:
