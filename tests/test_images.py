@@ -165,10 +165,6 @@ def test_a_grid_places_pictures_row_by_row_with_captions_below_that_are_cut_at_o
     caption = np.asarray(grid)[74:94]
     assert caption[:, 8:72].min() < 128 and caption[:, 144:].min() == 255  # text under the tiles, none beside them
     assert image_grid(images, tile_size=64).size == (3 * 72 + 8, 72 + 8)
-    with pytest.raises(ValueError, match="`images` must hold at least one picture"):
-        image_grid([])
-    with pytest.raises(ValueError, match="`captions` must be one per picture, got 1 for 3"):
-        image_grid(images, ["one"])
     started = time.monotonic()
     assert image_grid(images[:1], ["a heart " * 10**5]) == image_grid(images[:1], ["a heart " * 100])
     assert time.monotonic() - started < 5  # a loop over all characters takes hours

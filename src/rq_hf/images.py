@@ -97,10 +97,6 @@ def image_grid(
         columns (`int`, *optional*): Pictures per row; by default all stand in one row.
         tile_size (`int`, *optional*, defaults to 192): Height and width of a tile in pixels.
     """
-    if not images:
-        raise ValueError("`images` must hold at least one picture, got none.")
-    if captions is not None and len(captions) != len(images):
-        raise ValueError(f"`captions` must be one per picture, got {len(captions)} for {len(images)} pictures.")
     columns = min(columns or len(images), len(images))
     margin, caption_height = 8, 0 if captions is None else 22
     rows = -(-len(images) // columns)

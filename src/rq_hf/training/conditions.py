@@ -120,13 +120,8 @@ class ConditionReader:
     has one. Of a list of captions one is drawn. A caption that is too long is cut. Labels are names of the model's
     `id2label`, or its class ids if it has none. A model that does not fit the data is a `ValueError`.
 
-    Args:
-        data ([`CodeDataArguments`]): The column, and how many captions of a list are used.
-        config ([`RQTransformerConfig`]): Configuration of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
-        features (`datasets.Features`, *optional*): Types of the columns, with the names of a `ClassLabel`.
-        training ([`RQTransformerTrainingArguments`], *optional*): Rates of BPE dropout and condition dropout. Without
-            it nothing is drawn, and the first caption of a list is taken.
+    `features` are the types of the columns, with the names of a `ClassLabel`. `training` has the rates of BPE dropout
+    and condition dropout; without it nothing is drawn, and the first caption of a list is taken.
     """
 
     def __init__(
@@ -242,15 +237,9 @@ class CaptionEmbeds:
         features = datasets.Features({"prompt_embeds": datasets.Array2D((length, width), "float32")})
         # Unlike `from_dict` this makes a file, without which `map` would keep all vectors in memory, and them alone.
         rows = datasets.Dataset.from_generator(each_row, gen_kwargs={"rows": [{"text": text} for text in texts]})
-        embeds = rows.map(
-            _embed_texts,
-            batched=True,
-            batch_size=64,
-            remove_columns="text",
-            features=features,
-            fn_kwargs={"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length},
-            desc="Encoding captions",
-        )
+        options = {"batched": True, "batch_size": 64, "remove_columns": "text"}
+        given = {"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length}
+        embeds = rows.map(_embed_texts, features=features, fn_kwargs=given, desc="Encoding captions", **options)
         self.embeds = embeds.with_format("torch")
 
     def __getitem__(self, text: str) -> torch.Tensor:
@@ -315,7 +304,6 @@ def evaluation_samples(
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
         transformer_config ([`RQTransformerConfig`], *optional*): Adds its `input_ids`, with captions by `tokenizer`.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
         columns (`Sequence[str]`, *optional*): Further columns that the samples hold.
     """
     available, samples = read_dataset(data.dataset_name, data.dataset_config_name), {}

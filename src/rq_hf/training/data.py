@@ -232,11 +232,6 @@ class PictureStream(IterableDataset):
     The index of a sample is the checksum of its file, so the crop does not depend on the worker that reads it. With
     several processes the first one reads for all; `accelerate` hands out the batches. A resumed training reads and
     skips the samples that it was trained on before. The result is exact for the same batch size and number of workers.
-
-    Args:
-        rows (`datasets.IterableDataset`): Rows as [`load_splits`] gives them.
-        reader ([`SampleReader`]): Makes the samples.
-        shuffle_buffer_size (`int`): Rows among which a worker draws the next one.
     """
 
     def __init__(self, rows: datasets.IterableDataset, reader: SampleReader, shuffle_buffer_size: int):
@@ -299,15 +294,9 @@ def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int =
     shape = (*rqvae.config.code_shape[:2], rqvae.config.codebook_dim)
     features = datasets.Features(pictures.rows.features | {"latents": datasets.Array3D(shape, "float32")})
     del features[column]
-    encoded = pictures.rows.map(
-        _encode,
-        batched=True,
-        batch_size=batch_size,
-        remove_columns=pictures.rows.column_names,
-        features=features,
-        fn_kwargs={"image_column": column, "transform": transform, "rqvae": rqvae},
-        desc="Encoding pictures",
-    )
+    options = {"batched": True, "batch_size": batch_size, "remove_columns": pictures.rows.column_names}
+    given = {"image_column": column, "transform": transform, "rqvae": rqvae}
+    encoded = pictures.rows.map(_encode, features=features, fn_kwargs=given, desc="Encoding pictures", **options)
     return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
 
 

@@ -152,12 +152,9 @@ class RQVAETrainer(RQTrainer):
             self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(
                 discriminator, optimizer_class(discriminator.parameters(), **options)
             )
+            warmup, specific = self.args.get_warmup_steps(num_training_steps), self.args.lr_scheduler_kwargs
             self.discriminator_scheduler = get_scheduler(
-                self.args.lr_scheduler_type,
-                optimizer=self.discriminator_optimizer,
-                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
-                num_training_steps=num_training_steps,
-                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                self.args.lr_scheduler_type, self.discriminator_optimizer, warmup, num_training_steps, specific
             )
         return super().create_scheduler(num_training_steps, optimizer)
 
