@@ -273,8 +273,8 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
         model = add_lora(model, training.lora_rank, training.lora_alpha)
 
     components = {"rqvae": rqvae, "tokenizer": tokenizer, "text_encoder": text_encoder}
-    splits = {"train_dataset": datasets["train"], "eval_dataset": datasets.get("validation")}
-    trainer = RQTransformerTrainer(model, training, **components, **splits)
+    sets = {"train_dataset": datasets["train"], "eval_dataset": datasets.get("validation")}
+    trainer = RQTransformerTrainer(model, training, **components, **sets)
     trainer.train(checkpoint)
     publish_pipeline(trainer, recipe, trainer.evaluate_and_save())
     trainer.accelerator.end_training()
