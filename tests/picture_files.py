@@ -54,7 +54,7 @@ def write_shards(folder: Path, shards: int, size: int, corrupt: Sequence[int] = 
 
 def write_folder(folder: Path, size: int, corrupt: Sequence[int] = ()) -> Path:
     """Writes so many pictures, 000.png and so on, with `LETTERS` as `text`. The `corrupt` ones are no pictures."""
-    (folder / "train").mkdir()
+    (folder / "train").mkdir(parents=True)
     lines = []
     for number, row in enumerate(emoji_rows()[:size]):
         name = f"{number:03d}.png"

@@ -25,18 +25,12 @@ def decode_picture(
     Converts a picture of any mode to 8 bits without transparency. Files may have any of `FORMATS`.
 
     The EXIF orientation is applied, transparent pixels become white and 16-bit grey is scaled to 8 bits. An animation
-    gives its current frame. Colour profiles are ignored.
+    gives its current frame. Colour profiles are ignored. Whatever cannot be decoded is a `ValueError`.
 
     Args:
         image (`PIL.Image.Image`, `bytes`, `str` or `Path`): The picture, the content of its file, or its path.
         mode (`str`, *optional*, defaults to `"RGB"`): `"RGB"`, or `"L"` for grey.
         max_pixels (`int`, *optional*): Refuses larger pictures before they are decoded. Pillow's own limit also holds.
-
-    Returns:
-        `PIL.Image.Image` in `mode`.
-
-    Raises:
-        `ValueError`: If it is no picture of these formats, truncated, too large, or has pixels of unknown range.
     """
     place = f" {image}" if isinstance(image, (str, Path)) else ""
     try:
@@ -71,12 +65,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
-    """
-    Rounds pixels `(B, C, h, w)` to the 8 bits that a file would hold. Values outside [-1, 1] are clamped.
-
-    Raises:
-        `ValueError`: If a pixel is NaN or infinite.
-    """
+    """Rounds pixels `(B, C, h, w)` to the 8 bits that a file would hold. Values outside [-1, 1] are clamped."""
     if not pixel_values.isfinite().all():
         raise ValueError("`pixel_values` must be finite, got NaN or infinite pixels; float32 may avoid them.")
     return pixel_values.float().add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8)  # half would round the sum
@@ -100,24 +89,14 @@ def image_grid(
     tile_size: int = 192,
 ) -> Image.Image:
     """
-    Lays pictures out in rows on white.
+    Lays pictures out in rows on white, in mode `"RGB"`.
 
     Args:
         images (`Sequence[PIL.Image.Image]`): Pictures of any size; each is scaled to fit its tile.
         captions (`Sequence[str]`, *optional*): One line of text below each picture; long ones are cut with "...".
         columns (`int`, *optional*): Pictures per row; by default all stand in one row.
         tile_size (`int`, *optional*, defaults to 192): Height and width of a tile in pixels.
-
-    Returns:
-        `PIL.Image.Image` in mode `"RGB"`.
-
-    Raises:
-        `ValueError`: If there are no pictures, or not one caption per picture.
     """
-    if not images:
-        raise ValueError("`images` must hold at least one picture, got none.")
-    if captions is not None and len(captions) != len(images):
-        raise ValueError(f"`captions` must be one per picture, got {len(captions)} for {len(images)} pictures.")
     columns = min(columns or len(images), len(images))
     margin, caption_height = 8, 0 if captions is None else 22
     rows = -(-len(images) // columns)

@@ -86,7 +86,7 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
 @pytest.mark.parametrize(
     "section, facts, message",
     [
-        ("card", {"metrics": []}, r"Section `card`: `metrics` must be dict\[str, float\], got \[\]"),
+        ("card", {"datasets": "a"}, r"Section `card`: `datasets` must be list\[str\], got 'a'"),
         ("card", {"licence": "mit"}, "Section `card`: there is no field `licence`; the closest one is `license`"),
         ("sampling", {"temprature": 1}, "`temprature`; the closest one is `temperature`"),
         ("sampling", {"top_k": [1.5]}, r"`top_k` must be int \| list\[int\], got \[1.5\]"),

@@ -105,7 +105,7 @@ def test_captions_that_are_no_text_and_labels_of_no_class_are_refused(read, kind
         read(values, feature, kind, **fields)
 
 
-def test_one_of_the_first_captions_is_drawn_in_training(tiny_tokenizer, captions_config, training, encode):
+def test_captions_are_drawn_and_dropped_in_training(tiny_tokenizer, captions_config, training, encode):
     row = {"words": ["a", "red", "heart", "pizza"]}
     data = CodeDataArguments(caption_column="words", num_caption_variants=3)
     drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
@@ -113,12 +113,9 @@ def test_one_of_the_first_captions_is_drawn_in_training(tiny_tokenizer, captions
     assert found == {tuple(encode(text)) for text in row["words"][:3]}
     first = ConditionReader(data, captions_config, tiny_tokenizer)
     assert {tuple(first(row, seeded_generator(seed)).tolist()) for seed in range(20)} == {tuple(encode("a"))}
-
-
-def test_conditions_are_dropped_at_their_rate(tiny_tokenizer, captions_config, training):
     training.condition_dropout = 0.3
-    read = ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
-    dropped = sum(read({"words": "a red heart"}, seeded_generator(seed)).sum() == 0 for seed in range(400))
+    drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
+    dropped = sum(drawn(row, seeded_generator(seed)).sum() == 0 for seed in range(400))
     assert 80 < dropped < 160
 
 
@@ -153,14 +150,12 @@ def test_a_model_of_other_conditions_is_refused(make_transformer, tiny_tokenizer
         ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
 
 
-def test_streams_are_not_cached(tiny_rqvae, training):
+def test_cached_samples_have_their_own_condition_and_streams_are_not_cached(
+    tiny_rqvae, tiny_tokenizer, captions_config, training, encode
+):
     training.cache_latents = True
     with pytest.raises(ValueError, match="`cache_latents` must be False with `streaming`"):
         code_datasets(Recipe(training, CodeDataArguments(streaming=True)), {}, tiny_rqvae, None, None)
-
-
-def test_cached_samples_have_their_own_condition(tiny_rqvae, tiny_tokenizer, captions_config, training, encode):
-    training.cache_latents = True
     data = CodeDataArguments(caption_column="words", transform="imagenet")
     splits = {"train": make_rows(["a", "red", "heart"])}
     samples = code_datasets(Recipe(training, data), splits, tiny_rqvae, captions_config, tiny_tokenizer)["train"]

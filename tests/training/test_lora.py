@@ -52,7 +52,7 @@ def test_new_adapters_change_nothing_and_alone_train(tiny_transformer):
     config, original = tiny_transformer.config, copy.deepcopy(tiny_transformer)
     input_ids = torch.zeros(2, config.condition_length, dtype=torch.long)
     codes = torch.randint(config.codebook_size, (2, *config.code_shape))
-    adapted = add_lora(tiny_transformer, rank=2)
+    adapted = add_lora(tiny_transformer, rank=2, alpha=8)
     torch.testing.assert_close(adapted(input_ids, codes).logits, original(input_ids, codes).logits)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in trained)

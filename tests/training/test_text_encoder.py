@@ -94,16 +94,6 @@ def train(paths: Path, output: str, **flags: object) -> RQImageGenerationPipelin
     return RQImageGenerationPipeline.from_pretrained(paths / output)
 
 
-def recipe(paths: Path, output: str, **training: object) -> Recipe:
-    options = COMMON | {"condition_dropout": 0.5, "eval_pictures": 2} | training
-    data = {"dataset_name": str(paths / "data"), "rqvae_name_or_path": str(paths / "rqvae"), "max_train_samples": 8}
-    return Recipe(
-        RQTransformerTrainingArguments(output_dir=str(paths / output), **options),
-        CodeDataArguments(caption_column="text", text_encoder=str(paths / "encoder"), **data),
-        model={**SMALL_TRANSFORMER, "condition_length": LENGTH},
-    )
-
-
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_command_trains_a_pipeline_by_any_encoder_with_and_without_a_cache(kind, paths):
     encoder, weights = write_encoder(paths / "encoder", kind), []
@@ -131,7 +121,13 @@ def test_encoders_may_lack_a_pooler_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("is_cached", [True, False])
 def test_the_model_sees_in_training_what_the_pipeline_gives_it(is_cached, paths):
     write_encoder(paths / "encoder", "bert")
-    trainer = train_rq_transformer(recipe(paths, "run", max_steps=1, cache_latents=is_cached))
+    options = COMMON | {"max_steps": 1, "condition_dropout": 0.5, "eval_pictures": 2, "cache_latents": is_cached}
+    names = {"dataset_name": "data", "rqvae_name_or_path": "rqvae", "text_encoder": "encoder"}
+    names = {name: str(paths / folder) for name, folder in names.items()}
+    data = CodeDataArguments(caption_column="text", max_train_samples=8, **names)
+    training = RQTransformerTrainingArguments(output_dir=str(paths / "run"), **options)
+    model = {**SMALL_TRANSFORMER, "condition_length": LENGTH}
+    trainer = train_rq_transformer(Recipe(training, data, model))
     dataset, pipe = trainer.train_dataset, RQImageGenerationPipeline.from_pretrained(paths / "run")
     batch = trainer.data_collator([dataset[index] for index in range(len(dataset))])
     assert ("prompt_embeds" in batch, "input_ids" in batch) == (is_cached, not is_cached)
@@ -154,16 +150,6 @@ def test_vectors_of_captions_are_kept_on_disk_for_the_same_encoder(paths):
     kept = files(folder, PROMPTS)
     assert len(kept) == 1 and files(folder, PROMPTS) == kept
     assert files(other, PROMPTS) != kept and files(folder, PROMPTS[:1]) != kept
-
-
-def test_a_resumed_training_has_the_same_weights(paths):
-    write_encoder(paths / "encoder", "t5")
-    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant", "cache_latents": True}
-    expected = train_rq_transformer(recipe(paths, "whole", max_steps=4, **options))
-    train_rq_transformer(recipe(paths, "run", max_steps=2, **options))
-    trainer = train_rq_transformer(recipe(paths, "run", max_steps=4, resume_from_checkpoint="last", **options))
-    assert trainer.resumed_checkpoint is not None and trainer.state.global_step == 4
-    assert_equal(trainer.model.state_dict(), expected.model.state_dict())
 
 
 def test_fine_tuning_evaluation_and_code_need_nothing_but_the_pipeline(paths, hub):

@@ -9,8 +9,6 @@ from training_runs import Samples, contextual_trainer, logged, rqt_trainer
 
 from rq_hf.training import RQTransformerTrainer
 
-HARD = {"stochastic_codes": False, "soft_labels": False}
-
 
 def batch(trainer: RQTransformerTrainer, count: int = 4) -> dict[str, torch.Tensor]:
     """Inputs of one step, and the random numbers of it."""
@@ -31,16 +29,6 @@ def test_training_lowers_the_loss_and_logs_image_text_and_depths(tmp_path):
     metrics = trainer.evaluate()
     assert {"eval_loss", "eval_image_loss", "eval_text_loss", "eval_image_loss_depth_2"} <= set(metrics)
     assert not any(name.startswith("rqvae") for name, _ in trainer.model.named_parameters())
-
-
-def test_cached_latents_train_as_pictures_do(tmp_path):
-    runs = [rqt_trainer(tmp_path, model={"dropout": 0.0}, max_steps=3) for _ in range(2)]
-    latents = runs[0].rqvae.encode_latents(Samples().pictures)
-    rows = zip(latents, Samples().input_ids, strict=True)
-    runs[1].train_dataset = [{"latents": row, "input_ids": ids} for row, ids in rows]
-    for trainer in runs:
-        trainer.train()
-    assert logged(runs[1], "loss") == pytest.approx(logged(runs[0], "loss"), abs=1e-4)
 
 
 def test_training_codes_are_hard_in_evaluations_and_drawn_in_training(tmp_path):
@@ -132,13 +120,6 @@ def test_drawing_changes_nothing_of_the_training(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_model_with_another_codebook_than_the_rqvae_is_refused(tmp_path):
-    trainer = rqt_trainer(tmp_path)
-    trainer.model.codebook.weight.neg_()
-    with pytest.raises(ValueError, match="must have the codebook of `rqvae`"):
-        RQTransformerTrainer(trainer.model, trainer.args, rqvae=trainer.rqvae)
-
-
 @pytest.mark.parametrize("option", [{"ema_decay": 0.9}, {"muon_learning_rate": 1e-3}, {"self_correction": 0.5}])
 def test_what_needs_whole_weights_is_refused_with_shards(tmp_path, monkeypatch, option):
     monkeypatch.setattr(RQTransformerTrainer, "is_sharded", True)
@@ -146,8 +127,12 @@ def test_what_needs_whole_weights_is_refused_with_shards(tmp_path, monkeypatch, 
         rqt_trainer(tmp_path, **option)
 
 
-def test_temperatures_are_one_number_or_one_for_each_depth(tmp_path):
-    assert rqt_trainer(tmp_path, code_temperature=2.0).code_temperature == 2.0
+def test_another_codebook_than_that_of_the_rqvae_and_bad_temperatures_are_refused(tmp_path):
+    trainer = rqt_trainer(tmp_path, code_temperature=2.0)
+    assert trainer.code_temperature == 2.0
+    trainer.model.codebook.weight.neg_()
+    with pytest.raises(ValueError, match="must have the codebook of `rqvae`"):
+        RQTransformerTrainer(trainer.model, trainer.args, rqvae=trainer.rqvae)
     for bad in ([1.0, 1.0, 1.0], [], 0.0, [1.0, 0.0]):
         with pytest.raises(ValueError, match="`code_temperature` must be"):
             rqt_trainer(tmp_path, code_temperature=bad)

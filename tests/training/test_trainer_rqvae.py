@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import RQVAE_FIELDS, Samples, logged, make_rqvae, rqvae_trainer
 from transformers.utils import is_torch_bf16_gpu_available
 
@@ -99,17 +98,14 @@ def test_evaluation_and_saved_model_use_the_averaged_weights(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(trainer.model.parameters(), raw, strict=True))
 
 
-@pytest.mark.parametrize("rule", ["per_depth", "per_step"])
-def test_the_codebook_is_updated_with_each_accumulated_batch(tmp_path, rule):
-    trainer = rqvae_trainer(
-        tmp_path, adversarial_weight=0.0, codebook_update=rule, max_steps=2, gradient_accumulation_steps=2
-    )
+@pytest.mark.parametrize("rule, updates", [("per_depth", RQVAE_FIELDS["code_depth"]), ("per_step", 1)])
+def test_the_codebook_is_updated_with_each_accumulated_batch(tmp_path, rule, updates):
+    options = {"codebook_update": rule, "max_steps": 2, "gradient_accumulation_steps": 2}
+    trainer = rqvae_trainer(tmp_path, adversarial_weight=0.0, **options)
     before = trainer.model.quantizer.num_updates.clone()
-    trainer.train()
-    per_batch = RQVAE_FIELDS["code_depth"] if rule == "per_depth" else 1
-    assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * per_batch]
-    trainer.evaluate()
-    assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * per_batch]
+    for method in (trainer.train, trainer.evaluate):  # an evaluation changes nothing
+        method()
+        assert (trainer.model.quantizer.num_updates - before).tolist() == [4 * updates]
 
 
 def test_quantizer_dropout_decodes_a_random_number_of_depths_in_its_share_of_the_batches(tmp_path):
@@ -170,8 +166,7 @@ def test_pixels_that_are_not_finite_or_out_of_range_are_refused(tmp_path, scale,
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    trainer = rqvae_trainer(tmp_path / "run", adversarial_weight=0.0, **saving)
+    trainer = rqvae_trainer(tmp_path / "run", adversarial_weight=0.0, save_strategy="steps", save_steps=2)
     with torch.no_grad():
         trainer.model.decoder.conv_out.bias.fill_(math.nan)
     with pytest.raises(ValueError, match="The loss must be finite, got nan by step 1"):
@@ -188,13 +183,9 @@ def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog):
     assert RQVAETrainingArguments(str(tmp_path), bf16=True, use_cpu=True).bf16  # asked for
 
 
-def test_pictures_per_second_are_logged_and_go_to_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+def test_pictures_per_second_are_logged(tmp_path):
     start = time.perf_counter()
-    trainer = rqvae_trainer(tmp_path, report_to="tensorboard", logging_steps=3)
+    trainer = rqvae_trainer(tmp_path, logging_steps=3)
     trainer.train()
     speeds, seconds = logged(trainer, "pictures_per_second"), time.perf_counter() - start
     assert len(speeds) == 2 and sum(12 / speed for speed in speeds) < seconds  # 3 steps of 4 pictures each
-    events = EventAccumulator(str(tmp_path / "logs")).Reload()
-    assert [event.value for event in events.Scalars("train/pictures_per_second")] == pytest.approx(speeds)
-    assert len(events.Scalars("train/loss")) == 2

@@ -23,30 +23,20 @@ SECTIONS = ("model", "training", "data", "sampling", "card")
 # Types of the settings and facts in the sections "sampling" and "card".
 SAMPLING_TYPES = {
     "do_sample": bool,
-    **dict.fromkeys(("temperature", "top_p"), float | list[float]),
-    "top_k": int | list[int],
-    "guidance_scale": float,
-    **dict.fromkeys(("num_draft_steps", "num_revise_rounds", "num_revise_steps"), int),
     "order": str,
-    "revise_temperature": float | list[float],
-    "revise_guidance_scale": float,
+    "top_k": int | list[int],
+    **dict.fromkeys(("temperature", "top_p", "revise_temperature"), float | list[float]),
+    **dict.fromkeys(("guidance_scale", "revise_guidance_scale"), float),
+    **dict.fromkeys(("num_draft_steps", "num_revise_rounds", "num_revise_steps"), int),
 }
 CARD_TYPES = {
-    **dict.fromkeys(
-        (
-            "model_name", "repo_id", "base_model", "license", "summary", "training_data", "attribution",
-            "intended_use", "limitations", "metrics_dataset", "metrics_split", "paper",
-        ),
-        str,
-    ),
+    **dict.fromkeys(("model_name", "base_model", "license", "summary", "training_data", "attribution"), str),
+    **dict.fromkeys(("intended_use", "limitations", "paper"), str),
     **dict.fromkeys(("datasets", "tags", "training_commands", "notes"), list[str]),
     **dict.fromkeys(("processes", "global_batch_size"), int),
     "language": str | list[str],
     "example_input": str | int,
-    "metrics": dict[str, float],
-    "training_arguments": dict[str, Any],
-    "sample_images": dict[str, str],
-}  # fmt: skip
+}
 Loaded = TypeVar("Loaded")
 
 
@@ -158,18 +148,15 @@ def load_made(
 @dataclass
 class Recipe:
     """
-    All that a training needs to know.
+    All that a training needs to know. An unknown field of `sampling` or `card`, or a wrong type, is a `ValueError`.
 
     Args:
         training (`TrainingArguments`): Arguments of the stage: optimizer, batches, losses, seed.
         data ([`DataArguments`]): The data of the stage.
         model (`dict`): Fields of the model's configuration that differ from their defaults.
-        card (`dict`): Facts for the model card: licence, training data, intended use.
+        card (`dict`): Facts for the model card, such as `license` and `intended_use`.
         sampling (`dict`): Sampling defaults of a transformer, such as `temperature` and `top_k`.
         name (`str`, *optional*): Name of the recipe.
-
-    Raises:
-        `ValueError`: If `sampling` or `card` has an unknown field or a value of the wrong type.
     """
 
     training: TrainingArguments
@@ -191,14 +178,8 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
     """
-    Reads a recipe as its sections "model", "training", "data", "sampling" and "card".
-
-    Args:
-        name_or_path (`str` or `Path`): Name of a recipe of the library, or path of a JSON file. Paths in the section
-            "data" that begin with "." are relative to that file.
-
-    Raises:
-        `ValueError`: If there is no such recipe or its JSON is not an object of these sections.
+    Reads the sections "model", "training", "data", "sampling" and "card" of a recipe of the library, or of a JSON
+    file. Paths in "data" that begin with "." are relative to that file. A file without this form is a `ValueError`.
     """
     path = Path(name_or_path)
     if not path.is_file():

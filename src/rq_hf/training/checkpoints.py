@@ -2,11 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Checkpoints of a run: which are whole, and which one to resume from.
 
-A whole checkpoint has a marker file. The trainer writes the marker last and removes it before it overwrites the
-checkpoint. A training that is killed while it saves therefore leaves a checkpoint without a marker.
+The trainer writes a marker file into a checkpoint last, and removes it before it overwrites the checkpoint. A training
+that is killed while it saves therefore leaves a checkpoint without a marker.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,25 +44,18 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:
     """The whole checkpoints of a run by step."""
-    folders = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{MARKER}")]
-    folders = [path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    steps = [path.parent.name.removeprefix("checkpoint-") for path in Path(output_dir).glob(f"checkpoint-*/{MARKER}")]
+    return [Path(output_dir, f"checkpoint-{step}") for step in sorted(int(each) for each in steps if each.isdigit())]
 
 
 def resume_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool | None) -> str | None:
-    """The checkpoint to start from.
+    """The checkpoint folder to start from, or `None`.
 
     Args:
         output_dir (`str` or `Path`): folder of the run.
         resume_from_checkpoint (`str` or `bool`, *optional*):
-            A checkpoint folder, or `"last"` or `True` for the newest whole one of `output_dir`. `None` or `False`
-            starts afresh.
-
-    Returns:
-        `str`: a folder, or `None` where there is none yet.
-
-    Raises:
-        `ValueError`: not a whole checkpoint, or a fresh start where `output_dir` has some.
+            A checkpoint folder, or `"last"` or `True` for the newest whole one of `output_dir`, if there is any.
+            `None` or `False` starts afresh, which is refused where `output_dir` has whole checkpoints.
     """
     whole = whole_checkpoints(output_dir)
     if resume_from_checkpoint in (None, False, "False", "false"):

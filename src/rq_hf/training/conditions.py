@@ -1,11 +1,8 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Conditions of stage 2: captions, class labels or none, from the rows of a data set to ids of the transformer.
+"""Conditions of stage 2: captions, class labels or none, from the rows of a data set to ids of the transformer."""
 
-Beside the data sets of a recipe there is a collator for plain ones.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -24,6 +21,7 @@ from .data import (
     Rows,
     SampleReader,
     cache_latents,
+    each_row,
     hold_out,
     make_reader,
     open_picture,
@@ -38,10 +36,7 @@ logger = logging.get_logger(__name__)
 def load_tokenizer(
     data: CodeDataArguments, pipeline: str | None = None, has_encoder: bool = False
 ) -> PreTrainedTokenizerBase | None:
-    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline.
-
-    Without a text encoder it must know the length of a caption, `model_max_length`.
-    """
+    """Loads the tokenizer of a column of captions: the one that is named, or else that of a pipeline."""
     if data.caption_column is None:
         return None
     if data.text_encoder is not None:
@@ -73,21 +68,11 @@ def condition_config(
     text_encoder: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
     """
-    Finds the fields of a new `RQTransformerConfig` that depend on the data.
+    The fields of a new `RQTransformerConfig` that depend on the data.
 
     With captions they come from the tokenizer, and the null condition is an empty caption. With labels the classes
-    are those of the training split, and the null condition is one more id. Without either there is one start id.
-
-    Args:
-        data ([`CodeDataArguments`]): The columns.
-        training ([`RQTransformerTrainingArguments`]): With `condition_dropout` there is a null condition.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
-        splits (`dict`): As [`load_splits`] gives them.
-        id2label (`dict[int, str]`, *optional*): Names of the classes, instead of those of the data.
-        text_encoder (`PreTrainedModel`, *optional*): Encodes the captions, which then are vectors of its width.
-
-    Raises:
-        `ValueError`: If there are no classes, or those of a stream are not known.
+    are those of `id2label` or of the training split, and the null condition is one more id. Without either there is
+    one start id. Only with `condition_dropout` is there a null condition.
     """
     has_null = training.condition_dropout > 0
     if text_encoder is not None:
@@ -132,20 +117,11 @@ class ConditionReader:
     text encoder before it. With `embeds` it gives the vectors of a caption.
 
     A missing caption (`None`, blank or an empty list) or label (`None` or -1) gives the null condition, if the model
-    has one. Of a list of captions one is drawn. A caption that is too long is cut.
+    has one. Of a list of captions one is drawn. A caption that is too long is cut. Labels are names of the model's
+    `id2label`, or its class ids if it has none. A model that does not fit the data is a `ValueError`.
 
-    Labels are names of the model's `id2label`, or its class ids if it has none.
-
-    Args:
-        data ([`CodeDataArguments`]): The column, and how many captions of a list are used.
-        config ([`RQTransformerConfig`]): Configuration of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
-        features (`datasets.Features`, *optional*): Types of the columns, with the names of a `ClassLabel`.
-        training ([`RQTransformerTrainingArguments`], *optional*): Rates of BPE dropout and condition dropout. Without
-            it nothing is drawn, and the first caption of a list is taken.
-
-    Raises:
-        `ValueError`: If the model does not fit the data.
+    `features` are the types of the columns, with the names of a `ClassLabel`. `training` has the rates of BPE dropout
+    and condition dropout; without it nothing is drawn, and the first caption of a list is taken.
     """
 
     def __init__(
@@ -188,13 +164,7 @@ class ConditionReader:
         self.class_names = feature.names if is_named else None
 
     def __call__(self, row: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
-        """
-        Returns the ids `(condition_length,)` of a row. The generator decides all random choices.
-
-        Raises:
-            `ValueError`: If the condition is neither text nor a class of the model, or is missing and the model has
-                no null condition.
-        """
+        """Returns the ids `(condition_length,)` or the vectors of a row. The generator decides all random choices."""
         if self.column is None:
             return torch.tensor([0])
         condition = self.read(row[self.column])
@@ -214,7 +184,18 @@ class ConditionReader:
 
     def parse(self, value: Any) -> list[str] | int | None:
         """The captions or the class id of an entry, or `None` if it is missing."""
-        return self._captions(value) if self.label2id is None else self._class_id(value)
+        if self.label2id is None:
+            captions = value if isinstance(value, list) else [value]
+            if not all(caption is None or isinstance(caption, str) for caption in captions):
+                raise ValueError(f"`caption_column` must hold texts or lists of texts, got {value!r:.100}.")
+            return [caption for caption in captions[: self.num_variants] if caption and caption.strip()] or None
+        if value is None or value == -1:
+            return None
+        name = str(value) if self.class_names is None else self.class_names[value]
+        if name not in self.label2id:
+            known = list(self.label2id)
+            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
+        return self.label2id[name]
 
     def read(self, value: Any) -> list[str] | int | None:
         """As [`parse`], but refuses a missing condition that the model has no null condition for."""
@@ -226,24 +207,9 @@ class ConditionReader:
             )
         return condition
 
-    def _captions(self, value: Any) -> list[str] | None:
-        captions = value if isinstance(value, list) else [value]
-        if not all(caption is None or isinstance(caption, str) for caption in captions):
-            raise ValueError(f"`caption_column` must hold texts or lists of texts, got {value!r:.100}.")
-        return [caption for caption in captions[: self.num_variants] if caption and caption.strip()] or None
-
-    def _class_id(self, label: int | str | None) -> int | None:
-        if label is None or label == -1:
-            return None
-        name = str(label) if self.class_names is None else self.class_names[label]
-        if name not in self.label2id:
-            known = list(self.label2id)
-            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
-        return self.label2id[name]
-
     def captions(self, rows: datasets.Dataset) -> list[str]:
         """The different captions that rows may give."""
-        return list(dict.fromkeys(text for value in rows[self.column] for text in self._captions(value) or ()))
+        return list(dict.fromkeys(text for value in rows[self.column] for text in self.parse(value) or ()))
 
     def check(self, rows: datasets.Dataset) -> None:
         """Reads the conditions of all rows. Its errors name the row."""
@@ -258,10 +224,9 @@ class ConditionReader:
 
 
 class CaptionEmbeds:
-    """Vectors of captions, each encoded once. `datasets` keeps them for the same captions and encoder.
+    """Vectors `(S, condition_dim)` of captions, each encoded once, and zeros `null` for no caption.
 
-    Attributes:
-        null (`torch.Tensor` of shape `(S, condition_dim)`): Zeros, for no caption.
+    `datasets` keeps them for the same captions and encoder.
     """
 
     def __init__(
@@ -271,25 +236,14 @@ class CaptionEmbeds:
         self.null, self.rows = torch.zeros(length, width), {text: row for row, text in enumerate(texts)}
         features = datasets.Features({"prompt_embeds": datasets.Array2D((length, width), "float32")})
         # Unlike `from_dict` this makes a file, without which `map` would keep all vectors in memory, and them alone.
-        rows = datasets.Dataset.from_generator(_text_rows, gen_kwargs={"texts": texts})
-        embeds = rows.map(
-            _embed_texts,
-            batched=True,
-            batch_size=64,
-            remove_columns="text",
-            features=features,
-            fn_kwargs={"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length},
-            desc="Encoding captions",
-        )
+        rows = datasets.Dataset.from_generator(each_row, gen_kwargs={"rows": [{"text": text} for text in texts]})
+        options = {"batched": True, "batch_size": 64, "remove_columns": "text"}
+        given = {"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length}
+        embeds = rows.map(_embed_texts, features=features, fn_kwargs=given, desc="Encoding captions", **options)
         self.embeds = embeds.with_format("torch")
 
     def __getitem__(self, text: str) -> torch.Tensor:
         return self.embeds[self.rows[text]]["prompt_embeds"]
-
-
-def _text_rows(texts: list[str]) -> Iterator[dict[str, str]]:
-    for text in texts:
-        yield {"text": text}
 
 
 def _embed_texts(batch: dict[str, list], tokenizer, text_encoder: PreTrainedModel, length: int) -> dict[str, Any]:
@@ -308,29 +262,25 @@ def code_datasets(
     """
     Makes the samples of stage 2 of each split: `input_ids` with `pixel_values` or, if cached, `latents` and the
     `prompt_embeds` of a text encoder.
-
-    Raises:
-        `ValueError`: If a stream is to be cached, or the conditions do not fit the transformer.
     """
     training, data = recipe.training, recipe.data
     if data.streaming and training.cache_latents:
         raise ValueError("`cache_latents` must be False with `streaming`.")
-    conditions = {}
+    samples = picture_datasets(splits, data, training, rqvae.config, is_random=not training.cache_latents)
     for name, rows in splits.items():
         rates = training if name == "train" else None
-        conditions[name] = ConditionReader(data, config, tokenizer, rows.features, rates)
+        condition = ConditionReader(data, config, tokenizer, rows.features, rates)
+        samples[name].reader.read_condition = condition
         if isinstance(rows, datasets.Dataset):
-            conditions[name].check(rows)
-    samples = picture_datasets(splits, data, training, rqvae.config, conditions, not training.cache_latents)
+            condition.check(rows)
     if training.cache_latents:
         with training.main_process_first(desc="Encoding pictures"):
             for pictures in samples.values():
                 pictures.rows = cache_latents(pictures, rqvae.to(training.device))
                 if text_encoder is not None:
-                    texts = conditions["train"].captions(pictures.rows)
-                    pictures.reader.read_condition.embeds = CaptionEmbeds(
-                        texts, tokenizer, text_encoder.to(training.device), config.condition_length
-                    )
+                    condition, encoder = pictures.reader.read_condition, text_encoder.to(training.device)
+                    texts = condition.captions(pictures.rows)
+                    condition.embeds = CaptionEmbeds(texts, tokenizer, encoder, config.condition_length)
     return samples
 
 
@@ -353,12 +303,8 @@ def evaluation_samples(
             the two parts of `train_split` that a training makes, `train_split` and "validation".
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
-        transformer_config ([`RQTransformerConfig`], *optional*): Adds the `input_ids` of this transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of its captions.
+        transformer_config ([`RQTransformerConfig`], *optional*): Adds its `input_ids`, with captions by `tokenizer`.
         columns (`Sequence[str]`, *optional*): Further columns that the samples hold.
-
-    Raises:
-        `ValueError`: If there is no such split or column, no whole row, or the transformer does not fit the data.
     """
     available, samples = read_dataset(data.dataset_name, data.dataset_config_name), {}
     if data.hold_out:
@@ -435,9 +381,7 @@ class PictureCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `pixel_values` `(B, C, height, width)` in [-1, 1], and in stage 2 `input_ids` `(B, S)`."""
-        samples = [self.read(row, 0, 0) for row in rows]
+        samples, column = [self.read(row, 0, 0) for row in rows], self.read.image_column
         if None in samples:
-            raise ValueError(
-                f"Column {self.read.image_column!r} must hold pictures that can be decoded, got one that cannot."
-            )
+            raise ValueError(f"Column {column!r} must hold pictures that can be decoded, got one that cannot.")
         return default_collate(samples)

@@ -2,16 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training data: from a data set's name to samples of pictures and, in stage 2, their conditions.
 
-`SampleReader` makes a sample of a row. `PictureDataset` calls it for the rows of a data set, `PictureStream` for those
-of a stream. Everything random about a sample is drawn from (seed, epoch, index), so that neither data loader workers
-nor a resumed training change it.
+Everything random about a sample is drawn from (seed, epoch, index), so that neither data loader workers nor a resumed
+training change it.
 """
 
 import hashlib
 import itertools
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,6 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
 
     Pictures stay undecoded files. With `streaming` only the training split is a stream: validation rows are copied to
     the cache of `datasets`. With `hold_out` training rows replace a validation split that is missing.
-
-    Raises:
-        `ValueError`: If no data set is named, it cannot be read, or it lacks a split, a column or any row.
     """
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
@@ -80,7 +76,7 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
         if limit is not None:
             rows = rows.take(limit if data.streaming else min(limit, len(rows)))
         if data.streaming and name == "validation":
-            rows = datasets.Dataset.from_generator(_each, gen_kwargs={"rows": rows}, features=rows.features)
+            rows = datasets.Dataset.from_generator(each_row, gen_kwargs={"rows": rows}, features=rows.features)
         if next(iter(rows), None) is None:
             raise ValueError(
                 f"`{name}_split` must have rows, got none of {names[name]!r} with `filter` {data.filter!r}."
@@ -151,7 +147,7 @@ def _has_value(entry: Any, value: str) -> bool:
     return str(entry) == value
 
 
-def _each(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+def each_row(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
@@ -187,11 +183,8 @@ class SampleReader:
 
     def __call__(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any] | None:
         """
-        Makes a sample of a row with a picture or its cached `latents`. All is drawn from `(seed, epoch, index)`.
-
-        Returns:
-            `dict` with `pixel_values` or `latents`, and with `input_ids` or `prompt_embeds` in stage 2; `None` if the
-            picture cannot be decoded.
+        A sample of a row: `pixel_values`, or `latents` if the row has them, and in stage 2 `input_ids` or
+        `prompt_embeds`. `None` if the picture cannot be decoded.
         """
         if "latents" in row:
             sample = {"latents": row["latents"]}
@@ -207,13 +200,7 @@ class SampleReader:
 
 
 class PictureDataset(Dataset):
-    """
-    Training samples of the rows of a data set. The next picture stands in for one that cannot be decoded.
-
-    Args:
-        rows (`datasets.Dataset`): Rows as [`load_splits`] gives them, or of [`cache_latents`].
-        reader ([`SampleReader`]): Makes the samples.
-    """
+    """Samples of rows of [`load_splits`] or [`cache_latents`]. The next one stands in for an undecodable picture."""
 
     def __init__(self, rows: datasets.Dataset, reader: SampleReader):
         self.rows = rows
@@ -245,14 +232,9 @@ class PictureStream(IterableDataset):
     The index of a sample is the checksum of its file, so the crop does not depend on the worker that reads it. With
     several processes the first one reads for all; `accelerate` hands out the batches. A resumed training reads and
     skips the samples that it was trained on before. The result is exact for the same batch size and number of workers.
-
-    Args:
-        rows (`datasets.IterableDataset`): Rows as [`load_splits`] gives them.
-        reader ([`SampleReader`]): Makes the samples.
-        shuffle_buffer_size (`int`, *optional*, defaults to 1000): Rows among which a worker draws the next one.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, reader: SampleReader, shuffle_buffer_size: int = 1000):
+    def __init__(self, rows: datasets.IterableDataset, reader: SampleReader, shuffle_buffer_size: int):
         self.rows = rows.shuffle(seed=reader.seed, buffer_size=shuffle_buffer_size)
         self.reader = reader
 
@@ -271,18 +253,12 @@ class PictureStream(IterableDataset):
                 return
 
 
-def make_reader(
-    data: DataArguments,
-    rqvae_config: RQVAEConfig,
-    read_condition: ReadCondition | None = None,
-    is_random: bool = False,
-    **options,
-) -> SampleReader:
+def make_reader(data: DataArguments, rqvae_config: RQVAEConfig, is_random: bool = False, **options) -> SampleReader:
     """A [`SampleReader`] for a model, whose transform crops at random or is that of evaluations."""
     from .transforms import PictureTransform  # torchvision, which a training on tensors does not need
 
     transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, is_random)
-    return SampleReader(transform, read_condition, data.image_column, **options)
+    return SampleReader(transform, image_column=data.image_column, **options)
 
 
 def picture_datasets(
@@ -290,18 +266,16 @@ def picture_datasets(
     data: DataArguments,
     training: TrainingArguments,
     rqvae_config: RQVAEConfig,
-    conditions: dict[str, ReadCondition] | None = None,
     is_random: bool = True,
 ) -> dict[str, PictureDataset | PictureStream]:
-    """Makes the samples of each split. `conditions` reads their conditions; only "train" is cropped at random."""
+    """Makes the samples of each split, without conditions. Only "train" is cropped at random."""
     for name in ("eval_strategy", "save_strategy", "logging_strategy") if data.streaming else ():
         if getattr(training, name) == "epoch":
             raise ValueError(f"`{name}` must be 'steps' or 'no' with `streaming`, got 'epoch': a stream has no end.")
     columns = sorted({data.image_column, data.caption_column, data.label_column} - {None})
     samples = {}
     for name, rows in splits.items():
-        is_cropped = is_random and name == "train"
-        reader = make_reader(data, rqvae_config, (conditions or {}).get(name), is_cropped, seed=training.seed)
+        reader = make_reader(data, rqvae_config, is_random and name == "train", seed=training.seed)
         if isinstance(rows, datasets.Dataset):
             samples[name] = PictureDataset(rows.select_columns(columns), reader)
         else:
@@ -312,30 +286,17 @@ def picture_datasets(
 @torch.no_grad()
 def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int = 64) -> datasets.Dataset:
     """
-    Encodes every picture once. `datasets` keeps the result for the same pictures, transform and weights.
+    Rows with fp32 `latents` `(H, W, n_z)` in place of pictures, whose transform must not be random.
 
-    Args:
-        pictures ([`PictureDataset`]): Pictures whose transform is not random. Those that cannot be decoded are left
-            out.
-        rqvae ([`RQVAEModel`]): The first stage, on the device that encodes.
-        batch_size (`int`, *optional*, defaults to 64): Pictures to encode at once.
-
-    Returns:
-        `datasets.Dataset`: The rows with fp32 `latents` `(H, W, n_z)` in place of pictures.
+    `datasets` keeps the result for the same pictures, transform and weights. Undecodable pictures are left out.
     """
     column, transform = pictures.reader.image_column, pictures.reader.transform
     shape = (*rqvae.config.code_shape[:2], rqvae.config.codebook_dim)
     features = datasets.Features(pictures.rows.features | {"latents": datasets.Array3D(shape, "float32")})
     del features[column]
-    encoded = pictures.rows.map(
-        _encode,
-        batched=True,
-        batch_size=batch_size,
-        remove_columns=pictures.rows.column_names,
-        features=features,
-        fn_kwargs={"image_column": column, "transform": transform, "rqvae": rqvae},
-        desc="Encoding pictures",
-    )
+    options = {"batched": True, "batch_size": batch_size, "remove_columns": pictures.rows.column_names}
+    given = {"image_column": column, "transform": transform, "rqvae": rqvae}
+    encoded = pictures.rows.map(_encode, features=features, fn_kwargs=given, desc="Encoding pictures", **options)
     return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
 
 

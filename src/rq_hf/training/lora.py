@@ -12,14 +12,8 @@ from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 LORA_TARGET_MODULES = ["query_key_value", "out_proj", "mlp.0", "mlp.2"]
 
 
-def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int = 8) -> PeftModel:
-    """Freezes `model` and puts new adapters into it, which change no output before they are trained.
-
-    Args:
-        model ([`RQTransformerForImageGeneration`]): the model, changed in place.
-        rank (`int`): width of the adapters.
-        alpha (`int`, defaults to 8): the adapters' output is scaled by `alpha / rank`.
-    """
+def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int) -> PeftModel:
+    """Freezes `model` and puts new adapters of width `rank` into it. They change no output before they are trained."""
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGET_MODULES)
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = None  # with a name PEFT would ask the Hub for it at every checkpoint

@@ -55,17 +55,14 @@ def adaptive_weight(error: torch.Tensor, adversarial: torch.Tensor, last_layer: 
 
 
 class PerceptualLoss(nn.Module):
-    r"""
+    """
     Distance of pictures in the feature maps of a frozen classifier.
 
     Args:
         net (`str`, defaults to `"vgg"`):
-            `"vgg"` is LPIPS 0.1, the paper's choice. `"lite0"` needs no download: it scales the feature vectors of
-            EfficientNet-Lite0 to length 1 and averages their squared distances over positions and five maps.
-
-    Raises:
-        `ValueError`: another `net`.
-        `OSError`: VGG's weights cannot be downloaded.
+            `"vgg"` is LPIPS 0.1, the paper's choice; it is an `OSError` if its weights cannot be downloaded. `"lite0"`
+            needs no download: it scales the feature vectors of EfficientNet-Lite0 to length 1 and averages their
+            squared distances over positions and five maps.
     """
 
     def __init__(self, net: str = "vgg"):
@@ -92,9 +89,8 @@ class PerceptualLoss(nn.Module):
         reconstruction, pixel_values = to_rgb(reconstruction), to_rgb(pixel_values)
         if self.is_lpips:
             return self.net(reconstruction, pixel_values).mean()
-        maps = zip(self.net.feature_maps(reconstruction), self.net.feature_maps(pixel_values), strict=True)
-        distances = [
-            (F.normalize(ours.float(), dim=1) - F.normalize(theirs.float(), dim=1)).square().sum(1).mean()
-            for ours, theirs in maps
-        ]
+        distances = []
+        for maps in zip(self.net.feature_maps(reconstruction), self.net.feature_maps(pixel_values), strict=True):
+            ours, theirs = (F.normalize(each.float(), dim=1) for each in maps)
+            distances.append((ours - theirs).square().sum(1).mean())
         return torch.stack(distances).mean()

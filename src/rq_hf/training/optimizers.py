@@ -16,13 +16,11 @@ class MuonWith(torch.optim.Optimizer):
     [Muon](https://arxiv.org/abs/2502.16982) for some weights and another optimizer for the others, as one optimizer.
 
     Schedules and checkpoints see the parameter groups of both, Muon's last. A kernel `(out, in, height, width)` of a
-    convolution is a matrix of `out` rows.
+    convolution is a matrix of `out` rows. Muon's steps are as large as AdamW's at the same `learning_rate`.
 
     Args:
         optimizer (`torch.optim.Optimizer`): a new optimizer of all parameters. `weights` are taken out of it.
-        weights (`list[nn.Parameter]`): the weights for Muon.
-        learning_rate (`float`): Muon's rate, scaled such that its steps are as large as AdamW's at this rate.
-        weight_decay (`float`): Muon's decoupled weight decay.
+        weights (`list[nn.Parameter]`): the weights for Muon, with `learning_rate` and decoupled `weight_decay`.
     """
 
     def __init__(

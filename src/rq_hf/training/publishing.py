@@ -25,12 +25,10 @@ NOT_IN_CARD = (
 def publish_rqvae(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, float]) -> None:
     """Saves a trained RQ-VAE with its card and the `metrics` of its last evaluation, and pushes it if asked for."""
     trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return
-    folder = Path(recipe.training.output_dir)
-    write_card(folder, "rqvae", run_facts(recipe, metrics, {"rqvae": trainer.model}))
-    if recipe.training.push_to_hub:
-        push(recipe, folder)
+    if trainer.is_world_process_zero():
+        folder = Path(recipe.training.output_dir)
+        write_card(folder, "rqvae", run_facts(recipe, metrics, {"rqvae": trainer.model}))
+        push_if_asked(recipe, folder)
 
 
 def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, float]) -> None:
@@ -59,16 +57,14 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
     facts = {"example_input": example_caption(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
     facts |= run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
     write_card(folder, "pipeline", facts)
-    if training.push_to_hub:
-        push(recipe, shared_folder)
+    push_if_asked(recipe, shared_folder)
 
 
 def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
     """The first caption of the training data, which the model should know best."""
-    rows = getattr(trainer.train_dataset, "rows", None)
-    if data.caption_column is None or rows is None:
+    if data.caption_column is None:
         return None
-    captions = next(iter(rows))[data.caption_column]
+    captions = next(iter(trainer.train_dataset.rows))[data.caption_column]
     return next(iter(captions), None) if isinstance(captions, list) else captions
 
 
@@ -82,12 +78,13 @@ def gather_transformer(trainer: RQTrainer) -> PreTrainedModel:
     return model
 
 
-def push(recipe: Recipe, folder: Path) -> None:
-    """Pushes a folder in one commit, to the repository that the training arguments name."""
+def push_if_asked(recipe: Recipe, folder: Path) -> None:
+    """With `push_to_hub`, pushes a folder in one commit."""
     training = recipe.training
-    repo_id = training.hub_model_id or Path(training.output_dir).absolute().name
-    where = {"private": training.hub_private_repo, "revision": training.hub_revision, "token": training.hub_token}
-    push_folder(folder, repo_id, commit_message="End of training", **where)
+    if training.push_to_hub:
+        repo_id = training.hub_model_id or Path(training.output_dir).absolute().name
+        where = {"private": training.hub_private_repo, "revision": training.hub_revision, "token": training.hub_token}
+        push_folder(folder, repo_id, commit_message="End of training", **where)
 
 
 def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype: str | None = None) -> None:
@@ -104,22 +101,23 @@ def run_facts(recipe: Recipe, metrics: dict[str, float], models: dict[str, Any])
     """Facts of a training for its card, see [`render_card`]. The recipe's section `card` overrides them."""
     training = recipe.training
     folder, base = Path(training.output_dir), training.model_name_or_path
+    is_local = base is not None and Path(base).exists()
     values, defaults = training.to_dict(), type(training)(output_dir="", use_cpu=training.use_cpu).to_dict()
     names = [each.name for each in fields(training) if not each.name.startswith(NOT_IN_CARD)]
     pictures = sorted(folder.glob("pictures/step-*.png"), key=lambda path: path.stat().st_mtime)
     left_out = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch")
-    kept = {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in left_out}
+    kept = [name for name in metrics if name not in left_out and "_depth_" not in name]
     facts = {
         "model_name": folder.absolute().name,
         "repo_id": training.hub_model_id,
-        "base_model": base if base is not None and not Path(base).exists() else None,
-        "based_on": Path(base).resolve().name if base is not None and Path(base).exists() else base,
+        "base_model": None if is_local else base,
+        "based_on": Path(base).resolve().name if is_local else base,
         "configs": {name: model.config for name, model in models.items()},
         "num_parameters": {name: model.num_parameters() for name, model in models.items()},
         "training_arguments": {
             name: values[name] for name in names if name == "seed" or values.get(name) != defaults.get(name)
         },
-        "metrics": {name: value for name, value in kept.items() if "_depth_" not in name},
+        "metrics": {name.removeprefix("eval_"): metrics[name] for name in kept},
         "datasets": [name] if (name := recipe.data.dataset_name) and not Path(name).exists() else None,
         "metrics_dataset": Path(recipe.data.dataset_name or "data").name,
         "metrics_split": recipe.data.validation_split,

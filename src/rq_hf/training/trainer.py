@@ -5,7 +5,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
@@ -35,7 +28,6 @@ from .optimizers import MuonWith, hidden_matrices
 logger = logging.get_logger(__name__)
 
 AVERAGE_FILE = "ema.pt"
-PICTURE_FOLDER = "pictures"
 
 
 @dataclass
@@ -108,10 +100,11 @@ class TrainerEvents(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.trainer.average is not None:
             self.trainer.average.step(trained_parameters(model))
-        log_before_saving(control)
+        self.on_epoch_end(args, state, control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        log_before_saving(control)
+        # At each checkpoint and evaluation, so that a resumed training has the same logs as an uninterrupted one.
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
@@ -130,11 +123,6 @@ class TrainerEvents(TrainerCallback):
             )
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.trainer.load_average(Path(state.best_model_checkpoint))
-
-
-def log_before_saving(control: TrainerControl) -> None:
-    """Logs at each checkpoint and evaluation. A resumed training then has the same logs as an uninterrupted one."""
-    control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -163,11 +151,6 @@ class RQTrainer(Trainer):
 
     A resumed training takes the same steps as an uninterrupted one. Evaluations and [`save_model`] use the averaged
     weights if there are any; checkpoints keep both.
-
-    Args:
-        model (`PreTrainedModel`): the model to train.
-        args ([`RQTrainingArguments`]): the arguments of the stage.
-        kwargs: of `Trainer`.
 
     Attributes:
         average (`EMAModel` or `None`): the moving average of the trained parameters.
@@ -238,7 +221,7 @@ class RQTrainer(Trainer):
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Gives the model the averaged weights for a while, if there are any."""
-        if self.average is None or self.average.temp_stored_params is not None:
+        if self.average is None or self.average.temp_stored_params is not None:  # none, or they are in use
             yield
             return
         parameters = trained_parameters(self.model)
@@ -249,19 +232,12 @@ class RQTrainer(Trainer):
         finally:
             self.average.restore(parameters)
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        with self.averaged_weights():
-            return super().evaluate(*args, **kwargs)
-
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        self.begin_evaluation()
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        metrics = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
+        with self.averaged_weights():
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            metrics = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
-
-    def begin_evaluation(self) -> None:
-        """Prepares what an evaluation collects."""
 
     def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
         """Metrics of an evaluation beside the means of [`record`]; may also write pictures."""
@@ -294,13 +270,11 @@ class RQTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model with the averaged weights, if there are any; a checkpoint gets the trained ones."""
-        if _internal_call and output_dir is not None:  # a checkpoint
-            if self.args.should_save:
-                Path(output_dir, MARKER).unlink(missing_ok=True)
+        is_checkpoint = _internal_call and output_dir is not None
+        if is_checkpoint and self.args.should_save:
+            Path(output_dir, MARKER).unlink(missing_ok=True)
+        with nullcontext() if is_checkpoint else self.averaged_weights():
             super().save_model(output_dir, _internal_call=True)
-        else:
-            with self.averaged_weights():
-                super().save_model(output_dir, _internal_call=True)
 
     def evaluate_and_save(self) -> dict[str, float]:
         """Evaluates after a training, if there are data for it, and writes the metrics to `eval_results.json`."""
@@ -312,6 +286,6 @@ class RQTrainer(Trainer):
 
     def save_sheet(self, sheet: Image.Image) -> None:
         """Writes the pictures of an evaluation to `pictures/step-N.png`."""
-        folder = Path(self.args.output_dir, PICTURE_FOLDER)
+        folder = Path(self.args.output_dir, "pictures")
         folder.mkdir(parents=True, exist_ok=True)
         sheet.save(folder / f"step-{self.state.global_step}.png")

@@ -83,13 +83,11 @@ class RQTransformerTrainer(RQTrainer):
     Args:
         model ([`RQTransformerForImageGeneration`]):
             The model to train, or a `PeftModel` of it. Its codebook must be that of `rqvae`.
-        args ([`RQTransformerTrainingArguments`]): the arguments.
         rqvae ([`RQVAEModel`]): the frozen first stage.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): decodes the captions below the pictures.
         text_encoder (`PreTrainedModel`, *optional*): the frozen text encoder, for a model with `condition_dim`.
         kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` or `prompt_embeds` `(B, S, condition_dim)`, and
-            `pixel_values` or `latents` `(B, H, W, n_z)`; a [`PictureCollator`] makes them from a plain
-            `datasets.Dataset`.
+            `pixel_values` or `latents` `(B, H, W, n_z)`. For a plain `datasets.Dataset`, pass a [`PictureCollator`].
     """
 
     def __init__(
@@ -112,10 +110,10 @@ class RQTransformerTrainer(RQTrainer):
         if depth == 1:  # this layer is unused then, and DDP would wait for its gradient
             model.depth_decoder.projection.requires_grad_(False)
         super().__init__(model, args, **kwargs)
-        self.rqvae = rqvae.to(args.device).eval().requires_grad_(False)
-        self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        if text_encoder is not None:
-            self.text_encoder = text_encoder.to(args.device).eval().requires_grad_(False)
+        self.rqvae, self.tokenizer, self.text_encoder = rqvae, tokenizer, text_encoder
+        for frozen in (rqvae, text_encoder):
+            if frozen is not None:
+                frozen.to(args.device).eval().requires_grad_(False)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and caption loss of a batch (Eq. 14)."""
@@ -146,8 +144,8 @@ class RQTransformerTrainer(RQTrainer):
     def training_codes(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The codes `(B, H, W, D)` that the model reads, and the residuals `(B, H, W, D, n_z)` of its soft labels.
 
-        Evaluations use the nearest codes (Eq. 3). Training uses the nearest ones or draws from Q_tau (Eq. 15). With
-        `self_correction` the model draws the codes of a batch's first pictures.
+        Evaluations use the nearest codes (Eq. 3). Training may draw them from Q_tau (Eq. 15). With `self_correction`
+        the model draws the codes of a batch's first pictures.
         """
         args, quantizer = self.args, self.rqvae.quantizer
         latents = inputs.get("latents")
@@ -189,7 +187,7 @@ class RQTransformerTrainer(RQTrainer):
         return {}
 
     def draw_pictures(self, dataset: Dataset) -> Image.Image:
-        """Draws pictures of conditions that are spread over a map-style data set."""
+        """Draws pictures of conditions that are spread over a data set."""
         rows = torch.linspace(0, len(dataset) - 1, min(self.args.eval_pictures, len(dataset))).long().tolist()
         inputs = self.data_collator([dataset[row] for row in rows])
         condition = {name: values.to(self.args.device) for name, values in self.condition(inputs).items()}
@@ -235,9 +233,8 @@ def starting_transformer(
     """The transformer that a training starts from: the pretrained one of the recipe, or a new one for the data."""
     training = recipe.training
     if training.model_name_or_path is not None:
-        model = load_component(
-            AutoModel, training.model_name_or_path, "transformer", dtype=torch.float32, **recipe.model
-        )
+        options = {"dtype": torch.float32, **recipe.model}
+        model = load_component(AutoModel, training.model_name_or_path, "transformer", **options)
         model_class = MODEL_MAPPING[CONFIG_MAPPING[training.model_type]]
         if hasattr(model_class, "from_autoregressive") and not isinstance(model, model_class):
             model = model_class.from_autoregressive(model)
@@ -275,15 +272,9 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
 
         model = add_lora(model, training.lora_rank, training.lora_alpha)
 
-    trainer = RQTransformerTrainer(
-        model,
-        training,
-        rqvae=rqvae,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("validation"),
-    )
+    components = {"rqvae": rqvae, "tokenizer": tokenizer, "text_encoder": text_encoder}
+    sets = {"train_dataset": datasets["train"], "eval_dataset": datasets.get("validation")}
+    trainer = RQTransformerTrainer(model, training, **components, **sets)
     trainer.train(checkpoint)
     publish_pipeline(trainer, recipe, trainer.evaluate_and_save())
     trainer.accelerator.end_training()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import get_scheduler, set_seed
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
@@ -63,12 +64,8 @@ class RQVAETrainer(RQTrainer):
     codebook, also when gradients are accumulated.
 
     Each evaluation also reports the metrics of [`ReconstructionMetrics`] and writes the first pictures, coarse to
-    fine, to `pictures/step-N.png` in the output folder.
-
-    Args:
-        model ([`RQVAEModel`]): the model to train.
-        args ([`RQVAETrainingArguments`]): the arguments.
-        kwargs: of `Trainer`. For a plain `datasets.Dataset`, `data_collator` is a [`PictureCollator`].
+    fine, to `pictures/step-N.png` in the output folder. For a plain `datasets.Dataset`, pass a [`PictureCollator`] as
+    `data_collator`.
     """
 
     def __init__(self, model: RQVAEModel, args: RQVAETrainingArguments, **kwargs):
@@ -155,12 +152,9 @@ class RQVAETrainer(RQTrainer):
             self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(
                 discriminator, optimizer_class(discriminator.parameters(), **options)
             )
+            warmup, specific = self.args.get_warmup_steps(num_training_steps), self.args.lr_scheduler_kwargs
             self.discriminator_scheduler = get_scheduler(
-                self.args.lr_scheduler_type,
-                optimizer=self.discriminator_optimizer,
-                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
-                num_training_steps=num_training_steps,
-                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                self.args.lr_scheduler_type, self.discriminator_optimizer, warmup, num_training_steps, specific
             )
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -184,9 +178,10 @@ class RQVAETrainer(RQTrainer):
             "scheduler": self.discriminator_scheduler,
         }
 
-    def begin_evaluation(self) -> None:
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
         config = self.model.config
         self.metrics = ReconstructionMetrics(config.codebook_size, config.code_depth, config.shared_codebook)
+        return super().evaluation_loop(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of an evaluation batch, without the adversarial part, and its metrics."""

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Crops, flips and colour changes of training pictures, by name."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,19 +12,13 @@ from torchvision.transforms.v2 import functional as TF
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-class DalleCrop(torch.nn.Module):
+def _dalle_crop(size: int, picture: Image.Image) -> Image.Image:
     """The crop of DALL-E, used for CC-3M: a square near the centre, scaled to up to 9/8 of the size and cropped."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-
-    def forward(self, picture: Image.Image) -> Image.Image:
-        side = min(picture.size)
-        top, left = (int((length - side) * _uniform(3 / 8, 5 / 8)) for length in (picture.height, picture.width))
-        scaled = int(_uniform(self.size, max(self.size, min(side, self.size * 9 // 8)) + 1))
-        picture = TF.resized_crop(picture, top, left, side, side, [scaled, scaled], BICUBIC)
-        return v2.RandomCrop(self.size)(picture)
+    side = min(picture.size)
+    top, left = (int((length - side) * _uniform(3 / 8, 5 / 8)) for length in (picture.height, picture.width))
+    scaled = int(_uniform(size, max(size, min(side, size * 9 // 8)) + 1))
+    picture = TF.resized_crop(picture, top, left, side, side, [scaled, scaled], BICUBIC)
+    return v2.RandomCrop(size)(picture)
 
 
 def _uniform(low: float, high: float) -> torch.Tensor:
@@ -36,13 +29,9 @@ def _center_crop(size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(size, BICUBIC), v2.CenterCrop(size)])
 
 
-def _pad_to(size: int, picture: Image.Image) -> Image.Image:
+def _pad(size: int, picture: Image.Image) -> Image.Image:
     side = max(picture.size)
     return ImageOps.pad(picture, (side, side), color="white").resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _pad(size: int) -> Callable[[Image.Image], Image.Image]:
-    return partial(_pad_to, size)
 
 
 def _imagenet(size: int) -> v2.Transform:
@@ -58,17 +47,17 @@ def _ffhq(size: int) -> v2.Transform:
 # draws from torch's global generator only.
 TRANSFORMS = {
     "center_crop": (_center_crop, _center_crop),
-    "pad": (_pad, _pad),
+    "pad": (lambda size: partial(_pad, size), lambda size: partial(_pad, size)),
     "imagenet": (_imagenet, _center_crop),
     "ffhq": (_ffhq, _center_crop),
     "lsun": (_center_crop, _center_crop),
-    "cc3m": (DalleCrop, lambda size: v2.Resize((size, size), BICUBIC)),
+    "cc3m": (lambda size: partial(_dalle_crop, size), lambda size: v2.Resize((size, size), BICUBIC)),
 }
 
 
 class PictureTransform:
     """
-    Turns a decoded picture into the pixels that a model is trained on.
+    Turns a decoded picture into the pixels `(num_channels, image_size, image_size)` that a model is trained on.
 
     Args:
         image_size (`int`): Height and width of the pixels.
@@ -84,14 +73,7 @@ class PictureTransform:
         self.transform = TRANSFORMS[name][0 if training else 1](image_size)
 
     def __call__(self, picture: Image.Image, generator: torch.Generator | None = None) -> torch.Tensor:
-        """
-        Args:
-            picture (`PIL.Image.Image`): A picture in `self.mode`, `"RGB"` or `"L"`.
-            generator (`torch.Generator`, *optional*): Decides all random choices. It is not advanced.
-
-        Returns:
-            `torch.Tensor` of shape `(num_channels, image_size, image_size)` in [-1, 1].
-        """
+        """Pixels in [-1, 1] of a picture in `self.mode`. A `generator` decides what is random, and stays as it is."""
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             if generator is not None:
                 torch.set_rng_state(generator.get_state())  # unlike `manual_seed` it leaves CUDA's generators alone
