@@ -27,10 +27,7 @@ Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
 class Decoder:
     """Runs a model's `step` for position after position, and keeps what the next position needs.
 
-    Args:
-        model: an RQ-Transformer.
-        compile_config: compiles the step. Then the caches are kept for later calls with as many rows or fewer, since
-            CUDA graphs need fixed addresses.
+    A compiled step keeps its caches for later calls with as many rows or fewer, since CUDA graphs need fixed addresses.
 
     Attributes:
         caches: keys and values of all tokens before `token`.
@@ -73,13 +70,9 @@ class Decoder:
 
 
 class CodeGenerationMixin(GenerationMixin):
-    """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks.
+    """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks."""
 
-    Attributes:
-        sampling_fields: names of the settings that [`generate`] reads from a generation config.
-    """
-
-    sampling_fields = SAMPLING_FIELDS
+    sampling_fields = SAMPLING_FIELDS  # settings that `generate` reads from a generation config
 
     def check_sampling(self, **settings) -> None:
         """Raises the `ValueError` that [`generate`] would raise for these settings."""
@@ -114,12 +107,12 @@ class CodeGenerationMixin(GenerationMixin):
         return self.condition_states(prompt_embeds=prompt_embeds)
 
     def _with_null_states(
-        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, sampling: Sampling
+        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, is_guided: bool
     ) -> torch.Tensor:
         """Condition states `(B, S, n_e)`, and with guidance the null states after them, `(2B, S, n_e)`."""
         config, rows = self.config, (1, len(condition))
         is_given = negative_input_ids is not None or negative_prompt_embeds is not None
-        if sampling.guidance_scale == 1.0:
+        if not is_guided:
             if is_given:
                 raise ValueError("A negative prompt or condition needs a `guidance_scale` other than 1.")
             return condition
@@ -198,8 +191,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             do_sample (`bool`, *optional*): Draw codes, or take the likeliest.
             temperature (`float` or `list[float]`, *optional*):
                 > 0, one number or one per depth. Below 1 sharpens the distribution.
-            top_k (`int` or `list[int]`, *optional*):
-                Draw from the `top_k >= 1` likeliest codes, one number or one per depth.
+            top_k (`int` or `list[int]`, *optional*): Draw from the `top_k >= 1` likeliest codes of a depth.
             top_p (`float` or `list[float]`, *optional*):
                 Draw from the smallest set of likeliest codes with this probability, in (0, 1].
             guidance_scale (`float`, *optional*):
@@ -239,7 +231,8 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         sampling = self._sampling(defaults, **given, guidance_scale=guidance_scale)
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         shape, device = (len(condition), *self.config.code_shape), condition.device
-        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, sampling)
+        is_guided = sampling.guidance_scale != 1.0
+        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, is_guided)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, device)  # (B, T, D)
         uniforms = None
         if sampling.do_sample:
@@ -275,23 +268,13 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         return self.config.num_positions
 
     def step(
-        self,
-        token: torch.Tensor,
-        caches: Caches,
-        position: int | torch.Tensor,
-        sampling: Sampling,
-        **given: Any,
+        self, token: torch.Tensor, caches: Caches, position: int | torch.Tensor, sampling: Sampling, **given: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One position: its context h_t (Eq. 11), its codes, and the token that the next position reads (Eq. 10).
+        """One position: its context h_t (Eq. 11), its codes `(B, D)`, and the token that the next one reads (Eq. 10).
 
-        Args:
-            token: `(B or 2B, 1, n_e)`, of the position before, or the last one of the condition.
-            caches: filled with all tokens before `token`.
-            position: t, an integer, or a tensor `(1,)` for a compiled step.
-            sampling, given: see [`DepthDecoder.draw`].
-
-        Returns:
-            Codes `(B, D)`, the token of this position, and whether all logits were finite `()`.
+        `token` `(B or 2B, 1, n_e)` is that of the position before, or the last one of the condition; `caches` hold all
+        tokens before it. `position` is t, an integer, or a tensor `(1,)` for a compiled step. `sampling` and `given`
+        are arguments of [`DepthDecoder.draw`]. The last value tells whether all logits were finite, `()`.
         """
         spatial_caches, depth_caches = caches
         slot = self.config.condition_length - 1 + position
@@ -320,10 +303,9 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         top_p: float | Sequence[float] | None = None,
         **condition: torch.Tensor,
     ) -> torch.LongTensor:
-        """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before.
-
-        Training uses it to show the model its own codes. `condition` are arguments of [`condition_states`]. Settings
-        are those of [`generate`], but they do not come from the generation config, and there is no guidance.
+        """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before,
+        so that training can show the model its own codes. It reads no generation config and has no guidance;
+        `condition` are arguments of [`condition_states`].
         """
         depth = codes.shape[-1]
         sampling = Sampling.from_settings(depth, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -347,10 +329,9 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         The codes of depth 1 hold the coarse picture, so they tell best whether it fits the condition.
 
         Args:
-            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
-                conditions, as in [`generate`].
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
-            depth (`int`, defaults to 1): which codes count, from 1 to D.
+            input_ids, prompt_embeds (*optional*): Conditions, as in [`generate`].
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps.
+            depth (`int`, defaults to 1): Which codes count, from 1 to D.
 
         Returns:
             `torch.FloatTensor` of shape `(B,)`, in nats per code, at temperature 1 and without guidance.
@@ -364,9 +345,9 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
         context = self.spatial_states(condition, partial_sums[:, :, -1])[:, condition.shape[1] - 1 :]  # (B, T, n_e)
-        states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])[:, :, -1].flatten(0, 1)
-        losses = self.depth_decoder.losses_in_blocks(states, codes[..., depth - 1].flatten())  # (B*T,)
-        return -losses.view(len(codes), -1).mean(1)
+        states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])  # (B, T, depth, n_e)
+        losses = self.depth_decoder.losses(states[:, :, -1:], codes[:, :, depth - 1 : depth])  # (B, T, 1)
+        return -losses.mean((1, 2))
 
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
@@ -386,10 +367,9 @@ def _process_logits(
     return logits_processor(drawn, logits)
 
 
-def check_compile_config(config: Any) -> CompileConfig:
+def check_compile_config(config: Any) -> None:
     if not isinstance(config, CompileConfig):
         raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
-    return config
 
 
 def check_depth(depth: Any, code_depth: int) -> None:
