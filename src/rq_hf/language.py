@@ -20,6 +20,8 @@ from transformers import AddedToken, AutoTokenizer, LogitsProcessor, PreTrainedM
 from transformers.utils import cached_file
 
 from .models import RQVAEImageProcessorPil, RQVAEModel
+from .models.sampling import check_integers
+from .models.validation import check_integer
 
 BEGIN, END, SETTINGS = "<image>", "</image>", "image_tokens.json"
 # Kinds of ids: codes have the number of their codebook, `</image>` the number of codebooks, and others one of these.
@@ -35,7 +37,7 @@ class ImageTokens:
 
     Args:
         rqvae ([`RQVAEModel`]): Encodes and decodes the pictures.
-        tokenizer ([`PreTrainedTokenizerBase`]): Any tokenizer of transformers. The tokens are added to it.
+        tokenizer ([`PreTrainedTokenizerBase`]): The tokens are added to it.
         depth (`int`, *optional*): Depths that are used, D by default. Fewer make shorter, coarser pictures.
 
     Attributes:
@@ -61,14 +63,12 @@ class ImageTokens:
 
     def __init__(self, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase, depth: int | None = None):
         depth = rqvae.config.code_depth if depth is None else depth
-        if not isinstance(depth, int) or not 1 <= depth <= rqvae.config.code_depth:
-            raise ValueError(f"`depth` must be an integer from 1 to {rqvae.config.code_depth}, got {depth!r}.")
+        check_integer("depth", depth, 1, rqvae.config.code_depth)
         tokens = _tokens(rqvae, depth)
         taken = sorted(tokenizer.get_vocab().keys() & set(tokens))
         if taken:
             raise ValueError(f"`tokenizer` must have no image tokens (`from_pretrained` loads them), got {taken[0]}.")
-        added = [AddedToken(token, special=True, normalized=False) for token in tokens]
-        tokenizer.add_tokens(added, special_tokens=True)
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
         self._set(rqvae, tokenizer, depth)
 
     def _set(self, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase, depth: int) -> None:
@@ -84,24 +84,16 @@ class ImageTokens:
 
         Args:
             images (`PIL.Image.Image`, `list` of them, or `torch.Tensor`): Pictures of any size; or float pixels
-                `(B, num_channels, height, width)` in [-1, 1]; or integer codes `(B, H, W, depth)` in [0, K).
-
-        Raises:
-            `ValueError`: wrong shape or range.
+                `(B, num_channels, height, width)` in [-1, 1]; or codes `(B, H, W, depth)` in [0, K).
         """
         if not isinstance(images, torch.Tensor):
             processor = RQVAEImageProcessorPil.from_rqvae_config(self.rqvae.config)
             images = processor(images, return_tensors="pt").pixel_values
         if images.is_floating_point():
             images = self.rqvae.encode(images.to(self.rqvae.device))[..., : self.code_shape[-1]]
-        codes = images.long().cpu()
-        if codes.shape[1:] != self.code_shape or not len(codes):
-            raise ValueError(f"`images` must give codes of shape (B, *{self.code_shape}), got {tuple(codes.shape)}.")
-        if codes.min() < 0 or codes.max() >= self._codebook_size:
-            got = [int(codes.min()), int(codes.max())]
-            raise ValueError(f"`images` must give codes in [0, {self._codebook_size}), got some in {got}.")
+        check_integers("The codes of `images`", images, self._codebook_size, [(-1, *self.code_shape)])
         codebooks = torch.arange(self.code_shape[-1]) % self._num_codebooks  # (depth,)
-        ids = self._first_code + self._codebook_size * codebooks + codes  # (B, H, W, depth)
+        ids = self._first_code + self._codebook_size * codebooks + images.long().cpu()  # (B, H, W, depth)
         return F.pad(F.pad(ids.flatten(1), (1, 0), value=self.begin_id), (0, 1), value=self.end_id)
 
     def decode(self, ids: list[int] | torch.LongTensor, output_type: str = "pil") -> list | np.ndarray | torch.Tensor:
@@ -112,11 +104,11 @@ class ImageTokens:
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"`, or `"latent"` for codes.
 
         Returns:
-            n pictures: a `list`, an array or tensor in [0, 1] as in diffusers, or codes `(n, H, W, depth)`.
+            n pictures as in diffusers, arrays and tensors in [0, 1], or codes `(n, H, W, depth)`.
 
         Raises:
-            `ValueError`: the first wrong place, where an id is unknown, a code is outside a picture or of another
-            codebook, or a picture is cut, too long or nested. Also if there is no picture.
+            `ValueError`: no picture, or the first place with an unknown id, a code outside a picture or of another
+                codebook, or a picture that is cut, too long or nested.
         """
         ids = torch.as_tensor(ids, dtype=torch.long).cpu()
         if ids.ndim != 1:
@@ -151,7 +143,7 @@ class ImageTokens:
         """Gives a language model a row of its embeddings, and of its head, for each of the tokens, in place.
 
         A row starts as the mean row of the text plus the vector of its code. A fixed random orthogonal matrix maps the
-        vector to the model's width; its norm is half the mean norm of the text's rows. These stay as they are.
+        vector to the model's width; its norm is half the mean norm of the text's rows, which stay as they are.
         `pad_to_multiple_of` is that of [`PreTrainedModel.resize_token_embeddings`].
 
         Raises:
@@ -173,7 +165,7 @@ class ImageTokens:
         model.config.image_tokens = True
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Saves the tokenizer, the RQ-VAE in `rqvae/` and the settings. Save the model into the same folder."""
+        """Saves the tokenizer, the RQ-VAE in `rqvae/` and the depth. Save the model into the same folder."""
         self.tokenizer.save_pretrained(save_directory)
         self.rqvae.save_pretrained(Path(save_directory) / "rqvae")
         settings = {"depth": self.code_shape[-1], "sha256": _digest(self.rqvae, self.code_shape[-1])}
@@ -204,10 +196,9 @@ class ImageTokens:
 
 class ImageTokensLogitsProcessor(LogitsProcessor):
     r"""
-    Keeps `model.generate` to ids that [`ImageTokens.decode`] takes.
+    Keeps `model.generate` to ids that [`ImageTokens.decode`] takes: whole pictures, and no codes outside of them.
 
-    After `<image>` it allows only codes, of the right depth, until the picture is complete; then only `</image>`.
-    Elsewhere it forbids codes. To ask for a picture, end the prompt with `<image>`.
+    To ask for a picture, end the prompt with `<image>`.
 
     Args:
         image_tokens ([`ImageTokens`]): The tokens.

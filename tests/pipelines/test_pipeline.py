@@ -12,7 +12,6 @@ import torch
 from conftest import PROMPT, draw, seeded
 from diffusers import ImagePipelineOutput
 from tokenizers.processors import TemplateProcessing
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rq_hf import RQImageGenerationPipeline, train_caption_tokenizer
 
@@ -128,22 +127,6 @@ def test_the_callback_sees_each_position_and_may_replace_codes(tiny_pipeline):
     assert positions == list(range(16))
     assert torch.equal(changed[:, 0, :2], plain[:, 0, :2]) and (changed[:, 0, 2] == 7).all()
     assert not torch.equal(changed[:, 0, 3:], plain[:, 0, 3:])
-
-
-@pytest.mark.parametrize("callback", [None, lambda *arguments: None])
-def test_codes_are_compared_at_no_step(tiny_pipeline, callback):
-    """A comparison of codes would make the GPU wait at each step."""
-
-    class Compared(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, function, types, arguments=(), options=None):
-            self.count += function is torch.ops.aten.equal.default
-            return function(*arguments, **(options or {}))
-
-    with Compared() as compared:
-        draw(tiny_pipeline, callback_on_step_end=callback)
-    assert compared.count == 0
 
 
 def test_pictures_are_decoded_in_batches(tiny_pipeline):

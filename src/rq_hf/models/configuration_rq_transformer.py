@@ -105,11 +105,10 @@ class RQTransformerConfig(RQConfig):
             return all(0 <= int(value) < self.vocab_size for value in values)
 
         ids = f"in [0, {self.vocab_size})"
-        null, length = self.null_condition_ids, self.condition_length
         self._require(self.pad_token_id is None or are_ids([self.pad_token_id]), "pad_token_id", ids)
-        self._require(
-            null is None or len(null) == length and are_ids(null), "null_condition_ids", f"{length} ids {ids}"
-        )
+        null, length = self.null_condition_ids, self.condition_length
+        fits = null is None or len(null) == length and are_ids(null)
+        self._require(fits, "null_condition_ids", f"{length} ids {ids}")
         self._require(are_ids(self.id2label or ()), "id2label", f"names of condition ids {ids}")
 
     @property
@@ -142,15 +141,11 @@ class RQTransformerConfig(RQConfig):
 
     @classmethod
     def from_rqvae_config(cls, rqvae_config: RQVAEConfig, **kwargs) -> "RQTransformerConfig":
-        """Configuration of a transformer over the codes of an RQ-VAE.
-
-        Args:
-            rqvae_config ([`RQVAEConfig`]): Gives `code_shape`, `codebook_size`, `codebook_dim` and `shared_codebook`.
-            kwargs:
-                All other fields; those four may be given too, if they agree.
+        """Configuration of a transformer over the codes of an RQ-VAE, which gives `code_shape`, `codebook_size`,
+        `codebook_dim` and `shared_codebook`.
 
         Raises:
-            `ValueError`: a field given in `kwargs` contradicts the RQ-VAE.
+            `ValueError`: one of these is given in `kwargs` and contradicts the RQ-VAE.
         """
         for name in CODE_FIELDS:
             value = getattr(rqvae_config, name)

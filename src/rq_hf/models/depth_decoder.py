@@ -35,13 +35,9 @@ class CodeHead(PredictionHead):
         codebook: torch.Tensor | None = None,
         temperatures: Sequence[float] = (),
     ) -> torch.Tensor:
-        """Logits `(..., D, K)`, or with targets the cross-entropy of each code `(..., D)`.
+        """Logits `(..., D, K)` of states `(..., D, n_e)`, or with targets the cross-entropy of each code `(..., D)`.
 
-        Args:
-            x: `(..., D, n_e)`.
-            labels: `(..., D)` codes or `(..., D, K)` distributions.
-            residuals: `(..., D, n_z)`; the targets are their Q_tau (Eq. 15).
-            codebook, temperatures: `(1 or D, K, n_z)` and tau of each depth, needed with residuals.
+        Targets are codes `(..., D)`, distributions `(..., D, K)`, or Q_tau (Eq. 15) of residuals `(..., D, n_z)`.
         """
         if labels is None and residuals is None:
             return super().forward(x)
@@ -113,8 +109,11 @@ class DepthDecoder(nn.Module):
 
     @torch.no_grad()
     def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Copies [`RQVAEModel.codebook`], `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`. Another shape is
-        a `ValueError`."""
+        """Copies [`RQVAEModel.codebook`], `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`.
+
+        Raises:
+            `ValueError`: wrong shape.
+        """
         weight = self.codebook.weight
         if codebook.shape != weight.shape:
             raise ValueError(f"`codebook` must have shape {tuple(weight.shape)}, got {tuple(codebook.shape)}.")
@@ -163,10 +162,9 @@ class DepthDecoder(nn.Module):
         residuals: torch.Tensor | None = None,
         label_temperature: float | Sequence[float] | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy of each code `(..., D)`, in nats (Eq. 14).
+        """Cross-entropy of each code `(..., D)`, in nats (Eq. 14), after outputs `(..., D, n_e)` of [`states`].
 
         Args:
-            states: Outputs of [`states`], `(..., D, n_e)`.
             labels: Codes `(..., D)`, where -100 has no loss, or distributions `(..., D, K)` for small K.
             residuals: Instead of `labels`: `(..., D, n_z)`, of which the targets of Eq. 15 are made block by block.
             label_temperature: tau > 0 of Eq. 15, one number or one per depth; needed with `residuals`.

@@ -9,7 +9,6 @@ Guidance adds B null rows after the B conditional rows; such shapes are written 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ from transformers import CompileConfig, GenerationConfig, GenerationMixin, Logit
 
 from .depth_decoder import for_all_rows
 from .sampling import SAMPLING_FIELDS, Sampling, check_integers, check_vectors, draw_uniforms
-from .transformer_blocks import KeyValueCache
+from .transformer_blocks import KeyValueCache, Position
+from .validation import check_integer
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -27,7 +27,7 @@ Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
 class Decoder:
     """Runs a model's `step` for position after position, and keeps what the next position needs.
 
-    A compiled step keeps its caches for later calls with as many rows or fewer, since CUDA graphs need fixed addresses.
+    A compiled step keeps its caches for later calls with as many rows or fewer: CUDA graphs need fixed addresses.
 
     Attributes:
         caches: keys and values of all tokens before `token`.
@@ -141,9 +141,8 @@ class CodeGenerationMixin(GenerationMixin):
             return torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2), None
         self.check_codes("`known_codes`", codes, (1, shape[0]))
         mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"`known_mask` must be a bool tensor, got {got}.")
+        if getattr(mask, "dtype", None) != torch.bool:
+            raise ValueError(f"`known_mask` must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}.")
         if tuple(mask.shape) not in (shape[1:3], shape[1:], (1, *shape[1:]), shape):
             raise ValueError(
                 f"`known_mask` must have shape {shape[1:3]}, {shape[1:]} or {shape}, got {tuple(mask.shape)}."
@@ -183,7 +182,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         r"""Samples code maps, position by position in raster order and depth by depth (Eq. 9).
 
         Settings that are `None` come from the generation config. Without any, all codes may be drawn, at temperature 1
-        and without guidance. The model should be in eval mode.
+        and without guidance.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, condition_length)`, *optional*):
@@ -204,7 +203,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
                 Codes to keep where `known_mask` is `True`.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
-                Which codes are known; by default all of `known_codes`.
+                Which codes are known, all by default.
             generator (`torch.Generator` or a list of one per picture, *optional*):
                 Gives one uniform number per code before the loop. With one per picture a batch equals its singles.
             callback (*optional*):
@@ -268,7 +267,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         return self.config.num_positions
 
     def step(
-        self, token: torch.Tensor, caches: Caches, position: int | torch.Tensor, sampling: Sampling, **given: Any
+        self, token: torch.Tensor, caches: Caches, position: Position, sampling: Sampling, **given: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One position: its context h_t (Eq. 11), its codes `(B, D)`, and the token that the next one reads (Eq. 10).
 
@@ -282,7 +281,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         codes, quantized, is_finite = self.depth_decoder.draw(context, sampling, caches=depth_caches, **given)
         return codes, self.position_token(quantized, position, len(token)), is_finite
 
-    def position_token(self, quantized: torch.Tensor, position: int | torch.Tensor, rows: int) -> torch.Tensor:
+    def position_token(self, quantized: torch.Tensor, position: Position, rows: int) -> torch.Tensor:
         """The token `(rows, 1, n_e)` of a position with z-hat_t `(B, n_z)` (Eq. 10)."""
         token = self.spatial_positions(self.spatial_projection(quantized[:, None]), offset=position)
         return for_all_rows(token, rows)
@@ -341,7 +340,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         """
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
-        check_depth(depth, codes.shape[-1])
+        check_integer("depth", depth, 1, codes.shape[-1])
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
         context = self.spatial_states(condition, partial_sums[:, :, -1])[:, condition.shape[1] - 1 :]  # (B, T, n_e)
@@ -370,11 +369,6 @@ def _process_logits(
 def check_compile_config(config: Any) -> None:
     if not isinstance(config, CompileConfig):
         raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
-
-
-def check_depth(depth: Any, code_depth: int) -> None:
-    if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= code_depth:
-        raise ValueError(f"`depth` must be an integer from 1 to {code_depth}, got {depth!r}.")
 
 
 def check_finite(is_finite: torch.Tensor) -> None:

@@ -19,9 +19,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig
 
 from .depth_decoder import for_all_rows
-from .generation import CodeGenerationMixin, check_compile_config, check_depth, check_finite
+from .generation import CodeGenerationMixin, check_compile_config, check_finite
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
-from .validation import at_least
+from .validation import at_least, check_integer
 
 # The paper's settings, for those that neither the call nor the generation config gives.
 DEFAULTS = {
@@ -64,17 +64,8 @@ def _radical_inverse(number: int, base: int) -> float:
 
 
 def balanced_partition(keys: torch.Tensor, is_drawn: torch.BoolTensor, num_parts: int) -> torch.LongTensor:
-    """Divides the positions of each picture that are drawn, in the order of their keys.
-
-    Args:
-        keys: `(B, T)`, of which the smallest come first.
-        is_drawn: `(B, T)`.
-        num_parts: At least 1.
-
-    Returns:
-        Positions `(num_parts, B, m)`; sizes of parts differ by one at most. Smaller parts end in T, which is no
-        position.
-    """
+    """Divides the positions of `is_drawn` `(B, T)`, those with the smallest keys `(B, T)` first, into parts of nearly
+    equal size: positions `(num_parts, B, m)`. Smaller parts end in T, which is no position."""
     num_positions = keys.shape[1]
     order = keys.float().masked_fill(~is_drawn, float("inf")).argsort(-1)  # (B, T), those to be drawn first
     counts = is_drawn.sum(-1, keepdim=True)  # (B, 1)
@@ -148,8 +139,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
     ) -> torch.LongTensor:
         r"""Draws code maps by Draft-and-Revise.
 
-        Settings that are `None` come from the generation config, and else are the paper's. The model should be in eval
-        mode.
+        Settings that are `None` come from the generation config, and else are the paper's.
 
         Args:
             input_ids, prompt_embeds, negative_input_ids, negative_prompt_embeds (*optional*):
@@ -295,7 +285,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         """
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
-        check_depth(depth, codes.shape[-1])
+        check_integer("depth", depth, 1, codes.shape[-1])
         height, width, _ = self.config.code_shape
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
@@ -320,12 +310,12 @@ class MaskedGenerationMixin(CodeGenerationMixin):
 
     def _draft_and_revise_settings(self, defaults: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
         """The checked settings of [`DEFAULTS`]: those that are given, else the generation config's or the paper's."""
-        settings = {}
-        for name, default in DEFAULTS.items():
-            values = (given.get(name), getattr(defaults, name, None), default)
-            settings[name] = next(value for value in values if value is not None)
-            if values[:2] == (None, None) and name == "revise_guidance_scale" and not self.config.null_condition_ids:
-                settings[name] = 1.0  # there is no null condition that was trained
+        settings = dict(DEFAULTS)
+        if not self.config.null_condition_ids:
+            settings["revise_guidance_scale"] = 1.0  # there is no null condition that was trained
+        configured = {name: getattr(defaults, name, None) for name in DEFAULTS}
+        for chosen in (configured, given):
+            settings |= {name: chosen[name] for name in DEFAULTS if chosen.get(name) is not None}
         for name, low in LOWEST.items():
             at_least(low).check(name, settings[name])
             if settings[name] != int(settings[name]):

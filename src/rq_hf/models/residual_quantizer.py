@@ -29,8 +29,7 @@ RESTART_FRACTION = 0.1
 def one_per_depth(
     name: str, value: Any, code_depth: int, is_valid: Callable[[float], bool], expected: str
 ) -> list[float | None]:
-    """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor).
-    Another count, or an entry that is not `is_valid`, is a `ValueError`."""
+    """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor)."""
     value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
@@ -72,8 +71,8 @@ def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, tem
     r"""Q_tau(k | r) of Eq. 15: softmax over k of -||r - e(k)||^2 / tau.
 
     Args:
-        residuals (`torch.Tensor` of shape `(..., n_z)`): residual vectors.
-        codebook (`torch.Tensor` of shape `(K, n_z)`): code vectors.
+        residuals (`torch.Tensor` of shape `(..., n_z)`): r.
+        codebook (`torch.Tensor` of shape `(K, n_z)`): e(k).
         temperature (`float`): tau > 0. Towards 0 the nearest code gets all the mass.
 
     Returns:
@@ -177,10 +176,8 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         between(0, 1, "[)").check("decay", decay)
         greater_than(0).check("epsilon", epsilon)
-        self.code_depth = code_depth
-        self.decay = decay
-        self.epsilon = epsilon
-        self.restart_unused_codes = restart_unused_codes
+        self.code_depth, self.restart_unused_codes = code_depth, restart_unused_codes
+        self.decay, self.epsilon = decay, epsilon
         num_codebooks = 1 if shared_codebook else code_depth
         self.codebook = Codebook(num_codebooks, codebook_size, codebook_dim, dtype=torch.float32)
         self.register_buffer("cluster_size", torch.zeros(num_codebooks, codebook_size, dtype=torch.float32))
@@ -218,8 +215,6 @@ class ResidualQuantizer(nn.Module):
             `ValueError`: latents of another width, without elements or not finite, or a negative temperature.
         """
         width = self.codebook.weight.shape[-1]
-        if not isinstance(latents, torch.Tensor):
-            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}.")
         if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
             raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
         if not torch.compiler.is_compiling() and not latents.float().sum().isfinite():  # NaN would become code 0
@@ -230,8 +225,10 @@ class ResidualQuantizer(nn.Module):
             residual = latents.float().reshape(-1, width)  # (N, n_z), r_0 = z
             for depth, tau in enumerate(temperatures):  # Eq. 4
                 codebook = self.codebook.weight_of(depth)
-                code = self._draw(residual, codebook, tau, generator) if stochastic and tau else None
-                code = nearest_codes(residual, codebook) if code is None else code  # k_d
+                if stochastic and tau:
+                    code = self._draw(residual, codebook, tau, generator)  # k_d
+                else:
+                    code = nearest_codes(residual, codebook)
                 residuals.append(residual)
                 codes.append(code)
                 residual = residual - F.embedding(code, codebook)  # r_d = r_{d-1} - e(k_d)

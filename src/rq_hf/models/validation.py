@@ -4,7 +4,7 @@
 
 import math
 from dataclasses import fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 
@@ -41,6 +41,12 @@ def greater_than(low: float) -> Range:
 
 def between(low: float, high: float, brackets: str = "[]") -> Range:
     return Range(low, high, brackets)
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> None:
+    """Raises a `ValueError` unless a value is an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        raise ValueError(f"`{name}` must be an integer from {low} to {high}, got {value!r:.80}.")
 
 
 def check_ranges(instance: Any) -> None:
