@@ -20,8 +20,7 @@ from transformers import AddedToken, AutoTokenizer, LogitsProcessor, PreTrainedM
 from transformers.utils import cached_file
 
 from .models import RQVAEImageProcessorPil, RQVAEModel
-from .models.sampling import check_integers
-from .models.validation import check_integer
+from .models.validation import check_integer, check_integers
 
 BEGIN, END, SETTINGS = "<image>", "</image>", "image_tokens.json"
 # Kinds of ids: codes have the number of their codebook, `</image>` the number of codebooks, and others one of these.
@@ -113,26 +112,23 @@ class ImageTokens:
         ids = torch.as_tensor(ids, dtype=torch.long).cpu()
         if ids.ndim != 1:
             raise ValueError(f"`ids` must be one row of ids, got shape {tuple(ids.shape)}.")
-        kinds = self.token_kinds().tolist()
-        pattern = [code % self._num_codebooks for code in range(self.num_codes)] + [self._num_codebooks]
-        codes, drawn = [], None  # codes of all pictures; how many of them the open picture has, if one is open
-        for place, token in enumerate([*ids.tolist(), None]):  # None stands for the end
-            wanted = TEXT if drawn is None else pattern[drawn]
-            if token is None and drawn is None:
-                break
-            if token is None or not 0 <= token < len(kinds) or kinds[token] != wanted:
-                code = f"code {drawn} of {self.num_codes} from codebook {wanted}"
-                name = {TEXT: f"text or {BEGIN}", self._num_codebooks: END}.get(wanted, code)
-                got = "the end" if token is None else f"id {token}"
-                raise ValueError(f"`ids` must have {name} at place {place}, got {got}.")
-            if wanted in range(self._num_codebooks):
-                codes.append((token - self._first_code) % self._codebook_size)
-                drawn += 1
-            else:
-                drawn = 0 if token == self.begin_id else None
-        if not codes:
+        kinds = self.token_kinds()  # (V,)
+        wanted = self.wanted_kinds(ids[None])[0]  # (L + 1,)
+        is_known = (0 <= ids) & (ids < len(kinds))
+        found = kinds[ids.where(is_known, 0)].where(is_known, UNKNOWN)  # (L,)
+        wrong = (F.pad(found, (0, 1), value=TEXT) != wanted).nonzero()
+        if len(wrong):
+            place = int(wrong[0])
+            name = {TEXT: f"text or {BEGIN}", self._num_codebooks: END}.get(int(wanted[place]))
+            if name is None:
+                drawn = place - 1 - int((ids[:place] == self.begin_id).nonzero()[-1])
+                name = f"code {drawn} of {self.num_codes} from codebook {wanted[place]}"
+            got = "the end" if place == len(ids) else f"id {ids[place]}"
+            raise ValueError(f"`ids` must have {name} at place {place}, got {got}.")
+        codes = ids[(0 <= found) & (found < self._num_codebooks)] - self._first_code
+        if not len(codes):
             raise ValueError("`ids` must have a picture, got none.")
-        codes = torch.tensor(codes).view(-1, *self.code_shape)
+        codes = (codes % self._codebook_size).view(-1, *self.code_shape)
         if output_type == "latent":
             return codes
         pixels = self.rqvae.decode(codes.to(self.rqvae.device))  # (n, num_channels, height, width)
@@ -146,8 +142,7 @@ class ImageTokens:
         vector to the model's width; its norm is half the mean norm of the text's rows, which stay as they are.
         `pad_to_multiple_of` is that of [`PreTrainedModel.resize_token_embeddings`].
 
-        Raises:
-            `ValueError`: the model has been extended before.
+        A model that has been extended before is a `ValueError`.
         """
         if getattr(model.config, "image_tokens", False):
             raise ValueError("`model` must not have image tokens yet, got one that was extended before.")
@@ -175,8 +170,7 @@ class ImageTokens:
     def from_pretrained(cls, name_or_path: str | Path, rqvae: RQVAEModel | None = None, **kwargs) -> "ImageTokens":
         """Loads what [`~ImageTokens.save_pretrained`] saved, from a folder or the Hub (`kwargs`: `revision`, ...).
 
-        Raises:
-            `ValueError`: `rqvae`, which replaces the saved one, has another codebook or code shape.
+        An `rqvae` in place of the saved one must have its codebook and code shape, else it is a `ValueError`.
         """
         settings = json.loads(Path(cached_file(name_or_path, SETTINGS, **kwargs)).read_text(encoding="utf-8"))
         rqvae = rqvae or RQVAEModel.from_pretrained(name_or_path, subfolder="rqvae", **kwargs)
@@ -187,11 +181,22 @@ class ImageTokens:
         return image_tokens
 
     def token_kinds(self) -> torch.LongTensor:
-        """Kind of each id `(V,)`: a code's codebook, the number of codebooks for `</image>`, -1 for all others."""
+        """Kind of each id `(V,)`."""
         kinds = torch.full((max(len(self.tokenizer), self.ids[-1] + 1),), TEXT)
         kinds[self.end_id] = self._num_codebooks
         kinds[self.ids[2:]] = torch.arange(self._num_codebooks).repeat_interleave(self._codebook_size)
         return kinds
+
+    def wanted_kinds(self, ids: torch.LongTensor) -> torch.LongTensor:
+        """The kinds of ids that must stand at each place of rows `(B, L)`, and after their end: `(B, L + 1)`."""
+        places = torch.arange(ids.shape[1] + 1, device=ids.device)
+        last_begin, last_end = (
+            F.pad(torch.where(ids == end, places[:-1], -1), (1, 0), value=-1).cummax(1).values  # before each place
+            for end in (self.begin_id, self.end_id)
+        )
+        drawn = places - 1 - last_begin  # codes so far, if a picture is open
+        wanted = torch.where(drawn < self.num_codes, drawn % self._num_codebooks, self._num_codebooks)
+        return torch.where(last_begin > last_end, wanted, TEXT)
 
 
 class ImageTokensLogitsProcessor(LogitsProcessor):
@@ -206,23 +211,16 @@ class ImageTokensLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, image_tokens: ImageTokens, allow_start: bool = True):
-        self.begin_id, self.end_id = image_tokens.begin_id, image_tokens.end_id
-        self.num_codes, self.kinds = image_tokens.num_codes, image_tokens.token_kinds()
-        self.num_codebooks = int(self.kinds[self.end_id])
+        self.image_tokens, self.kinds = image_tokens, image_tokens.token_kinds()
         if not allow_start:
-            self.kinds[self.begin_id] = UNKNOWN
+            self.kinds[image_tokens.begin_id] = UNKNOWN
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores `(B, V)` after ids `(B, L)`, with `-inf` for the tokens that may not follow."""
         self.kinds = self.kinds.to(scores.device)  # copied once
         kinds = F.pad(self.kinds, (0, scores.shape[-1] - len(self.kinds)), value=UNKNOWN)  # (V,), with spare rows
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last_begin = torch.where(input_ids == self.begin_id, places, -1).amax(1)  # (B,)
-        last_end = torch.where(input_ids == self.end_id, places, -1).amax(1)
-        drawn = len(places) - 1 - last_begin  # codes so far, if a picture is open
-        wanted = torch.where(drawn < self.num_codes, drawn % self.num_codebooks, self.num_codebooks)
-        wanted = torch.where(last_begin > last_end, wanted, TEXT)  # (B,)
-        return scores.masked_fill(kinds != wanted[:, None], -torch.inf)
+        wanted = self.image_tokens.wanted_kinds(input_ids)[:, -1:]  # (B, 1)
+        return scores.masked_fill(kinds != wanted, -torch.inf)
 
 
 def _tokens(rqvae: RQVAEModel, depth: int) -> list[str]:

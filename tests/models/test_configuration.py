@@ -57,7 +57,6 @@ def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_c
         (RQVAEConfig, {"codebook_decay": float("nan")}, "`codebook_decay` must be a finite number, got nan"),
         (RQVAEConfig, {"codebook_epsilon": 0}, "`codebook_epsilon` must be greater than 0"),
         (RQVAEConfig, {"commitment_weight": -1}, "`commitment_weight` must be at least 0"),
-        (RQVAEConfig, {"codebook_epsilon": float("inf")}, "`codebook_epsilon` must be a finite number, got inf"),
         (RQTransformerConfig, {"code_shape": (8, 8)}, r"`code_shape` must be three integers .*\(8, 8\)"),
         (RQTransformerConfig, {"code_shape": (8, 0, 4)}, r"`code_shape` must be at least 1, got \(8, 0, 4\)"),
         (RQTransformerConfig, {"num_depth_layers": 0}, "`num_depth_layers` must be at least 1 for codes of more"),

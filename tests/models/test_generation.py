@@ -265,7 +265,7 @@ def test_unused_settings_are_warned_about(make_transformer, caplog, monkeypatch)
 def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
     input_ids = conditions(tiny_transformer)
     expected = tiny_transformer.generate(input_ids, generator=seeded(0))
-    for dtype in (torch.uint8, torch.int16, torch.uint16):
+    for dtype in (torch.uint8, torch.uint16):
         assert torch.equal(tiny_transformer.generate(input_ids, known_codes=expected.to(dtype)), expected)
         assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
     with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got values from 3[2-9]"):
@@ -287,15 +287,6 @@ def test_settings_are_refused_without_drawing(make_transformer):
             with pytest.raises(ValueError, match=match):
                 call(**settings)
     assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)
-
-
-def test_the_loop_may_be_interrupted(tiny_transformer):
-    input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
-    plain = tiny_transformer.generate(input_ids, generator=seeded(4)).flatten(1, 2)
-    recorded.clear()
-    codes = tiny_transformer.generate(input_ids, generator=seeded(4), interrupt=lambda: len(recorded) == 2 * 3)
-    assert len(recorded) == 2 * 3
-    assert torch.equal(codes.flatten(1, 2)[:, :2], plain[:, :2]) and not codes.flatten(1, 2)[:, 2:].any()
 
 
 def test_the_generation_config_is_saved_and_loaded_and_gives_the_defaults(make_transformer, tmp_path):

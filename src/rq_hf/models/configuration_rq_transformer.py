@@ -30,9 +30,7 @@ class RQTransformerConfig(RQConfig):
         condition_dim (`int`, *optional*):
             Width of a text encoder's vectors. Conditions are then `prompt_embeds`, and `vocab_size` is not used.
         code_shape (`list[int]`, defaults to `(8, 8, 4)`): (H, W, D) of the code map.
-        codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
-        codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
-        shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
+        codebook_size, codebook_dim, shared_codebook (*optional*): Those of the [`RQVAEConfig`].
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.

@@ -132,10 +132,10 @@ class DepthDecoder(nn.Module):
         Args:
             context (`torch.Tensor` of shape `(..., n_e)`): One vector per position, h_t.
             codes (`torch.LongTensor` of shape `(..., D)`): The codes of the position.
-            labels, residuals, label_temperature (*optional*): Targets; see [`losses`].
+            labels, residuals, label_temperature (*optional*): Targets of [`losses`], which are returned then.
 
         Returns:
-            Logits `(..., D, K)` (Eq. 13), or with targets the cross-entropy of each code `(..., D)`, in nats.
+            Logits `(..., D, K)` (Eq. 13), or the cross-entropy of each code `(..., D)`, in nats.
         """
         states = self.states(context, self.partial_sums(codes)[..., :-1, :])  # (..., D, n_e)
         if labels is None and residuals is None:

@@ -16,9 +16,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 
 from .depth_decoder import for_all_rows
-from .sampling import SAMPLING_FIELDS, Sampling, check_integers, check_vectors, draw_uniforms
+from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
 from .transformer_blocks import KeyValueCache, Position
-from .validation import check_integer
+from .validation import check_integer, check_integers, check_vectors
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -86,7 +86,7 @@ class CodeGenerationMixin(GenerationMixin):
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
         """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
-        shapes = [(batch_size, *self.config.code_shape) for batch_size in dict.fromkeys(batch_sizes)]
+        shapes = [(batch_size, *self.config.code_shape) for batch_size in batch_sizes]
         check_integers(name, codes, self.config.codebook_size, shapes)
 
     def _checked_states(
@@ -94,7 +94,7 @@ class CodeGenerationMixin(GenerationMixin):
     ) -> torch.Tensor:
         """Condition states `(B, S, n_e)` of a checked condition; errors call it `prefix` + the argument's name."""
         config = self.config
-        shapes = [(batch_size, config.condition_length) for batch_size in dict.fromkeys(batch_sizes)]
+        shapes = [(batch_size, config.condition_length) for batch_size in batch_sizes]
         names = ["input_ids", "prompt_embeds"]
         expected, other = names if config.condition_dim is None else reversed(names)
         given = {"input_ids": input_ids, "prompt_embeds": prompt_embeds}

@@ -39,9 +39,6 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
     Its output h_t is the context from which the depth decoder predicts the D codes of position t, coarse to fine.
     Given the context, masked positions do not depend on each other.
 
-    Args:
-        config ([`ContextualRQTransformerConfig`]): architecture.
-
     Buffers:
         depth_decoder.codebook.weight: `(1 or D, K, n_z)`, the RQ-VAE's; see [`set_codebook`].
 
@@ -119,15 +116,8 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
         Args:
             mask (`torch.BoolTensor` of shape `(B, H, W)`, *optional*):
                 `True` where a position is hidden; all by default. Losses are those of hidden positions alone.
-            input_ids, prompt_embeds, codes, labels, residuals, label_temperature, output_logits, \
-            output_hidden_states, output_attentions:
-                As in [`RQTransformerForImageGeneration.forward`].
 
-        Returns:
-            [`RQTransformerOutput`] without text loss, or a tuple with `return_dict=False`.
-
-        Raises:
-            `ValueError`: inputs or targets of wrong shapes.
+        All other arguments, the result and the errors are those of [`RQTransformerForImageGeneration.forward`].
         """
         self._check_shapes(input_ids, prompt_embeds, codes, labels, residuals)
         mask = torch.ones(codes.shape[:3], dtype=torch.bool, device=codes.device) if mask is None else mask

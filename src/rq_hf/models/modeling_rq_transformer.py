@@ -21,8 +21,8 @@ from .configuration_rq_transformer import RQTransformerConfig
 from .depth_decoder import IGNORED, DepthDecoder
 from .generation import RQTransformerGenerationMixin
 from .residual_quantizer import Codebook
-from .sampling import check_shape
 from .transformer_blocks import LearnedPositions, PredictionHead, SelfAttention, TransformerBlock, TransformerStack
+from .validation import check_shape
 
 
 @dataclass
@@ -186,9 +186,6 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
     which has seen all positions before t, is the context from which the depth decoder predicts the D codes of
     position t, coarse to fine (Eq. 9-13).
 
-    Args:
-        config ([`RQTransformerConfig`]): architecture.
-
     Buffers:
         depth_decoder.codebook.weight: `(1 or D, K, n_z)`, the RQ-VAE's; see [`set_codebook`].
 
@@ -245,8 +242,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
         r"""Predicts every code from the condition and the codes before it (teacher forcing).
 
         Args:
-            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
-                Conditions, one of the two; see [`condition_states`].
+            input_ids, prompt_embeds (*optional*): Conditions, one of the two; see [`condition_states`].
             codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps, the inputs.
             labels (`torch.Tensor`, *optional*):
                 Targets: codes `(B, H, W, D)`, where -100 has no loss, or distributions `(B, H, W, D, K)` for small K.

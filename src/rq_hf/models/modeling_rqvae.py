@@ -58,9 +58,6 @@ class RQVAEModel(RQPreTrainedModel):
     Residual-quantized variational autoencoder (section 3.1). It turns a picture into an H x W map of D codes, which
     decodes coarse to fine.
 
-    Args:
-        config ([`RQVAEConfig`]): architecture.
-
     Example:
 
     ```python

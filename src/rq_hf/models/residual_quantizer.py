@@ -137,13 +137,9 @@ class ResidualQuantizer(nn.Module):
     All arithmetic runs in fp32 with autocast off, and buffers stay in fp32 when the model is cast.
 
     Args:
-        codebook_size (`int`): K.
-        codebook_dim (`int`): n_z.
-        code_depth (`int`): D.
-        shared_codebook (`bool`, defaults to `True`): one codebook for all depths, or one per depth.
-        decay (`float`, defaults to 0.99): decay of the moving averages, in [0, 1).
-        epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes, > 0.
-        restart_unused_codes (`bool`, defaults to `True`): replace rarely used codes by random residuals.
+        codebook_size, codebook_dim, code_depth (`int`): K, n_z and D.
+        shared_codebook, decay, epsilon, restart_unused_codes (*optional*):
+            As in [`RQVAEConfig`], where two are called `codebook_decay` and `codebook_epsilon`.
 
     Buffers:
         codebook.weight: `(C, K, n_z)` code vectors, C = 1 if shared, else D.
@@ -255,15 +251,13 @@ class ResidualQuantizer(nn.Module):
         r"""Quantizes for training: straight-through estimator, commitment loss and, if asked for, a codebook update.
 
         Args:
-            latents (`torch.Tensor` of shape `(B, H, W, n_z)`):
-                encoder output z, finite. Values are not checked, since that would make a GPU wait.
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): z, finite; a check would make a GPU wait.
             codebook_update (*optional*):
                 `None`: no update. `"per_depth"`: the official rule, an update after each depth; a code restarts when
                 its average count falls below 1. `"per_step"`: one update after all depths, for small batches; the
                 averages forget faster at first, and a code restarts when its count falls below a tenth of the mean.
             depth (`int`, *optional*):
-                d of the partial sum z-hat^(d) that is returned, from 1 to D; all by default. Codes and losses are
-                those of all depths.
+                d of the partial sum that is returned, by default D. Codes and losses are those of all depths.
 
         Returns:
             z-hat^(d) `(B, H, W, n_z)`, whose gradient passes straight to the latents, codes `(B, H, W, D)`, and the

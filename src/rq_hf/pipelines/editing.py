@@ -45,7 +45,7 @@ class EditingMixin:
         check_integer("depth", depth, 1, self.rqvae.config.code_depth)
         images = self._decode(self.rqvae.encode(self._pixel_values(image))[..., :depth], output_type)
         self.maybe_free_model_hooks()
-        return RQImagePipelineOutput(images=images) if return_dict else (images,)
+        return RQImagePipelineOutput(images) if return_dict else (images,)
 
     def vary(
         self, image: PipelineImageInput, prompt: str | list[str] | None = None, keep_depths: int = 1, **kwargs: Any

@@ -48,15 +48,13 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             Turns ids of its tokenizer into vectors, for a transformer with `condition_dim`. Any model of transformers
             fits whose output has a `last_hidden_state`: BERT, T5's encoder, CLIP's text model, a decoder model.
         prompt_rewriter (`PreTrainedModel`, *optional*):
-            A model with a token head over the tokenizer's vocabulary. It replaces the ids of a prompt by the likeliest
-            ones, in one call, for a transformer that knows few wordings.
+            A model with a token head, which replaces the ids of a prompt by the likeliest ones, in one call, for a
+            transformer that knows few wordings.
         sampling (`dict`, *optional*):
-            Default sampling settings, written into `transformer.generation_config`: any of
-            `transformer.sampling_fields`, such as `temperature`, `top_k`, `top_p` and `guidance_scale`.
+            Default settings for `transformer.generation_config`, any of `transformer.sampling_fields`.
 
     Attributes:
-        candidate_batch_size (`int`, defaults to 16):
-            Number of candidates that are generated and scored at once, and of pictures that are decoded at once.
+        candidate_batch_size (`int`, defaults to 16): Candidates that are drawn, or pictures decoded, at once.
         interrupt (`bool`): Whether the call stops after this step. A callback sets `pipe._interrupt = True`.
 
     Example:
@@ -107,8 +105,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline; see [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given. A
-        `transformer` that is given keeps its own sampling settings."""
+        """See [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given. A `transformer` that is
+        given keeps its own sampling settings."""
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
         with named_errors(pretrained_model_name_or_path):
@@ -177,8 +175,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 Settings of the transformer's `generate`, such as `num_draft_steps` of a contextual one. The defaults
                 are those of `transformer.generation_config`.
             num_candidates, ranker (`int` and [`CLIPRanker`] or `"likelihood"`, *optional*):
-                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best. `"likelihood"`
-                is the transformer's own [`~RQTransformerForImageGeneration.log_likelihood`].
+                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best, by CLIP or by the
+                transformer's own `log_likelihood`.
             classifier, acceptance_rate ([`ImageClassifier`] and `float`, *optional*):
                 Rejection sampling (App. B.4): draw `num_images_per_prompt / acceptance_rate` pictures per label,
                 rounded up, and return those in which the classifier is surest of the label.
@@ -194,10 +192,10 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` multiplies the weights of adapters in this call.
             callback_on_step_end (*optional*):
-                `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in
-                each batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
-                `codes`; those of this position condition what follows. `pipe._interrupt = True` stops the call, which
-                returns the codes drawn so far; of candidates, the best of the finished batches.
+                `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in each
+                batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
+                `codes`. `pipe._interrupt = True` stops the call, which returns the codes drawn so far; of candidates,
+                the best of the finished batches.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`): Tensors for the callback.
 
         Returns:
@@ -265,9 +263,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
         # 6. Offload all models
         self.maybe_free_model_hooks()
-        if return_dict:
-            return RQImagePipelineOutput(images=images, scores=scores)
-        return (images,) if scores is None else (images, scores)
+        output = RQImagePipelineOutput(images, scores)
+        return output if return_dict else output.to_tuple()
 
     def encode_prompt(
         self, prompt: str | list[str], name: str = "prompt", rewrite: bool = True

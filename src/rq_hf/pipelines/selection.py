@@ -68,8 +68,7 @@ class CLIPRanker:
     Scores pictures by their likeness to a caption, for re-ranking (App. B.5) and as the CLIP score of Table 3.
 
     Args:
-        model (`str`, `Path` or `PreTrainedModel`):
-            Hub id or folder of a CLIP-like model of transformers, or the model.
+        model (`str`, `Path` or `PreTrainedModel`): Hub id or folder of a CLIP-like model, or the model.
         processor (*optional*): Its processor of pictures and texts; by default the one saved beside the model.
 
     Example:
