@@ -213,8 +213,11 @@ def test_wrong_ids_are_refused_with_their_place_and_wrong_codes(separate):
     for message, ids in wrong.items():
         with pytest.raises(ValueError, match=f"`ids` must (have|be) {message}"):
             separate.decode(ids)
-    for message, codes in {"shape": torch.zeros(1, 2, 2, 2).long(), r"\[0, 16": torch.full((1, 2, 2, 3), 16)}.items():
-        with pytest.raises(ValueError, match=f"`images` must give codes (of|in) {message}"):
+    for message, codes in (
+        (r"have shape \(batch_size, 2, 2, 3\), got \(1, 2, 2, 2\)", torch.zeros(1, 2, 2, 2).long()),
+        (r"be integers in \[0, 16\), got values from 16", torch.full((1, 2, 2, 3), 16)),
+    ):
+        with pytest.raises(ValueError, match=f"The codes of `images` must {message}"):
             separate.encode(codes)
 
 

@@ -20,6 +20,7 @@ from transformers import AddedToken, AutoTokenizer, LogitsProcessor, PreTrainedM
 from transformers.utils import cached_file
 
 from .models import RQVAEImageProcessorPil, RQVAEModel
+from .models.validation import check_integer, check_integers
 
 BEGIN, END, SETTINGS = "<image>", "</image>", "image_tokens.json"
 # Kinds of ids: codes have the number of their codebook, `</image>` the number of codebooks, and others one of these.
@@ -35,7 +36,7 @@ class ImageTokens:
 
     Args:
         rqvae ([`RQVAEModel`]): Encodes and decodes the pictures.
-        tokenizer ([`PreTrainedTokenizerBase`]): Any tokenizer of transformers. The tokens are added to it.
+        tokenizer ([`PreTrainedTokenizerBase`]): The tokens are added to it.
         depth (`int`, *optional*): Depths that are used, D by default. Fewer make shorter, coarser pictures.
 
     Attributes:
@@ -61,14 +62,12 @@ class ImageTokens:
 
     def __init__(self, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase, depth: int | None = None):
         depth = rqvae.config.code_depth if depth is None else depth
-        if not isinstance(depth, int) or not 1 <= depth <= rqvae.config.code_depth:
-            raise ValueError(f"`depth` must be an integer from 1 to {rqvae.config.code_depth}, got {depth!r}.")
+        check_integer("depth", depth, 1, rqvae.config.code_depth)
         tokens = _tokens(rqvae, depth)
         taken = sorted(tokenizer.get_vocab().keys() & set(tokens))
         if taken:
             raise ValueError(f"`tokenizer` must have no image tokens (`from_pretrained` loads them), got {taken[0]}.")
-        added = [AddedToken(token, special=True, normalized=False) for token in tokens]
-        tokenizer.add_tokens(added, special_tokens=True)
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
         self._set(rqvae, tokenizer, depth)
 
     def _set(self, rqvae: RQVAEModel, tokenizer: PreTrainedTokenizerBase, depth: int) -> None:
@@ -84,24 +83,16 @@ class ImageTokens:
 
         Args:
             images (`PIL.Image.Image`, `list` of them, or `torch.Tensor`): Pictures of any size; or float pixels
-                `(B, num_channels, height, width)` in [-1, 1]; or integer codes `(B, H, W, depth)` in [0, K).
-
-        Raises:
-            `ValueError`: wrong shape or range.
+                `(B, num_channels, height, width)` in [-1, 1]; or codes `(B, H, W, depth)` in [0, K).
         """
         if not isinstance(images, torch.Tensor):
             processor = RQVAEImageProcessorPil.from_rqvae_config(self.rqvae.config)
             images = processor(images, return_tensors="pt").pixel_values
         if images.is_floating_point():
             images = self.rqvae.encode(images.to(self.rqvae.device))[..., : self.code_shape[-1]]
-        codes = images.long().cpu()
-        if codes.shape[1:] != self.code_shape or not len(codes):
-            raise ValueError(f"`images` must give codes of shape (B, *{self.code_shape}), got {tuple(codes.shape)}.")
-        if codes.min() < 0 or codes.max() >= self._codebook_size:
-            got = [int(codes.min()), int(codes.max())]
-            raise ValueError(f"`images` must give codes in [0, {self._codebook_size}), got some in {got}.")
+        check_integers("The codes of `images`", images, self._codebook_size, [(-1, *self.code_shape)])
         codebooks = torch.arange(self.code_shape[-1]) % self._num_codebooks  # (depth,)
-        ids = self._first_code + self._codebook_size * codebooks + codes  # (B, H, W, depth)
+        ids = self._first_code + self._codebook_size * codebooks + images.long().cpu()  # (B, H, W, depth)
         return F.pad(F.pad(ids.flatten(1), (1, 0), value=self.begin_id), (0, 1), value=self.end_id)
 
     def decode(self, ids: list[int] | torch.LongTensor, output_type: str = "pil") -> list | np.ndarray | torch.Tensor:
@@ -112,35 +103,32 @@ class ImageTokens:
             output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"`, or `"latent"` for codes.
 
         Returns:
-            n pictures: a `list`, an array or tensor in [0, 1] as in diffusers, or codes `(n, H, W, depth)`.
+            n pictures as in diffusers, arrays and tensors in [0, 1], or codes `(n, H, W, depth)`.
 
         Raises:
-            `ValueError`: the first wrong place, where an id is unknown, a code is outside a picture or of another
-            codebook, or a picture is cut, too long or nested. Also if there is no picture.
+            `ValueError`: no picture, or the first place with an unknown id, a code outside a picture or of another
+                codebook, or a picture that is cut, too long or nested.
         """
         ids = torch.as_tensor(ids, dtype=torch.long).cpu()
         if ids.ndim != 1:
             raise ValueError(f"`ids` must be one row of ids, got shape {tuple(ids.shape)}.")
-        kinds = self.token_kinds().tolist()
-        pattern = [code % self._num_codebooks for code in range(self.num_codes)] + [self._num_codebooks]
-        codes, drawn = [], None  # codes of all pictures; how many of them the open picture has, if one is open
-        for place, token in enumerate([*ids.tolist(), None]):  # None stands for the end
-            wanted = TEXT if drawn is None else pattern[drawn]
-            if token is None and drawn is None:
-                break
-            if token is None or not 0 <= token < len(kinds) or kinds[token] != wanted:
-                code = f"code {drawn} of {self.num_codes} from codebook {wanted}"
-                name = {TEXT: f"text or {BEGIN}", self._num_codebooks: END}.get(wanted, code)
-                got = "the end" if token is None else f"id {token}"
-                raise ValueError(f"`ids` must have {name} at place {place}, got {got}.")
-            if wanted in range(self._num_codebooks):
-                codes.append((token - self._first_code) % self._codebook_size)
-                drawn += 1
-            else:
-                drawn = 0 if token == self.begin_id else None
-        if not codes:
+        kinds = self.token_kinds()  # (V,)
+        wanted = self.wanted_kinds(ids[None])[0]  # (L + 1,)
+        is_known = (0 <= ids) & (ids < len(kinds))
+        found = kinds[ids.where(is_known, 0)].where(is_known, UNKNOWN)  # (L,)
+        wrong = (F.pad(found, (0, 1), value=TEXT) != wanted).nonzero()
+        if len(wrong):
+            place = int(wrong[0])
+            name = {TEXT: f"text or {BEGIN}", self._num_codebooks: END}.get(int(wanted[place]))
+            if name is None:
+                drawn = place - 1 - int((ids[:place] == self.begin_id).nonzero()[-1])
+                name = f"code {drawn} of {self.num_codes} from codebook {wanted[place]}"
+            got = "the end" if place == len(ids) else f"id {ids[place]}"
+            raise ValueError(f"`ids` must have {name} at place {place}, got {got}.")
+        codes = ids[(0 <= found) & (found < self._num_codebooks)] - self._first_code
+        if not len(codes):
             raise ValueError("`ids` must have a picture, got none.")
-        codes = torch.tensor(codes).view(-1, *self.code_shape)
+        codes = (codes % self._codebook_size).view(-1, *self.code_shape)
         if output_type == "latent":
             return codes
         pixels = self.rqvae.decode(codes.to(self.rqvae.device))  # (n, num_channels, height, width)
@@ -151,11 +139,10 @@ class ImageTokens:
         """Gives a language model a row of its embeddings, and of its head, for each of the tokens, in place.
 
         A row starts as the mean row of the text plus the vector of its code. A fixed random orthogonal matrix maps the
-        vector to the model's width; its norm is half the mean norm of the text's rows. These stay as they are.
+        vector to the model's width; its norm is half the mean norm of the text's rows, which stay as they are.
         `pad_to_multiple_of` is that of [`PreTrainedModel.resize_token_embeddings`].
 
-        Raises:
-            `ValueError`: the model has been extended before.
+        A model that has been extended before is a `ValueError`.
         """
         if getattr(model.config, "image_tokens", False):
             raise ValueError("`model` must not have image tokens yet, got one that was extended before.")
@@ -173,7 +160,7 @@ class ImageTokens:
         model.config.image_tokens = True
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Saves the tokenizer, the RQ-VAE in `rqvae/` and the settings. Save the model into the same folder."""
+        """Saves the tokenizer, the RQ-VAE in `rqvae/` and the depth. Save the model into the same folder."""
         self.tokenizer.save_pretrained(save_directory)
         self.rqvae.save_pretrained(Path(save_directory) / "rqvae")
         settings = {"depth": self.code_shape[-1], "sha256": _digest(self.rqvae, self.code_shape[-1])}
@@ -183,8 +170,7 @@ class ImageTokens:
     def from_pretrained(cls, name_or_path: str | Path, rqvae: RQVAEModel | None = None, **kwargs) -> "ImageTokens":
         """Loads what [`~ImageTokens.save_pretrained`] saved, from a folder or the Hub (`kwargs`: `revision`, ...).
 
-        Raises:
-            `ValueError`: `rqvae`, which replaces the saved one, has another codebook or code shape.
+        An `rqvae` in place of the saved one must have its codebook and code shape, else it is a `ValueError`.
         """
         settings = json.loads(Path(cached_file(name_or_path, SETTINGS, **kwargs)).read_text(encoding="utf-8"))
         rqvae = rqvae or RQVAEModel.from_pretrained(name_or_path, subfolder="rqvae", **kwargs)
@@ -195,19 +181,29 @@ class ImageTokens:
         return image_tokens
 
     def token_kinds(self) -> torch.LongTensor:
-        """Kind of each id `(V,)`: a code's codebook, the number of codebooks for `</image>`, -1 for all others."""
+        """Kind of each id `(V,)`."""
         kinds = torch.full((max(len(self.tokenizer), self.ids[-1] + 1),), TEXT)
         kinds[self.end_id] = self._num_codebooks
         kinds[self.ids[2:]] = torch.arange(self._num_codebooks).repeat_interleave(self._codebook_size)
         return kinds
 
+    def wanted_kinds(self, ids: torch.LongTensor) -> torch.LongTensor:
+        """The kinds of ids that must stand at each place of rows `(B, L)`, and after their end: `(B, L + 1)`."""
+        places = torch.arange(ids.shape[1] + 1, device=ids.device)
+        last_begin, last_end = (
+            F.pad(torch.where(ids == end, places[:-1], -1), (1, 0), value=-1).cummax(1).values  # before each place
+            for end in (self.begin_id, self.end_id)
+        )
+        drawn = places - 1 - last_begin  # codes so far, if a picture is open
+        wanted = torch.where(drawn < self.num_codes, drawn % self._num_codebooks, self._num_codebooks)
+        return torch.where(last_begin > last_end, wanted, TEXT)
+
 
 class ImageTokensLogitsProcessor(LogitsProcessor):
     r"""
-    Keeps `model.generate` to ids that [`ImageTokens.decode`] takes.
+    Keeps `model.generate` to ids that [`ImageTokens.decode`] takes: whole pictures, and no codes outside of them.
 
-    After `<image>` it allows only codes, of the right depth, until the picture is complete; then only `</image>`.
-    Elsewhere it forbids codes. To ask for a picture, end the prompt with `<image>`.
+    To ask for a picture, end the prompt with `<image>`.
 
     Args:
         image_tokens ([`ImageTokens`]): The tokens.
@@ -215,23 +211,16 @@ class ImageTokensLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, image_tokens: ImageTokens, allow_start: bool = True):
-        self.begin_id, self.end_id = image_tokens.begin_id, image_tokens.end_id
-        self.num_codes, self.kinds = image_tokens.num_codes, image_tokens.token_kinds()
-        self.num_codebooks = int(self.kinds[self.end_id])
+        self.image_tokens, self.kinds = image_tokens, image_tokens.token_kinds()
         if not allow_start:
-            self.kinds[self.begin_id] = UNKNOWN
+            self.kinds[image_tokens.begin_id] = UNKNOWN
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores `(B, V)` after ids `(B, L)`, with `-inf` for the tokens that may not follow."""
         self.kinds = self.kinds.to(scores.device)  # copied once
         kinds = F.pad(self.kinds, (0, scores.shape[-1] - len(self.kinds)), value=UNKNOWN)  # (V,), with spare rows
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last_begin = torch.where(input_ids == self.begin_id, places, -1).amax(1)  # (B,)
-        last_end = torch.where(input_ids == self.end_id, places, -1).amax(1)
-        drawn = len(places) - 1 - last_begin  # codes so far, if a picture is open
-        wanted = torch.where(drawn < self.num_codes, drawn % self.num_codebooks, self.num_codebooks)
-        wanted = torch.where(last_begin > last_end, wanted, TEXT)  # (B,)
-        return scores.masked_fill(kinds != wanted[:, None], -torch.inf)
+        wanted = self.image_tokens.wanted_kinds(input_ids)[:, -1:]  # (B, 1)
+        return scores.masked_fill(kinds != wanted, -torch.inf)
 
 
 def _tokens(rqvae: RQVAEModel, depth: int) -> list[str]:

@@ -44,23 +44,6 @@ def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_c
 
 
 @pytest.mark.parametrize(
-    "config_class, fields",
-    [
-        (RQVAEConfig, {"code_depth": "3"}),
-        (RQVAEConfig, {"code_depth": 3.0}),
-        (RQVAEConfig, {"channel_multiplier": 3}),
-        (RQVAEConfig, {"shared_codebook": 1}),
-        (RQVAEConfig, {"codebook_decay": "0.9"}),
-        (RQTransformerConfig, {"code_shape": ["8", "8", "4"]}),
-        (RQTransformerConfig, {"hidden_size": None}),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, fields):
-    with pytest.raises(StrictDataclassError, match=f"(?s)field '{next(iter(fields))}'.*TypeError"):
-        config_class(**fields)
-
-
-@pytest.mark.parametrize(
     "config_class, fields, message",
     [
         (RQVAEConfig, {"code_depth": 0}, "`code_depth` must be at least 1, got 0"),
@@ -74,7 +57,6 @@ def test_a_value_of_the_wrong_type_is_refused_and_its_field_named(config_class, 
         (RQVAEConfig, {"codebook_decay": float("nan")}, "`codebook_decay` must be a finite number, got nan"),
         (RQVAEConfig, {"codebook_epsilon": 0}, "`codebook_epsilon` must be greater than 0"),
         (RQVAEConfig, {"commitment_weight": -1}, "`commitment_weight` must be at least 0"),
-        (RQVAEConfig, {"codebook_epsilon": float("inf")}, "`codebook_epsilon` must be a finite number, got inf"),
         (RQTransformerConfig, {"code_shape": (8, 8)}, r"`code_shape` must be three integers .*\(8, 8\)"),
         (RQTransformerConfig, {"code_shape": (8, 0, 4)}, r"`code_shape` must be at least 1, got \(8, 0, 4\)"),
         (RQTransformerConfig, {"num_depth_layers": 0}, "`num_depth_layers` must be at least 1 for codes of more"),

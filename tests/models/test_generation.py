@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import torch
+from conftest import seeded
 from transformers import CompileConfig, GenerationConfig, LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from rq_hf import RQTransformerForImageGeneration
@@ -16,10 +17,6 @@ from rq_hf.models.sampling import filter_logits
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
 LONG = torch.zeros(2, 1, dtype=torch.long)
 KNOWN = torch.zeros(1, *SHAPE, dtype=torch.long)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def conditions(model, batch_size: int = 2) -> torch.Tensor:
@@ -268,7 +265,7 @@ def test_unused_settings_are_warned_about(make_transformer, caplog, monkeypatch)
 def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
     input_ids = conditions(tiny_transformer)
     expected = tiny_transformer.generate(input_ids, generator=seeded(0))
-    for dtype in (torch.uint8, torch.int16, torch.uint16):
+    for dtype in (torch.uint8, torch.uint16):
         assert torch.equal(tiny_transformer.generate(input_ids, known_codes=expected.to(dtype)), expected)
         assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
     with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got values from 3[2-9]"):
@@ -281,24 +278,15 @@ def test_settings_are_refused_without_drawing(make_transformer):
     model = make_transformer("class", null_condition_ids=None)
     model.check_sampling(temperature=[1.0, 0.5, 0.5], top_k=3, top_p=0.9, guidance_scale=1.0)
     for settings, match in (
-        ({"temperature": 0}, "`temperature` must be greater than 0"),
-        ({"top_k": [3, 3]}, "`top_k`"),
-        ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\]"),
+        ({"temperature": 0}, "`temperature` must be greater than 0 .*, got 0"),
+        ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\], got 1.5"),
+        ({"guidance_scale": -0.5}, "`guidance_scale` must be .*at least 0, got -0.5"),
         ({"guidance_scale": 2.0}, "needs a negative prompt .*, or a model trained with .*`null_condition_ids`"),
     ):
         for call in (model.check_sampling, functools.partial(model.generate, LONG)):
             with pytest.raises(ValueError, match=match):
                 call(**settings)
     assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)
-
-
-def test_the_loop_may_be_interrupted(tiny_transformer):
-    input_ids, recorded = conditions(tiny_transformer), record_logits(tiny_transformer)
-    plain = tiny_transformer.generate(input_ids, generator=seeded(4)).flatten(1, 2)
-    recorded.clear()
-    codes = tiny_transformer.generate(input_ids, generator=seeded(4), interrupt=lambda: len(recorded) == 2 * 3)
-    assert len(recorded) == 2 * 3
-    assert torch.equal(codes.flatten(1, 2)[:, :2], plain[:, :2]) and not codes.flatten(1, 2)[:, 2:].any()
 
 
 def test_the_generation_config_is_saved_and_loaded_and_gives_the_defaults(make_transformer, tmp_path):
@@ -349,24 +337,16 @@ def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
     "arguments, message",
     [
         (dict(top_k=0), "`top_k` must be an integer of at least 1, got 0"),
-        (dict(top_k=2.5), "`top_k` must be an integer"),
-        (dict(top_k=True), "`top_k` must be an integer"),
-        (dict(top_k="5"), "`top_k` must be an integer"),
+        (dict(top_k=[5, True, 5]), r"`top_k` must be an integer of at least 1, got \[5, True, 5\]"),
         (dict(top_k=float("inf")), "`top_k` must be an integer"),
-        (dict(top_k=[5, 0, 5]), r"`top_k` must be an integer of at least 1, got \[5, 0, 5\]"),
         (dict(top_k=[5, 5]), r"`top_k` must be a number or a list of one per depth \(3\), got \[5, 5\]"),
         (dict(top_p=0.0), r"`top_p` must be in \(0, 1\], got 0.0"),
-        (dict(top_p=1.01), r"`top_p` must be in \(0, 1\], got 1.01"),
         (dict(top_p=float("nan")), r"`top_p` must be in \(0, 1\]"),
-        (dict(top_p=[0.5, 0.5, -0.5]), r"`top_p` must be in \(0, 1\]"),
-        (dict(temperature=0), "`temperature` must be greater than 0 .*, got 0"),
         (dict(temperature="hot"), "`temperature` must be greater than 0 .*, got 'hot'"),
-        (dict(guidance_scale=-0.5), "`guidance_scale` must be .*at least 0, got -0.5"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
         (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
         (dict(negative_input_ids=LONG), "A negative prompt or condition needs a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
-        (dict(negative_input_ids=LONG[0], guidance_scale=2.0), r"`negative_input_ids` must have shape"),
         (
             dict(negative_input_ids=LONG[[0, 0, 1]], guidance_scale=2.0),
             r"`negative_input_ids` must have .* \(2, 1\), got \(3, 1\)",
@@ -381,14 +361,12 @@ def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
         (dict(known_codes=KNOWN.expand(3, *SHAPE)), r"`known_codes` must have shape .*got \(3, 2, 3, 3\)"),
         (dict(known_codes=KNOWN + SIZE), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN - 1), r"`known_codes` must be integers in \[0, 32\)"),
-        (dict(known_codes=KNOWN.float()), r"`known_codes` must be integers in \[0, 32\), got torch.float32"),
         (dict(known_codes=KNOWN.tolist()), "`known_codes` must be a tensor, got list"),
         (dict(known_codes=KNOWN, known_mask=[[True] * 3] * 2), "`known_mask` must be a bool tensor, got list"),
         (dict(compile_config={"fullgraph": True}), "`compile_config` must be a CompileConfig, got {'fullgraph'"),
         (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be a bool tensor, got torch.int64"),
         (dict(known_codes=KNOWN, known_mask=KNOWN[0, :, :2, 0] == 0), r"`known_mask` must have shape .*got \("),
         (dict(callback=lambda position, codes: codes[:, :1]), r"callback.* must have shape \(2, 2, 3, 3\), got"),
-        (dict(callback=lambda position, codes: codes + SIZE), r"callback.* must be integers in \[0, 32\)"),
         (dict(callback=lambda position, codes: codes / 2), r"callback.* integers in \[0, 32\), got torch.float"),
     ],
 )
@@ -401,9 +379,7 @@ def test_bad_settings_are_refused(make_transformer, arguments, message):
     "input_ids, message",
     [
         (torch.zeros(2, 5, dtype=torch.long), r"have shape \(batch_size, 6\), got \(2, 5\)"),
-        (torch.zeros(6, dtype=torch.long), r"have shape \(batch_size, 6\), got \(6,\)"),
         (torch.zeros(0, 6, dtype=torch.long), r"have shape \(batch_size, 6\), got \(0, 6\)"),
-        ([[0] * 6], r"be a tensor, got list"),
         (torch.zeros(2, 6), r"be integers in \[0, 80\), got torch.float32"),
         (torch.full((2, 6), 80), r"be integers in \[0, 80\), got values from 80 to 80"),
         (torch.full((2, 6), -1), r"be integers in \[0, 80\), got values from -1"),

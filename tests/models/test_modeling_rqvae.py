@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The RQ-VAE model: sizes, encoding and decoding, losses, checkpointing, precision, bad input; both models' files."""
 
-import inspect
 import warnings
 from pathlib import Path
 
@@ -152,12 +151,6 @@ def test_half_precision_keeps_the_quantizer_in_fp32(tiny_rqvae, pictures, tmp_pa
         assert decoded.dtype == dtype and (decoded.float() - reconstruction).abs().mean() < 0.05
         assert model(pictures, codebook_update="per_step").loss.isfinite()
         model.quantizer.load_state_dict({name.removeprefix("quantizer."): b for name, b in buffers.items()})
-
-
-@pytest.mark.parametrize("model_class", [RQVAEModel, RQTransformerForImageGeneration])
-def test_what_trainer_looks_at_is_set(model_class):
-    assert model_class.accepts_loss_kwargs is False
-    assert list(inspect.signature(model_class.forward).parameters)[1] == model_class.main_input_name
 
 
 @pytest.mark.parametrize(

@@ -211,13 +211,12 @@ def test_each_depth_has_its_own_temperature_and_0_or_none_takes_the_nearest_code
         codes, _ = quantizer.quantize(latents, [cold, 1e4, cold], stochastic=True)
         assert torch.equal(codes[..., 0], hard[..., 0])
         assert (codes[..., 1] == hard[..., 1]).float().mean() < 0.5
-    for temperature, expected in (
-        ([0.5], "a number or a list of one per depth"),
-        ([0.5, -1.0, 1.0], "at least 0"),
-        (-1.0, "at least 0, got -1"),
-    ):
+    for temperature, expected in (([0.5], "a number or a list of one per depth"), ([0.5, -1.0, 1.0], "at least 0")):
         with pytest.raises(ValueError, match=f"`temperature` must be {expected}"):
             quantizer.quantize(latents, temperature, stochastic=True)
+    for name, value, expected in (("decay", 2, r"in \[0, 1\), got 2"), ("epsilon", -1, "greater than 0, got -1")):
+        with pytest.raises(ValueError, match=f"`{name}` must be {expected}"):
+            make_quantizer(trained=False, **{name: value})
 
 
 def test_inverse_cdf_sampling_never_takes_a_code_of_probability_0():
@@ -251,19 +250,12 @@ def test_codes_under_autocast_equal_those_in_fp32(shared):
     assert torch.equal(other.cluster_size.sum(), quantizer.cluster_size.sum())
 
 
-def test_settings_out_of_range_are_refused():
-    for name, value, expected in (("decay", 2, r"in \[0, 1\), got 2"), ("epsilon", -1, "greater than 0, got -1")):
-        with pytest.raises(ValueError, match=f"`{name}` must be {expected}"):
-            make_quantizer(trained=False, **{name: value})
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_casting_leaves_every_bit_of_the_buffers(dtype):
     quantizer, latents = make_quantizer(), make_latents(8, 4, 4)
     quantizer.cluster_size.mul_(1e4)  # beyond the largest half
     before, codes = state(quantizer), quantizer.quantize(latents)[0]
-    torch.testing.assert_close(state(torch.nn.Sequential(quantizer).to(dtype)[0]), before, rtol=0, atol=0)
-    torch.testing.assert_close(state(quantizer.half().bfloat16()), before, rtol=0, atol=0)
+    torch.testing.assert_close(state(torch.nn.Sequential(quantizer).to(dtype).half()[0]), before, rtol=0, atol=0)
     assert torch.equal(quantizer.quantize(latents)[0], codes)
     assert quantizer.quantize(latents.bfloat16())[1].dtype == torch.float32
     assert quantizer.to("meta").codebook.weight.is_meta

@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from conftest import seeded
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -26,10 +27,6 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "heart", "rocke
 SIZES = dict(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 PROMPTS = ["a red heart", "rocket", "a small blue rocket heart"]
 LENGTH = 6
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def make_tokenizer(with_padding: bool = True) -> PreTrainedTokenizerFast:

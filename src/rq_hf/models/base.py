@@ -50,8 +50,7 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """Reads a config.json. None is an `OSError`, where the base class takes defaults; another kind of model is a
-        `ValueError`."""
+        """Reads a config.json. None is an `OSError`, another kind of model a `ValueError`."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         name = str(pretrained_model_name_or_path)
         if not config_dict:
@@ -63,8 +62,8 @@ class RQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds a configuration from a config.json. Its unknown fields are ignored with a warning; unknown ones in
-        `kwargs` are a `ValueError`."""
+        """Builds a configuration from a config.json. Its unknown fields are ignored with a warning, those of `kwargs`
+        are a `ValueError`."""
         returns_unused = kwargs.pop("return_unused_kwargs", False)
         known = {name: value for name, value in config_dict.items() if cls._is_known(name)}
         # Given fields are validated together with those of the file; `dtype` is the model loader's as well.
@@ -103,10 +102,8 @@ class RQPreTrainedModel(PreTrainedModel):
 
         Raises:
             `OSError`: files that are not there or damaged.
-            `ValueError`:
-                another kind of model, weights that are missing (unless `output_loading_info=True` returns their
-                names) or have other shapes, an index of weights that names anything but plain `*.safetensors` files,
-                or an adapter.
+            `ValueError`: another kind of model, an adapter, weights of other shapes, missing weights (unless
+                `output_loading_info=True` returns their names), or an index that names other than `*.safetensors`.
         """
         name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on

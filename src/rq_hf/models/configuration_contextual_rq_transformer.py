@@ -10,9 +10,8 @@ from .configuration_rq_transformer import RQTransformerConfig
 @strict
 class ContextualRQTransformerConfig(RQTransformerConfig):
     r"""
-    Configuration of a [`ContextualRQTransformerForImageGeneration`]. It has the fields of [`RQTransformerConfig`].
-
-    There is no caption loss: with full attention each caption token would see the next one.
+    Configuration of a [`ContextualRQTransformerForImageGeneration`]. It has the fields of [`RQTransformerConfig`], but
+    there is no caption loss: with full attention each caption token would see the next one.
 
     Example:
 

@@ -30,9 +30,7 @@ class RQTransformerConfig(RQConfig):
         condition_dim (`int`, *optional*):
             Width of a text encoder's vectors. Conditions are then `prompt_embeds`, and `vocab_size` is not used.
         code_shape (`list[int]`, defaults to `(8, 8, 4)`): (H, W, D) of the code map.
-        codebook_size (`int`, defaults to 16384): Codes in a codebook, K.
-        codebook_dim (`int`, defaults to 256): Width of a code vector, n_z.
-        shared_codebook (`bool`, defaults to `True`): Whether the RQ-VAE has one codebook for all depths.
+        codebook_size, codebook_dim, shared_codebook (*optional*): Those of the [`RQVAEConfig`].
         hidden_size (`int`, defaults to 1280): Width n_e of both transformers.
         num_spatial_layers (`int`, defaults to 26): Blocks of the spatial transformer.
         num_depth_layers (`int`, defaults to 4): Blocks of the depth transformer, 0 only for codes of depth 1.
@@ -105,11 +103,10 @@ class RQTransformerConfig(RQConfig):
             return all(0 <= int(value) < self.vocab_size for value in values)
 
         ids = f"in [0, {self.vocab_size})"
-        null, length = self.null_condition_ids, self.condition_length
         self._require(self.pad_token_id is None or are_ids([self.pad_token_id]), "pad_token_id", ids)
-        self._require(
-            null is None or len(null) == length and are_ids(null), "null_condition_ids", f"{length} ids {ids}"
-        )
+        null, length = self.null_condition_ids, self.condition_length
+        fits = null is None or len(null) == length and are_ids(null)
+        self._require(fits, "null_condition_ids", f"{length} ids {ids}")
         self._require(are_ids(self.id2label or ()), "id2label", f"names of condition ids {ids}")
 
     @property
@@ -142,15 +139,11 @@ class RQTransformerConfig(RQConfig):
 
     @classmethod
     def from_rqvae_config(cls, rqvae_config: RQVAEConfig, **kwargs) -> "RQTransformerConfig":
-        """Configuration of a transformer over the codes of an RQ-VAE.
-
-        Args:
-            rqvae_config ([`RQVAEConfig`]): Gives `code_shape`, `codebook_size`, `codebook_dim` and `shared_codebook`.
-            kwargs:
-                All other fields; those four may be given too, if they agree.
+        """Configuration of a transformer over the codes of an RQ-VAE, which gives `code_shape`, `codebook_size`,
+        `codebook_dim` and `shared_codebook`.
 
         Raises:
-            `ValueError`: a field given in `kwargs` contradicts the RQ-VAE.
+            `ValueError`: one of these is given in `kwargs` and contradicts the RQ-VAE.
         """
         for name in CODE_FIELDS:
             value = getattr(rqvae_config, name)

@@ -35,52 +35,39 @@ class CodeHead(PredictionHead):
         codebook: torch.Tensor | None = None,
         temperatures: Sequence[float] = (),
     ) -> torch.Tensor:
-        """Logits `(..., D, K)`, or with targets the cross-entropy of each code `(..., D)`.
+        """Logits `(..., D, K)` of states `(..., D, n_e)`, or with targets the cross-entropy of each code `(..., D)`.
 
-        Args:
-            x: `(..., D, n_e)`.
-            labels: `(..., D)` codes or `(..., D, K)` distributions.
-            residuals: `(..., D, n_z)`; the targets are their Q_tau (Eq. 15).
-            codebook, temperatures: `(1 or D, K, n_z)` and tau of each depth, needed with residuals.
+        Targets are codes `(..., D)`, distributions `(..., D, K)`, or Q_tau (Eq. 15) of residuals `(..., D, n_z)`.
         """
         if labels is None and residuals is None:
             return super().forward(x)
         states = x.flatten(0, -3)  # (N, D, n_e)
         targets = (labels if residuals is None else residuals).flatten(0, x.ndim - 3)  # (N, D), (N, D, K or n_z)
-        soft = None if residuals is None else (codebook, temperatures)
         blocks = row_blocks(len(states), states.shape[1] * self.linear.out_features, LOGIT_BLOCK_ELEMENTS)
         if len(blocks) == 1:
-            losses = self._losses(states, targets, soft)
-        else:  # each block is computed again for its gradient
-            of_blocks = [
-                checkpoint(self._losses, states[block], targets[block], soft, use_reentrant=False) for block in blocks
-            ]
-            losses = torch.cat(of_blocks)  # (N, D)
-        return losses.view(x.shape[:-1])
+            return self._losses(states, targets, codebook, temperatures).view(x.shape[:-1])
+        losses = [  # each block is computed again for its gradient
+            checkpoint(self._losses, states[block], targets[block], codebook, temperatures, use_reentrant=False)
+            for block in blocks
+        ]
+        return torch.cat(losses).view(x.shape[:-1])
 
-    def _losses(
-        self, states: torch.Tensor, targets: torch.Tensor, soft: tuple[torch.Tensor, Sequence[float]] | None
-    ) -> torch.Tensor:
-        """Cross-entropy `(N, D)`; with `soft` = (codebook, tau of each depth) the targets are residuals."""
-        if soft is not None:
-            codebook, temperatures = soft
+    def _losses(self, states, targets, codebook, temperatures) -> torch.Tensor:
+        """Cross-entropy `(N, D)`; with a codebook the targets are residuals."""
+        if codebook is not None:
             of_depths = [
                 soft_code_probabilities(targets[:, depth], codebook[depth % len(codebook)], temperature)
                 for depth, temperature in enumerate(temperatures)
             ]
             targets = torch.stack(of_depths, dim=1)  # (N, D, K)
         logits = super().forward(states).float()  # (N, D, K)
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(0, 1), reduction="none", ignore_index=IGNORED
-        )  # (N * D,)
-        return losses.view(states.shape[:2])
+        logits, targets = logits.flatten(0, 1), targets.flatten(0, 1)
+        return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED).view(states.shape[:2])
 
 
 class DepthDecoder(nn.Module):
     r"""
-    Predicts and draws the D codes of a position from one context vector (Eq. 12, 13).
-
-    It needs nothing of the model that gives the vector, so it can sit on the hidden states of any model.
+    Predicts and draws the D codes of a position from one context vector (Eq. 12, 13), a hidden state of any model.
 
     Args:
         config ([`RQTransformerConfig`]):
@@ -122,10 +109,7 @@ class DepthDecoder(nn.Module):
 
     @torch.no_grad()
     def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Copies the code vectors of an RQ-VAE, [`RQVAEModel.codebook`], whose codes are read and predicted.
-
-        Args:
-            codebook (`torch.Tensor`): `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`.
+        """Copies [`RQVAEModel.codebook`], `(1, K, n_z)`, or `(D, K, n_z)` with `shared_codebook=False`.
 
         Raises:
             `ValueError`: wrong shape.
@@ -148,10 +132,10 @@ class DepthDecoder(nn.Module):
         Args:
             context (`torch.Tensor` of shape `(..., n_e)`): One vector per position, h_t.
             codes (`torch.LongTensor` of shape `(..., D)`): The codes of the position.
-            labels, residuals, label_temperature (*optional*): Targets; see [`losses`].
+            labels, residuals, label_temperature (*optional*): Targets of [`losses`], which are returned then.
 
         Returns:
-            Logits `(..., D, K)` (Eq. 13), or with targets the cross-entropy of each code `(..., D)`, in nats.
+            Logits `(..., D, K)` (Eq. 13), or the cross-entropy of each code `(..., D)`, in nats.
         """
         states = self.states(context, self.partial_sums(codes)[..., :-1, :])  # (..., D, n_e)
         if labels is None and residuals is None:
@@ -178,12 +162,11 @@ class DepthDecoder(nn.Module):
         residuals: torch.Tensor | None = None,
         label_temperature: float | Sequence[float] | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy of each code `(..., D)`, in nats (Eq. 14).
+        """Cross-entropy of each code `(..., D)`, in nats (Eq. 14), after outputs `(..., D, n_e)` of [`states`].
 
         Args:
-            states: Outputs of [`states`], `(..., D, n_e)`.
             labels: Codes `(..., D)`, where -100 has no loss, or distributions `(..., D, K)` for small K.
-            residuals: Instead of `labels`: `(..., D, n_z)`, from which the soft targets of Eq. 15 are computed.
+            residuals: Instead of `labels`: `(..., D, n_z)`, of which the targets of Eq. 15 are made block by block.
             label_temperature: tau > 0 of Eq. 15, one number or one per depth; needed with `residuals`.
         """
         if residuals is None:
@@ -253,13 +236,6 @@ class DepthDecoder(nn.Module):
             drawn.append(self.draw(groups[:, block].flatten(0, 1), sampling, **given))
         codes, _, is_finite = zip(*drawn, strict=True)
         return torch.cat(codes), torch.stack(is_finite).all()
-
-    def losses_in_blocks(self, states: torch.Tensor, codes: torch.LongTensor) -> torch.Tensor:
-        """Cross-entropy `(N,)` of codes `(N,)` of one depth after states `(N, n_e)`, without gradient."""
-        blocks = row_blocks(len(states), self.head.linear.out_features, LOGIT_BLOCK_ELEMENTS)
-        return torch.cat(
-            [F.cross_entropy(self.head(states[block]).float(), codes[block], reduction="none") for block in blocks]
-        )
 
 
 def for_all_rows(values: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -9,7 +9,6 @@ Guidance adds B null rows after the B conditional rows; such shapes are written 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 
 from .depth_decoder import for_all_rows
-from .sampling import SAMPLING_FIELDS, Sampling, check_integers, check_vectors, draw_uniforms
-from .transformer_blocks import KeyValueCache
+from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
+from .transformer_blocks import KeyValueCache, Position
+from .validation import check_integer, check_integers, check_vectors
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -27,10 +27,7 @@ Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
 class Decoder:
     """Runs a model's `step` for position after position, and keeps what the next position needs.
 
-    Args:
-        model: an RQ-Transformer.
-        compile_config: compiles the step. Then the caches are kept for later calls with as many rows or fewer, since
-            CUDA graphs need fixed addresses.
+    A compiled step keeps its caches for later calls with as many rows or fewer: CUDA graphs need fixed addresses.
 
     Attributes:
         caches: keys and values of all tokens before `token`.
@@ -73,13 +70,9 @@ class Decoder:
 
 
 class CodeGenerationMixin(GenerationMixin):
-    """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks.
+    """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks."""
 
-    Attributes:
-        sampling_fields: names of the settings that [`generate`] reads from a generation config.
-    """
-
-    sampling_fields = SAMPLING_FIELDS
+    sampling_fields = SAMPLING_FIELDS  # settings that `generate` reads from a generation config
 
     def check_sampling(self, **settings) -> None:
         """Raises the `ValueError` that [`generate`] would raise for these settings."""
@@ -93,7 +86,7 @@ class CodeGenerationMixin(GenerationMixin):
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
         """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
-        shapes = [(batch_size, *self.config.code_shape) for batch_size in dict.fromkeys(batch_sizes)]
+        shapes = [(batch_size, *self.config.code_shape) for batch_size in batch_sizes]
         check_integers(name, codes, self.config.codebook_size, shapes)
 
     def _checked_states(
@@ -101,7 +94,7 @@ class CodeGenerationMixin(GenerationMixin):
     ) -> torch.Tensor:
         """Condition states `(B, S, n_e)` of a checked condition; errors call it `prefix` + the argument's name."""
         config = self.config
-        shapes = [(batch_size, config.condition_length) for batch_size in dict.fromkeys(batch_sizes)]
+        shapes = [(batch_size, config.condition_length) for batch_size in batch_sizes]
         names = ["input_ids", "prompt_embeds"]
         expected, other = names if config.condition_dim is None else reversed(names)
         given = {"input_ids": input_ids, "prompt_embeds": prompt_embeds}
@@ -114,12 +107,12 @@ class CodeGenerationMixin(GenerationMixin):
         return self.condition_states(prompt_embeds=prompt_embeds)
 
     def _with_null_states(
-        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, sampling: Sampling
+        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, is_guided: bool
     ) -> torch.Tensor:
         """Condition states `(B, S, n_e)`, and with guidance the null states after them, `(2B, S, n_e)`."""
         config, rows = self.config, (1, len(condition))
         is_given = negative_input_ids is not None or negative_prompt_embeds is not None
-        if sampling.guidance_scale == 1.0:
+        if not is_guided:
             if is_given:
                 raise ValueError("A negative prompt or condition needs a `guidance_scale` other than 1.")
             return condition
@@ -148,9 +141,8 @@ class CodeGenerationMixin(GenerationMixin):
             return torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2), None
         self.check_codes("`known_codes`", codes, (1, shape[0]))
         mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"`known_mask` must be a bool tensor, got {got}.")
+        if getattr(mask, "dtype", None) != torch.bool:
+            raise ValueError(f"`known_mask` must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}.")
         if tuple(mask.shape) not in (shape[1:3], shape[1:], (1, *shape[1:]), shape):
             raise ValueError(
                 f"`known_mask` must have shape {shape[1:3]}, {shape[1:]} or {shape}, got {tuple(mask.shape)}."
@@ -190,7 +182,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         r"""Samples code maps, position by position in raster order and depth by depth (Eq. 9).
 
         Settings that are `None` come from the generation config. Without any, all codes may be drawn, at temperature 1
-        and without guidance. The model should be in eval mode.
+        and without guidance.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, condition_length)`, *optional*):
@@ -198,8 +190,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             do_sample (`bool`, *optional*): Draw codes, or take the likeliest.
             temperature (`float` or `list[float]`, *optional*):
                 > 0, one number or one per depth. Below 1 sharpens the distribution.
-            top_k (`int` or `list[int]`, *optional*):
-                Draw from the `top_k >= 1` likeliest codes, one number or one per depth.
+            top_k (`int` or `list[int]`, *optional*): Draw from the `top_k >= 1` likeliest codes of a depth.
             top_p (`float` or `list[float]`, *optional*):
                 Draw from the smallest set of likeliest codes with this probability, in (0, 1].
             guidance_scale (`float`, *optional*):
@@ -212,7 +203,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
                 Codes to keep where `known_mask` is `True`.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
-                Which codes are known; by default all of `known_codes`.
+                Which codes are known, all by default.
             generator (`torch.Generator` or a list of one per picture, *optional*):
                 Gives one uniform number per code before the loop. With one per picture a batch equals its singles.
             callback (*optional*):
@@ -239,7 +230,8 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         sampling = self._sampling(defaults, **given, guidance_scale=guidance_scale)
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         shape, device = (len(condition), *self.config.code_shape), condition.device
-        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, sampling)
+        is_guided = sampling.guidance_scale != 1.0
+        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, is_guided)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, device)  # (B, T, D)
         uniforms = None
         if sampling.do_sample:
@@ -275,23 +267,13 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         return self.config.num_positions
 
     def step(
-        self,
-        token: torch.Tensor,
-        caches: Caches,
-        position: int | torch.Tensor,
-        sampling: Sampling,
-        **given: Any,
+        self, token: torch.Tensor, caches: Caches, position: Position, sampling: Sampling, **given: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One position: its context h_t (Eq. 11), its codes, and the token that the next position reads (Eq. 10).
+        """One position: its context h_t (Eq. 11), its codes `(B, D)`, and the token that the next one reads (Eq. 10).
 
-        Args:
-            token: `(B or 2B, 1, n_e)`, of the position before, or the last one of the condition.
-            caches: filled with all tokens before `token`.
-            position: t, an integer, or a tensor `(1,)` for a compiled step.
-            sampling, given: see [`DepthDecoder.draw`].
-
-        Returns:
-            Codes `(B, D)`, the token of this position, and whether all logits were finite `()`.
+        `token` `(B or 2B, 1, n_e)` is that of the position before, or the last one of the condition; `caches` hold all
+        tokens before it. `position` is t, an integer, or a tensor `(1,)` for a compiled step. `sampling` and `given`
+        are arguments of [`DepthDecoder.draw`]. The last value tells whether all logits were finite, `()`.
         """
         spatial_caches, depth_caches = caches
         slot = self.config.condition_length - 1 + position
@@ -299,7 +281,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         codes, quantized, is_finite = self.depth_decoder.draw(context, sampling, caches=depth_caches, **given)
         return codes, self.position_token(quantized, position, len(token)), is_finite
 
-    def position_token(self, quantized: torch.Tensor, position: int | torch.Tensor, rows: int) -> torch.Tensor:
+    def position_token(self, quantized: torch.Tensor, position: Position, rows: int) -> torch.Tensor:
         """The token `(rows, 1, n_e)` of a position with z-hat_t `(B, n_z)` (Eq. 10)."""
         token = self.spatial_positions(self.spatial_projection(quantized[:, None]), offset=position)
         return for_all_rows(token, rows)
@@ -320,10 +302,9 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         top_p: float | Sequence[float] | None = None,
         **condition: torch.Tensor,
     ) -> torch.LongTensor:
-        """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before.
-
-        Training uses it to show the model its own codes. `condition` are arguments of [`condition_states`]. Settings
-        are those of [`generate`], but they do not come from the generation config, and there is no guidance.
+        """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before,
+        so that training can show the model its own codes. It reads no generation config and has no guidance;
+        `condition` are arguments of [`condition_states`].
         """
         depth = codes.shape[-1]
         sampling = Sampling.from_settings(depth, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -347,10 +328,9 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         The codes of depth 1 hold the coarse picture, so they tell best whether it fits the condition.
 
         Args:
-            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
-                conditions, as in [`generate`].
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`): code maps.
-            depth (`int`, defaults to 1): which codes count, from 1 to D.
+            input_ids, prompt_embeds (*optional*): Conditions, as in [`generate`].
+            codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps.
+            depth (`int`, defaults to 1): Which codes count, from 1 to D.
 
         Returns:
             `torch.FloatTensor` of shape `(B,)`, in nats per code, at temperature 1 and without guidance.
@@ -360,13 +340,13 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         """
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
-        check_depth(depth, codes.shape[-1])
+        check_integer("depth", depth, 1, codes.shape[-1])
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
         context = self.spatial_states(condition, partial_sums[:, :, -1])[:, condition.shape[1] - 1 :]  # (B, T, n_e)
-        states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])[:, :, -1].flatten(0, 1)
-        losses = self.depth_decoder.losses_in_blocks(states, codes[..., depth - 1].flatten())  # (B*T,)
-        return -losses.view(len(codes), -1).mean(1)
+        states = self.depth_decoder.states(context, partial_sums[:, :, : depth - 1])  # (B, T, depth, n_e)
+        losses = self.depth_decoder.losses(states[:, :, -1:], codes[:, :, depth - 1 : depth])  # (B, T, 1)
+        return -losses.mean((1, 2))
 
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
@@ -386,15 +366,9 @@ def _process_logits(
     return logits_processor(drawn, logits)
 
 
-def check_compile_config(config: Any) -> CompileConfig:
+def check_compile_config(config: Any) -> None:
     if not isinstance(config, CompileConfig):
         raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
-    return config
-
-
-def check_depth(depth: Any, code_depth: int) -> None:
-    if isinstance(depth, bool) or not isinstance(depth, Integral) or not 1 <= depth <= code_depth:
-        raise ValueError(f"`depth` must be an integer from 1 to {code_depth}, got {depth!r}.")
 
 
 def check_finite(is_finite: torch.Tensor) -> None:

@@ -19,9 +19,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig
 
 from .depth_decoder import for_all_rows
-from .generation import CodeGenerationMixin, check_compile_config, check_depth, check_finite
+from .generation import CodeGenerationMixin, check_compile_config, check_finite
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
-from .validation import at_least
+from .validation import at_least, check_integer
 
 # The paper's settings, for those that neither the call nor the generation config gives.
 DEFAULTS = {
@@ -33,12 +33,11 @@ ORDERS = ("random", "halton")
 
 
 class Pass(NamedTuple):
-    """One pass: which positions `(B, T)` are hidden, the positions `(B, m)` that are drawn (T is none), their uniforms
-    `(B, m, D)`, and whether it belongs to the draft."""
+    """What one pass hides and draws."""
 
-    is_hidden: torch.BoolTensor
-    positions: torch.LongTensor
-    uniforms: torch.Tensor
+    is_hidden: torch.BoolTensor  # (B, T), the positions that are drawn and others that are not drawn yet
+    positions: torch.LongTensor  # (B, m), those that are drawn; T is no position
+    uniforms: torch.Tensor  # (B, m, D) in [0, 1)
     is_draft: bool
 
 
@@ -65,17 +64,8 @@ def _radical_inverse(number: int, base: int) -> float:
 
 
 def balanced_partition(keys: torch.Tensor, is_drawn: torch.BoolTensor, num_parts: int) -> torch.LongTensor:
-    """Divides the positions of each picture that are drawn, in the order of their keys.
-
-    Args:
-        keys: `(B, T)`, of which the smallest come first.
-        is_drawn: `(B, T)`.
-        num_parts: At least 1.
-
-    Returns:
-        Positions `(num_parts, B, m)`; sizes of parts differ by one at most. Smaller parts end in T, which is no
-        position.
-    """
+    """Divides the positions of `is_drawn` `(B, T)`, those with the smallest keys `(B, T)` first, into parts of nearly
+    equal size: positions `(num_parts, B, m)`. Smaller parts end in T, which is no position."""
     num_positions = keys.shape[1]
     order = keys.float().masked_fill(~is_drawn, float("inf")).argsort(-1)  # (B, T), those to be drawn first
     counts = is_drawn.sum(-1, keepdim=True)  # (B, 1)
@@ -149,15 +139,13 @@ class MaskedGenerationMixin(CodeGenerationMixin):
     ) -> torch.LongTensor:
         r"""Draws code maps by Draft-and-Revise.
 
-        Settings that are `None` come from the generation config, and else are the paper's. The model should be in eval
-        mode.
+        Settings that are `None` come from the generation config, and else are the paper's.
 
         Args:
             input_ids, prompt_embeds, negative_input_ids, negative_prompt_embeds (*optional*):
-                Conditions, and those that guidance leads away from; see [`RQTransformerForImageGeneration.generate`].
+                Conditions, and those that guidance leads away from.
             do_sample, temperature, top_k, top_p (*optional*):
-                How codes are drawn; see [`RQTransformerForImageGeneration.generate`]. The temperature, by default 1,
-                is that of the draft.
+                How codes are drawn. The temperature, by default 1, is that of the draft.
             guidance_scale (`float`, *optional*): Guidance of the draft, by default 1, which is none.
             num_draft_steps (`int`, defaults to 64): Parts in which the draft is drawn, at least 1.
             num_revise_rounds (`int`, defaults to 2): Number of revisions, at least 0.
@@ -167,26 +155,18 @@ class MaskedGenerationMixin(CodeGenerationMixin):
                 Guidance of revisions, by default 1.8 for a model with `null_condition_ids`, else 1.
             order (`str`, defaults to `"random"`):
                 `"random"`, or `"halton"`: each part is spread evenly over the picture.
-            known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
-                Codes to keep where `known_mask` is `True`.
-            known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
-                Which codes are known; by default all of `known_codes`. Only positions with unknown codes are drawn.
-            generator (`torch.Generator` or a list of one per picture, *optional*):
-                Gives all random numbers before the loop. With one per picture a batch equals its singles.
-            callback (*optional*):
-                `callback(step, codes)`, called after each pass with codes `(B, H, W, D)`. Codes that are not drawn yet
-                are 0. It may return changed codes.
-            interrupt (*optional*): `interrupt()`, asked after each pass. `True` ends the loop.
-            generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
+            callback, interrupt (*optional*):
+                `callback(step, codes)` and `interrupt()`, called after each pass.
             compile_config (`transformers.CompileConfig`, *optional*):
                 Compiles a pass with `torch.compile`: one program for drafts and one for revisions.
+            known_codes, known_mask, generator, generation_config (*optional*):
+                As in [`RQTransformerForImageGeneration.generate`]. Only positions with unknown codes are drawn.
 
         Returns:
             `torch.LongTensor` of shape `(B, H, W, D)`.
 
         Raises:
-            `ValueError`: an argument of the wrong shape or range, guidance without a null condition, or logits that
-                are not finite.
+            `ValueError`: as [`RQTransformerForImageGeneration.generate`].
         """
         defaults = self.generation_config if generation_config is None else generation_config
         settings = self._draft_and_revise_settings(defaults, {
@@ -199,9 +179,9 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         given |= {"temperature": settings["revise_temperature"]}
         revision = self._sampling(defaults, **given, guidance_scale=settings["revise_guidance_scale"])
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
-        with_draft, with_revision = self._states_of_phases(
-            condition, (draft, revision), negative_input_ids, negative_prompt_embeds
-        )  # (B or 2B, S, n_e) each
+        is_guided = [phase.guidance_scale != 1.0 for phase in (draft, revision)]
+        guided = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, any(is_guided))
+        with_draft, with_revision = (guided if each else condition for each in is_guided)  # (B or 2B, S, n_e) each
         shape = (len(condition), *self.config.code_shape)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, condition.device)  # (B, T, D)
         is_drawn = ~known_mask.all(-1) if known_mask is not None else torch.ones_like(codes[..., 0], dtype=torch.bool)
@@ -236,10 +216,8 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         Args:
             condition: States `(B or 2B, S, n_e)`.
             codes: `(B, T, D)`.
-            is_hidden: `(B, T)`, `True` at the positions that are drawn and at others that are not drawn yet.
-            positions: `(B, m)`, those that are drawn; T is no position.
+            is_hidden, positions, uniforms: Of the [`Pass`].
             sampling: The settings.
-            uniforms: `(B, m, D)` in [0, 1).
             known_mask: `(B, T, D)`; single codes that are kept at positions that are drawn.
 
         Returns:
@@ -270,11 +248,8 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         top_p: float | Sequence[float] | None = None,
         **condition: torch.Tensor,
     ) -> torch.LongTensor:
-        """Draws the codes `(B, H, W, D)` of all positions: each half of them given the other half.
-
-        Training uses it to show the model its own codes. `condition` are arguments of [`condition_states`]. Settings
-        are those of [`generate`], but they do not come from the generation config, and there is no guidance.
-        """
+        """Draws the codes `(B, H, W, D)` of all positions, each half of them given the other half; see
+        [`RQTransformerForImageGeneration.redraw_codes`]."""
         sampling = Sampling.from_settings(codes.shape[-1], temperature=temperature, top_k=top_k, top_p=top_p)
         states, flat = self.condition_states(**condition), codes.flatten(1, 2)  # (B, S, n_e), (B, T, D)
         everything = torch.ones_like(flat[..., 0], dtype=torch.bool)
@@ -302,18 +277,15 @@ class MaskedGenerationMixin(CodeGenerationMixin):
 
         Args:
             input_ids, prompt_embeds, codes, depth (*optional*):
-                As in [`RQTransformerForImageGeneration.log_likelihood`].
+                As in [`RQTransformerForImageGeneration.log_likelihood`], and so are the result and errors.
             num_parts (`int`, defaults to 4): Parts of the partition, each of which takes a pass.
 
         Returns:
-            `torch.FloatTensor` of shape `(B,)`, in nats per code, at temperature 1 and without guidance.
-
-        Raises:
-            `ValueError`: conditions or codes of the wrong shape, dtype or range, or a depth out of range.
+            `torch.FloatTensor` of shape `(B,)`, in nats per code.
         """
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
-        check_depth(depth, codes.shape[-1])
+        check_integer("depth", depth, 1, codes.shape[-1])
         height, width, _ = self.config.code_shape
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
@@ -324,9 +296,9 @@ class MaskedGenerationMixin(CodeGenerationMixin):
             is_hidden = torch.zeros_like(codes[..., 0], dtype=torch.bool)
             is_hidden[:, part] = True
             context = self.spatial_states(condition, partial_sums[:, :, -1], is_hidden)[:, part]  # (B, m, n_e)
-            states = self.depth_decoder.states(context, partial_sums[:, part, : depth - 1])[:, :, -1]  # (B, m, n_e)
-            losses = self.depth_decoder.losses_in_blocks(states.flatten(0, 1), codes[:, part, depth - 1].flatten())
-            total += losses.view(len(codes), -1).sum(1)
+            states = self.depth_decoder.states(context, partial_sums[:, part, : depth - 1])  # (B, m, depth, n_e)
+            losses = self.depth_decoder.losses(states[:, :, -1:], codes[:, part, depth - 1 : depth])  # (B, m, 1)
+            total += losses.sum((1, 2))
         return -total / (height * width)
 
     def check_sampling(self, **settings: Any) -> None:
@@ -338,12 +310,12 @@ class MaskedGenerationMixin(CodeGenerationMixin):
 
     def _draft_and_revise_settings(self, defaults: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
         """The checked settings of [`DEFAULTS`]: those that are given, else the generation config's or the paper's."""
-        settings = {}
-        for name, default in DEFAULTS.items():
-            values = (given.get(name), getattr(defaults, name, None), default)
-            settings[name] = next(value for value in values if value is not None)
-            if values[:2] == (None, None) and name == "revise_guidance_scale" and not self.config.null_condition_ids:
-                settings[name] = 1.0  # there is no null condition that was trained
+        settings = dict(DEFAULTS)
+        if not self.config.null_condition_ids:
+            settings["revise_guidance_scale"] = 1.0  # there is no null condition that was trained
+        configured = {name: getattr(defaults, name, None) for name in DEFAULTS}
+        for chosen in (configured, given):
+            settings |= {name: chosen[name] for name in DEFAULTS if chosen.get(name) is not None}
         for name, low in LOWEST.items():
             at_least(low).check(name, settings[name])
             if settings[name] != int(settings[name]):
@@ -352,22 +324,11 @@ class MaskedGenerationMixin(CodeGenerationMixin):
             raise ValueError(f"`order` must be one of {ORDERS}, got {settings['order']!r}.")
         return settings
 
-    def _states_of_phases(
-        self, condition: torch.Tensor, phases: Sequence[Sampling], negative_input_ids: Any, negative_prompt_embeds: Any
-    ) -> list[torch.Tensor]:
-        """Condition states of phases, each with the null states if it is guided."""
-        negative = (negative_input_ids, negative_prompt_embeds)
-        if all(sampling.guidance_scale == 1.0 for sampling in phases):
-            return [self._with_null_states(condition, *negative, sampling) for sampling in phases]
-        null = {True: negative, False: (None, None)}
-        return [
-            self._with_null_states(condition, *null[sampling.guidance_scale != 1.0], sampling) for sampling in phases
-        ]
-
     def _pass(self, compile_config: CompileConfig | None) -> Callable:
         if compile_config is None:
             return self.fill
-        options = check_compile_config(compile_config).to_dict()
+        check_compile_config(compile_config)
+        options = compile_config.to_dict()
         if self._compiled_pass is None or self._compiled_pass[0] != options:
             self._compiled_pass = options, torch.compile(self.fill, **options)
         return self._compiled_pass[1]

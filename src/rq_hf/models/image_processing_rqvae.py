@@ -32,9 +32,6 @@ class RQVAEImageProcessor(RQVAEImageSettings, TorchvisionBackend):
 
     `AutoImageProcessor.from_pretrained` finds it beside a model, or [`RQVAEImageProcessorPil`] without torchvision.
 
-    Args:
-        kwargs: settings of transformers' image processors, such as `size` and `crop_size`.
-
     Example:
 
     ```python

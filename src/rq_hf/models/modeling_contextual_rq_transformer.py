@@ -35,12 +35,9 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
     r"""
     Predicts the codes of masked positions from the condition and all other positions.
 
-    A mask hides whole positions. The spatial transformer reads the condition and every position with full attention,
-    and its output h_t is the context from which the depth decoder predicts the D codes of position t, coarse to fine.
-    Masked positions are independent of each other, given the context; the codes of one position are not.
-
-    Args:
-        config ([`ContextualRQTransformerConfig`]): architecture.
+    A mask hides whole positions. The spatial transformer reads the condition and every position with full attention.
+    Its output h_t is the context from which the depth decoder predicts the D codes of position t, coarse to fine.
+    Given the context, masked positions do not depend on each other.
 
     Buffers:
         depth_decoder.codebook.weight: `(1 or D, K, n_z)`, the RQ-VAE's; see [`set_codebook`].
@@ -94,8 +91,7 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
         return contextual.train(model.training)
 
     def spatial_states(self, condition: torch.Tensor, quantized: torch.Tensor, mask: torch.BoolTensor) -> torch.Tensor:
-        """h_1..h_T `(B, T, n_e)` for condition states `(B, S, n_e)` and z-hat_t `(B, T, n_z)`, hidden where `mask`
-        `(B, T)` is `True`."""
+        """h_1..h_T `(B, T, n_e)` for condition states `(B, S, n_e)` and z-hat_t `(B, T, n_z)`, hidden by the mask."""
         visible = self.position_mask(quantized, mask)  # (B, T, n_z)
         tokens = self.spatial_positions(self.spatial_projection(visible))  # (B, T, n_e), u_t
         inputs = self.embedding_dropout(torch.cat([condition, tokens.to(condition.device)], dim=1))
@@ -118,19 +114,10 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
         r"""Predicts every code from the condition, the positions that are not masked, and coarser codes of its own.
 
         Args:
-            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
-                Conditions, one of the two; see [`condition_states`].
-            codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps, the inputs.
             mask (`torch.BoolTensor` of shape `(B, H, W)`, *optional*):
                 `True` where a position is hidden; all by default. Losses are those of hidden positions alone.
-            labels, residuals, label_temperature, output_logits, output_hidden_states, output_attentions (*optional*):
-                As in [`RQTransformerForImageGeneration.forward`].
 
-        Returns:
-            [`RQTransformerOutput`] without text loss, or a tuple with `return_dict=False`.
-
-        Raises:
-            `ValueError`: inputs or targets of wrong shapes.
+        All other arguments, the result and the errors are those of [`RQTransformerForImageGeneration.forward`].
         """
         self._check_shapes(input_ids, prompt_embeds, codes, labels, residuals)
         mask = torch.ones(codes.shape[:3], dtype=torch.bool, device=codes.device) if mask is None else mask

@@ -22,6 +22,7 @@ from .depth_decoder import IGNORED, DepthDecoder
 from .generation import RQTransformerGenerationMixin
 from .residual_quantizer import Codebook
 from .transformer_blocks import LearnedPositions, PredictionHead, SelfAttention, TransformerBlock, TransformerStack
+from .validation import check_shape
 
 
 @dataclass
@@ -41,9 +42,9 @@ class RQTransformerOutput(ModelOutput):
         depth_losses (`torch.FloatTensor` of shape `(D,)`, *optional*):
             Mean cross-entropy of the codes of each depth, without gradient.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, S + T - 1, n_e)`, *optional*):
-            With `output_hidden_states`: input of the spatial transformer, then the output of each of its blocks.
+            Input of the spatial transformer, then the output of each of its blocks.
         attentions (`tuple` of `torch.FloatTensor` of shape `(B, heads, S + T - 1, S + T - 1)`, *optional*):
-            With `output_attentions` and eager attention: weights in each block of the spatial transformer.
+            Weights in each block of the spatial transformer.
     """
 
     loss: torch.FloatTensor | None = None
@@ -137,7 +138,7 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         return self.depth_decoder.codebook
 
     def set_codebook(self, codebook: torch.Tensor) -> None:
-        """Copies the code vectors of an RQ-VAE; see [`DepthDecoder.set_codebook`]."""
+        """See [`DepthDecoder.set_codebook`]."""
         self.depth_decoder.set_codebook(codebook)
 
     def condition_states(
@@ -145,11 +146,8 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
     ) -> torch.Tensor:
         """Conditions as the spatial transformer reads them, `(B, S, n_e)`.
 
-        Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`, *optional*):
-                Caption ids, one class id, or one start id.
-            prompt_embeds (`torch.Tensor` of shape `(B, S, condition_dim)`, *optional*):
-                For a model with `config.condition_dim`: vectors of a text encoder, zeros where there is no token.
+        They are ids `(B, S)`: of a caption, one of a class, or one start id. For a model with `config.condition_dim`
+        they are vectors of a text encoder `(B, S, condition_dim)`, zeros where there is no token.
         """
         if self.condition_projection is not None:
             return self.condition_positions(self.condition_projection(prompt_embeds))
@@ -159,25 +157,23 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         """Means of losses `(N, D)`: over all codes (Eq. 14), and of each depth without gradient."""
         if labels is None or labels.is_floating_point():
             return losses.mean(), losses.detach().mean(0)
-        has_loss = (labels != IGNORED).view(losses.shape)
-        depth_losses = losses.detach().sum(0) / has_loss.sum(0).clamp(min=1)
-        return losses.sum() / has_loss.sum().clamp(min=1), depth_losses
+        counts = (labels != IGNORED).view(losses.shape).sum(0)  # (D,)
+        return losses.sum() / counts.sum().clamp(min=1), losses.detach().sum(0) / counts.clamp(min=1)
 
     def _check_shapes(self, input_ids, prompt_embeds, codes, labels, residuals) -> None:
         """Checks shapes only; looking at values would make a GPU wait."""
         config, shape = self.config, (len(codes), *self.config.code_shape)
         takes_embeds, length = config.condition_dim is not None, config.condition_length
+        embeds_shape = (len(codes), length, config.condition_dim)
         for name, tensor, shapes, is_needed in (
             ("input_ids", input_ids, [(len(codes), length)], not takes_embeds),
-            ("prompt_embeds", prompt_embeds, [(len(codes), length, config.condition_dim)], takes_embeds),
+            ("prompt_embeds", prompt_embeds, [embeds_shape], takes_embeds),
             ("codes", codes, [shape], True),
             ("labels", labels, [shape, (*shape, config.codebook_size)], False),
             ("residuals", residuals, [(*shape, config.codebook_dim)], False),
         ):
-            if is_needed if tensor is None else tuple(tensor.shape) not in shapes:
-                expected = " or ".join(map(str, shapes))
-                got = None if tensor is None else tuple(tensor.shape)
-                raise ValueError(f"`{name}` must have shape {expected}, got {got}.")
+            if tensor is not None or is_needed:
+                check_shape(f"`{name}`", tensor, shapes)
         if labels is not None and residuals is not None:
             raise ValueError("`labels` and `residuals` exclude each other, got both.")
 
@@ -189,9 +185,6 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
     The spatial transformer reads the condition and, for each position, the sum of its code vectors. Its output h_t,
     which has seen all positions before t, is the context from which the depth decoder predicts the D codes of
     position t, coarse to fine (Eq. 9-13).
-
-    Args:
-        config ([`RQTransformerConfig`]): architecture.
 
     Buffers:
         depth_decoder.codebook.weight: `(1 or D, K, n_z)`, the RQ-VAE's; see [`set_codebook`].
@@ -249,18 +242,15 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
         r"""Predicts every code from the condition and the codes before it (teacher forcing).
 
         Args:
-            input_ids, prompt_embeds (`torch.Tensor` of shape `(B, S)` or `(B, S, condition_dim)`, *optional*):
-                Conditions, one of the two; see [`condition_states`].
+            input_ids, prompt_embeds (*optional*): Conditions, one of the two; see [`condition_states`].
             codes (`torch.LongTensor` of shape `(B, H, W, D)`): Code maps, the inputs.
             labels (`torch.Tensor`, *optional*):
                 Targets: codes `(B, H, W, D)`, where -100 has no loss, or distributions `(B, H, W, D, K)` for small K.
             residuals (`torch.Tensor` of shape `(B, H, W, D, n_z)`, *optional*):
-                Instead of `labels`: residuals of [`RQVAEModel.quantize`], from which the soft targets of Eq. 15 are
-                computed inside the loss.
+                Instead of `labels`: residuals of [`RQVAEModel.quantize`], for the soft targets of Eq. 15.
             label_temperature (`float` or `list[float]`, *optional*):
                 tau > 0 of Eq. 15, one number or one per depth; required with `residuals`.
-            output_logits (`bool`, *optional*):
-                Whether to return `(B, H, W, D, K)` logits. The default is `True` without targets.
+            output_logits (`bool`, *optional*): Whether to return logits, by default only without targets.
             output_hidden_states, output_attentions (`bool`, *optional*):
                 Whether to return the spatial transformer's. Attentions need `attn_implementation="eager"`.
 
@@ -292,19 +282,11 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
                 text_loss = self._text_loss(text_logits, input_ids[:, 1:])
                 weight = self.config.text_loss_weight
                 loss = (1 - weight) * image_loss + weight * text_loss
-        return RQTransformerOutput(
-            loss=loss,
-            logits=logits,
-            text_logits=text_logits,
-            image_loss=image_loss,
-            text_loss=text_loss,
-            depth_losses=depth_losses,
-        )
+        return RQTransformerOutput(loss, logits, text_logits, image_loss, text_loss, depth_losses)
 
     def _text_loss(self, text_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of caption tokens 1..S-1, without padding where the config has a `pad_token_id`."""
-        losses = F.cross_entropy(text_logits.flatten(0, 1).float(), targets.flatten().long(), reduction="none")
-        if self.config.pad_token_id is None:
-            return losses.mean()
-        has_loss = (targets != self.config.pad_token_id).flatten()
-        return (losses * has_loss).sum() / has_loss.sum().clamp(min=1)
+        logits, targets = text_logits.flatten(0, 1).float(), targets.flatten().long()
+        pad = IGNORED if self.config.pad_token_id is None else self.config.pad_token_id
+        total = F.cross_entropy(logits, targets, ignore_index=pad, reduction="sum")
+        return total / (targets != pad).sum().clamp(min=1)

@@ -58,9 +58,6 @@ class RQVAEModel(RQPreTrainedModel):
     Residual-quantized variational autoencoder (section 3.1). It turns a picture into an H x W map of D codes, which
     decodes coarse to fine.
 
-    Args:
-        config ([`RQVAEConfig`]): architecture.
-
     Example:
 
     ```python
@@ -152,7 +149,7 @@ class RQVAEModel(RQPreTrainedModel):
     @apply_forward_hook
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Codes of pictures. They are the tensor itself, without `return_dict`, since a call has only one result.
+        """Codes of pictures.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
@@ -172,11 +169,7 @@ class RQVAEModel(RQPreTrainedModel):
 
     @apply_forward_hook
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encoder output z, before quantization: `(B, num_channels, height, width)` in [-1, 1] to `(B, H, W, n_z)`.
-
-        Raises:
-            `ValueError`: wrong shape.
-        """
+        """Encoder output z, before quantization: `(B, num_channels, height, width)` in [-1, 1] to `(B, H, W, n_z)`."""
         self._check_pixel_shape(pixel_values)
         latents = self.quant_conv(self.encoder(pixel_values.to(self.quant_conv.weight.dtype)))  # (B, n_z, H, W)
         return latents.permute(0, 2, 3, 1)  # (B, H, W, n_z)
@@ -207,8 +200,6 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape, dtype or range of the codes, or pixels that are not finite.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
-        if not isinstance(codes, torch.Tensor):
-            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
@@ -234,13 +225,15 @@ class RQVAEModel(RQPreTrainedModel):
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`):
-                Pixels in [-1, 1]. Shapes are checked; values are not, as that would make a GPU wait.
-            codebook_update, depth (*optional*):
-                See [`ResidualQuantizer.forward`]; only training updates the codebook or decodes fewer depths.
+                Pixels in [-1, 1]. Values are not checked, as that would make a GPU wait.
+            codebook_update, depth (*optional*): See [`ResidualQuantizer.forward`].
             output_hidden_states (`bool`, *optional*): Whether to return feature maps of the encoder.
 
         Returns:
             [`RQVAEOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            `ValueError`: wrong shape.
         """
         latents = self.encode_latents(pixel_values)  # (B, H, W, n_z)
         quantized, codes, commitment_loss = self.quantizer(latents, codebook_update, depth)

@@ -29,8 +29,7 @@ RESTART_FRACTION = 0.1
 def one_per_depth(
     name: str, value: Any, code_depth: int, is_valid: Callable[[float], bool], expected: str
 ) -> list[float | None]:
-    """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor).
-    Another count, or an entry that is not `is_valid`, is a `ValueError`."""
+    """A list of `code_depth` numbers or `None`s from one of them, or from one per depth (a list, array or tensor)."""
     value = value.tolist() if hasattr(value, "tolist") else value
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * code_depth
     if len(values) != code_depth:
@@ -72,8 +71,8 @@ def soft_code_probabilities(residuals: torch.Tensor, codebook: torch.Tensor, tem
     r"""Q_tau(k | r) of Eq. 15: softmax over k of -||r - e(k)||^2 / tau.
 
     Args:
-        residuals (`torch.Tensor` of shape `(..., n_z)`): residual vectors.
-        codebook (`torch.Tensor` of shape `(K, n_z)`): code vectors.
+        residuals (`torch.Tensor` of shape `(..., n_z)`): r.
+        codebook (`torch.Tensor` of shape `(K, n_z)`): e(k).
         temperature (`float`): tau > 0. Towards 0 the nearest code gets all the mass.
 
     Returns:
@@ -138,13 +137,9 @@ class ResidualQuantizer(nn.Module):
     All arithmetic runs in fp32 with autocast off, and buffers stay in fp32 when the model is cast.
 
     Args:
-        codebook_size (`int`): K.
-        codebook_dim (`int`): n_z.
-        code_depth (`int`): D.
-        shared_codebook (`bool`, defaults to `True`): one codebook for all depths, or one per depth.
-        decay (`float`, defaults to 0.99): decay of the moving averages, in [0, 1).
-        epsilon (`float`, defaults to 1e-5): Laplace smoothing of the cluster sizes, > 0.
-        restart_unused_codes (`bool`, defaults to `True`): replace rarely used codes by random residuals.
+        codebook_size, codebook_dim, code_depth (`int`): K, n_z and D.
+        shared_codebook, decay, epsilon, restart_unused_codes (*optional*):
+            As in [`RQVAEConfig`], where two are called `codebook_decay` and `codebook_epsilon`.
 
     Buffers:
         codebook.weight: `(C, K, n_z)` code vectors, C = 1 if shared, else D.
@@ -177,10 +172,8 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         between(0, 1, "[)").check("decay", decay)
         greater_than(0).check("epsilon", epsilon)
-        self.code_depth = code_depth
-        self.decay = decay
-        self.epsilon = epsilon
-        self.restart_unused_codes = restart_unused_codes
+        self.code_depth, self.restart_unused_codes = code_depth, restart_unused_codes
+        self.decay, self.epsilon = decay, epsilon
         num_codebooks = 1 if shared_codebook else code_depth
         self.codebook = Codebook(num_codebooks, codebook_size, codebook_dim, dtype=torch.float32)
         self.register_buffer("cluster_size", torch.zeros(num_codebooks, codebook_size, dtype=torch.float32))
@@ -218,8 +211,6 @@ class ResidualQuantizer(nn.Module):
             `ValueError`: latents of another width, without elements or not finite, or a negative temperature.
         """
         width = self.codebook.weight.shape[-1]
-        if not isinstance(latents, torch.Tensor):
-            raise ValueError(f"`latents` must be a tensor, got {type(latents).__name__}.")
         if latents.ndim < 1 or latents.shape[-1] != width or 0 in latents.shape:
             raise ValueError(f"`latents` must have shape (batch_size, ..., {width}), got {tuple(latents.shape)}.")
         if not torch.compiler.is_compiling() and not latents.float().sum().isfinite():  # NaN would become code 0
@@ -230,8 +221,10 @@ class ResidualQuantizer(nn.Module):
             residual = latents.float().reshape(-1, width)  # (N, n_z), r_0 = z
             for depth, tau in enumerate(temperatures):  # Eq. 4
                 codebook = self.codebook.weight_of(depth)
-                code = self._draw(residual, codebook, tau, generator) if stochastic and tau else None
-                code = nearest_codes(residual, codebook) if code is None else code  # k_d
+                if stochastic and tau:
+                    code = self._draw(residual, codebook, tau, generator)  # k_d
+                else:
+                    code = nearest_codes(residual, codebook)
                 residuals.append(residual)
                 codes.append(code)
                 residual = residual - F.embedding(code, codebook)  # r_d = r_{d-1} - e(k_d)
@@ -258,15 +251,13 @@ class ResidualQuantizer(nn.Module):
         r"""Quantizes for training: straight-through estimator, commitment loss and, if asked for, a codebook update.
 
         Args:
-            latents (`torch.Tensor` of shape `(B, H, W, n_z)`):
-                encoder output z, finite. Values are not checked, since that would make a GPU wait.
+            latents (`torch.Tensor` of shape `(B, H, W, n_z)`): z, finite; a check would make a GPU wait.
             codebook_update (*optional*):
                 `None`: no update. `"per_depth"`: the official rule, an update after each depth; a code restarts when
                 its average count falls below 1. `"per_step"`: one update after all depths, for small batches; the
                 averages forget faster at first, and a code restarts when its count falls below a tenth of the mean.
             depth (`int`, *optional*):
-                d of the partial sum z-hat^(d) that is returned, from 1 to D; all by default. Codes and losses are
-                those of all depths.
+                d of the partial sum that is returned, by default D. Codes and losses are those of all depths.
 
         Returns:
             z-hat^(d) `(B, H, W, n_z)`, whose gradient passes straight to the latents, codes `(B, H, W, D)`, and the

@@ -44,11 +44,7 @@ class Sampling:
     def from_settings(
         cls, code_depth: int, do_sample=True, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
     ) -> "Sampling":
-        """Checks settings as [`RQTransformerForImageGeneration.generate`] takes them.
-
-        Raises:
-            `ValueError`: a setting out of range, or a list without one entry per depth.
-        """
+        """Checks the settings of [`RQTransformerForImageGeneration.generate`]; wrong ones are a `ValueError`."""
         if not isinstance(do_sample, bool):
             raise ValueError(f"`do_sample` must be True or False, got {do_sample!r}.")
         is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
@@ -70,8 +66,8 @@ class Sampling:
     def from_generation_config(
         cls, config: GenerationConfig, code_depth: int, used: Sequence[str] = SAMPLING_FIELDS, **settings
     ) -> "Sampling":
-        """The given `settings`; those that are `None` come from a generation config. It warns of fields of the config
-        that are not `used`."""
+        """The `settings`, or where they are `None` those of a config; it warns of fields of the config that are not
+        `used`."""
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {config!r:.200}.")
         is_set = {name for name, value in config.to_diff_dict().items() if value is not None and value is not False}
@@ -125,34 +121,3 @@ def draw_uniforms(
     pairs = zip(generators, devices, strict=True)
     drawn = [torch.rand(shape, generator=each, device=at, dtype=torch.float32) for each, at in pairs]
     return torch.stack([each.to(devices[0]) for each in drawn])
-
-
-def check_integers(name: str, values: torch.Tensor, size: int, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises a `ValueError` unless `values` is a tensor of integers in [0, `size`) with one of the shapes, in which -1
-    is any length but 0."""
-    _check_shape(name, values, shapes)
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"{name} must be integers in [0, {size}), got {values.dtype}.")
-    smallest, largest = values.long().aminmax()
-    if not (0 <= smallest and largest < size):
-        raise ValueError(f"{name} must be integers in [0, {size}), got values from {smallest} to {largest}.")
-
-
-def check_vectors(name: str, values: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises a `ValueError` unless `values` is a tensor of finite floats with one of the shapes."""
-    _check_shape(name, values, shapes)
-    if not values.is_floating_point() or not values.isfinite().all():
-        raise ValueError(f"{name} must be finite floats, got {values.dtype} or values that are not finite.")
-
-
-def _check_shape(name: str, values: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> None:
-    if not isinstance(values, torch.Tensor):
-        raise ValueError(f"{name} must be a tensor, got {type(values).__name__}.")
-    found = tuple(values.shape)
-    fits = [
-        len(shape) == len(found) and all(n == m if m >= 0 else n > 0 for n, m in zip(found, shape, strict=True))
-        for shape in shapes
-    ]
-    if not any(fits):
-        expected = " or ".join(str(shape).replace("-1", "batch_size") for shape in shapes)
-        raise ValueError(f"{name} must have shape {expected}, got {found}.")

@@ -14,6 +14,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_rq_transformer import RQTransformerConfig
 
+# Where the first of some tokens stands. For a single token it may be a tensor (1,): one compiled program serves all.
+Position = int | torch.Tensor
+
 
 class KeyValueCache(nn.Module):
     """Keys and values of the tokens that one attention layer has read.
@@ -32,16 +35,13 @@ class KeyValueCache(nn.Module):
         self.register_buffer("values", like.new_zeros(shape), persistent=False)
 
     def forward(
-        self, keys: torch.Tensor, values: torch.Tensor, position: int | torch.Tensor
+        self, keys: torch.Tensor, values: torch.Tensor, position: Position
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on. B may be smaller
-        than the cache's.
+        """Stores keys and values `(B, heads, length, head_dim)` of the tokens from `position` on, of B rows or fewer.
 
-        Returns:
-            Keys, values and mask. An integer `position` returns the tokens so far, and a mask `(1, 1, length, so far)`
-            where several tokens follow others. A tensor `(1,)`, for one token, returns the whole cache and a mask
-            `(1, 1, 1, capacity)`, `True` for the tokens so far. These shapes are fixed, so one compiled program serves
-            all positions.
+        An integer `position` gives keys and values of the tokens so far, and a mask `(1, 1, length, so far)` where
+        several tokens follow others. A tensor `(1,)`, for one token, gives the whole cache and a mask
+        `(1, 1, 1, capacity)`: with fixed shapes one compiled program serves all positions.
         """
         cached_keys, cached_values = self.keys[: len(keys)], self.values[: len(values)]
         if isinstance(position, int):
@@ -63,10 +63,8 @@ class KeyValueCache(nn.Module):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention written out: `(B, heads, length, head_dim)` to `(B, length, heads, head_dim)`.
-
-    For rows as short as the depth transformer's this is several times faster than SDPA on a CPU.
-    """
+    """Attention written out: `(B, heads, length, head_dim)` to `(B, length, heads, head_dim)`. For rows as short as
+    the depth transformer's it is several times faster than SDPA on a CPU."""
     scores = query @ key.transpose(2, 3) * scaling  # (B, heads, length, key_length)
     length, key_length = scores.shape[-2:]
     if attention_mask is None and module.is_causal:
@@ -94,7 +92,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
+        self, x: torch.Tensor, cache: KeyValueCache | None = None, position: Position = 0
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The attended values, and with eager attention the weights `(B, heads, length, key_length)`."""
         batch_size, length, _ = x.shape
@@ -125,9 +123,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: torch.Tensor, cache: KeyValueCache | None = None, position: int | torch.Tensor = 0
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cache: KeyValueCache | None = None, position: Position = 0) -> torch.Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), cache, position)[0])
         x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
@@ -146,7 +142,7 @@ class TransformerStack(nn.Module):
         return [KeyValueCache(self.config, batch_size, capacity, like) for _ in self.blocks]
 
     def forward(
-        self, x: torch.Tensor, caches: list[KeyValueCache] | None = None, position: int | torch.Tensor = 0
+        self, x: torch.Tensor, caches: list[KeyValueCache] | None = None, position: Position = 0
     ) -> torch.Tensor:
         """With `caches`, the tokens of `x` stand from `position` on and attend to the cached ones before."""
         for index, block in enumerate(self.blocks):
@@ -161,7 +157,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_positions, hidden_size))
 
-    def forward(self, x: torch.Tensor, offset: int | torch.Tensor = 0) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, offset: Position = 0) -> torch.Tensor:
         if isinstance(offset, torch.Tensor):  # (1,), of a single token
             return x + self.weight.index_select(0, offset)
         return x + self.weight[offset : offset + x.shape[1]]

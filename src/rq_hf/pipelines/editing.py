@@ -11,6 +11,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from ..images import decode_picture
+from ..models.validation import check_integer
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 
 
@@ -19,11 +20,7 @@ class EditingMixin:
 
     @torch.no_grad()
     def reconstruct(
-        self,
-        image: PipelineImageInput,
-        depth: int | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
+        self, image: PipelineImageInput, depth: int | None = None, output_type: str = "pil", return_dict: bool = True
     ) -> RQImagePipelineOutput | tuple:
         r"""Encodes pictures and decodes them from the codes of their first depths, coarse to fine (Eq. 5).
 
@@ -39,47 +36,35 @@ class EditingMixin:
 
         Returns:
             [`RQImagePipelineOutput`] with `images`, or a tuple of them.
+
+        Raises:
+            `ValueError`: no pictures, pictures of other shapes or ranges, or a depth out of range.
         """
         check_output_type(output_type)
         depth = self.rqvae.config.code_depth if depth is None else depth
-        self._check_depth("depth", depth)
+        check_integer("depth", depth, 1, self.rqvae.config.code_depth)
         images = self._decode(self.rqvae.encode(self._pixel_values(image))[..., :depth], output_type)
         self.maybe_free_model_hooks()
-        return RQImagePipelineOutput(images=images) if return_dict else (images,)
+        return RQImagePipelineOutput(images) if return_dict else (images,)
 
     def vary(
-        self,
-        image: PipelineImageInput,
-        prompt: str | list[str] | None = None,
-        keep_depths: int = 1,
-        class_labels: int | str | list[int | str] | None = None,
-        **kwargs: Any,
+        self, image: PipelineImageInput, prompt: str | list[str] | None = None, keep_depths: int = 1, **kwargs: Any
     ) -> RQImagePipelineOutput | tuple:
         r"""Draws variations of pictures: keeps the codes of the first depths and draws the others.
 
         The first depths hold the coarse picture, so layout and colours stay and details change.
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them):
-                One picture, or one per prompt. Pillow pictures of any size are cropped to a square and scaled to the
-                model's size. Arrays and tensors must have it; see [`reconstruct`].
-            prompt, class_labels, kwargs:
-                Arguments of `__call__`. `num_images_per_prompt` pictures are drawn from each picture.
+            image: One picture, or one per prompt, as in [`reconstruct`]. Pillow pictures of any size are cropped to a
+                square and scaled to the model's size; arrays and tensors must have it.
             keep_depths (`int`, defaults to 1): Number of depths to keep, from 1 to D; D gives the reconstruction.
-
-        Returns:
-            [`RQImagePipelineOutput`] with `images`, or a tuple of them.
+            prompt, kwargs: Arguments of `__call__`, whose result it returns.
         """
-        self._check_depth("keep_depths", keep_depths)
+        check_integer("keep_depths", keep_depths, 1, self.rqvae.config.code_depth)
         mask = torch.zeros(self.transformer.config.code_shape, dtype=torch.bool)
         mask[..., :keep_depths] = True
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
-        return self(prompt=prompt, class_labels=class_labels, known_codes=codes, known_mask=mask, **kwargs)
-
-    def _check_depth(self, name: str, depth: int) -> None:
-        code_depth = self.rqvae.config.code_depth
-        if not isinstance(depth, int) or not 1 <= depth <= code_depth:
-            raise ValueError(f"`{name}` must be an integer from 1 to {code_depth}, got {depth!r}.")
+        return self(prompt=prompt, known_codes=codes, known_mask=mask, **kwargs)
 
     def _pixel_values(self, image: PipelineImageInput, size: int | None = None) -> torch.Tensor:
         """Pixels `(B, channels, height, width)` in [-1, 1]; `size` is the height and width that they must have."""

@@ -16,9 +16,10 @@ def load_whole(
     model_class: Any, name_or_path: str | Path, unused: tuple[str, ...] = (), **kwargs: Any
 ) -> PreTrainedModel:
     """Loads a model of any class from safetensors, of which no weight may be missing but in `unused` modules."""
-    options = {"use_safetensors": True, "output_loading_info": True, **kwargs}
     with named_errors(name_or_path):
-        model, info = model_class.from_pretrained(name_or_path, **options)
+        model, info = model_class.from_pretrained(
+            name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
+        )
     missing = [name for name in info["missing_keys"] if name.split(".")[0] not in unused]
     check_whole(name_or_path, model, {"missing_keys": missing})
     return model
@@ -27,14 +28,7 @@ def load_whole(
 def load_component(
     component_class: type[PreTrainedModel], name_or_path: str | Path, component: str, **kwargs: Any
 ) -> PreTrainedModel:
-    """Loads a model from its own repository or folder, or from that of a pipeline.
-
-    Args:
-        component_class: [`RQVAEModel`] or [`RQTransformerForImageGeneration`], whose `from_pretrained` raises errors.
-        name_or_path: Hub id or folder, of the model or of a pipeline.
-        component (`str`): the model's name in a pipeline, `"rqvae"` or `"transformer"`.
-        kwargs: options of `from_pretrained`.
-    """
+    """Loads a model from its own repository or folder, or from that of a pipeline, where it is called `component`."""
     with suppress(OSError):  # no pipeline; `from_pretrained` reports what else is missing
         cached_file(name_or_path, "model_index.json", revision=kwargs.get("revision"), token=kwargs.get("token"))
         kwargs["subfolder"] = component

@@ -2,14 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """LoRA adapters of the transformer, with the methods that the pipelines of diffusers have."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.utils import cached_file
 
 
@@ -26,12 +25,11 @@ class LoraMixin(LoraBaseMixin):
         weight_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds an adapter to the transformer and activates it alone. `set_adapters` activates and weighs several.
+        """Adds an adapter to the transformer and activates it alone; `set_adapters` activates and weighs several.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict[str, torch.Tensor]`):
-                Folder or Hub id with PEFT's `adapter_config.json` and `adapter_model.safetensors`, a file of weights,
-                or the weights.
+                Folder or Hub id with PEFT's two files, a file of weights, or the weights.
             adapter_name (`str`, defaults to `"default"`): Name of the adapter in this pipeline.
             weight_name (`str`, *optional*):
                 Another file than `adapter_model.safetensors`; then `adapter_config.json` may be missing. Weights
@@ -78,21 +76,14 @@ class LoraMixin(LoraBaseMixin):
     def save_lora_weights(
         self,
         save_directory: str | Path,
-        transformer_lora_layers: dict[str, torch.Tensor] | None = None,
-        is_main_process: bool = True,
-        weight_name: str | None = None,
-        save_function: Callable | None = None,
-        safe_serialization: bool = True,
+        weight_name: str = "adapter_model.safetensors",
         adapter_name: str | None = None,
     ) -> None:
         """Saves an adapter of the transformer as PEFT does, for [`load_lora_weights`] and `PeftModel.from_pretrained`.
 
         Args:
             save_directory (`str` or `Path`): Folder for `adapter_config.json` and the weights.
-            transformer_lora_layers (`dict[str, torch.Tensor]`, *optional*): Other weights of this adapter.
-            is_main_process (`bool`, defaults to `True`): Whether this process writes.
-            weight_name (`str`, *optional*): Another file name than `adapter_model.safetensors`.
-            save_function, safe_serialization (*optional*): As in diffusers.
+            weight_name (`str`, *optional*): File of the weights.
             adapter_name (`str`, *optional*): The adapter; the active one by default.
 
         Raises:
@@ -104,14 +95,10 @@ class LoraMixin(LoraBaseMixin):
         names = [adapter_name] if adapter_name else self.get_active_adapters() if known else []
         if len(names) != 1 or names[0] not in known:
             raise ValueError(f"`adapter_name` must be one of the loaded adapters {known}, got {adapter_name!r}.")
-        weights = transformer_lora_layers or get_peft_model_state_dict(self.transformer, adapter_name=names[0])
-        weights = {
-            f"base_model.model.{name.removeprefix('base_model.model.')}": each for name, each in weights.items()
-        }
-        if is_main_process:
-            file_name = weight_name or "adapter_model.safetensors"
-            self.write_lora_layers(weights, save_directory, True, file_name, save_function, safe_serialization)
-            self.transformer.peft_config[names[0]].save_pretrained(str(save_directory))
+        weights = get_peft_model_state_dict(self.transformer, adapter_name=names[0])
+        weights = {f"base_model.model.{name}": value.contiguous().cpu() for name, value in weights.items()}
+        self.transformer.peft_config[names[0]].save_pretrained(str(save_directory))
+        save_file(weights, Path(save_directory) / weight_name, {"format": "pt"})
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """Removes adapters by name; the others stay."""

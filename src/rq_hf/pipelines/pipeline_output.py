@@ -13,7 +13,7 @@ from diffusers import ImagePipelineOutput
 @dataclass
 class RQImagePipelineOutput(ImagePipelineOutput):
     """
-    Pictures of the pipeline.
+    What a pipeline returns.
 
     Args:
         images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): The pictures, or their codes.

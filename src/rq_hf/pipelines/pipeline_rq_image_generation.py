@@ -48,15 +48,13 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             Turns ids of its tokenizer into vectors, for a transformer with `condition_dim`. Any model of transformers
             fits whose output has a `last_hidden_state`: BERT, T5's encoder, CLIP's text model, a decoder model.
         prompt_rewriter (`PreTrainedModel`, *optional*):
-            A model with a token head over the tokenizer's vocabulary. It replaces the ids of a prompt by the likeliest
-            ones, in one call, for a transformer that knows few wordings.
+            A model with a token head, which replaces the ids of a prompt by the likeliest ones, in one call, for a
+            transformer that knows few wordings.
         sampling (`dict`, *optional*):
-            Default sampling settings, written into `transformer.generation_config`: any of
-            `transformer.sampling_fields`, such as `temperature`, `top_k`, `top_p` and `guidance_scale`.
+            Default settings for `transformer.generation_config`, any of `transformer.sampling_fields`.
 
     Attributes:
-        candidate_batch_size (`int`, defaults to 16):
-            Number of candidates that are generated and scored at once, and of pictures that are decoded at once.
+        candidate_batch_size (`int`, defaults to 16): Candidates that are drawn, or pictures decoded, at once.
         interrupt (`bool`): Whether the call stops after this step. A callback sets `pipe._interrupt = True`.
 
     Example:
@@ -107,8 +105,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Loads a pipeline; see [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given. A
-        `transformer` that is given keeps its own sampling settings."""
+        """See [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given. A `transformer` that is
+        given keeps its own sampling settings."""
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
         with named_errors(pretrained_model_name_or_path):
@@ -172,38 +170,33 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(N, S, condition_dim)`, *optional*):
                 In place of prompts, for a transformer with `condition_dim`; see [`encode_prompt`].
             rewrite_prompt (`bool`, defaults to `True`): Whether the `prompt_rewriter` reads prompts, if there is one.
-            num_images_per_prompt (`int`, defaults to 1):
-                Pictures per prompt or label, which follow each other.
-            temperature, top_k, top_p, guidance_scale (*optional*):
-                Sampling settings, see [`RQTransformerForImageGeneration.generate`]. The defaults are those of
-                `transformer.generation_config`.
+            num_images_per_prompt (`int`, defaults to 1): Pictures per prompt or label, which follow each other.
+            temperature, top_k, top_p, guidance_scale, settings (*optional*):
+                Settings of the transformer's `generate`, such as `num_draft_steps` of a contextual one. The defaults
+                are those of `transformer.generation_config`.
             num_candidates, ranker (`int` and [`CLIPRanker`] or `"likelihood"`, *optional*):
-                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best. `"likelihood"`
-                is the transformer's own [`~RQTransformerForImageGeneration.log_likelihood`].
+                Re-ranking (App. B.5): draw `num_candidates` pictures per prompt and return the best, by CLIP or by the
+                transformer's own `log_likelihood`.
             classifier, acceptance_rate ([`ImageClassifier`] and `float`, *optional*):
                 Rejection sampling (App. B.4): draw `num_images_per_prompt / acceptance_rate` pictures per label,
                 rounded up, and return those in which the classifier is surest of the label.
-            known_codes (`torch.LongTensor` of shape `(1 or N, H, W, D)`, *optional*):
-                Codes to keep. [`vary`] and [`RQInpaintPipeline`] take them from pictures.
+            known_codes (`torch.LongTensor` of shape `(1 or N, H, W, D)`, *optional*): Codes to keep.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(1 or N, H, W, D)`, *optional*):
-                Where to keep them; everywhere by default.
+                Where to keep them, everywhere by default.
             generator (`torch.Generator` or a list of one per picture, *optional*):
-                Makes the pictures reproducible. With one per picture a batch equals its singles. The candidates of a
-                prompt draw from the generators of its pictures in turn.
+                Makes the pictures reproducible. With one per picture a batch equals its singles, and the candidates of
+                a prompt draw from the generators of its pictures in turn.
             output_type (`str`, defaults to `"pil"`):
                 `"pil"`, `"np"` `(B, height, width, 3)` or `"pt"` `(B, 3, height, width)` in [0, 1], or `"latent"`
                 for the codes `(B, H, W, D)`.
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` multiplies the weights of adapters in this call.
             callback_on_step_end (*optional*):
-                `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in
-                each batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
-                `codes`; those of this position condition what follows. `pipe._interrupt = True` stops the call, which
-                returns the codes drawn so far; of candidates, the best of the finished batches.
-            callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`):
-                The tensors that the callback gets.
-            settings (*optional*):
-                Further settings among `transformer.sampling_fields`, such as `num_draft_steps`; see its `generate`.
+                `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in each
+                batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
+                `codes`. `pipe._interrupt = True` stops the call, which returns the codes drawn so far; of candidates,
+                the best of the finished batches.
+            callback_on_step_end_tensor_inputs (`list[str]`, defaults to `("codes",)`): Tensors for the callback.
 
         Returns:
             [`RQImagePipelineOutput`] with `images` and, after a selection, their `scores`, or a tuple of these.
@@ -270,9 +263,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
         # 6. Offload all models
         self.maybe_free_model_hooks()
-        if return_dict:
-            return RQImagePipelineOutput(images=images, scores=scores)
-        return (images,) if scores is None else (images, scores)
+        output = RQImagePipelineOutput(images, scores)
+        return output if return_dict else output.to_tuple()
 
     def encode_prompt(
         self, prompt: str | list[str], name: str = "prompt", rewrite: bool = True
@@ -285,7 +277,6 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
         Args:
             prompt (`str` or `list[str]`): Captions.
-            name (`str`, defaults to `"prompt"`): What errors call them.
             rewrite (`bool`, defaults to `True`): Whether the `prompt_rewriter` reads them, if there is one.
 
         Returns:
@@ -421,8 +412,6 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         if output_type == "latent":
             return codes
         pixel_values = torch.cat([self.rqvae.decode(batch) for batch in codes.split(self.candidate_batch_size)])
-        if not pixel_values.isfinite().all():
-            raise ValueError(f"The decoded pixels must be finite, got NaN or infinity in {pixel_values.dtype}.")
         return self.image_processor.postprocess(pixel_values.float(), output_type=output_type)
 
 
@@ -441,31 +430,9 @@ def check_components(rqvae, transformer, tokenizer, text_encoder=None, prompt_re
     for name, model in (("text_encoder", text_encoder), ("prompt_rewriter", prompt_rewriter)):
         if not isinstance(model, PreTrainedModel | None):
             raise ValueError(f"`{name}` must be a model of transformers, got {type(model).__name__}.")
-    if transformer is not None:
-        check_condition_components(transformer.config, tokenizer, text_encoder, prompt_rewriter)
-    if tokenizer is not None and transformer is not None and transformer.config.condition_dim is None:
-        vocab_size, length = transformer.config.vocab_size, transformer.config.condition_length
-        if len(tokenizer) > vocab_size or tokenizer.model_max_length != length:
-            expected, got = f"{vocab_size} ids and `model_max_length` {length}", tokenizer.model_max_length
-            raise ValueError(
-                f"`tokenizer` must have at most {expected}, as the transformer, got {len(tokenizer)} and {got}."
-            )
-    if rqvae is None or transformer is None:
+    if transformer is None:
         return
-    for name in CODE_FIELDS:
-        ours, theirs = getattr(rqvae.config, name), getattr(transformer.config, name)
-        if ours != theirs:
-            raise ValueError(f"`transformer` must have the `{name}` of `rqvae`, {ours}, got {theirs}.")
-    ours, theirs = rqvae.codebook, transformer.codebook.weight
-    if ours.is_meta or theirs.is_meta:  # offloaded
-        return
-    # The transformer's codebook may have been rounded to bfloat16, which has 8 significant bits.
-    if not torch.allclose(ours.to(theirs.device).float(), theirs.float(), rtol=2**-7, atol=1e-6):
-        raise ValueError("`transformer` must have the codebook of `rqvae`, got that of another RQ-VAE.")
-
-
-def check_condition_components(config, tokenizer, text_encoder, prompt_rewriter) -> None:
-    """Checks that a text encoder or a prompt rewriter fits the transformer's configuration."""
+    config = transformer.config
     if text_encoder is not None:
         width = text_encoder.config.get_text_config().hidden_size
         if config.condition_dim != width:
@@ -477,6 +444,23 @@ def check_condition_components(config, tokenizer, text_encoder, prompt_rewriter)
         if not len(tokenizer) <= size <= config.vocab_size:
             expected = f"from {len(tokenizer)} to {config.vocab_size}"
             raise ValueError(f"`prompt_rewriter` must have a `vocab_size` {expected}, got {size}.")
+    if tokenizer is not None and config.condition_dim is None:
+        size, length = len(tokenizer), tokenizer.model_max_length
+        if size > config.vocab_size or length != config.condition_length:
+            expected = f"{config.vocab_size} ids and `model_max_length` {config.condition_length}"
+            raise ValueError(f"`tokenizer` must have at most {expected}, as the transformer, got {size} and {length}.")
+    if rqvae is None:
+        return
+    for name in CODE_FIELDS:
+        ours, theirs = getattr(rqvae.config, name), getattr(transformer.config, name)
+        if ours != theirs:
+            raise ValueError(f"`transformer` must have the `{name}` of `rqvae`, {ours}, got {theirs}.")
+    ours, theirs = rqvae.codebook, transformer.codebook.weight
+    if ours.is_meta or theirs.is_meta:  # offloaded
+        return
+    # The transformer's codebook may have been rounded to bfloat16, which has 8 significant bits.
+    if not torch.allclose(ours.to(theirs.device).float(), theirs.float(), rtol=2**-7, atol=1e-6):
+        raise ValueError("`transformer` must have the codebook of `rqvae`, got that of another RQ-VAE.")
 
 
 def one_per_candidate(generator, candidates: range, total: int, num_drawn: int, num_images: int) -> Any:

@@ -71,36 +71,31 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
                 White is drawn anew, black is kept. One mask, or one per picture, of the picture's size. Arrays and
                 tensors `(height, width)` or `(N, height, width)` are in [0, 1].
             padding_mask_crop (`int`, *optional*):
-                Margin in pixels round the white part: the transformer sees the square with it, so small parts are
-                drawn sharper. By default it sees the largest square, near the white part.
-            output_type (`str`, defaults to `"pil"`):
-                `"pil"`, `"np"`, `"pt"`, or `"latent"` for the codes. Arrays and tensors need pictures of one size.
-            return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
-            kwargs:
-                Further arguments of [`RQImageGenerationPipeline.__call__`], such as `class_labels`, `generator`,
-                `num_images_per_prompt` and, for a contextual transformer, `num_revise_rounds`.
+                Margin in pixels round the white part. The transformer then sees only that square and draws small parts
+                sharper; by default it sees the largest square near the white part.
+            output_type, return_dict (*optional*):
+                As in [`RQImageGenerationPipeline.__call__`]. Arrays and tensors need pictures of one size.
+            kwargs: Further arguments of [`RQImageGenerationPipeline.__call__`], such as `class_labels`.
 
         Returns:
             [`RQImagePipelineOutput`] with `images` of the size of the given ones, `num_images_per_prompt` for each.
 
         Raises:
-            `ValueError`: no picture or mask, a mask of another size or without white, or an argument that does not fit
-                the model.
+            `ValueError`: no picture or mask, a mask of another size or without white, or another wrong argument.
         """
         if "known_codes" in kwargs:  # of `vary`
             return super().__call__(prompt, output_type=output_type, return_dict=return_dict, **kwargs)
         check_output_type(output_type)
         at_least(0).check("padding_mask_crop", padding_mask_crop)
         images = pillow_images("image", image, "RGB")
-        masks = [
-            mask.point(lambda value: 255 * (value >= 128)) for mask in pillow_images("mask_image", mask_image, "L")
-        ]
+        masks = pillow_images("mask_image", mask_image, "L")
+        masks = [mask.point(lambda value: 255 * (value >= 128)) for mask in masks]
         masks = masks * len(images) if len(masks) == 1 else masks
         if [mask.size for mask in masks] != [each.size for each in images]:
             sizes = [mask.size for mask in masks], [each.size for each in images]
             raise ValueError("`mask_image` must have the size of `image`, got {} for {}.".format(*sizes))
         if not all(mask.getbbox() for mask in masks):
-            raise ValueError("`mask_image` must have a white part, which is drawn anew, got a black mask.")
+            raise ValueError("`mask_image` must have a white part, got a black mask.")
         if self.transformer.is_causal:
             logger.warning_once(
                 "This transformer draws from the upper left, so new parts may not fit what is right of them or below. "
@@ -130,7 +125,7 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
                 result.images = self.image_processor.pil_to_numpy(result.images)
                 if output_type == "pt":
                     result.images = self.image_processor.numpy_to_pt(result.images)
-        return result if return_dict else tuple(value for value in (result.images, result.scores) if value is not None)
+        return result if return_dict else result.to_tuple()
 
 
 def pillow_images(name: str, images: PipelineImageInput | None, mode: str) -> list[PIL.Image.Image]:

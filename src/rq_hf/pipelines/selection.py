@@ -16,6 +16,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoProcessor, PreTrainedModel
 
 from ..images import to_pil, to_rgb
+from ..models.validation import check_integer
 from .loading import load_whole
 
 MAX_PER_CALL = 100_000  # a mistyped number should not fill the memory
@@ -67,8 +68,7 @@ class CLIPRanker:
     Scores pictures by their likeness to a caption, for re-ranking (App. B.5) and as the CLIP score of Table 3.
 
     Args:
-        model (`str`, `Path` or `PreTrainedModel`):
-            Hub id or folder of a CLIP-like model of transformers, or the model.
+        model (`str`, `Path` or `PreTrainedModel`): Hub id or folder of a CLIP-like model, or the model.
         processor (*optional*): Its processor of pictures and texts; by default the one saved beside the model.
 
     Example:
@@ -162,9 +162,8 @@ def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, a
         raise ValueError(f"`classifier` and `acceptance_rate` go together, got {classifier!r} and {acceptance_rate}.")
     if ranker is not None and classifier is not None:
         raise ValueError("`ranker` and `classifier` exclude each other, got both.")
-    for name, value in (("num_images_per_prompt", num_images), ("num_candidates", num_candidates or 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PER_CALL:
-            raise ValueError(f"`{name}` must be an integer from 1 to {MAX_PER_CALL}, got {value!r:.80}.")
+    check_integer("num_images_per_prompt", num_images, 1, MAX_PER_CALL)
+    check_integer("num_candidates", num_candidates or 1, 1, MAX_PER_CALL)
     if ranker is None and classifier is None:
         return num_images
     if classifier is not None:

@@ -13,17 +13,10 @@ class SharingMixin:
     """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, **kwargs: Any) -> CommitInfo:
-        """Uploads all components in one commit, with the card of the folder or repository that the pipeline was
-        loaded from. Without one the repository keeps its card or gets a new one.
+        """Uploads all components in one commit to a repository, which is made if it is missing.
 
-        Args:
-            repo_id (`str`): The repository; it is made if it is missing.
-            token (`str` or `bool`, *optional*): Token of the Hub. It also reads the card of a private repository.
-            kwargs:
-                Options of [`~rq_hf.hub.push_folder`], such as `private`, `revision`, `license` and `with_code`.
-
-        Returns:
-            `huggingface_hub.CommitInfo`
+        The card is that of the folder or repository that the pipeline was loaded from, else the one that is there, or
+        a new one. `kwargs` are options of [`~rq_hf.hub.push_folder`]: `private`, `revision`, `license`, `with_code`...
         """
         from ..hub import copy_card, push_folder
 
