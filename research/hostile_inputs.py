@@ -133,7 +133,7 @@ def calls() -> Iterator[Case]:
         ("inpaint", rq_hf.RQInpaintPipeline(**PIPE.components), good | {"mask_image": white}, edited),
         ("vary", PIPE.vary, good, {"image": edited["image"][-1:], "keep_depths": depths}),
         ("reconstruct", PIPE.reconstruct, {"image": PICTURE}, {"image": bad, "depth": depths}),
-        ("decode_picture", images.decode_picture, {}, {"image": contents}),
+        ("decode_image", images.decode_image, {}, {"image": contents}),
     ):
         yield from each(name, call, right, wrong)
     for cls in (rq_hf.RQVAEConfig, training.RQVAETrainingArguments, training.DataArguments, rq_hf.RQTransformerConfig,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rq_hf.images import decode_picture, image_grid, to_pil, to_rgb, to_uint8
+from rq_hf.images import decode_image, image_grid, to_pil, to_rgb, to_uint8
 
 
 def file_of(picture: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -65,10 +65,10 @@ KINDS = {
 
 @pytest.mark.parametrize("content, expected", KINDS.values(), ids=KINDS)
 def test_pictures_of_every_mode_become_exact_rgb_on_white(content, expected):
-    picture = decode_picture(content)
+    picture = decode_image(content)
     assert picture.mode == "RGB"
     assert [picture.getpixel((x, 0)) for x in range(picture.width)] == expected
-    assert decode_picture(Image.open(io.BytesIO(content)), "L").tobytes() == picture.convert("L").tobytes()
+    assert decode_image(Image.open(io.BytesIO(content)), "L").tobytes() == picture.convert("L").tobytes()
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
@@ -76,7 +76,7 @@ def test_the_first_frame_of_an_animation_is_taken(format):
     red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     options = {"lossless": True} if format == "WEBP" else {}
     content = file_of(red, format, save_all=True, append_images=[blue], duration=100, **options)
-    assert decode_picture(content).getcolors() == [(64, (255, 0, 0))]
+    assert decode_image(content).getcolors() == [(64, (255, 0, 0))]
 
 
 def test_exif_orientation_is_applied():
@@ -84,7 +84,7 @@ def test_exif_orientation_is_applied():
     picture.paste("white", (0, 0, 16, 16))
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees clockwise
-    turned = decode_picture(file_of(picture, "JPEG", exif=exif))
+    turned = decode_image(file_of(picture, "JPEG", exif=exif))
     assert turned.size == (16, 32)
     assert turned.getpixel((8, 4)) == (255, 255, 255) and turned.getpixel((8, 28)) == (0, 0, 0)
 
@@ -102,14 +102,14 @@ UNDECODABLE = {
 @pytest.mark.parametrize("content, match", UNDECODABLE.values(), ids=UNDECODABLE)
 def test_an_undecodable_picture_is_a_value_error_that_says_why(content, match):
     with pytest.raises(ValueError, match=f"`image` cannot be decoded.*{match}"):
-        decode_picture(content)
+        decode_image(content)
 
 
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # to read it would take for ever
     for path in (tmp_path / "pipe.png", str(tmp_path / "missing.png"), tmp_path):
         with pytest.raises(ValueError, match=f"`image` {path} cannot be decoded: .*there is no such file"):
-            decode_picture(path)
+            decode_image(path)
 
 
 def test_a_format_for_which_pillow_starts_a_program_is_refused(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_format_for_which_pillow_starts_a_program_is_refused(tmp_path, monkeyp
     (tmp_path / "a.png").write_bytes(file_of(Image.new("L", (8, 8)), "EPS"))
     for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
         with pytest.raises(ValueError, match="cannot be decoded: UnidentifiedImageError"):
-            decode_picture(source)
+            decode_image(source)
     assert not mark.exists()
     with contextlib.suppress(OSError):  # so it would be without a list of formats
         Image.open(tmp_path / "a.png").load()
@@ -132,8 +132,8 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path
     (tmp_path / "a.png").write_bytes(header)
     for source, name in ((header, ""), (tmp_path / "a.png", f" {tmp_path / 'a.png'}")):
         with pytest.raises(ValueError, match=f"`image`{name} cannot .*: 13300 x 13300 are more than 33554432 pixels"):
-            decode_picture(source, max_pixels=2**25)
-    assert decode_picture(file_of(Image.new("L", (8, 4))), max_pixels=32).size == (8, 4)
+            decode_image(source, max_pixels=2**25)
+    assert decode_image(file_of(Image.new("L", (8, 4))), max_pixels=32).size == (8, 4)
 
 
 def test_to_uint8_rounds_and_clamps_and_refuses_what_is_not_finite():

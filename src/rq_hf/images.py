@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
-def decode_picture(
+def decode_image(
     image: Image.Image | bytes | str | Path, mode: Literal["RGB", "L"] = "RGB", max_pixels: int | None = None
 ) -> Image.Image:
     """

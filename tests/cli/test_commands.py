@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForMaskedLM
 from rq_hf import RQImageGenerationPipeline, __version__
 from rq_hf.cli import in_one_line, main
 from rq_hf.evaluation.reconstruction import coarse_to_fine_sheet
-from rq_hf.images import decode_picture, image_grid
+from rq_hf.images import decode_image, image_grid
 
 
 def run(*arguments: object) -> None:
@@ -221,7 +221,7 @@ def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(pipeline_fol
 
     before, handler = sorted(tmp_path.rglob("*")), signal.getsignal(signal.SIGTERM)
     threading.Thread(target=interrupt_writing).start()
-    output = ["--output", tmp_path / "sheet.png", "--num_images", 50]  # it takes a while to compress them
+    output = ["--output", tmp_path / "sheet.png", "--num_images", 400]  # it takes a while to compress them
     assert ends_with(capsys, status, "generate", pipeline_folder, "a heart", *output) == "error: interrupted"
     assert sorted(tmp_path.rglob("*")) == before and signal.getsignal(signal.SIGTERM) == handler
 
@@ -251,7 +251,7 @@ def test_reconstruct_shows_original_and_every_depth(make_pipeline, tmp_path, cap
     picture, pipe = next(FIXTURE.rglob("*.png")), make_pipeline()
     pipe.save_pretrained(tmp_path / "pipeline")
     pipe.rqvae.save_pretrained(tmp_path / "rqvae")
-    square = decode_picture(picture).resize((16, 16), Image.Resampling.BICUBIC)
+    square = decode_image(picture).resize((16, 16), Image.Resampling.BICUBIC)
     expected = np.asarray(coarse_to_fine_sheet(pipe.rqvae, pipe.image_processor.preprocess(square)), int)
     for model in ("pipeline", "rqvae"):
         output = tmp_path / f"{model}.png"

@@ -15,7 +15,7 @@ from rq_hf import RQImageGenerationPipeline
 from rq_hf.cli import main
 from rq_hf.evaluation.generation import evaluate_likelihood
 from rq_hf.evaluation.reconstruction import evaluate_rqvae
-from rq_hf.images import decode_picture
+from rq_hf.images import decode_image
 from rq_hf.training import CodeDataArguments, DataArguments
 from rq_hf.training.conditions import evaluation_samples
 from rq_hf.training.data import load_splits
@@ -38,7 +38,7 @@ def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
 
 def test_rqvae_and_likelihood_measure_a_split(pipeline, data, tmp_path, capsys):
     rows = datasets.load_dataset(str(data), split="validation").select(range(9))
-    pixels = map(PictureTransform(16, training=False), map(decode_picture, rows["image"]))
+    pixels = map(PictureTransform(16, training=False), map(decode_image, rows["image"]))
     columns = zip(pixels, pipeline.encode_prompt([captions[0] for captions in rows["captions"]]), strict=True)
     samples = [{"pixel_values": pixel_values, "input_ids": input_ids} for pixel_values, input_ids in columns]
     flags = ["--dataset_name", data, *FLAGS]

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from ..images import decode_picture, image_grid
+    from ..images import decode_image, image_grid
     from ..pipelines import RQInpaintPipeline
 
     pipe = options.load_pipeline(arguments)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("`--image` and `--mask_image` go together, got one of them.")
     if is_edit:
         pipe = RQInpaintPipeline(**pipe.components)
-        drawing |= {"image": decode_picture(arguments.image), "mask_image": decode_picture(arguments.mask_image, "L")}
+        drawing |= {"image": decode_image(arguments.image), "mask_image": decode_image(arguments.mask_image, "L")}
     if arguments.prompts and pipe.prompt_rewriter is not None and arguments.rewrite_prompt is None:
         for prompt, words in zip(captions, pipe.rewrite(captions), strict=True):
             print(f"{prompt!r} is read as {words!r}", file=sys.stderr)

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from PIL import Image, ImageChops, ImageOps
 from transformers.utils import cached_file
 
-from ..images import decode_picture, to_pil
+from ..images import decode_image, to_pil
 from ..pipelines import RQImageGenerationPipeline, RQInpaintPipeline
 
 SHOWN_SIZE = 256  # pixels of a picture on the page
@@ -103,7 +103,7 @@ class Studio:
     def _read(self, image: str | Image.Image | None) -> Image.Image:
         if image is None:
             raise ValueError("Upload or draw a picture first.")
-        return decode_picture(image, max_pixels=MAX_UPLOAD_PIXELS)
+        return decode_image(image, max_pixels=MAX_UPLOAD_PIXELS)
 
 
 @contextmanager

@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from PIL import Image, ImageOps
 
     from ..evaluation.reconstruction import coarse_to_fine_sheet
-    from ..images import decode_picture
+    from ..images import decode_image
     from ..models import RQVAEModel
     from ..pipelines import load_component
 
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae")
     size, is_grey, pictures = rqvae.config.image_size, rqvae.config.num_channels == 1, []
     for path in arguments.pictures:
-        picture = decode_picture(path, "L" if is_grey else "RGB")
+        picture = decode_image(path, "L" if is_grey else "RGB")
         pictures.append(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
     processor = VaeImageProcessor(do_resize=False, do_convert_grayscale=is_grey)
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..images import decode_picture, to_rgb, to_uint8
+from ..images import decode_image, to_rgb, to_uint8
 
 
 class InceptionV3(nn.Module):
@@ -128,7 +128,7 @@ class ImageFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        pixels = np.array(decode_picture(self.paths[index]))
+        pixels = np.array(decode_image(self.paths[index]))
         return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1}  # (3, h, w)
 
 

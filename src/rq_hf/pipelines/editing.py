@@ -10,7 +10,7 @@ import PIL.ImageOps
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from ..images import decode_picture
+from ..images import decode_image
 from ..models.validation import check_integer
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 
@@ -73,7 +73,7 @@ class EditingMixin:
             raise ValueError("`image` must hold at least one picture, got an empty list.")
         if isinstance(images[0], PIL.Image.Image):
             mode = "L" if self.rqvae.config.num_channels == 1 else "RGB"
-            images = [self._fit(decode_picture(each, mode), size) for each in images]
+            images = [self._fit(decode_image(each, mode), size) for each in images]
         else:
             for each in images:
                 is_array = isinstance(each, (np.ndarray, torch.Tensor)) and 0 not in each.shape

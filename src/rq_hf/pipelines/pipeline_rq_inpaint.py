@@ -14,7 +14,7 @@ from diffusers.image_processor import PipelineImageInput
 from PIL import ImageChops, ImageFilter
 from transformers.utils import logging
 
-from ..images import decode_picture
+from ..images import decode_image
 from ..models.validation import at_least
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
@@ -144,7 +144,7 @@ def pillow_images(name: str, images: PipelineImageInput | None, mode: str) -> li
         raise ValueError(f"`{name}` must be a picture, or pictures, got {images!r:.80}.")
     if mode == "L" and any(each.mode in ("I", "F") for each in images):
         raise ValueError(f"`{name}` must have a mode with a known white, such as 'L', got 'I' or 'F'.")
-    return [decode_picture(each, mode) for each in images]
+    return [decode_image(each, mode) for each in images]
 
 
 def square_box(mask: PIL.Image.Image, padding: int | None) -> Box:

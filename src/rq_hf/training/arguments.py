@@ -128,6 +128,9 @@ class CodeDataArguments(DataArguments):
     tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer or a pipeline.")
     text_encoder: str | None = setting(None, "Hub id or folder of a frozen text encoder, with its tokenizer.")
     num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", at_least(1))
+    prior_captions: str | None = setting(
+        None, "Text file of captions, one a line, for which an adapter goes on drawing what its base draws."
+    )
 
 
 def load_made(

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from ..images import decode_picture
+from ..images import decode_image
 from ..models import RQVAEConfig, RQVAEModel
 from ..models.sampling import seeded_generator
 from .arguments import DataArguments
@@ -154,9 +154,9 @@ def each_row(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def open_picture(picture: Image.Image | dict[str, Any] | None, mode: str) -> Image.Image | None:
     """Decodes a picture: Pillow's, or `{"bytes": ..., "path": ...}`. Warns and returns `None` if that fails."""
     if isinstance(picture, Image.Image):
-        return decode_picture(picture, mode)
+        return decode_image(picture, mode)
     try:
-        return decode_picture(_read_file(picture), mode)
+        return decode_image(_read_file(picture), mode)
     except (OSError, ValueError):
         logger.warning_once(f"Skipped picture {picture and picture['path']}: it cannot be read or decoded.")
         return None

@@ -4,9 +4,13 @@
 
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tqdm.auto import tqdm
 
 from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
+from ..models.sampling import seeded_generator
+from ..pipelines import RQImageGenerationPipeline
 
 # The projections of attention and MLP in every block, spatial and depth.
 LORA_TARGET_MODULES = ["query_key_value", "out_proj", "mlp.0", "mlp.2"]
@@ -18,6 +22,20 @@ def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int) -> P
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = None  # with a name PEFT would ask the Hub for it at every checkpoint
     return adapted
+
+
+@torch.no_grad()
+def draw_prior(
+    pipe: RQImageGenerationPipeline, captions: list[str], seed: int, batch_size: int = 50
+) -> dict[str, torch.Tensor]:
+    """What a model draws before it is adapted, and for which conditions: `codes` `(N, H, W, D)`, and `input_ids`
+    `(N, S)` or `prompt_embeds` `(N, S, condition_dim)`. An adapter keeps it, see [`RQTransformerTrainer`]."""
+    name, batches = "input_ids" if pipe.text_encoder is None else "prompt_embeds", []
+    for start in tqdm(range(0, len(captions), batch_size), desc="Drawing prior captions"):
+        condition = pipe.encode_prompt(captions[start : start + batch_size]).to(pipe.transformer.device)
+        codes = pipe.transformer.generate(**{name: condition}, generator=seeded_generator(seed, start))
+        batches.append({name: condition, "codes": codes})
+    return {key: torch.cat([batch[key] for batch in batches]) for key in (name, "codes")}
 
 
 def save_adapter(model: PeftModel, folder: str | Path, base: str) -> None:

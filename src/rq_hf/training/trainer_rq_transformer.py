@@ -24,7 +24,7 @@ from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import seeded_generator
 from ..models.validation import at_least, between, greater_than
 from ..pipelines.loading import load_component
-from ..pipelines.pipeline_rq_image_generation import check_components
+from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline, check_components
 from ..pipelines.text_encoding import embed_ids, load_text_encoder
 from .arguments import CodeDataArguments, Recipe, load_made, recipe_names, setting
 from .checkpoints import resume_checkpoint
@@ -61,6 +61,8 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     )
     lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
     lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
+    prior_loss_weight: float = setting(15.0, "Weight of the loss of `prior_captions`.", at_least(0))
+    prior_batch_size: int = setting(16, "Prior captions in a step of each process.", at_least(1))
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,12 +82,17 @@ class RQTransformerTrainer(RQTrainer):
     model's `generation_config`, and writes them to `pictures/step-N.png` in the output folder. Sharded models draw
     none.
 
+    With `prior`, a step also compares an adapter with its base on what the base drew for old captions, by the
+    cross-entropy of the two distributions of each code. This is the prior preservation of DreamBooth (Ruiz et al.,
+    2022, https://arxiv.org/abs/2208.12242) by distillation.
+
     Args:
         model ([`RQTransformerForImageGeneration`]):
             The model to train, or a `PeftModel` of it. Its codebook must be that of `rqvae`.
         rqvae ([`RQVAEModel`]): the frozen first stage.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): decodes the captions below the pictures.
         text_encoder (`PreTrainedModel`, *optional*): the frozen text encoder, for a model with `condition_dim`.
+        prior (`dict[str, torch.Tensor]`, *optional*): what the base of a `PeftModel` drew, of `draw_prior`.
         kwargs: of `Trainer`. Batches have `input_ids` `(B, S)` or `prompt_embeds` `(B, S, condition_dim)`, and
             `pixel_values` or `latents` `(B, H, W, n_z)`. For a plain `datasets.Dataset`, pass a [`PictureCollator`].
     """
@@ -98,6 +105,7 @@ class RQTransformerTrainer(RQTrainer):
         rqvae: RQVAEModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder: PreTrainedModel | None = None,
+        prior: dict[str, torch.Tensor] | None = None,
         **kwargs,
     ):
         check_components(rqvae, model, None, text_encoder)
@@ -110,7 +118,7 @@ class RQTransformerTrainer(RQTrainer):
         if depth == 1:  # this layer is unused then, and DDP would wait for its gradient
             model.depth_decoder.projection.requires_grad_(False)
         super().__init__(model, args, **kwargs)
-        self.rqvae, self.tokenizer, self.text_encoder = rqvae, tokenizer, text_encoder
+        self.rqvae, self.tokenizer, self.text_encoder, self.prior = rqvae, tokenizer, text_encoder, prior
         for frozen in (rqvae, text_encoder):
             if frozen is not None:
                 frozen.to(args.device).eval().requires_grad_(False)
@@ -131,8 +139,22 @@ class RQTransformerTrainer(RQTrainer):
             parts["text_loss"] = outputs.text_loss
         for depth, depth_loss in enumerate(outputs.depth_losses, start=1):
             parts[f"image_loss_depth_{depth}"] = depth_loss
+        loss = outputs.loss
+        if self.prior is not None and self.model.training:
+            parts["prior_loss"] = self.prior_loss(model)
+            loss = loss + self.args.prior_loss_weight * parts["prior_loss"]
         self.record(model, len(codes), **parts)
-        return (outputs.loss, {"loss": outputs.loss}) if return_outputs else outputs.loss
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def prior_loss(self, model) -> torch.Tensor:
+        """How far an adapter is from its base on pictures that the base drew: the mean cross-entropy of a code."""
+        generator, count = self.generator, len(self.prior["codes"])
+        rows = torch.randint(count, (self.args.prior_batch_size,), generator=generator, device=generator.device)
+        inputs = {name: values[rows.to(values.device)] for name, values in self.prior.items()}
+        inputs |= self.model.training_inputs(inputs["codes"], generator)
+        with torch.no_grad(), self.model.disable_adapter():
+            labels = self.model(**inputs).logits.float().softmax(-1)
+        return model(**inputs, labels=labels, output_logits=False).image_loss
 
     def condition(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The argument of the model that holds the conditions: ids, or vectors, which may be cached."""
@@ -253,12 +275,26 @@ def starting_transformer(
     return model
 
 
+def read_captions(path: str) -> list[str]:
+    """The lines of a text file that are not blank."""
+    try:
+        captions = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"`prior_captions` must be a text file, got {path!r}: {error}.") from error
+    if not captions:
+        raise ValueError(f"`prior_captions` must hold a caption a line, got the file {path!r} without any.")
+    return captions
+
+
 def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     """Trains an RQ-Transformer by a recipe and saves the pipeline, with a card, to the output folder."""
     training, data = recipe.training, recipe.data
     if training.model_name_or_path is None:  # refuses bad fields before data are read, which give these three
         from_data = {"code_shape": (1, 1, 1), "vocab_size": 2**31}
         CONFIG_MAPPING[training.model_type](**from_data | recipe.model | {"null_condition_ids": None})
+    if data.prior_captions is not None and (training.lora_rank is None or data.caption_column is None):
+        raise ValueError("`prior_captions` needs `lora_rank` and `caption_column`.")
+    prior_captions = None if data.prior_captions is None else read_captions(data.prior_captions)
     checkpoint = resume_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     rqvae = load_first_stage(recipe)
@@ -267,14 +303,18 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     splits = load_splits(data)
     model = starting_transformer(recipe, rqvae, tokenizer, splits, text_encoder)
     datasets = code_datasets(recipe, splits, rqvae, model.config, tokenizer, text_encoder)
+    prior = None
     if training.lora_rank is not None:
-        from .lora import add_lora  # PEFT is optional
+        from .lora import add_lora, draw_prior  # PEFT is optional
 
+        if prior_captions is not None:
+            pipe = RQImageGenerationPipeline(rqvae, model, tokenizer, text_encoder).to(training.device)
+            prior = draw_prior(pipe, prior_captions, training.seed)
         model = add_lora(model, training.lora_rank, training.lora_alpha)
 
     components = {"rqvae": rqvae, "tokenizer": tokenizer, "text_encoder": text_encoder}
     sets = {"train_dataset": datasets["train"], "eval_dataset": datasets.get("validation")}
-    trainer = RQTransformerTrainer(model, training, **components, **sets)
+    trainer = RQTransformerTrainer(model, training, **components, **sets, prior=prior)
     trainer.train(checkpoint)
     publish_pipeline(trainer, recipe, trainer.evaluate_and_save())
     trainer.accelerator.end_training()
