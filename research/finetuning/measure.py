@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("word", help="the caption of the new thing")
     parser.add_argument("pictures", type=Path, help="folder of pictures of the new thing, new-*.png")
     parser.add_argument("--adapter", help="folder of an adapter of the model")
+    parser.add_argument("--adapter_weight", type=float, default=1.0, help="(%(default)s)")
     parser.add_argument("--dataset_name", default="data/emoji-64")
     parser.add_argument("--cache", type=Path, default=Path("runs/gallery.pt"), help="features of the real pictures")
     parser.add_argument("--num_names", type=int, default=100)
@@ -64,7 +65,8 @@ def main() -> None:
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     if arguments.adapter is not None:
-        pipe.load_lora_weights(arguments.adapter)
+        pipe.load_lora_weights(arguments.adapter, adapter_name="new")
+        pipe.set_adapters("new", arguments.adapter_weight)
     splits = datasets.load_dataset(arguments.dataset_name)
     rows = datasets.concatenate_datasets(list(splits.values()))
     rows = rows.filter(lambda *values: values == tuple(PLAIN.values()), input_columns=list(PLAIN))
