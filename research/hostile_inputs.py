@@ -195,7 +195,7 @@ def command_lines() -> Iterator[Case]:
         f"reconstruct {PLACE}/0.png --model": f"|typo|{broken}",
         f"{SAMPLES} --num_pictures": f"0|-1|x|2 --dataset_name typo|2 --caption_column x|2 --top_p 2|2 --batch_size 0|"
         f"2 --reference typo|2 --feature_extractor {PLACE}/0.png|2 --clip_model typo|2 --precision_recall",
-        "evaluate": f"|prompts {SAVED} {SPLIT}|rqvae {broken} {SPLIT}|likelihood {SAVED} {SPLIT}x",
+        "evaluate": f"|rqvae {broken} {SPLIT}|likelihood {SAVED} {SPLIT}x",
         f"evaluate rqvae {SAVED} {SPLIT}": "--filter x=1|--filter x|--image_column x|--transform x",
         f"evaluate likelihood {SAVED_BY_CLASS} {SPLIT}": "|--caption_column x|--label_column typo",
         "convert": f"|--checkpoint typo --output o|--checkpoint {SAVED} --output o", "push": "|typo --repo_id me/x",
