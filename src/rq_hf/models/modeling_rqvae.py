@@ -200,6 +200,8 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape, dtype or range of the codes, or pixels that are not finite.
         """
         size, depth = self.config.codebook_size, self.config.code_depth
+        if not isinstance(codes, torch.Tensor):
+            raise ValueError(f"`codes` must be a tensor, got {type(codes).__name__}.")
         if codes.ndim != 4 or not 1 <= codes.shape[-1] <= depth or 0 in codes.shape:
             expected = f"(batch_size, height, width, depth) with depth from 1 to {depth}"
             raise ValueError(f"`codes` must have shape {expected}, got {tuple(codes.shape)}.")
