@@ -152,8 +152,10 @@ class RQTransformerTrainer(RQTrainer):
         rows = torch.randint(count, (self.args.prior_batch_size,), generator=generator, device=generator.device)
         inputs = {name: values[rows.to(values.device)] for name, values in self.prior.items()}
         inputs |= self.model.training_inputs(inputs["codes"], generator)
+        self.model.eval()  # the base is compared without its dropout
         with torch.no_grad(), self.model.disable_adapter():
             labels = self.model(**inputs).logits.float().softmax(-1)
+        self.model.train()
         return model(**inputs, labels=labels, output_logits=False).image_loss
 
     def condition(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
