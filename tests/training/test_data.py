@@ -207,3 +207,5 @@ def test_cached_latents_keep_other_columns_and_leave_corrupt_pictures_out(tmp_pa
     samples = PictureDataset(cached, SampleReader(PictureTransform(16)))
     expected = make_pictures(rows.select([8]), training=False)[0]["pixel_values"]
     torch.testing.assert_close(samples[3]["latents"], tiny_rqvae.encode_latents(expected[None])[0].detach())
+    with pytest.raises(ValueError, match="must have pictures that can be decoded, got none in 2 rows"):
+        cache_latents(make_pictures(rows.select([4, 5]), training=False), tiny_rqvae)

@@ -38,7 +38,9 @@ def next_commands(recipe: Recipe) -> list[str]:
     captions = [data.caption_column, section.get("caption_column"), "text", "caption", "captions"]
     caption = next((name for name in captions if name in rows.features), None)
     label = next((name for name in (data.label_column, "label") if caption is None and name in rows.features), None)
-    source, tokenizer = ["--dataset_name", data.dataset_name], f"{folder}-tokenizer"
+    defaults = section.get("rqvae_name_or_path"), section.get("tokenizer_name_or_path")
+    tokenizer = defaults[1] if folder == defaults[0] and defaults[1] else f"{folder}-tokenizer"
+    source = ["--dataset_name", data.dataset_name]
     words = ["rq-hf", "train-rqt", second, *source, "--rqvae_name_or_path", folder]
     for name in ("dataset_config_name", "train_split", "image_column", "filter"):
         if getattr(data, name) != section.get(name, getattr(DataArguments, name)):

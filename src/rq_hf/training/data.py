@@ -297,6 +297,8 @@ def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int =
     options = {"batched": True, "batch_size": batch_size, "remove_columns": pictures.rows.column_names}
     given = {"image_column": column, "transform": transform, "rqvae": rqvae}
     encoded = pictures.rows.map(_encode, features=features, fn_kwargs=given, desc="Encoding pictures", **options)
+    if len(encoded) == 0:
+        raise ValueError(f"The data set must have pictures that can be decoded, got none in {len(pictures.rows)} rows.")
     return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
 
 
