@@ -108,7 +108,7 @@ def test_the_steps_of_the_guide_keep_what_the_base_draws(make_pipeline, tmp_path
     guide = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```json\n([^`]*lora_rank.*?)```", guide, re.DOTALL)
     Path("garfield.json").write_text(recipe)
-    (prepare,) = re.findall(r"```py\n(from pathlib.*?)```", guide, re.DOTALL)
+    (prepare,) = re.findall(r"```py\n(import json.*?)```", guide, re.DOTALL)
     prepare = prepare.replace('pipe.tokenizer.init_kwargs["emoji_names"].values()', repr(names))
     exec(prepare.replace("pipe.rewrite(names)", "names"), {})  # this pipeline has no rewriter
     (command,) = re.findall(r"rq-hf (train-rqt garfield\.json[^\n]*)", guide)

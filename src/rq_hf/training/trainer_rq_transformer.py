@@ -61,7 +61,7 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     )
     lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
     lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
-    prior_loss_weight: float = setting(15.0, "Weight of the loss of `prior_captions`.", at_least(0))
+    prior_loss_weight: float = setting(30.0, "Weight of the loss of `prior_captions`.", at_least(0))
     prior_batch_size: int = setting(16, "Prior captions in a step of each process.", at_least(1))
 
     def __post_init__(self):
