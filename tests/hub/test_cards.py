@@ -19,7 +19,7 @@ FACTS = {
     "summary": "Trained on nine styles of {{ emoji }}.", "training_data": "10,431 drawings of 1,634 concepts.",
     "attribution": "Noto Emoji, Google, Apache-2.0.", "intended_use": "To try the library.",
     "limitations": "- It knows no flags.", "num_parameters": {"rqvae": 1234567, "transformer": 7654321},
-    "example_input": 'a "red" heart', "sample_images": {"samples.png": "16 samples"},
+    "examples": ['a "red" heart'], "sample_images": {"samples.png": "16 samples"},
     "sampling": {"temperature": 1.0, "top_k": [64, 16], "top_p": None},
     "training_arguments": {"learning_rate": 0.0006, "seed": 0, "max_steps": None, "bf16": True},
     "training_commands": ["rq-hf train-rqvae a", "rq-hf train-rqt b"],

@@ -75,6 +75,8 @@ def test_stage_2_leaves_a_pipeline_that_draws_with_the_settings_of_the_recipe(mo
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert "| temperature | 0.5 |" in card.text and "image loss" in card.text
     assert f'pipe("{trainer.train_dataset.rows[0]["text"]}"' in card.text  # a prompt of the data
+    captions = list(dict.fromkeys(trainer.train_dataset.rows["text"][:6]))
+    assert [example["text"] for example in card.data.get("widget")] == captions  # the page offers them
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
 
 

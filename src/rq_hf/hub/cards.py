@@ -36,7 +36,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
             - `model_name`: the title. `repo_id`: the repository that the snippets load.
             - `based_on`: the repository, or the name, of the model that this one was made of.
             - `summary`, `training_data`, `attribution`, `intended_use`, `limitations` (a list, `- ...`).
-            - `example_input`: the caption or class id of the snippet.
+            - `examples`: captions that the Hub and the page offer, or a class id. The first is that of the snippet.
             - `configs`: dictionaries or configurations by component, `"rqvae"`, `"transformer"`, `"adapter"` or
               `"tokenizer"`. `num_parameters`: integers by component.
             - `sampling`: default settings. `training_arguments`: a dictionary. `training_commands`: a list.
@@ -67,6 +67,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     }
     transformer = configs.get("transformer") or {}
     condition, example = _condition(transformer)
+    examples = facts.get("examples") or [example]
     task = "text-to-image" if condition == "caption" else "unconditional-image-generation"
     task = {"rqvae": "image-feature-extraction", "tokenizer": None}.get(kind, task)
     tables = {
@@ -93,6 +94,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         license=facts.get("license"),
         model_name=title,
         pipeline_tag=task,
+        widget=[{"text": each} for each in examples if isinstance(each, str)] or None,
         tags=list(dict.fromkeys([*(facts.get("tags") or []), "rq_hf", *tags, "residual-quantization"])),
     )
     derived = {
@@ -102,7 +104,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "configs": configs,
         "condition": condition,
         "model_class": next(iter(transformer.get("architectures") or ["RQTransformerForImageGeneration"])),
-        "example": json.dumps(facts.get("example_input") or example, ensure_ascii=False),
+        "example": json.dumps(examples[0], ensure_ascii=False),
         "metrics_dataset": dataset,
     }
     template = _template(kind) + _template("sections")

@@ -35,7 +35,7 @@ CARD_TYPES = {
     **dict.fromkeys(("datasets", "tags", "training_commands", "notes"), list[str]),
     **dict.fromkeys(("processes", "global_batch_size"), int),
     "language": str | list[str],
-    "example_input": str | int,
+    "examples": list[str | int],
 }
 Loaded = TypeVar("Loaded")
 

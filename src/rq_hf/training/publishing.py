@@ -3,6 +3,7 @@
 """What a training leaves for others: a model or a pipeline with its card, and one push to the Hub."""
 
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,19 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
             transformer = transformer.merge_and_unload()
         pipeline = RQImageGenerationPipeline(trainer.rqvae, transformer, trainer.tokenizer, trainer.text_encoder)
         save_pipeline(pipeline, folder, training.save_dtype)
-    facts = {"example_input": example_caption(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
+    facts = {"examples": example_captions(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
     facts |= run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
     write_card(folder, "pipeline", facts)
     push_if_asked(recipe, shared_folder)
 
 
-def example_caption(trainer: RQTrainer, data: CodeDataArguments) -> str | None:
-    """The first caption of the training data, which the model should know best."""
+def example_captions(trainer: RQTrainer, data: CodeDataArguments) -> list[str]:
+    """Captions of the first rows of the training data, which the model should know best."""
     if data.caption_column is None:
-        return None
-    captions = next(iter(trainer.train_dataset.rows))[data.caption_column]
-    return next(iter(captions), None) if isinstance(captions, list) else captions
+        return []
+    captions = [row[data.caption_column] for row in islice(trainer.train_dataset.rows, 6)]
+    captions = [next(iter(each), None) if isinstance(each, list) else each for each in captions]
+    return list(dict.fromkeys(each for each in captions if each))
 
 
 def gather_transformer(trainer: RQTrainer) -> PreTrainedModel:
