@@ -290,15 +290,15 @@ def cache_latents(pictures: PictureDataset, rqvae: RQVAEModel, batch_size: int =
 
     `datasets` keeps the result for the same pictures, transform and weights. Undecodable pictures are left out.
     """
-    column, transform = pictures.reader.image_column, pictures.reader.transform
+    rows, column, transform = pictures.rows, pictures.reader.image_column, pictures.reader.transform
     shape = (*rqvae.config.code_shape[:2], rqvae.config.codebook_dim)
-    features = datasets.Features(pictures.rows.features | {"latents": datasets.Array3D(shape, "float32")})
+    features = datasets.Features(rows.features | {"latents": datasets.Array3D(shape, "float32")})
     del features[column]
-    options = {"batched": True, "batch_size": batch_size, "remove_columns": pictures.rows.column_names}
+    options = {"batched": True, "batch_size": batch_size, "remove_columns": rows.column_names}
     given = {"image_column": column, "transform": transform, "rqvae": rqvae}
-    encoded = pictures.rows.map(_encode, features=features, fn_kwargs=given, desc="Encoding pictures", **options)
+    encoded = rows.map(_encode, features=features, fn_kwargs=given, desc="Encoding pictures", **options)
     if len(encoded) == 0:
-        raise ValueError(f"The data set must have pictures that can be decoded, got none in {len(pictures.rows)} rows.")
+        raise ValueError(f"The data set must have pictures that can be decoded, got none in {len(rows)} rows.")
     return encoded.with_format("torch", columns=["latents"], output_all_columns=True)
 
 
