@@ -18,7 +18,13 @@ from scorers import tiny_clip
 
 from rq_hf import CLIPRanker
 from rq_hf.evaluation.features import ImageFiles, extract_features
-from rq_hf.evaluation.generation import clip_score, evaluate_samples, generate_images, generation_metrics
+from rq_hf.evaluation.generation import (
+    clip_score,
+    evaluate_samples,
+    generate_images,
+    generation_metrics,
+    used_sampling,
+)
 from rq_hf.images import to_pil
 from rq_hf.models.sampling import seeded_generator
 
@@ -139,6 +145,11 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
     options["reference"], options["reference_features"] = None, tmp_path / "real.safetensors"
     again = evaluate_samples(tiny_pipeline, PROMPTS, tmp_path / "drawn", **options)
     assert again["metrics"][names[0]] == pytest.approx(expected[names[0]], rel=1e-4)
+
+
+def test_a_report_names_the_settings_of_masked_drawing(make_pipeline):
+    used = used_sampling(make_pipeline(contextual=True), {"num_draft_steps": 3})
+    assert used["num_draft_steps"] == 3 and {"order", "num_revise_rounds", "revise_temperature"} <= used.keys()
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, pictures, tmp_path):

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..files import write_whole
-from ..models.sampling import SAMPLING_FIELDS, seeded_generator
+from ..models.sampling import seeded_generator
 from ..pipelines import CLIPRanker, RQImageGenerationPipeline
 from ..pipelines.text_encoding import embed_ids
 from .features import (
@@ -140,7 +140,7 @@ def clip_score(samples: Dataset, captions: Sequence[str], clip: CLIPRanker, batc
 
 def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> dict[str, Any]:
     """Sampling settings of a call with `options`; those not given are the checkpoint's own."""
-    used = {name: getattr(pipe.transformer.generation_config, name, None) for name in SAMPLING_FIELDS}
+    used = {name: getattr(pipe.transformer.generation_config, name, None) for name in pipe.transformer.sampling_fields}
     return used | {name: value for name, value in options.items() if isinstance(value, (int, float, str, list))}
 
 
