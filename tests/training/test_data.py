@@ -38,6 +38,18 @@ def pixels_of_every_row(pictures: PictureDataset, workers: int) -> torch.Tensor:
     return torch.cat([batch["pixel_values"] for batch in DataLoader(pictures, batch_size=3, num_workers=workers)])
 
 
+def test_a_folder_with_a_card_is_read_anew_when_its_files_change(tmp_path, monkeypatch):
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train/*\n---\n"
+    for place, size in {"first": 2, "second": 3}.items():
+        folder = write_folder(tmp_path / place / "pics", size)
+        (folder / "README.md").write_text(card)
+        monkeypatch.chdir(folder.parent)
+        assert load_splits(DataArguments("pics"))["train"]["text"][:] == list(LETTERS[:size])
+    text = Path("pics/train/metadata.jsonl")
+    text.write_text(text.read_text().replace(LETTERS[0], "another"))
+    assert load_splits(DataArguments("pics"))["train"]["text"][0] == "another"
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_splits_are_filtered_and_limited(emoji, streaming):
     arguments = {"validation_split": "validation", "filter": "tone=default, style=noto", "max_train_samples": 4}

@@ -72,7 +72,8 @@ class RQTrainingArguments(TrainingArguments):
         self.bf16 = self.bf16 and not lacks_bf16
         super().__post_init__()
         if lacks_bf16 and self.should_log:
-            logger.warning(f"{self.device.type} has no bf16 here: the training runs in fp32.")
+            message = "the training runs in fp32. On a CPU `--use_cpu true` allows it."
+            logger.warning(f"`bf16` is left out on {self.device.type}: {message}")
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         if self.n_gpu > 1:
             raise ValueError(f"A process must train on one GPU, got {self.n_gpu}; start it by `accelerate launch`.")
