@@ -46,7 +46,8 @@ def next_commands(recipe: Recipe) -> list[str]:
         if getattr(data, name) != section.get(name, getattr(DataArguments, name)):
             words += [f"--{name}", getattr(data, name) or ""]
     if caption is None:
-        return [shlex.join([*words, *(["--label_column", label] if label else ["--caption_column", ""])])]
+        none = ["--caption_column", "", "--condition_dropout", "0"]
+        return [shlex.join([*words, *(["--label_column", label] if label else none)])]
     column = ["--caption_column", caption]
     first = ["rq-hf", "train-tokenizer", *source, "--split", data.train_split, *column, "--output_dir", tokenizer]
     return [shlex.join(first), shlex.join([*words, *column, "--tokenizer_name_or_path", tokenizer])]
