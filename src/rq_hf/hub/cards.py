@@ -67,7 +67,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     }
     transformer = configs.get("transformer") or {}
     condition, example = _condition(transformer)
-    examples = facts.get("examples") or [example]
+    examples = facts.get("examples") or []
     task = "text-to-image" if condition == "caption" else "unconditional-image-generation"
     task = {"rqvae": "image-feature-extraction", "tokenizer": None}.get(kind, task)
     tables = {
@@ -104,7 +104,7 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "configs": configs,
         "condition": condition,
         "model_class": next(iter(transformer.get("architectures") or ["RQTransformerForImageGeneration"])),
-        "example": json.dumps(examples[0], ensure_ascii=False),
+        "example": json.dumps((examples or [example])[0], ensure_ascii=False),
         "metrics_dataset": dataset,
     }
     template = _template(kind) + _template("sections")

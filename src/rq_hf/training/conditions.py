@@ -332,7 +332,7 @@ def _whole_rows(rows: datasets.Dataset, reader: SampleReader) -> datasets.Datase
     whole = whole.filter(_can_be_decoded, input_columns=[reader.image_column], fn_kwargs={"mode": mode})
     if len(whole) < len(rows):
         parts = " or ".join(["a picture that can be decoded", *parse])
-        logger.warning(f"Of {len(rows)} rows, {len(rows) - len(whole)} are left out, which lack {parts}.")
+        logger.warning(f"Of {len(rows)} rows, {len(rows) - len(whole)} are left out: they lack {parts}.")
     if len(whole) == 0:
         raise ValueError(f"The data set must have whole rows, got none among the {len(rows)} that pass `filter`.")
     return whole

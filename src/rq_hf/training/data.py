@@ -43,8 +43,9 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
     """
     if not (name or "").strip("/"):
         raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
-    if Path(name, "README.md").is_file():  # `datasets` confuses folders that have a card
-        files = sorted((str(path.absolute()), path.stat().st_mtime_ns) for path in Path(name).rglob("*"))
+    if Path(name, "README.md").is_file():  # `datasets` caches such a folder under a key without its paths and times
+        paths = sorted(path.absolute() for path in Path(name).rglob("*") if path.is_file())
+        files = [(str(path), path.stat().st_mtime_ns) for path in paths]
         key = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
         kwargs.setdefault("cache_dir", str(Path(datasets.config.HF_DATASETS_CACHE, key)))
     # img2dataset writes tables beside its shards, which `datasets` would read instead.
