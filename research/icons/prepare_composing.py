@@ -1,13 +1,14 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Joins coloured icons and emoji into the data set of the checkpoint that composes.
+r"""Joins coloured icons and emoji into the data set of the checkpoint that composes.
 
-    python research/icons/prepare_composing.py --icons data/icons-64 --emoji data/emoji-64 --output_dir data/composing-64
+    python research/icons/prepare_composing.py --icons data/icons-64 --emoji data/emoji-64 \
+        --output_dir data/composing-64
 
-Every icon of `train` is painted in `--looks` looks, each drawn by a generator that (look, row) seeds, so that a training
-of some epochs sees most pictures once. The emoji are those of `train` without alterations, in all skin tones.
-`validation` has one look of each icon of `validation`. `test_combos` is that of the emoji. Each row has `image`, `text`
-and `source`, which is "icon" or "emoji".
+Every icon of `train` is painted in `--looks` looks, each drawn by a generator that (look, row) seeds, so that a
+training of some epochs sees most pictures once. The emoji are those of `train` without alterations, in all skin tones.
+`validation` has one look of each icon of `validation`. `test_combos` is that of the emoji. Each row has `image`,
+`text` and `source`, which is "icon" or "emoji".
 """
 
 import argparse

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,7 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
     assert in_one_line(TypeError("a\nb")) == "TypeError: a b; `rq-hf --debug COMMAND` shows its traceback"
     of_a_worker = "Caught ReadError in worker process 0.\nOriginal Traceback:\n  File a.py\nReadError: bad header\n"
     assert in_one_line(OSError(of_a_worker)) == "ReadError: bad header"
+    assert in_one_line(httpx.ConnectError("no name")) == "the Hub cannot be reached: no name"
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
@@ -102,7 +104,8 @@ def test_generate_takes_class_ids_and_names_and_the_passes_of_a_contextual_trans
     pipe = make_pipeline("class", contextual=True)
     pipe.transformer.config.id2label[2] = "3"  # a name that looks like another id
     pipe.save_pretrained(tmp_path / "pipeline")
-    labels, flags = ["0", "goose", "3"], ["--num_draft_steps", 3, "--num_revise_rounds", 0, "--num_images", 1]
+    labels = ["0", "goose", "3"]
+    flags = ["--set", "num_draft_steps=3", "--set", "num_revise_rounds=0", "--num_images", 1]
     run("generate", tmp_path / "pipeline", "--class_labels", *labels, *flags, "--output", tmp_path / "sheet.png")
     options = {"generator": seeded(0, 1, 2), "num_draft_steps": 3, "num_revise_rounds": 0}
     images = pipe(class_labels=[0, 1, 2], **options).images

@@ -16,6 +16,8 @@ from picture_files import COLOURS, FIXTURE, shown_colour, write_shapes
 
 from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
 from rq_hf.cli import main
+from rq_hf.cli.train_rqvae import next_commands
+from rq_hf.training import DataArguments, Recipe, RQVAETrainingArguments
 from rq_hf.training.arguments import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +156,11 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
     make_rqvae().save_pretrained("runs/small-rqvae-64")
     with pytest.raises(SystemExit, match="error: `tokenizer_name_or_path` .*`rq-hf train-tokenizer --dataset_name "):
         run("train-rqt", "small-rqt-64", **words)
+
+
+def test_a_new_decoder_alone_is_looked_at_next(tmp_path):
+    training = RQVAETrainingArguments(str(tmp_path), model_name_or_path="mine", train_decoder_only=True, use_cpu=True)
+    assert next_commands(Recipe(training, DataArguments())) == [f"rq-hf reconstruct {tmp_path} YOUR_PICTURE"]
 
 
 @pytest.mark.slow

@@ -90,9 +90,10 @@ def test_types_are_those_of_the_declaration_and_integers_are_numbers(tmp_path):
         ("card", {"licence": "mit"}, "Section `card`: there is no field `licence`; the closest one is `license`"),
         ("sampling", {"temprature": 1}, "`temprature`; the closest one is `temperature`"),
         ("sampling", {"top_k": [1.5]}, r"`top_k` must be int \| list\[int\], got \[1.5\]"),
+        ("sampling", {"num_draft_steps": 8}, "there is no field `num_draft_steps`"),  # of another kind
     ],
 )
 def test_facts_and_sampling_settings_of_a_recipe_are_checked_with_it(tmp_path, section, facts, message):
-    training = RQVAETrainingArguments(str(tmp_path), use_cpu=True)
+    training = RQTransformerTrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError, match=message):
         Recipe(training, DataArguments(), **{section: facts})

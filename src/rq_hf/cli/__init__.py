@@ -94,6 +94,10 @@ def in_one_line(error: Exception) -> str:
         return message + (f"; in a clone of rq_hf it comes with {' or '.join(extras)}" if extras else "")
     if isinstance(error, (ValueError, OSError)) and message:
         return message
+    from httpx import TransportError  # what the client of the Hub raises
+
+    if isinstance(error, TransportError):
+        return f"the Hub cannot be reached: {message or type(error).__name__}"
     return f"{type(error).__name__}: {message}; `rq-hf --debug COMMAND` shows its traceback"
 
 

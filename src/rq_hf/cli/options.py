@@ -8,6 +8,7 @@ Like the commands, it imports torch and the library in its functions: help shows
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,24 @@ def path_with(*suffixes: str) -> Callable[[str], Path]:
 picture_path = path_with(".png", ".jpg", ".jpeg", ".webp")
 
 
+def read_json(text: str) -> Any:
+    """An argparse type: JSON or another way to write a number, or else the text."""
+    for read in (json.loads, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """An argparse type: NAME=VALUE."""
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return name, read_json(value)
+
+
 def one_or_more(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     """An argparse type: "0.9" is a number, "0.9,0.8" a list with one number per depth."""
 
@@ -64,8 +83,6 @@ DRAWING_ARGUMENTS = {
     "top_k": (one_or_more(int), "number of likeliest codes to draw from, or one per depth"),
     "top_p": (one_or_more(float), "probability of the likeliest codes to draw from, or one per depth"),
     "guidance_scale": (float, "classifier-free guidance; 1 is none"),
-    "num_draft_steps": (integer, "passes of the draft, of a contextual transformer"),
-    "num_revise_rounds": (integer, "revisions of the whole picture, of a contextual transformer"),
     "num_candidates": (int, "pictures per prompt of which the best are kept"),
     "ranker": (str, "'likelihood', or a CLIP model; needs --num_candidates"),
     "classifier": (str, "image classifier; needs --acceptance_rate"),
@@ -96,6 +113,8 @@ def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds sampling settings, and what chooses among candidates."""
     for name, (kind, text) in DRAWING_ARGUMENTS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
+    text = "one more setting of the model, such as num_draft_steps=8 of a contextual one; may be repeated"
+    parser.add_argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help=text)
     text = "take prompts as they are, where the pipeline has a prompt rewriter"
     parser.add_argument("--no_rewrite", dest="rewrite_prompt", action="store_false", default=None, help=text)
 
@@ -105,7 +124,7 @@ def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..pipelines import CLIPRanker, ImageClassifier
 
     options = {name: getattr(arguments, name) for name in (*DRAWING_ARGUMENTS, "rewrite_prompt")}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None} | dict(arguments.set)
     if options.get("ranker", "likelihood") != "likelihood":
         options["ranker"] = CLIPRanker(options["ranker"])
     if "classifier" in options:

@@ -3,7 +3,6 @@
 """Command lines of the trainings: `RECIPE [--flag value ...]`, where flags win over the recipe."""
 
 import argparse
-import json
 import logging
 import shlex
 import sys
@@ -25,7 +24,7 @@ from ..training.arguments import (
     read_recipe,
     recipe_names,
 )
-from .options import CommandParser
+from .options import CommandParser, read_json
 
 # (flag, section, fields): what of a recipe gives way to a flag, beside the flag's own field. `None` is all fields.
 OVERRIDES = [
@@ -56,8 +55,10 @@ def parse_recipe(
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv and not argv[0].startswith("-") else None
     common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
+    kinds = [config_class, *config_class.__subclasses__()]
+    of_models = {each.name: each for kind in kinds for each in fields(kind)}
     members = {
-        "model": [each for each in fields(config_class) if each.name not in common],
+        "model": [each for name, each in of_models.items() if name not in common],
         "training": fields(training_class),
         "data": fields(data_class),
     }
@@ -122,20 +123,10 @@ def _add_flag(group: Any, field: Field, hint: Any) -> None:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     about = field.metadata.get("help", "model field, a JSON value")
     is_text = hint is not Any and (is_of_type("", hint) or is_of_type([""], hint))
-    options = {"type": str if is_text else _read_json, "help": f"{about} (default: {default})"}
+    options = {"type": str if is_text else read_json, "help": f"{about} (default: {default})"}
     if not is_of_type("", hint):
         if is_of_type(True, hint):
             options |= {"type": string_to_bool, "nargs": "?", "const": True}
         elif is_of_type([], hint):
             options["nargs"] = "+"
     group.add_argument(f"--{field.name}", **options)
-
-
-def _read_json(text: str) -> Any:
-    """The value of a flag: JSON or another way to write a number, or else the text."""
-    for read in (json.loads, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text

@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def next_commands(recipe: Recipe) -> list[str]:
-    """The commands of stage 2: for captions also that of their tokenizer, else for labels, else for no condition."""
+    """The commands of stage 2: for captions also that of their tokenizer, else for labels, else for no condition.
+    With a new decoder alone, a look at its pictures."""
+    if recipe.training.train_decoder_only:  # the transformer of these codes is there
+        return [shlex.join(["rq-hf", "reconstruct", recipe.training.output_dir, "YOUR_PICTURE"])]
     data, folder, second = recipe.data, recipe.training.output_dir, recipe.name.replace("-rqvae-", "-rqt-")
     second = second if second in recipe_names() else "small-rqt-64"
     section = read_recipe(second)["data"]

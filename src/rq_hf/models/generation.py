@@ -72,7 +72,7 @@ class Decoder:
 class CodeGenerationMixin(GenerationMixin):
     """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks."""
 
-    sampling_fields = SAMPLING_FIELDS  # settings that `generate` reads from a generation config
+    sampling_fields = SAMPLING_FIELDS  # types of the settings that `generate` reads from a generation config
 
     def check_sampling(self, **settings) -> None:
         """Raises the `ValueError` that [`generate`] would raise for these settings."""

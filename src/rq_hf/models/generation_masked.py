@@ -102,7 +102,12 @@ def draft_and_revise(
 class MaskedGenerationMixin(CodeGenerationMixin):
     """Drawing and pseudo-likelihoods of [`ContextualRQTransformerForImageGeneration`]."""
 
-    sampling_fields = (*SAMPLING_FIELDS, *DEFAULTS)
+    sampling_fields = SAMPLING_FIELDS | {
+        **dict.fromkeys(LOWEST, int),
+        "order": str,
+        "revise_temperature": float | list[float],
+        "revise_guidance_scale": float,
+    }
     _compiled_pass: tuple[dict, Callable] | None = None  # kept as transformers keeps its compiled call
 
     def num_steps(self, **settings: Any) -> int:

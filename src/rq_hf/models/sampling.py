@@ -6,7 +6,7 @@ Symbols: B pictures, D code depth, K codebook size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -19,8 +19,14 @@ from .residual_quantizer import MIN_TEMPERATURE, inverse_cdf_sample, one_per_dep
 
 logger = logging.get_logger(__name__)
 
-# Sampling settings of a `GenerationConfig` that are used.
-SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "guidance_scale")
+# Sampling settings of a `GenerationConfig` that are used, with their types.
+SAMPLING_FIELDS = {
+    "do_sample": bool,
+    "temperature": float | list[float],
+    "top_k": int | list[int],
+    "top_p": float | list[float],
+    "guidance_scale": float,
+}
 # Fields of a `GenerationConfig` that say nothing about sampling.
 _OTHER_FIELDS = {
     "compile_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config",
@@ -64,7 +70,7 @@ class Sampling:
 
     @classmethod
     def from_generation_config(
-        cls, config: GenerationConfig, code_depth: int, used: Sequence[str] = SAMPLING_FIELDS, **settings
+        cls, config: GenerationConfig, code_depth: int, used: Iterable[str] = SAMPLING_FIELDS, **settings
     ) -> "Sampling":
         """The `settings`, or where they are `None` those of a config; it warns of fields of the config that are not
         `used`."""

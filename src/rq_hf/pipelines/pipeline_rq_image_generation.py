@@ -92,7 +92,8 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         if transformer is not None:
             for name, value in (sampling or {}).items():
                 if name not in transformer.sampling_fields:
-                    raise ValueError(f"`sampling` must have keys among {transformer.sampling_fields}, got {name!r}.")
+                    names = list(transformer.sampling_fields)
+                    raise ValueError(f"`sampling` must have keys among {names}, got {name!r}.")
                 setattr(transformer.generation_config, name, value)
         is_grey = rqvae is not None and rqvae.config.num_channels == 1
         colours = {"do_convert_rgb": not is_grey, "do_convert_grayscale": is_grey}
@@ -207,7 +208,11 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         # 1. Check the arguments
         self._check_inputs(prompt, prompt_embeds, class_labels, output_type, callback_on_step_end_tensor_inputs)
         if unknown := sorted(settings.keys() - {*self.transformer.sampling_fields}):
-            raise ValueError(f"Settings must be among {self.transformer.sampling_fields}, got {unknown}.")
+            known = list(self.transformer.sampling_fields)
+            raise ValueError(
+                f"Settings must be among {known}, got {unknown}. "
+                "The page 'Coming from diffusers' translates those of diffusers."
+            )
         num_drawn = candidates_per_prompt(num_images_per_prompt, num_candidates, ranker, classifier, acceptance_rate)
 
         # 2. Encode the conditions, one row per prompt

@@ -14,21 +14,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from transformers import TrainingArguments
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, TrainingArguments
 
 from ..models.validation import Range, at_least, check_ranges
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS = ("model", "training", "data", "sampling", "card")
-# Types of the settings and facts in the sections "sampling" and "card".
-SAMPLING_TYPES = {
-    "do_sample": bool,
-    "order": str,
-    "top_k": int | list[int],
-    **dict.fromkeys(("temperature", "top_p", "revise_temperature"), float | list[float]),
-    **dict.fromkeys(("guidance_scale", "revise_guidance_scale"), float),
-    **dict.fromkeys(("num_draft_steps", "num_revise_rounds", "num_revise_steps"), int),
-}
+# Types of the facts in the section "card".
 CARD_TYPES = {
     **dict.fromkeys(("model_name", "base_model", "license", "summary", "training_data", "attribution"), str),
     **dict.fromkeys(("intended_use", "limitations", "paper"), str),
@@ -158,7 +150,7 @@ class Recipe:
         data ([`DataArguments`]): The data of the stage.
         model (`dict`): Fields of the model's configuration that differ from their defaults.
         card (`dict`): Facts for the model card, such as `license` and `intended_use`.
-        sampling (`dict`): Sampling defaults of a transformer, such as `temperature` and `top_k`.
+        sampling (`dict`): Sampling defaults of a transformer, any of its `sampling_fields`.
         name (`str`, *optional*): Name of the recipe.
     """
 
@@ -170,7 +162,9 @@ class Recipe:
     name: str | None = None
 
     def __post_init__(self):
-        check_types(self.sampling, SAMPLING_TYPES, "Section `sampling`: ")
+        kind = getattr(self.training, "model_type", None)  # stage 1 draws nothing
+        known = MODEL_MAPPING[CONFIG_MAPPING[kind]].sampling_fields if kind else {}
+        check_types(self.sampling, known, "Section `sampling`: ")
         check_types(self.card, CARD_TYPES, "Section `card`: ")
 
 
