@@ -120,6 +120,18 @@ def test_precision_and_recall_count_the_points_within_reach_of_three_neighbours(
     assert "fewer than 7 pictures" in caplog.text
 
 
+def test_the_kernel_distance_is_the_unbiased_discrepancy_of_cubic_kernels():
+    features, real = torch.randn(6, 3, dtype=torch.double), torch.randn(6, 3, dtype=torch.double) + 1
+
+    def kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return (first @ second.T / 3 + 1) ** 3
+
+    own = [(kernel(each, each).sum() - kernel(each, each).trace()) / (6 * 5) for each in (features, real)]
+    expected = own[0] + own[1] - 2 * kernel(features, real).mean()
+    found = generation_metrics(features, real, MeanColour())["kernel_distance_meancolour"]
+    assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_the_clip_score_is_the_mean_cosine_of_pictures_and_captions(tiny_tokenizer, pictures):
     clip, captions = CLIPRanker(*tiny_clip(tiny_tokenizer)), ["a red heart", "rocket"] * 4
     cosines = (clip.embed_pictures(pictures) * clip.embed_texts(captions)).sum(-1)
@@ -137,7 +149,7 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
         precision_recall=True, reference_features=tmp_path / "real.safetensors", **options,
     )  # fmt: skip
     assert json.loads(output.read_text()) == results and results["num_pictures"] == 5
-    names = ["frechet_distance_meancolour", "precision", "recall", "clip_score"]
+    names = ["frechet_distance_meancolour", "kernel_distance_meancolour", "precision", "recall", "clip_score"]
     assert list(results["metrics"]) == names and results["sampling"]["top_k"] == 5
     sets = [extract_features(MeanColour(), ImageFiles(tmp_path / name)) for name in ("drawn", "real")]
     expected = generation_metrics(*(each["features"] for each in sets), MeanColour())

@@ -7,7 +7,7 @@
     rq-hf evaluate likelihood MODEL --dataset_name data/emoji-64 --split train --caption_column text --output nats.json
 
 rqvae       PSNR, SSIM, rFID, LPIPS and the use of the codes, of all depths and depth by depth (Table 6, Figure 6)
-samples     FID, Inception score, precision, recall and CLIP score of drawn pictures (Tables 1 to 3)
+samples     FID, KID, Inception score, precision, recall and CLIP score of drawn pictures (Tables 1 to 3)
 likelihood  what a code of real pictures costs the transformer (Eq. 14)
 
 `samples` draws into a folder; a picture that is there is not drawn again. It runs in any number of processes by

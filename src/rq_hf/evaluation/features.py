@@ -191,7 +191,7 @@ def frechet_distance(num_features: int) -> nn.Module:
     return FrechetInceptionDistance(passthrough, sync_on_compute=False)  # one process has all features
 
 
-def distance_name(extractor: nn.Module, fid: str = "fid") -> str:
-    """Name of a Fréchet distance: only the one in Inception's features is called FID."""
+def distance_name(extractor: nn.Module, short: str = "fid", long: str = "frechet_distance") -> str:
+    """Name of a distance in the features of `extractor`: only those in Inception's are called FID or KID."""
     name = getattr(extractor, "name", type(extractor).__name__.lower())
-    return fid if name == "inception" else f"frechet_distance_{name}"
+    return short if name == "inception" else f"{long}_{name}"

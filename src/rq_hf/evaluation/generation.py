@@ -104,11 +104,13 @@ def generation_metrics(
     """
     Compares drawn pictures with real ones by their features `(N, F)` and `(R, F)`; all figures depend on N and R.
 
-    These are `fid` (`frechet_distance_NAME` in the features of another `extractor`) and, if asked for, improved
-    `precision` and `recall` with three neighbours. Inception adds `inception_score` and `inception_score_std`, its
-    deviation over ten parts of the set.
+    These are `fid` and `kid` (`frechet_distance_NAME` and `kernel_distance_NAME` in the features of another
+    `extractor`) and, if asked for, improved `precision` and `recall` with three neighbours. The kernel distance is
+    unbiased, so it suits sets of a few hundred pictures. Inception adds `inception_score` and `inception_score_std`,
+    its deviation over ten parts of the set.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     metrics = {}
@@ -119,6 +121,9 @@ def generation_metrics(
         distance.update(real_features, real=True)
         distance.update(features, real=False)
         metrics[distance_name(extractor)] = distance.compute().item()
+        subset = min(1000, len(features), len(real_features))
+        found = kid_features_to_metric(features, real_features, kid_subset_size=subset, verbose=False)
+        metrics[distance_name(extractor, "kid", "kernel_distance")] = found["kernel_inception_distance_mean"]
         if precision_recall:
             found = prc_features_to_metric(features, real_features, save_cpu_ram=True, verbose=False)
             metrics |= {name: found[name] for name in ("precision", "recall")}
