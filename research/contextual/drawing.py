@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--filter")
     parser.add_argument("--caption_column")
     parser.add_argument("--column", required=True, help="what a picture shows: a class or a concept")
+    parser.add_argument("--largest", type=int, help="ask for this many of the most frequent classes alone")
     parser.add_argument("--num_pictures", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--draft_steps", type=int, nargs="+", default=[16])
@@ -138,7 +140,10 @@ def main() -> None:
     is_linear = options.caption_column is None
     with torch.enable_grad():
         judge = Judge(known["features"], known[options.column], is_linear)
-    chosen = torch.randint(len(real["features"]), (options.num_pictures,), generator=seeded_generator(1)).tolist()
+    common = {name for name, _ in Counter(known[options.column]).most_common(options.largest)}
+    candidates = [index for index, name in enumerate(real[options.column]) if name in common]
+    drawn = torch.randint(len(candidates), (options.num_pictures,), generator=seeded_generator(1))
+    chosen = [candidates[index] for index in drawn.tolist()]
     expected = [real[options.column][index] for index in chosen]
     asked = [real[options.caption_column or options.column][index] for index in chosen]
     if is_linear:

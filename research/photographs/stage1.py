@@ -6,8 +6,8 @@
         --output stage1.json
 
 A row is the picture from the first d codes of each position: PSNR, SSIM, Fréchet and kernel distance to the originals
-in EfficientNet-Lite0 features, and the share of the codebook that the d-th codes use. Sheets show reconstructions, from
-coarse to fine, and no photograph.
+in EfficientNet-Lite0 features, and the share of the codebook that the d-th codes use. Sheets show no photograph but
+reconstructions, from coarse to fine.
 """
 
 import argparse
