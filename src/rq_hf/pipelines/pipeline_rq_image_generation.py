@@ -20,6 +20,7 @@ from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
+from .loading import pipeline_of
 from .lora import LoraMixin
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .selection import (
@@ -110,8 +111,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         given keeps its own sampling settings."""
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
-        with named_errors(pretrained_model_name_or_path):
-            return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True, **kwargs})
+        name = str(pretrained_model_name_or_path)
+        with named_errors(name), pipeline_of(name):
+            return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves a pipeline; see [`DiffusionPipeline.save_pretrained`]. The transformer's sampling settings go into
@@ -337,14 +339,16 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
 
     def _check_inputs(self, prompt, prompt_embeds, class_labels, output_type, tensor_inputs) -> None:
         expected = self.transformer.config.condition_name
-        if prompt is not None and prompt_embeds is not None:
-            raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
-        prompt = prompt if prompt_embeds is None else prompt_embeds
-        for name, value in (("prompt", prompt), ("class_labels", class_labels)):
-            if (value is not None) != (name == expected):
-                must = "be given" if name == expected else "be None"
+        given = {"prompt": prompt, "prompt_embeds": prompt_embeds, "class_labels": class_labels}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if name.removesuffix("_embeds") != expected:
                 takes = f"`{expected}`" if expected else "no condition"
-                raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
+                raise ValueError(f"`{name}` must be None: this model takes {takes}, got {value!r:.80}.")
+        if expected and not given:
+            raise ValueError(f"`{expected}` must be given: this model draws from it, got None.")
+        if len(given) > 1:
+            raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
         check_output_type(output_type)
         if unknown := [name for name in tensor_inputs if name not in self._callback_tensor_inputs]:
             known = self._callback_tensor_inputs
