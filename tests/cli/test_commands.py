@@ -129,7 +129,7 @@ def test_generate_draws_the_white_part_of_a_mask_anew_and_keeps_all_other_pixels
     assert "`--image` and `--mask_image` go together" in ends_with(capsys, 1, *words)
 
 
-def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(make_pipeline, tmp_path, capsys):
+def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(make_pipeline, tmp_path, capsys, caplog):
     pipe = make_pipeline("text")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     rewriter = BertForMaskedLM(BertConfig(vocab_size=pipe.transformer.config.vocab_size, **sizes)).eval()
@@ -140,7 +140,9 @@ def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(mak
     told = f"'a heart' is read as {pipe.rewrite('a heart')!r}\n"
     assert told in capsys.readouterr().err
     run(*words, "--no_rewrite")
-    assert "is read as" not in capsys.readouterr().err
+    assert "is read as" not in capsys.readouterr().err and "was cut" not in caplog.text
+    run(*words, "a red heart, twemoji style of cheese")
+    assert caplog.text.count("The prompt was cut to 6 tokens") == 1
 
 
 @pytest.mark.parametrize(

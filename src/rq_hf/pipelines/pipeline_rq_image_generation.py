@@ -293,6 +293,24 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         Raises:
             `ValueError`: no captions, or a pipeline without a tokenizer.
         """
+        condition, notes = self._read_prompt(prompt, name, rewrite)
+        for note in notes:
+            logger.warning(note)
+        return condition
+
+    def rewrite(self, prompt: str | list[str]) -> str | list[str]:
+        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used. No
+        warning tells of what is cut."""
+        texts = self.tokenizer.batch_decode(self._read_prompt(prompt)[0], skip_special_tokens=True)
+        texts = [text.replace(" ,", ",") for text in texts]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
+        """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
+        return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
+
+    def _read_prompt(self, prompt, name: str = "prompt", rewrite: bool = True) -> tuple[torch.Tensor, list[str]]:
+        """The result of [`encode_prompt`], and its warnings."""
         prompts = [prompt] if isinstance(prompt, str) else prompt
         is_list = isinstance(prompts, (list, tuple)) and all(isinstance(text, str) for text in prompts)
         if not is_list or not prompts or re.search("[\ud800-\udfff]", "".join(prompts)):  # bytes that were no UTF-8
@@ -310,32 +328,22 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         else:
             options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
             input_ids = self.tokenizer(list(prompts), **options).input_ids
-        is_unknown = torch.zeros(len(input_ids), dtype=torch.bool)
+        is_unknown, notes = torch.zeros(len(input_ids), dtype=torch.bool), []
         for row, (text, ids) in enumerate(zip(prompts, whole.input_ids, strict=True)):
             is_unknown[row] = set(ids[:length]) == {self.tokenizer.unk_token_id}
             if is_unknown[row]:
-                logger.warning(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
+                notes.append(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
             elif len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
-                logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
+                notes.append(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
         if takes_embeds:
             input_ids[is_unknown] = NO_TOKEN
-            return embed_ids(input_ids.to(self._execution_device), self.text_encoder)
+            return embed_ids(input_ids.to(self._execution_device), self.text_encoder), notes
         if self.prompt_rewriter is not None and rewrite:
             input_ids = rewrite_ids(input_ids.to(self._execution_device), self.prompt_rewriter)
         if config.null_condition_ids is not None:
             input_ids[is_unknown] = torch.tensor(config.null_condition_ids, device=input_ids.device)
-        return input_ids
-
-    def rewrite(self, prompt: str | list[str]) -> str | list[str]:
-        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used."""
-        texts = self.tokenizer.batch_decode(self.encode_prompt(prompt), skip_special_tokens=True)
-        texts = [text.replace(" ,", ",") for text in texts]
-        return texts[0] if isinstance(prompt, str) else texts
-
-    def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
-        """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
-        return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
+        return input_ids, notes
 
     def _check_inputs(self, prompt, prompt_embeds, class_labels, output_type, tensor_inputs) -> None:
         expected = self.transformer.config.condition_name
