@@ -55,7 +55,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             Default settings for `transformer.generation_config`, any of `transformer.sampling_fields`.
 
     Attributes:
-        candidate_batch_size (`int`, defaults to 16): Candidates that are drawn, or pictures decoded, at once.
+        candidate_batch_size (`int`, defaults to 16): Candidates drawn, pictures decoded or prompts rewritten at once.
         interrupt (`bool`): Whether the call stops after this step. A callback sets `pipe._interrupt = True`.
 
     Example:
@@ -299,10 +299,14 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         return condition
 
     def rewrite(self, prompt: str | list[str]) -> str | list[str]:
-        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used. No
-        warning tells of what is cut."""
-        texts = self.tokenizer.batch_decode(self._read_prompt(prompt)[0], skip_special_tokens=True)
-        texts = [text.replace(" ,", ",") for text in texts]
+        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used. It does
+        not warn of a cut. More than `candidate_batch_size` prompts show a progress bar."""
+        texts, batches, size = [], [prompt], self.candidate_batch_size
+        if isinstance(prompt, (list, tuple)) and len(prompt) > size:
+            batches = self.progress_bar([prompt[start : start + size] for start in range(0, len(prompt), size)])
+        for batch in batches:
+            decoded = self.tokenizer.batch_decode(self._read_prompt(batch)[0], skip_special_tokens=True)
+            texts += [text.replace(" ,", ",") for text in decoded]
         return texts[0] if isinstance(prompt, str) else texts
 
     def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
