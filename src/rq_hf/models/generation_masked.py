@@ -21,7 +21,7 @@ from transformers import CompileConfig, GenerationConfig
 from .depth_decoder import for_all_rows
 from .generation import CodeGenerationMixin, check_compile_config, check_finite
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
-from .validation import at_least, check_integer
+from .validation import check_integer
 
 # The paper's settings, for those that neither the call nor the generation config gives.
 DEFAULTS = {
@@ -320,9 +320,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         for chosen in (configured, given):
             settings |= {name: chosen[name] for name in DEFAULTS if chosen.get(name) is not None}
         for name, low in LOWEST.items():
-            at_least(low).check(name, settings[name])
-            if settings[name] != int(settings[name]):
-                raise ValueError(f"`{name}` must be an integer, got {settings[name]!r}.")
+            check_integer(name, settings[name], low, 10**6)
         if settings["order"] not in ORDERS:
             raise ValueError(f"`order` must be one of {ORDERS}, got {settings['order']!r}.")
         return settings
