@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
 from conftest import seeded
+from huggingface_hub import get_session
 from picture_files import FIXTURE
 from PIL import Image
 from transformers import BertConfig, BertForMaskedLM
@@ -70,7 +70,9 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
     assert in_one_line(TypeError("a\nb")) == "TypeError: a b; `rq-hf --debug COMMAND` shows its traceback"
     of_a_worker = "Caught ReadError in worker process 0.\nOriginal Traceback:\n  File a.py\nReadError: bad header\n"
     assert in_one_line(OSError(of_a_worker)) == "ReadError: bad header"
-    assert in_one_line(httpx.ConnectError("no name")) == "the Hub cannot be reached: no name"
+    with pytest.raises(Exception) as unreachable:
+        get_session().get("http://127.0.0.1:9")
+    assert in_one_line(unreachable.value).startswith("the Hub cannot be reached, check the network: [Errno")
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
@@ -127,7 +129,7 @@ def test_generate_draws_the_white_part_of_a_mask_anew_and_keeps_all_other_pixels
     assert "`--image` and `--mask_image` go together" in ends_with(capsys, 1, *words)
 
 
-def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(make_pipeline, tmp_path, capsys):
+def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(make_pipeline, tmp_path, capsys, caplog):
     pipe = make_pipeline("text")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     rewriter = BertForMaskedLM(BertConfig(vocab_size=pipe.transformer.config.vocab_size, **sizes)).eval()
@@ -138,7 +140,9 @@ def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(mak
     told = f"'a heart' is read as {pipe.rewrite('a heart')!r}\n"
     assert told in capsys.readouterr().err
     run(*words, "--no_rewrite")
-    assert "is read as" not in capsys.readouterr().err
+    assert "is read as" not in capsys.readouterr().err and "was cut" not in caplog.text
+    run(*words, "a red heart, twemoji style of cheese")
+    assert caplog.text.count("The prompt was cut to 6 tokens") == 1
 
 
 @pytest.mark.parametrize(

@@ -225,9 +225,9 @@ def test_codes_of_depth_one_need_no_depth_transformer(make_transformer):
 def test_bad_settings_are_refused(make_transformer):
     model = make_transformer("class", contextual=True)
     for arguments, message in (
-        ({"num_draft_steps": 0}, "`num_draft_steps` must be at least 1"),
-        ({"num_revise_rounds": -1}, "`num_revise_rounds` must be at least 0"),
-        ({"num_revise_steps": 1.5}, "`num_revise_steps` must be an integer"),
+        ({"num_draft_steps": 0}, "`num_draft_steps` must be an integer from 1 to 1000000, got 0"),
+        ({"num_revise_rounds": -1}, "`num_revise_rounds` must be an integer from 0"),
+        ({"num_revise_steps": 2.0}, "`num_revise_steps` must be an integer"),
         ({"order": "raster"}, "`order` must be one of"),
         ({"revise_temperature": 0}, "`temperature` must be greater than 0"),
     ):

@@ -172,10 +172,11 @@ CODES = torch.zeros(1, 4, 4, 3, dtype=torch.long)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(prompt=None), "`prompt` must be given: this model takes `prompt`, got None"),
+        (dict(prompt=None), "`prompt` must be given: this model draws from it, got None"),
+        (dict(prompt=None, class_labels=3), "`class_labels` must be None: this model takes `prompt`, got 3"),
         (dict(prompt=[]), r"`prompt` must be a caption or a list of at least one, got \[\]"),
         (dict(prompt="\udcff"), "`prompt` must be a caption"),
-        (dict(class_labels=1), "`class_labels` must be None: .* takes `prompt`, got 1"),
+        (dict(prompt_embeds=torch.zeros(1, 6, 8)), "`prompt` and `prompt_embeds` exclude each other"),
         (dict(negative_prompt="pizza"), "needs? a `guidance_scale`"),
         (dict(negative_prompt=["a"] * 2, guidance_scale=2.0), "`negative_prompt` must.* or 1"),
         (dict(num_images_per_prompt=0), "`num_images_per_prompt` must be an integer from 1 to 100000, got 0"),
@@ -209,7 +210,9 @@ def test_bad_calls_of_a_text_model_are_refused(tiny_pipeline, arguments, message
         ("class", dict(class_labels=True), "`class_labels` must be names or ids .*got True"),
         ("class", dict(class_labels=torch.tensor([1.0])), "`class_labels` must be names or ids .*got 1.0"),
         ("class", dict(class_labels=1, negative_prompt="a"), "`negative_prompt` needs .*`tokenizer`"),
+        ("class", dict(prompt_embeds=[]), "`prompt_embeds` must be None: this model takes `class_labels`"),
         ("none", dict(class_labels=0), "`class_labels` must be None: this model takes no condition, got 0"),
+        ("none", dict(prompt="x"), "`prompt` must be None: this model takes no condition, got 'x'"),
     ],
 )
 def test_bad_calls_of_other_models_are_refused(make_pipeline, kind, arguments, message):

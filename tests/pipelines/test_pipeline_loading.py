@@ -80,6 +80,24 @@ def test_a_damaged_file_is_an_error_that_names_the_folder(saved, name, content):
 
 
 @pytest.mark.parametrize(
+    "name, message",
+    [
+        ("rqvae", "'rqvae' must hold a pipeline with .*, got a single model of type 'rqvae', which `AutoModel"),
+        ("transformer", "got a single model of type 'rq_transformer', .*AutoModel"),
+        ("tokenizer", "'tokenizer' must hold a pipeline with its model_index.json, got none"),
+        ("typo", "'typo' is no folder here, and no repository of the Hub, which is called OWNER/NAME"),
+        ("not/there/folder", "'not/there/folder' is no folder here"),
+        ("./typo", "'./typo' is no folder here"),
+        ("me/typo", "'me/typo' is no folder here, and the Hub does not give it: .*404"),
+    ],
+)
+def test_a_name_of_no_pipeline_says_what_is_there(hub, saved, monkeypatch, name, message):
+    monkeypatch.chdir(saved)
+    with pytest.raises(OSError, match=message):
+        RQImageGenerationPipeline.from_pretrained(name)
+
+
+@pytest.mark.parametrize(
     "model_class, component, name",
     [
         (RQVAEModel, "rqvae", "decoder.conv_out.bias"),

@@ -139,7 +139,7 @@ def test_components_that_do_not_fit_are_refused(pipe, make_transformer, tiny_tok
             RQImageGenerationPipeline(pipe.rqvae, *components)
 
 
-def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipeline, tmp_path):
+def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipeline, tmp_path, capsys):
     pipe = make_pipeline("text")
     size = pipe.transformer.config.vocab_size
     rewriter = BertForMaskedLM(BertConfig(**SIZES | {"vocab_size": size})).eval()
@@ -149,6 +149,11 @@ def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipel
     said = rewriter(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.argmax(-1)
     assert torch.equal(pipe.encode_prompt("a red heart"), said) and not torch.equal(said, ids)
     assert pipe.rewrite("a red heart") == pipe.tokenizer.decode(said[0], skip_special_tokens=True)
+    alone, pipe.candidate_batch_size = [pipe.rewrite(prompt) for prompt in PROMPTS], 2
+    pipe.set_progress_bar_config()
+    assert pipe.rewrite(PROMPTS[:2]) == alone[:2] and capsys.readouterr().err == ""  # one batch is quick
+    assert pipe.rewrite(PROMPTS) == alone and "2/2" in capsys.readouterr().err
+    pipe.set_progress_bar_config(disable=True)
     drawn = codes(pipe, "a red heart", generator=seeded(0))
     assert torch.equal(drawn, pipe.transformer.generate(said, generator=seeded(0)))
     plain = codes(pipe, "a red heart", rewrite_prompt=False, generator=seeded(0))

@@ -94,10 +94,8 @@ def in_one_line(error: Exception) -> str:
         return message + (f"; in a clone of rq_hf it comes with {' or '.join(extras)}" if extras else "")
     if isinstance(error, (ValueError, OSError)) and message:
         return message
-    from httpx import TransportError  # what the client of the Hub raises
-
-    if isinstance(error, TransportError):
-        return f"the Hub cannot be reached: {message or type(error).__name__}"
+    if "TransportError" in [each.__name__ for each in type(error).__mro__]:  # of the Hub's client: httpx or httpx2
+        return f"the Hub cannot be reached, check the network: {message or type(error).__name__}"
     return f"{type(error).__name__}: {message}; `rq-hf --debug COMMAND` shows its traceback"
 
 

@@ -133,12 +133,13 @@ class CodeGenerationMixin(GenerationMixin):
 
     def _known_codes(
         self, codes: torch.Tensor | None, mask: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes `(B, T, D)`, 0 where they are not known, and which are known; `None` if none is."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes `(B, T, D)`, 0 where they are not known, and which are known."""
         if codes is None:
             if mask is not None:
                 raise ValueError("`known_mask` needs `known_codes`, got None.")
-            return torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2), None
+            codes = torch.zeros(shape, dtype=torch.long, device=device).flatten(1, 2)
+            return codes, torch.zeros_like(codes, dtype=torch.bool)
         self.check_codes("`known_codes`", codes, (1, shape[0]))
         mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
         if getattr(mask, "dtype", None) != torch.bool:
@@ -240,9 +241,8 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         if compile_config is not None and logits_processor:
             raise ValueError("`logits_processor` and `compile_config` exclude each other, got both.")
 
-        decoder, num_known = self._decoder(compile_config), 0
-        if known_mask is not None:  # the leading positions that are known in all pictures
-            num_known = int(known_mask.all(-1).all(0).long().cumprod(0).sum())
+        decoder = self._decoder(compile_config)
+        num_known = int(known_mask.all(-1).all(0).long().cumprod(0).sum())  # leading ones, known in all pictures
         decoder.prefill(condition, codes[:, :num_known])
         for position in range(num_known, self.config.num_positions):
             given = {"uniforms": uniforms, "known_codes": codes, "known_mask": known_mask}

@@ -21,7 +21,7 @@ from transformers import CompileConfig, GenerationConfig
 from .depth_decoder import for_all_rows
 from .generation import CodeGenerationMixin, check_compile_config, check_finite
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
-from .validation import at_least, check_integer
+from .validation import check_integer
 
 # The paper's settings, for those that neither the call nor the generation config gives.
 DEFAULTS = {
@@ -189,11 +189,11 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         with_draft, with_revision = (guided if each else condition for each in is_guided)  # (B or 2B, S, n_e) each
         shape = (len(condition), *self.config.code_shape)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, condition.device)  # (B, T, D)
-        is_drawn = ~known_mask.all(-1) if known_mask is not None else torch.ones_like(codes[..., 0], dtype=torch.bool)
         run = self._pass(compile_config or getattr(defaults, "compile_config", None))
 
         is_finite = torch.ones((), dtype=torch.bool, device=codes.device)
-        for step, each in enumerate(draft_and_revise(settings, is_drawn, self.config.code_shape, generator)):
+        passes = draft_and_revise(settings, ~known_mask.all(-1), self.config.code_shape, generator)
+        for step, each in enumerate(passes):
             states, sampling = (with_draft, draft) if each.is_draft else (with_revision, revision)
             codes, finite = run(states, codes, each.is_hidden, each.positions, sampling, each.uniforms, known_mask)
             is_finite = is_finite & finite.to(is_finite.device)
@@ -214,7 +214,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         positions: torch.LongTensor,
         sampling: Sampling,
         uniforms: torch.Tensor,
-        known_mask: torch.BoolTensor | None = None,
+        known_mask: torch.BoolTensor,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
         """One pass: draws the codes of some positions, each on its own, given all that is not hidden.
 
@@ -234,10 +234,8 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         places = positions.clamp(max=num_positions - 1)  # (B, m)
         at = for_all_rows(places, rows)[..., None].expand(-1, -1, context.shape[-1])
         context = context.gather(1, at.to(context.device)).flatten(0, 1)  # (B*m or 2B*m, n_e), h_t
-        known = {}
-        if known_mask is not None:
-            known = {"known_codes": codes, "known_mask": known_mask}
-            known = {name: each.gather(1, _per_depth(places, depth)).flatten(0, 1) for name, each in known.items()}
+        known = {"known_codes": codes, "known_mask": known_mask}
+        known = {name: each.gather(1, _per_depth(places, depth)).flatten(0, 1) for name, each in known.items()}
         drawn, is_finite = self.depth_decoder.draw_in_blocks(context, sampling, uniforms.flatten(0, 1), **known)
         drawn = drawn.view(batch_size, -1, depth).to(codes.device)  # (B, m, D)
         filled = F.pad(codes, (0, 0, 0, 1)).scatter(1, _per_depth(positions, depth), drawn)  # (B, T + 1, D)
@@ -257,12 +255,12 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         [`RQTransformerForImageGeneration.redraw_codes`]."""
         sampling = Sampling.from_settings(codes.shape[-1], temperature=temperature, top_k=top_k, top_p=top_p)
         states, flat = self.condition_states(**condition), codes.flatten(1, 2)  # (B, S, n_e), (B, T, D)
-        everything = torch.ones_like(flat[..., 0], dtype=torch.bool)
+        is_known = torch.zeros_like(flat, dtype=torch.bool)
         numbers = draw_uniforms(generator, 1, (len(codes), flat.shape[1], codes.shape[-1] + 1))[0].to(codes.device)
         redrawn = flat
-        for positions in balanced_partition(numbers[..., -1], everything, 2):
+        for positions in balanced_partition(numbers[..., -1], ~is_known[..., 0], 2):
             is_part, uniforms = _of_part(positions, numbers[..., :-1])
-            drawn = self.fill(states, flat, is_part, positions, sampling, uniforms)[0]
+            drawn = self.fill(states, flat, is_part, positions, sampling, uniforms, is_known)[0]
             redrawn = torch.where(is_part[..., None], drawn, redrawn)
         return redrawn.view_as(codes)
 
@@ -322,9 +320,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         for chosen in (configured, given):
             settings |= {name: chosen[name] for name in DEFAULTS if chosen.get(name) is not None}
         for name, low in LOWEST.items():
-            at_least(low).check(name, settings[name])
-            if settings[name] != int(settings[name]):
-                raise ValueError(f"`{name}` must be an integer, got {settings[name]!r}.")
+            check_integer(name, settings[name], low, 10**6)
         if settings["order"] not in ORDERS:
             raise ValueError(f"`order` must be one of {ORDERS}, got {settings['order']!r}.")
         return settings

@@ -1,15 +1,35 @@
 # Copyright 2026 The rq_hf authors.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Loading of single models. A model of which a weight is missing is refused."""
+"""Loading of pipelines and single models. A model of which a weight is missing is refused."""
 
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from ..models.base import check_whole, named_errors
+
+
+@contextmanager
+def pipeline_of(name: str) -> Iterator[None]:
+    """Raises an `OSError` where a name is neither the folder of a pipeline nor a repository that the Hub gives."""
+    is_folder = Path(name).is_dir()
+    if is_folder and not Path(name, "model_index.json").is_file():
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        found = f"a single model of type {kind!r}, which `AutoModel.from_pretrained` loads" if kind else "none"
+        raise OSError(f"{name!r} must hold a pipeline with its model_index.json, got {found}.")
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise OSError(f"{name!r} is no folder here, and no repository of the Hub, which is called OWNER/NAME.")
+    try:
+        yield
+    except OSError as error:
+        if is_folder or error.__cause__ is None:
+            raise
+        raise OSError(f"{name!r} is no folder here, and the Hub does not give it: {error.__cause__}") from error
 
 
 def load_whole(

@@ -20,6 +20,7 @@ from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
+from .loading import pipeline_of
 from .lora import LoraMixin
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .selection import (
@@ -54,7 +55,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             Default settings for `transformer.generation_config`, any of `transformer.sampling_fields`.
 
     Attributes:
-        candidate_batch_size (`int`, defaults to 16): Candidates that are drawn, or pictures decoded, at once.
+        candidate_batch_size (`int`, defaults to 16): Candidates drawn, pictures decoded or prompts rewritten at once.
         interrupt (`bool`): Whether the call stops after this step. A callback sets `pipe._interrupt = True`.
 
     Example:
@@ -110,8 +111,9 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         given keeps its own sampling settings."""
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
-        with named_errors(pretrained_model_name_or_path):
-            return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True, **kwargs})
+        name = str(pretrained_model_name_or_path)
+        with named_errors(name), pipeline_of(name):
+            return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves a pipeline; see [`DiffusionPipeline.save_pretrained`]. The transformer's sampling settings go into
@@ -291,6 +293,28 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         Raises:
             `ValueError`: no captions, or a pipeline without a tokenizer.
         """
+        condition, notes = self._read_prompt(prompt, name, rewrite)
+        for note in notes:
+            logger.warning(note)
+        return condition
+
+    def rewrite(self, prompt: str | list[str]) -> str | list[str]:
+        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used. It does
+        not warn of a cut. More than `candidate_batch_size` prompts show a progress bar."""
+        texts, batches, size = [], [prompt], self.candidate_batch_size
+        if isinstance(prompt, (list, tuple)) and len(prompt) > size:
+            batches = self.progress_bar([prompt[start : start + size] for start in range(0, len(prompt), size)])
+        for batch in batches:
+            decoded = self.tokenizer.batch_decode(self._read_prompt(batch)[0], skip_special_tokens=True)
+            texts += [text.replace(" ,", ",") for text in decoded]
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
+        """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
+        return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
+
+    def _read_prompt(self, prompt, name: str = "prompt", rewrite: bool = True) -> tuple[torch.Tensor, list[str]]:
+        """The result of [`encode_prompt`], and its warnings."""
         prompts = [prompt] if isinstance(prompt, str) else prompt
         is_list = isinstance(prompts, (list, tuple)) and all(isinstance(text, str) for text in prompts)
         if not is_list or not prompts or re.search("[\ud800-\udfff]", "".join(prompts)):  # bytes that were no UTF-8
@@ -308,43 +332,35 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         else:
             options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
             input_ids = self.tokenizer(list(prompts), **options).input_ids
-        is_unknown = torch.zeros(len(input_ids), dtype=torch.bool)
+        is_unknown, notes = torch.zeros(len(input_ids), dtype=torch.bool), []
         for row, (text, ids) in enumerate(zip(prompts, whole.input_ids, strict=True)):
             is_unknown[row] = set(ids[:length]) == {self.tokenizer.unk_token_id}
             if is_unknown[row]:
-                logger.warning(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
+                notes.append(f"The tokenizer knows nothing of the prompt {text!r:.80}: the model gets no condition.")
             elif len(ids) > length:
                 cut = self.tokenizer.decode(ids[length:])
-                logger.warning(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
+                notes.append(f"The prompt was cut to {length} tokens; this part is not used: {cut!r:.400}")
         if takes_embeds:
             input_ids[is_unknown] = NO_TOKEN
-            return embed_ids(input_ids.to(self._execution_device), self.text_encoder)
+            return embed_ids(input_ids.to(self._execution_device), self.text_encoder), notes
         if self.prompt_rewriter is not None and rewrite:
             input_ids = rewrite_ids(input_ids.to(self._execution_device), self.prompt_rewriter)
         if config.null_condition_ids is not None:
             input_ids[is_unknown] = torch.tensor(config.null_condition_ids, device=input_ids.device)
-        return input_ids
-
-    def rewrite(self, prompt: str | list[str]) -> str | list[str]:
-        """What the `prompt_rewriter` reads prompts as. Without one, the tokens of the prompts that are used."""
-        texts = self.tokenizer.batch_decode(self.encode_prompt(prompt), skip_special_tokens=True)
-        texts = [text.replace(" ,", ",") for text in texts]
-        return texts[0] if isinstance(prompt, str) else texts
-
-    def get_label_ids(self, labels: int | str | list[int | str] | torch.Tensor) -> list[int]:
-        """Class ids of labels: ids, or names in whatever case, such as "tench" of "tench, Tinca tinca"."""
-        return ids_of_labels(labels, self.transformer.config.id2label, self.transformer.config.class_ids)
+        return input_ids, notes
 
     def _check_inputs(self, prompt, prompt_embeds, class_labels, output_type, tensor_inputs) -> None:
         expected = self.transformer.config.condition_name
-        if prompt is not None and prompt_embeds is not None:
-            raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
-        prompt = prompt if prompt_embeds is None else prompt_embeds
-        for name, value in (("prompt", prompt), ("class_labels", class_labels)):
-            if (value is not None) != (name == expected):
-                must = "be given" if name == expected else "be None"
+        given = {"prompt": prompt, "prompt_embeds": prompt_embeds, "class_labels": class_labels}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if name.removesuffix("_embeds") != expected:
                 takes = f"`{expected}`" if expected else "no condition"
-                raise ValueError(f"`{name}` must {must}: this model takes {takes}, got {value!r:.80}.")
+                raise ValueError(f"`{name}` must be None: this model takes {takes}, got {value!r:.80}.")
+        if expected and not given:
+            raise ValueError(f"`{expected}` must be given: this model draws from it, got None.")
+        if len(given) > 1:
+            raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
         check_output_type(output_type)
         if unknown := [name for name in tensor_inputs if name not in self._callback_tensor_inputs]:
             known = self._callback_tensor_inputs
