@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from picture_files import COLOURS, FIXTURE, shown_colour, write_shapes
@@ -161,6 +162,17 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
 def test_a_new_decoder_alone_is_looked_at_next(tmp_path):
     training = RQVAETrainingArguments(str(tmp_path), model_name_or_path="mine", train_decoder_only=True, use_cpu=True)
     assert next_commands(Recipe(training, DataArguments())) == [f"rq-hf reconstruct {tmp_path} YOUR_PICTURE"]
+
+
+def test_a_recipe_by_class_is_followed_by_its_stage_2_by_class(tmp_path):
+    for split in ("train", "validation"):
+        rows = {"image": [None], "label": ["cat"], "text": ["a cat"]}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    data, training = DataArguments(str(tmp_path)), RQVAETrainingArguments("runs/mine", use_cpu=True)
+    words = f"--dataset_name {tmp_path} --rqvae_name_or_path runs/mine"
+    found = next_commands(Recipe(training, data, name="photo-rqvae-64"))
+    assert found == [f"rq-hf train-rqt photo-rqt-64 {words} --label_column label"]
+    assert "--caption_column text" in next_commands(Recipe(training, data, name="small-rqvae-64"))[1]
 
 
 @pytest.mark.slow

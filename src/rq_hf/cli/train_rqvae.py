@@ -38,7 +38,8 @@ def next_commands(recipe: Recipe) -> list[str]:
     second = second if second in recipe_names() else "small-rqt-64"
     section = read_recipe(second)["data"]
     rows = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)[data.train_split]
-    captions = [data.caption_column, section.get("caption_column"), "text", "caption", "captions"]
+    captions = [data.caption_column, section.get("caption_column")]
+    captions += ["text", "caption", "captions"] if section.get("label_column") not in rows.features else []
     caption = next((name for name in captions if name in rows.features), None)
     label = next((name for name in (data.label_column, "label") if caption is None and name in rows.features), None)
     defaults = section.get("rqvae_name_or_path"), section.get("tokenizer_name_or_path")
