@@ -135,6 +135,7 @@ def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_t
     assert held_out(FIXTURE)["validation"] == set(emoji["validation"]["text"][:])
     folder = write_folder(tmp_path / "a", 12)
     flat = shutil.copytree(folder / "train", tmp_path / "flat")
+    (folder / "test").mkdir()  # without files it is no split
     assert held_out(flat) == held_out(folder) and len(held_out(flat)["validation"]) == 3
     with pytest.raises(ValueError, match="different pictures whose files can be read, got 1 rows that it would"):
         held_out(write_folder(tmp_path / "one", 1))

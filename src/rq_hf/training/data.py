@@ -34,6 +34,7 @@ from .arguments import DataArguments
 
 logger = logging.get_logger(__name__)
 
+SPLITS = {"train", "validation", "test"}
 HELD_OUT = 1 / 14  # share of the rows
 Rows = datasets.Dataset | datasets.IterableDataset
 ReadCondition = Callable[[dict[str, Any], torch.Generator], torch.Tensor]
@@ -56,6 +57,10 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
     try:
         if shards:
             return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
+        if Path(name).is_dir() and {each.name for each in Path(name).iterdir()} <= SPLITS:
+            # With their names `datasets` searches a folder once, and not 45 times for all possible names of splits.
+            folders = sorted({file.parent.name for file in Path(name).glob("*/[!.]*")})
+            kwargs["data_files"] = {folder: f"{folder}/**" for folder in folders} or None
         return datasets.load_dataset(name, config_name, **kwargs)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, tarfile.TarError) as error:
         raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}") from error
@@ -165,7 +170,9 @@ def _place(picture: dict[str, Any] | None) -> dict[str, float]:
 def _read_file(picture: dict[str, Any] | None) -> bytes:
     path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
     if content is None:
-        if Path(str(path)).exists() and not Path(path).is_file():  # a named pipe would never end
+        if Path(str(path)).is_file():  # `fsspec` takes twice as long
+            return Path(path).read_bytes()
+        if Path(str(path)).exists():  # a named pipe would never end
             raise OSError(f"{path} is no file")
         with fsspec.open(str(path), "rb") as file:
             content = file.read()
