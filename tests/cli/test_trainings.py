@@ -13,12 +13,21 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from huggingface_hub.dataclasses import strict
 from picture_files import COLOURS, FIXTURE, shown_colour, write_shapes
+from transformers import AutoConfig, AutoModel
 
-from rq_hf import RQImageGenerationPipeline, RQVAEConfig, RQVAEModel, train_caption_tokenizer
+from rq_hf import (
+    RQImageGenerationPipeline,
+    RQTransformerConfig,
+    RQTransformerForImageGeneration,
+    RQVAEConfig,
+    RQVAEModel,
+    train_caption_tokenizer,
+)
 from rq_hf.cli import main
 from rq_hf.cli.train_rqvae import next_commands
-from rq_hf.training import DataArguments, Recipe, RQVAETrainingArguments
+from rq_hf.training import DataArguments, Recipe, RQTransformerTrainingArguments, RQVAETrainingArguments
 from rq_hf.training.arguments import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +166,50 @@ def test_without_an_rqvae_or_a_tokenizer_the_command_that_makes_it_is_named(make
     make_rqvae().save_pretrained("runs/small-rqvae-64")
     with pytest.raises(SystemExit, match="error: `tokenizer_name_or_path` .*`rq-hf train-tokenizer --dataset_name "):
         run("train-rqt", "small-rqt-64", **words)
+
+
+@strict
+class MirroredConfig(RQTransformerConfig):
+    model_type = "mirrored"
+    axis: int = 1
+
+
+class MirroredTransformer(RQTransformerForImageGeneration):
+    """A third way to draw: from the bottom, or from the right."""
+
+    config_class = MirroredConfig
+    sampling_fields = RQTransformerForImageGeneration.sampling_fields | {"is_mirrored": bool}
+
+    has_drawn = False
+
+    def generate(self, *args, is_mirrored=None, **kwargs):
+        type(self).has_drawn = True
+        return super().generate(*args, **kwargs).flip(self.config.axis)
+
+
+def test_a_kind_of_transformer_that_is_registered_trains_by_a_recipe_with_its_name(make_rqvae, tmp_path):
+    make_rqvae().save_pretrained(tmp_path / "rqvae")
+    training = {"model_type": "mirrored", "use_cpu": True}
+    sections = {"training": training, "data": {"dataset_name": str(FIXTURE), "rqvae_name_or_path": "./rqvae"}}
+    sections |= {"model": SMALL_TRANSFORMER | {"axis": 2}, "sampling": {"is_mirrored": True, "top_k": 3}}
+    for name, values in {"mirrored": sections, "short": {"training": training}, "empty": {}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(values))
+    message = "`model_type` must be one of rq_transformer, contextual_rq_transformer, got 'mirrored'."
+    for recipe, flags in (("short", {}), ("empty", {"model_type": "mirrored", "use_cpu": True})):
+        with pytest.raises(SystemExit) as ended:
+            run("train-rqt", tmp_path / f"{recipe}.json", **flags)
+        assert ended.value.code == f"error: {message}"
+    with pytest.raises(ValueError, match=message):
+        RQTransformerTrainingArguments(str(tmp_path / "run"), use_cpu=True, model_type="mirrored")
+    AutoConfig.register("mirrored", MirroredConfig)
+    AutoModel.register(MirroredConfig, MirroredTransformer)
+    flags = {"validation_split": "validation", "output_dir": tmp_path / "run", "axis": 1}
+    run("train-rqt", tmp_path / "mirrored.json", **SHORT, **flags)
+    check_two_steps(tmp_path / "run")
+    model = AutoModel.from_pretrained(tmp_path / "run" / "transformer")
+    assert type(model) is MirroredTransformer and model.config.axis == 1
+    assert json.loads((tmp_path / "run" / "model_index.json").read_text())["sampling"]["is_mirrored"]
+    assert MirroredTransformer.has_drawn
 
 
 def test_a_new_decoder_alone_is_looked_at_next(tmp_path):

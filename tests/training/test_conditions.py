@@ -177,11 +177,12 @@ def test_captions_give_the_configuration(tiny_tokenizer, training):
     [
         ([2, 0], datasets.ClassLabel(names=CLASSES), CLASSES),
         (["tabby", "goose", None, "Tabby"], None, ["Tabby", "goose", "tabby"]),
-        ([10, None, 2, -1], None, ["2", "10"]),
+        ([10, None, -1, 2], None, ["2", "10"]),
     ],
 )
 def test_labels_give_the_configuration(training, values, feature, names):
-    data, splits = CodeDataArguments(label_column="words"), {"train": make_rows(values, feature)}
+    data, rows = CodeDataArguments(label_column="words"), make_rows(values, feature)
+    splits = {"train": rows.take(len(values) - 1), "validation": rows.skip(len(values) - 1)}  # alone in its class
     for rate, null_condition_ids in ((0.0, None), (0.1, [len(names)])):
         training.condition_dropout = rate
         assert condition_config(data, training, None, splits) == {

@@ -135,6 +135,7 @@ def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_t
     assert held_out(FIXTURE)["validation"] == set(emoji["validation"]["text"][:])
     folder = write_folder(tmp_path / "a", 12)
     flat = shutil.copytree(folder / "train", tmp_path / "flat")
+    (folder / "test").mkdir()  # without files it is no split
     assert held_out(flat) == held_out(folder) and len(held_out(flat)["validation"]) == 3
     with pytest.raises(ValueError, match="different pictures whose files can be read, got 1 rows that it would"):
         held_out(write_folder(tmp_path / "one", 1))
@@ -156,6 +157,20 @@ def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files)
         (tmp_path / "a" / name).write_text(text)
     with pytest.raises(ValueError, match="`dataset_name` '.*' cannot be read: "):
         load_splits(DataArguments(str(tmp_path / "a")))
+
+
+def test_cached_latents_are_made_anew_when_the_files_that_a_table_names_change(tmp_path, tiny_rqvae):
+    (tmp_path / "table").mkdir()
+    table = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png"), None, "https://nowhere/b.png"]})
+    table.to_csv(tmp_path / "table" / "train.csv")
+    cached = []
+    for colour in ("red", "red", "blue"):
+        if not cached or colour == "blue":
+            Image.new("RGB", (16, 16), colour).save(tmp_path / "a.png")
+        rows = load_splits(DataArguments(str(tmp_path / "table")))["train"]
+        cached.append(cache_latents(make_pictures(rows.take(1), training=False), tiny_rqvae))
+    assert cached[0].cache_files == cached[1].cache_files != cached[2].cache_files
+    assert not torch.equal(cached[1][0]["latents"], cached[2][0]["latents"])
 
 
 def read_letter(row: dict, generator: torch.Generator) -> torch.Tensor:

@@ -21,6 +21,7 @@ from ..training.arguments import (
     check_types,
     closest,
     is_of_type,
+    model_kinds,
     read_recipe,
     recipe_names,
 )
@@ -55,8 +56,7 @@ def parse_recipe(
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv and not argv[0].startswith("-") else None
     common = {each.name for each in fields(PreTrainedConfig)} - {"id2label"}
-    kinds = [config_class, *config_class.__subclasses__()]
-    of_models = {each.name: each for kind in kinds for each in fields(kind)}
+    of_models = {each.name: each for kind in model_kinds(config_class).values() for each in fields(kind)}
     members = {
         "model": [each for name, each in of_models.items() if name not in common],
         "training": fields(training_class),

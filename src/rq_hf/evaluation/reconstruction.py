@@ -8,6 +8,7 @@ of the first d code vectors.
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def coarse_to_fine_sheet(rqvae: RQVAEModel, pixel_values: torch.Tensor) -> Image
     return image_grid(images, captions, columns=len(columns))
 
 
+def depth_errors(
+    rqvae: RQVAEModel, pixel_values: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor, lpips: nn.Module | None
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """
+    Compares pictures and latents with those of their first 1, 2, ..., D codes: yields for each depth the errors `(B,)`
+    by the name of their metric, and the reconstructions `(B, 3, h, w)` in 8 bits.
+    """
+    original = to_rgb(to_uint8(pixel_values))  # (B, 3, h, w)
+    for depth in range(1, codes.shape[-1] + 1):
+        first = codes[..., :depth]
+        decoded, partial_sum = rqvae.decode(first).float(), rqvae.quantizer.embed(first)  # z-hat^(d)
+        rounded = to_rgb(to_uint8(decoded))
+        errors = {
+            "mse": squared_errors(pixel_values, decoded),
+            "reconstruction_loss": (decoded - pixel_values).square().mean((1, 2, 3)),
+            "commitment_loss": (partial_sum - latents).square().mean((1, 2, 3)),
+        }
+        if lpips is not None:
+            errors["lpips"] = lpips(rounded / 127.5 - 1, original / 127.5 - 1).flatten()
+        yield errors, rounded
+
+
 @torch.no_grad()
 def measure_reconstruction(
     rqvae: RQVAEModel,
@@ -102,7 +125,7 @@ def measure_reconstruction(
     config, device = rqvae.config, rqvae.device
     of_codes = ReconstructionMetrics(config.codebook_size, config.code_depth, config.shared_codebook)
     ssim = StructuralSimilarityIndexMeasure(data_range=1.0).to(device)
-    errors = [defaultdict(list) for _ in range(config.code_depth)]  # (B,) of each batch
+    errors = [defaultdict(list) for _ in range(config.code_depth)]  # by metric, (B,) of each batch
     distances = [frechet_distance(extractor.num_features).to(device) for _ in errors] if extractor else []
     for batch in sample_batches(samples, batch_size):
         pixel_values = batch["pixel_values"].to(device)
@@ -110,17 +133,7 @@ def measure_reconstruction(
         codes, _ = rqvae.quantize(latents)  # (B, H, W, D)
         original = to_rgb(to_uint8(pixel_values))  # (B, 3, h, w)
         real_features = extractor(original) if extractor else None
-        for depth in range(config.code_depth):
-            first = codes[..., : depth + 1]
-            decoded, partial_sum = rqvae.decode(first).float(), rqvae.quantizer.embed(first)  # z-hat^(d)
-            rounded = to_rgb(to_uint8(decoded))
-            of_batch = {
-                "mse": squared_errors(pixel_values, decoded),
-                "reconstruction_loss": (decoded - pixel_values).square().mean((1, 2, 3)),
-                "commitment_loss": (partial_sum - latents).square().mean((1, 2, 3)),
-            }
-            if lpips is not None:
-                of_batch["lpips"] = lpips(rounded / 127.5 - 1, original / 127.5 - 1).flatten()
+        for depth, (of_batch, rounded) in enumerate(depth_errors(rqvae, pixel_values, latents, codes, lpips)):
             for name, values in of_batch.items():
                 errors[depth][name].append(values.cpu().double())
             if extractor:

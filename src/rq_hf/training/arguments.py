@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, TrainingArguments
+from transformers import MODEL_MAPPING, PreTrainedConfig, TrainingArguments
 
 from ..models.validation import Range, at_least, check_ranges
 
@@ -76,6 +76,14 @@ def closest(name: str, known: Iterable[str]) -> str:
 def setting(default: Any, help: str, allowed: Range | None = None) -> Any:
     """A field with its help and its range."""
     return field(default=default, metadata={"help": help} | ({"range": allowed} if allowed else {}))
+
+
+def model_kinds(base: type[PreTrainedConfig]) -> dict[str, type[PreTrainedConfig]]:
+    """The configurations by `model_type` that are or derive from `base` and whose model is registered."""
+    kinds = [base]
+    for kind in kinds:  # the list grows
+        kinds += kind.__subclasses__()
+    return {kind.model_type: kind for kind in kinds if kind in MODEL_MAPPING}
 
 
 @dataclass
@@ -162,9 +170,8 @@ class Recipe:
     name: str | None = None
 
     def __post_init__(self):
-        kind = getattr(self.training, "model_type", None)  # stage 1 draws nothing
-        known = MODEL_MAPPING[CONFIG_MAPPING[kind]].sampling_fields if kind else {}
-        check_types(self.sampling, known, "Section `sampling`: ")
+        model_class = getattr(self.training, "model_class", None)  # stage 1 draws nothing
+        check_types(self.sampling, model_class.sampling_fields if model_class else {}, "Section `sampling`: ")
         check_types(self.card, CARD_TYPES, "Section `card`: ")
 
 

@@ -71,7 +71,7 @@ def condition_config(
     The fields of a new `RQTransformerConfig` that depend on the data.
 
     With captions they come from the tokenizer, and the null condition is an empty caption. With labels the classes
-    are those of `id2label` or of the training split, and the null condition is one more id. Without either there is
+    are those of `id2label` or of all splits, and the null condition is one more id. Without either there is
     one start id. Only with `condition_dropout` is there a null condition.
     """
     has_null = training.condition_dropout > 0
@@ -85,7 +85,7 @@ def condition_config(
             "null_condition_ids": tokenizer("", padding="max_length").input_ids if has_null else None,
         }
     if data.label_column is not None:
-        names = id2label or dict(enumerate(_class_names(splits["train"], data.label_column)))
+        names = id2label or dict(enumerate(_class_names(splits, data.label_column)))
         if not names:
             raise ValueError(f"`label_column` must hold labels, got {data.label_column!r} without any.")
         names = {int(index): name for index, name in names.items()}
@@ -99,16 +99,17 @@ def condition_config(
     return {"vocab_size": 1, "condition_length": 1}
 
 
-def _class_names(rows: Rows, column: str) -> list[str]:
-    """Names of the classes in the order of their ids: as declared, or sorted."""
-    feature = rows.features[column]
+def _class_names(splits: dict[str, Rows], column: str) -> list[str]:
+    """Names of the classes in the order of their ids: as declared, or sorted. All pictures of one may be held out."""
+    feature = splits["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):
         return feature.names
     if not isinstance(feature, datasets.Value):
         raise ValueError(f"`label_column` must hold class names or whole numbers, got a column of {feature!s:.80}.")
-    if isinstance(rows, datasets.IterableDataset):
+    if isinstance(splits["train"], datasets.IterableDataset):
         raise ValueError(f"`label_column` must be a `ClassLabel` while streaming, got {feature}; or give `id2label`.")
-    return [str(label) for label in sorted(set(rows.unique(column)) - {None, -1})]
+    labels = {label for rows in splits.values() for label in rows.unique(column)}
+    return [str(label) for label in sorted(labels - {None, -1})]
 
 
 class ConditionReader:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from ..models.modeling_rq_transformer import RQTransformerForImageGeneration
 from ..models.sampling import seeded_generator
 from ..pipelines import RQImageGenerationPipeline
 
@@ -16,7 +16,7 @@ from ..pipelines import RQImageGenerationPipeline
 LORA_TARGET_MODULES = ["query_key_value", "out_proj", "mlp.0", "mlp.2"]
 
 
-def add_lora(model: RQTransformerForImageGeneration, rank: int, alpha: int) -> PeftModel:
+def add_lora(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
     """Freezes `model` and puts new adapters of width `rank` into it. They change no output before they are trained."""
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGET_MODULES)
     adapted = get_peft_model(model, config)

@@ -15,7 +15,14 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
@@ -101,11 +108,10 @@ class TrainerEvents(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.trainer.average is not None:
             self.trainer.average.step(trained_parameters(model))
-        self.on_epoch_end(args, state, control)
+        log_at_saves_and_evaluations(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        # At each checkpoint and evaluation, so that a resumed training has the same logs as an uninterrupted one.
-        control.should_log = control.should_log or control.should_save or control.should_evaluate
+        log_at_saves_and_evaluations(control)
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
@@ -124,6 +130,11 @@ class TrainerEvents(TrainerCallback):
             )
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.trainer.load_average(Path(state.best_model_checkpoint))
+
+
+def log_at_saves_and_evaluations(control: TrainerControl) -> None:
+    """Logs at each checkpoint and evaluation, so that a resumed training has the logs of an uninterrupted one."""
+    control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -15,10 +15,11 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import cached_file
 
 from ..images import image_grid, to_pil
+from ..models.configuration_rq_transformer import RQTransformerConfig
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import seeded_generator
@@ -26,7 +27,7 @@ from ..models.validation import at_least, between, greater_than
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline, check_components
 from ..pipelines.text_encoding import embed_ids, load_text_encoder
-from .arguments import CodeDataArguments, Recipe, load_made, recipe_names, setting
+from .arguments import CodeDataArguments, Recipe, load_made, model_kinds, recipe_names, setting
 from .checkpoints import resume_checkpoint
 from .conditions import PictureCollator, code_datasets, condition_config, load_tokenizer
 from .data import load_splits
@@ -38,8 +39,8 @@ from .trainer import RQTrainer, RQTrainingArguments
 class RQTransformerTrainingArguments(RQTrainingArguments):
     """`TrainingArguments` of stage 2."""
 
-    model_type: Literal["rq_transformer", "contextual_rq_transformer"] = setting(
-        "rq_transformer", "Kind of the transformer; a contextual one may start from the other kind."
+    model_type: str = setting(
+        "rq_transformer", "Kind of the transformer; a contextual_rq_transformer may start from an rq_transformer."
     )
     code_temperature: list[float] | float = setting(0.5, "tau of Eq. 15, or one per depth.", greater_than(0))
     stochastic_codes: bool = setting(True, "Draw the training codes from Q_tau (Eq. 15).")
@@ -66,12 +67,19 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.model_type not in (kinds := model_kinds(RQTransformerConfig)):
+            raise ValueError(f"`model_type` must be one of {', '.join(kinds)}, got {self.model_type!r:.80}.")
         if not isinstance(self.code_temperature, list):
             self.code_temperature = [self.code_temperature]
         if self.self_correction > 0 and not self.soft_labels:
             raise ValueError(f"`self_correction` must be 0 without `soft_labels`, got {self.self_correction}.")
         if self.lora_rank is not None and self.model_name_or_path is None:
             raise ValueError("`model_name_or_path` must be given with `lora_rank`, got None.")
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        """The class of the transformer."""
+        return MODEL_MAPPING[model_kinds(RQTransformerConfig)[self.model_type]]
 
 
 class RQTransformerTrainer(RQTrainer):
@@ -259,15 +267,14 @@ def starting_transformer(
     if training.model_name_or_path is not None:
         options = {"dtype": torch.float32, **recipe.model}
         model = load_component(AutoModel, training.model_name_or_path, "transformer", **options)
-        model_class = MODEL_MAPPING[CONFIG_MAPPING[training.model_type]]
-        if hasattr(model_class, "from_autoregressive") and not isinstance(model, model_class):
-            model = model_class.from_autoregressive(model)
+        if hasattr(training.model_class, "from_autoregressive") and not isinstance(model, training.model_class):
+            model = training.model_class.from_autoregressive(model)
     else:
         labels = recipe.model.get("id2label")
         fields = condition_config(recipe.data, training, tokenizer, splits, labels, text_encoder)
         sizes = [each["vocab_size"] for each in (fields, recipe.model) if "vocab_size" in each]
         fields = fields | recipe.model | ({"vocab_size": max(sizes)} if sizes else {})  # the data may need more
-        config = CONFIG_MAPPING[training.model_type].from_rqvae_config(rqvae.config, **fields)
+        config = training.model_class.config_class.from_rqvae_config(rqvae.config, **fields)
         model = AutoModel.from_config(config)
         model.set_codebook(rqvae.codebook)
     model.set_attn_implementation(training.attn_implementation)
@@ -293,7 +300,7 @@ def train_rq_transformer(recipe: Recipe) -> RQTransformerTrainer:
     training, data = recipe.training, recipe.data
     if training.model_name_or_path is None:  # refuses bad fields before data are read, which give these three
         from_data = {"code_shape": (1, 1, 1), "vocab_size": 2**31}
-        CONFIG_MAPPING[training.model_type](**from_data | recipe.model | {"null_condition_ids": None})
+        training.model_class.config_class(**from_data | recipe.model | {"null_condition_ids": None})
     if data.prior_captions is not None and (training.lora_rank is None or data.caption_column is None):
         raise ValueError("`prior_captions` needs `lora_rank` and `caption_column`.")
     prior_captions = None if data.prior_captions is None else read_captions(data.prior_captions)
