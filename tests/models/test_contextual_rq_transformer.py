@@ -192,7 +192,7 @@ def test_the_likelihood_is_that_of_each_part_given_the_others(make_transformer):
         torch.testing.assert_close(found, expected)
 
 
-def test_it_starts_from_an_autoregressive_model(make_transformer):
+def test_it_starts_from_an_autoregressive_model(make_transformer, tmp_path):
     source = make_transformer("text")
     model = ContextualRQTransformerForImageGeneration.from_autoregressive(source)
     ours, theirs = model.state_dict(), source.state_dict()
@@ -200,6 +200,10 @@ def test_it_starts_from_an_autoregressive_model(make_transformer):
     assert all(name.startswith("text_head.") for name in {*theirs} - {*ours})
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items() if name in theirs)
     assert model.config.code_shape == source.config.code_shape and not model.training
+    model.generation_config.num_draft_steps, model.generation_config.top_p = 7, 0.5
+    model.save_pretrained(tmp_path)
+    loaded = ContextualRQTransformerForImageGeneration.from_pretrained(tmp_path).generation_config
+    assert loaded.num_draft_steps == 7 and loaded.top_p == 0.5 and loaded.do_sample
 
 
 def test_each_half_of_the_positions_is_redrawn_given_the_other_half_as_it_was(make_transformer):

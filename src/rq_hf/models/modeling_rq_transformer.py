@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -108,7 +109,7 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         self.spatial_transformer = TransformerStack(config, config.num_spatial_layers, self.is_causal)
         self.depth_decoder = DepthDecoder(config)
         self.text_head = PredictionHead(config, config.vocab_size) if config.has_text_head else None
-        self.generation_config.do_sample = True
+        self.generation_config = GenerationConfig(do_sample=True)  # one made of a model config loses fields in a file
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
