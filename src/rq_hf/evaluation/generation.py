@@ -122,7 +122,10 @@ def generation_metrics(
         distance.update(features, real=False)
         metrics[distance_name(extractor)] = distance.compute().item()
         subset = min(1000, len(features), len(real_features))
-        found = kid_features_to_metric(features, real_features, kid_subset_size=subset, verbose=False)
+        subsets = 1 if len(features) == len(real_features) == subset else 100  # or the same pictures a hundred times
+        found = kid_features_to_metric(
+            features, real_features, kid_subsets=subsets, kid_subset_size=subset, verbose=False
+        )
         metrics[distance_name(extractor, "kid", "kernel_distance")] = found["kernel_inception_distance_mean"]
         if precision_recall:
             found = prc_features_to_metric(features, real_features, save_cpu_ram=True, verbose=False)
