@@ -68,9 +68,10 @@ class Judge:
 
 
 def settings_of(options: argparse.Namespace, pipe: RQImageGenerationPipeline) -> list[dict[str, Any]]:
-    """The calls to compare: one of an autoregressive model, the product of the lists for a contextual one."""
+    """The calls to compare: the guidance of a draft for an autoregressive model, the product of the lists for a
+    contextual one."""
     if pipe.transformer.is_causal:
-        return [{}]
+        return [{"guidance_scale": float(pair.split(",")[0])} for pair in options.guidance or []] or [{}]
     lists = {"num_draft_steps": options.draft_steps, "num_revise_rounds": options.rounds, "order": options.orders}
     calls = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     guidance = [tuple(map(float, pair.split(","))) for pair in options.guidance or ["1,1"]]

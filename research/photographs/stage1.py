@@ -74,11 +74,10 @@ def main() -> None:
         samples = evaluation_samples(data, [options.split], rqvae.config)[options.split]
         pixel_values = torch.stack([samples[index]["pixel_values"] for index in range(len(samples))])
         rows += [{"model": Path(name).name, **row} for row in measure(rqvae, pixel_values, extractor)]
-        print(json.dumps(rows[-1]), flush=True)
+        options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         chosen = torch.linspace(0, len(samples) - 1, SHOWN).long()
         sheet = options.output.with_name(f"{options.output.stem}-{Path(name).name}.png")
         coarse_to_fine(rqvae, pixel_values[chosen]).save(sheet)
-    options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
