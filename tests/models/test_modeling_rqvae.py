@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The RQ-VAE model: sizes, encoding and decoding, losses, checkpointing, precision, bad input; both models' files."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -239,7 +238,7 @@ def test_missing_truncated_and_pickled_files_are_errors(make_model, tmp_path):
 
 
 @pytest.mark.parametrize("load", [RQVAEModel.from_pretrained, AutoModel.from_pretrained], ids=["own", "auto"])
-def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path, caplog, load):
+def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path, load):
     tiny_rqvae.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     bias = weights.pop("decoder.conv_out.bias")
@@ -249,9 +248,8 @@ def test_weights_that_are_missing_or_do_not_fit_are_errors(tiny_rqvae, tmp_path,
     _, info = load(tmp_path, output_loading_info=True)  # the caller is told
     assert info["missing_keys"] == {"decoder.conv_out.bias"}
     save_file(weights | {"decoder.conv_out.bias": bias[:2]}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises(ValueError, match=r"`decoder.conv_out.bias` in .* must have shape \(3,\), got \(2,\)"):
         load(tmp_path)
-    assert re.search(r"decoder.conv_out.bias .*\[2\].*\[3\]", caplog.text)  # transformers lists them
     load(tmp_path, ignore_mismatched_sizes=True)
 
 

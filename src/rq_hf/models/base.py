@@ -102,17 +102,20 @@ class RQPreTrainedModel(PreTrainedModel):
 
         Raises:
             `OSError`: files that are not there or damaged.
-            `ValueError`: another kind of model, an adapter, missing weights (unless `output_loading_info=True` returns
-                their names), or an index that names other than `*.safetensors`.
-            `RuntimeError`: weights of other shapes (unless `ignore_mismatched_sizes=True`), which the log lists.
+            `ValueError`: another kind of model, an adapter, weights of other shapes, missing weights (unless
+                `output_loading_info=True` returns their names), or an index that names other than `*.safetensors`.
         """
         name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on
             kwargs["use_safetensors"] = True
+        options = {**kwargs, "ignore_mismatched_sizes": True}  # the error of the base class names neither
         with named_errors(name):
             if name is not None:
                 _check_files(name, kwargs)
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **options)
+        if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            key, found, expected = min(info["mismatched_keys"])
+            raise ValueError(f"`{key}` in {name} must have shape {tuple(expected)}, got {tuple(found)}.")
         if name is not None and not tells:
             check_whole(name, model, info)
         return (model, info) if tells else model

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Loading of pipelines and single models. A model of which a weight is missing is refused."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +18,13 @@ from ..models.base import check_whole, named_errors
 @contextmanager
 def pipeline_of(name: str) -> Iterator[None]:
     """Raises an `OSError` where a name is neither the folder of a pipeline nor a repository that the Hub gives."""
-    is_folder = Path(name).is_dir()
+    is_folder = os.path.isdir(name)  # a name may be too long for a `Path`
     if is_folder and not Path(name, "model_index.json").is_file():
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
         found = f"a single model of type {kind!r}, which `AutoModel.from_pretrained` loads" if kind else "none"
         raise OSError(f"{name!r} must hold a pipeline with its model_index.json, got {found}.")
     if not is_folder and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise OSError(f"{name!r} is no folder here, and no repository of the Hub, which is called OWNER/NAME.")
+        raise OSError(f"{name!r:.200} is no folder here, and no repository of the Hub, which is called OWNER/NAME.")
     try:
         yield
     except OSError as error:
