@@ -103,3 +103,10 @@ def test_picture_files_are_read_in_order_as_they_were_written(pictures, tmp_path
     read = torch.stack([files[index]["pixel_values"] for index in range(len(files))])
     assert (read - pictures).abs().max() <= 0.5 / 127.5 + 1e-6
     assert to_pil(read)[2].tobytes() == to_pil(pictures)[2].tobytes()
+
+
+def test_weights_that_cannot_be_downloaded_are_an_error_that_names_what_needs_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="The weights of Inception cannot be downloaded .* `lite0`, which needs none"):
+        build_extractor("inception")

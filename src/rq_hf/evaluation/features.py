@@ -10,6 +10,7 @@ Symbols: B pictures of a batch, N pictures of a set, C channels, h x w pixels, F
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,24 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..images import decode_image, to_rgb, to_uint8
+
+
+@contextmanager
+def suggesting(what: str, advice: str) -> Iterator[None]:
+    """Says of a download that fails what it was for, and what to do without it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"The {what} cannot be downloaded ({error}). {advice}") from error
+
+
+def load_lpips() -> nn.Module:
+    """LPIPS 0.1 by VGG16."""
+    import lpips  # of the extra "train"
+
+    advice = "A training may take `--perceptual_net lite0`, or `--perceptual_weight 0`."
+    with suggesting("weights of VGG16 for LPIPS", advice):
+        return lpips.LPIPS(net="vgg", verbose=False)
 
 
 class InceptionV3(nn.Module):
@@ -40,7 +59,8 @@ class InceptionV3(nn.Module):
             except Exception as error:  # of a file of another kind: UnpicklingError, EOFError, RuntimeError and others
                 raise ValueError(f"`name` must be a file of Inception weights, got {str(weights)!r}.") from error
         else:
-            self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+            with suggesting("weights of Inception", "Name a file of them, or take `lite0`, which needs none."):
+                self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         self.requires_grad_(False).eval()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ..images import image_grid, to_pil, to_rgb, to_uint8
 from ..models import RQVAEModel
-from .features import build_extractor, distance_name, frechet_distance, sample_batches
+from .features import build_extractor, distance_name, frechet_distance, load_lpips, sample_batches
 from .report import write_report
 
 
@@ -192,9 +192,7 @@ def evaluate_rqvae(
             raise ValueError("`samples` must hold two pictures or more for a Fréchet distance, got one.")
         extractor = build_extractor(extractor).to(rqvae.device)
     if lpips is True:
-        from lpips import LPIPS
-
-        lpips = LPIPS(net="vgg", verbose=False)
+        lpips = load_lpips()
     lpips = lpips.to(rqvae.device) if lpips else None
     results = measure_reconstruction(rqvae, samples, extractor, lpips, batch_size)
     if output is not None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..evaluation.features import build_extractor
+from ..evaluation.features import build_extractor, load_lpips
 from ..images import to_rgb
 
 
@@ -68,15 +68,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, net: str = "vgg"):
         super().__init__()
         if net == "vgg":
-            import lpips  # of the extra "train"
-
-            try:
-                self.net = lpips.LPIPS(net="vgg", verbose=False)
-            except OSError as error:
-                raise OSError(
-                    f"The weights of VGG16 for LPIPS cannot be downloaded ({error}); choose `--perceptual_net lite0`, "
-                    "or `--perceptual_weight 0` for no perceptual loss."
-                ) from error
+            self.net = load_lpips()
         elif net == "lite0":
             self.net = build_extractor("lite0")
         else:
