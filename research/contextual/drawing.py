@@ -158,7 +158,7 @@ def main() -> None:
         for number, call in enumerate(settings_of(options, pipe)):
             features, first, seconds = draw(pipe, asked, options, call)
             row = {"model": name, **call, "seconds": seconds, "pictures": len(features)}
-            row |= generation_metrics(features, real["features"], extractor, precision_recall=True)
+            row |= generation_metrics(features, real["features"][candidates], extractor, precision_recall=True)
             row["right"] = sum(map(lambda a, b: a == b, judge(features), expected)) / len(expected)
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -77,7 +77,7 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
             init.normal_(module.weight, std=self.config.initializer_range)
         elif module is self.spatial_positions:
             # Masked positions find their neighbours by these vectors, which must not be lost beside visible tokens.
-            # .5 learns faster than .02 and 2 (research/contextual).
+            # .5 learns faster than .02 and 2.
             init.normal_(module.weight, std=0.5)
 
     @classmethod
