@@ -166,7 +166,8 @@ def build_page(pipe: RQImageGenerationPipeline, name: str, about: str = "", prom
                 has_rewriter = pipe.prompt_rewriter is not None
                 rewrite = gr.Checkbox(True, label="Read prompts in words that the model knows", visible=has_rewriter)
             with gr.Column():
-                pictures = gr.Gallery(show_label=False, height="fit-content", format="png", elem_id="pictures")
+                look = {"show_label": False, "height": "fit-content", "format": "png", "elem_id": "pictures"}
+                pictures = gr.Gallery(interactive=False, **look)
                 line = gr.Textbox(label="Last drawing", interactive=False, elem_id="about")
                 vary = gr.Button("Vary the chosen picture", elem_id="vary")
                 label = {"label": "Codes of each position", "info": "Fewer are coarser.", "elem_id": "depth"}
