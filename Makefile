@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 #
 # make demo PROMPT="a painting of a cathedral"      draw the four likeliest of 32 pictures with the shipped checkpoint
 # make app                                        serve a page in the browser that draws

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Tries hostile and broken inputs: `python research/hostile_inputs.py [WORD IN A KIND OR THE NAME OF AN INPUT]`.
 
 Each input runs in its own process, in an empty folder, with a limit of time and memory. It must be refused by one

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """`rq-hf app`; a Space on the Hub runs this file and names the pipeline by the variable MODEL_ID."""
 
 import os

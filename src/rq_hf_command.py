@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Starts the console command `rq-hf`. Its imports take seconds; this file is outside of them to see a Ctrl-C."""
 
 import importlib.util

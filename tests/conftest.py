@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 from hub_server import hub  # noqa: F401  starts the local Hub and sets HF_ENDPOINT, which clients read at import
 
 # isort: split

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 #
 # Draws, trains ten steps of each stage, saves and loads: once with the oldest version of every requirement of setup.py
 # on the oldest Python, once with the newest of everything on the newest Python at hand. `make test-environments` runs

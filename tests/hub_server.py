@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """A Hub on 127.0.0.1: the endpoints that the real `huggingface_hub` client calls, over real HTTP and real files.
 
 The clients read `HF_ENDPOINT`, `HF_HOME` and the like once, at import. So importing this module starts the server and

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Tiny checkpoints in the official format, and what the official code makes of them.
 
 The weights come from a seed. fixtures/official/ holds the names and shapes of the official weights, and the outputs of

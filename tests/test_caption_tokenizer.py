@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Caption tokenizers: training, the published vocabulary against `CharBPETokenizer`, and BPE dropout with a seed."""
 
 import json

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Which package may import which, what the core needs, and that argparse and private names stay where they belong."""
 
 import ast
@@ -14,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "rq_hf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-HEADER = "# Copyright 2026 The rq_hf authors.\n# Licensed under the Apache License, Version 2.0; see LICENSE.\n"
+HEADER = "# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0\n"
 # Importer: what of the library it may import. A dotted name allows that module alone.
 ARROWS = {
     "models": set(),

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Tiny trainings of both stages, in this process or in forks that may be killed.
 
 As a script it says "ready" and reads jobs from stdin, one JSON object a line: the arguments of [`run`], `processes`

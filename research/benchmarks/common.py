@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Times variants of one computation against each other, each in a process of its own.
 
 The processes take turns, round after round, so that a slow moment of the machine meets all of them. A process can have

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Times sampling, from conditions to codes, against the official code and an earlier version of this library.
 
     python research/benchmarks/generate.py --model 8M --batch_sizes 1 4 16 64 --official PATH --base PATH

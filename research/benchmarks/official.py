@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Builds the models of kakaobrain/rq-vae-transformer from a checkout, with random weights.
 
 The checkout's packages import more than the models need, so each module is imported by itself.

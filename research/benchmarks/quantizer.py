@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Times residual quantization against the products of vectors and codebook, which no exact search can do without.
 
     python research/benchmarks/quantizer.py --official PATH --base PATH

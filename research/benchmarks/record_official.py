@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Records what the official code makes of the tiny checkpoints of tests/official_fixture.py.
 
     python research/benchmarks/record_official.py PATH_OF_THE_OFFICIAL_CODE

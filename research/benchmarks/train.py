@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Times a training step of the RQ-Transformer against the official code and an earlier version of this library.
 
     python research/benchmarks/train.py --model 480M --official PATH --base PATH

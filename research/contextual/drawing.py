@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Draws with several pipelines and settings, and measures Fréchet distance, recall, what is shown right, and seconds.
 
     python research/contextual/drawing.py runs/fashion runs/fashion-c --dataset_name data/fashion --column label \

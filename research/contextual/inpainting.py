@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Fills holes of held-out pictures, and measures how well the new parts go on with the kept ones.
 
     python research/contextual/inpainting.py runs/emoji runs/emoji-c --dataset_name data/emoji-64 --split test_combos \

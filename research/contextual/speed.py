@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Seconds of a call of both ways to draw with random weights, in turns in one process.
 
 python research/contextual/speed.py [--shapes 8M] [--compile] [--batch_sizes 1 4 16]

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Captions of emoji: what people call a concept, and sentences that say what a picture shows.
 
 Words come from Unicode CLDR (names, keywords, other languages) and WordNet (synonyms, kinds). Every random choice is

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Write the English names of all emoji into a tokenizer, so that a pipeline reads an emoji as its name.
 
     pip install emoji && python research/emoji/name_emoji.py checkpoints/emoji-64/tokenizer

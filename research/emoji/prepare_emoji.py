@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 r"""Build a captioned picture set of emoji: some 1,600 concepts, each drawn by several openly licensed artists.
 
 python research/emoji/prepare_emoji.py --output_dir data/emoji-64 --size 64

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Draw a picture for each prompt and measure how many show what was asked for, judged by the nearest real pictures.
 
     python research/emoji/prompt_accuracy.py MODEL --dataset_name data/emoji-64 --split train --output prompts.json

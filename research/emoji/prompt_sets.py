@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Write the prompt sets that `prompt_accuracy.py --prompts FILE.jsonl` scores: what people may type.
 
 python research/emoji/prompt_sets.py --dataset data/emoji-64 --part validation --output_dir runs/prompts-validation

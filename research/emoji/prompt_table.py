@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Scores pipelines on all prompt sets of `prompt_sets.py`: one table, and a sheet of pictures for each set.
 
     python research/emoji/prompt_table.py old=OLD_PIPELINE new=checkpoints/emoji-64 --prompts runs/prompts-test \\

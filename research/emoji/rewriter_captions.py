@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Captions that the demo's prompt rewriter learns to read, each of one concept, made anew whenever one is drawn.
 
 Every term, a name, keyword, synonym or name in another language, belongs to one concept. So a caption has one right

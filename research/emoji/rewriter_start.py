@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Makes a start for the demo's prompt rewriter of the blocks that read captions in the transformer of commit 15d7be7.
 
     mkdir -p runs && git archive 15d7be7 checkpoints | tar -x -C runs

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Trains the demo's prompt rewriter: a small masked language model that says what a prompt means in known words.
 
     python research/emoji/train_rewriter.py --tokenizer checkpoints/emoji-64/tokenizer --dataset_name data/emoji-64 \

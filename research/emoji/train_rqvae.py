@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """`rq-hf train-rqvae` with one more transform, `altered_emoji`.
 
 python research/emoji/train_rqvae.py research/emoji/recipes/emoji-rqvae-8x8x3-4M.json [--flag value ...]

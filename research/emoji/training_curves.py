@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Writes what trainings logged as a table (CSV) and draws its losses (PNG).
 
     python research/emoji/training_curves.py runs/emoji-rqt --output research/emoji/records/transformer

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Gives a pipeline a larger vocabulary and longer captions, as a start for a training of its transformer.
 
     python research/emoji/warm_start.py PIPELINE --dataset_name data/emoji-64 --output_dir runs/emoji-start

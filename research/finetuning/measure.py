@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Measures what a fine-tuning of the demo learnt and what it forgot.
 
     python research/finetuning/measure.py checkpoints/emoji-64 garfield data/garfield/train \

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Draws pictures of a thing that the demo does not know: an orange cat's face with stripes and heavy eyelids.
 
     python research/finetuning/striped_cats.py data/cats

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Colour an icon and say what the picture shows: ink, form, style and ground are drawn anew at every call.
 
 Reads rows of the set that `prepare_icons.py` builds. Combinations of thing, form and ink that `is_held_out` names are

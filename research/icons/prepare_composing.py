@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 r"""Joins coloured icons and emoji into the data set of the checkpoint that composes.
 
     python research/icons/prepare_composing.py --icons data/icons-64 --emoji data/emoji-64 \

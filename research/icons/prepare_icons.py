@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 r"""Build a set of single-colour icons and country flags: some thousand things in the sets of many artists.
 
 python research/icons/prepare_icons.py --output_dir data/icons-64 --size 64

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 r"""Measure how well an RQ-VAE keeps coloured icons, by form and ground.
 
 python research/icons/reconstruct_icons.py checkpoints/emoji-64 --dataset data/icons-64 --sheet build/icons.png

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """What is too slow for the tests of `rq_hf.language`: 10,000 samples, 16,384 tokens, `torch.compile`, all on a CPU.
 
 `PYTHONPATH=tests python research/language/checks.py` prints one line per check.

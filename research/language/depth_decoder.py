@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """A language model that draws a stack of codes per step: Llama reads text and z-hat, a depth decoder draws the codes.
 
 Flat tokens (`rq_hf.ImageTokens`) take H x W x D steps of the language model for a picture, this form H x W. In return

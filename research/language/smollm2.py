@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Teaches SmolLM2-135M-Instruct to draw by LoRA, and measures what it draws and what it still says.
 
 It draws coloured shapes, or the emoji of a folder that `research/emoji/prepare_emoji.py` wrote (`--dataset_name`).

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Holds drawn pictures beside the training photographs nearest to them, so that copies show.
 
     python research/photographs/neighbours.py runs/photo-rqt-64 --dataset_name data/photographs --output near.json

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Builds a data set of 7,807 photographs of 99 classes from Caltech-101 (Li et al., 2022, CC BY 4.0).
 
     python research/photographs/prepare_photographs.py caltech-101 --output_dir data/photographs

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Measures RQ-VAEs on held-out photographs, depth by depth, and writes one list of rows.
 
     python research/photographs/stage1.py runs/photo-rqvae-64 runs/depth-8 --dataset_name data/photographs \

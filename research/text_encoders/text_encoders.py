@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """What the comparison of text encoders needs beside the commands of the library; README.md has all of them in order.
 
     python research/text_encoders/text_encoders.py prepare --dataset data/emoji-64 --prompts build/prompts-test \\

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Caption tokenizers: byte-pair encoding of lower-case words into rows of fixed length, and BPE dropout with a seed.
 
 A tokenizer is trained on captions, or made from the files of a published RQ-Transformer (16,384 entries and 32 ids a

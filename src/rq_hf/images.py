@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Pictures in and out: decoding of any picture, 8-bit pixels, captioned sheets.
 
 Symbols: B pictures, C channels (1 or 3), h x w pixels.

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Codes of an RQ-VAE as tokens of a language model.
 
 Symbols: H x W positions, D code depth, K codebook size, n_z codebook width, N = H*W*D codes of a picture. A picture is

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The two configurations: defaults, refusals, and files."""
 
 import json
@@ -32,9 +31,7 @@ def test_defaults_are_the_imagenet_rqvae_and_a_transformer_that_fits_it():
     "config_class, field, closest",
     [
         (RQVAEConfig, "code_dpeth", "code_depth"),
-        (RQVAEConfig, "codebook", "codebook_dim"),
         (RQTransformerConfig, "hidden_sizes", "hidden_size"),
-        (RQTransformerConfig, "condition_lenght", "condition_length"),
         (RQTransformerConfig, "top_k", ""),  # belongs in the generation config
     ],
 )
@@ -140,15 +137,6 @@ def test_bad_values_of_a_file_and_beside_it_are_refused(tmp_path):
     edit_json(tmp_path / "config.json", image_size=100)
     with pytest.raises(StrictDataclassError, match="`image_size` must be a multiple"):
         RQVAEConfig.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
-def test_a_missing_or_broken_file_is_an_error_and_no_default(config_class, tmp_path):
-    with pytest.raises(OSError, match=r"config\.json"):
-        config_class.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"code_depth": 3, ')
-    with pytest.raises(OSError, match="not a valid JSON file"):
-        config_class.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)

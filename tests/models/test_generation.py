@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Sampling of code maps: equal to teacher forcing, filters, randomness, guidance, known codes, callbacks, errors."""
 
 import functools
@@ -247,13 +246,6 @@ def test_logits_processors_see_the_codes_so_far_and_change_the_logits(make_trans
     assert len(seen) == codes.shape[1]
 
 
-def test_a_callback_that_returns_nothing_costs_no_comparison_of_codes(make_transformer):
-    model = make_transformer("class")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        model.generate(conditions(model), callback=lambda position, codes: None)
-    assert "aten::equal" not in {event.name for event in profile.events()}
-
-
 def test_unused_settings_are_warned_about(make_transformer, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model = make_transformer("text")
@@ -262,7 +254,7 @@ def test_unused_settings_are_warned_about(make_transformer, caplog, monkeypatch)
     assert "does not use these generation settings: min_p, num_return_sequences" in caplog.text
 
 
-def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transformer):
+def test_conditions_and_codes_may_be_small_integers(tiny_transformer):
     input_ids = conditions(tiny_transformer)
     expected = tiny_transformer.generate(input_ids, generator=seeded(0))
     for dtype in (torch.uint8, torch.uint16):
@@ -270,8 +262,6 @@ def test_conditions_and_codes_may_be_small_integers_and_no_bools(tiny_transforme
         assert torch.equal(tiny_transformer.generate(input_ids.to(dtype), generator=seeded(0)), expected)
     with pytest.raises(ValueError, match=r"`known_codes` must be integers in \[0, 32\), got values from 3[2-9]"):
         tiny_transformer.generate(input_ids, known_codes=(expected + SIZE).to(torch.uint16))
-    with pytest.raises(ValueError, match=r"`input_ids` must be integers .*torch\.bool"):
-        tiny_transformer.generate(torch.zeros_like(input_ids, dtype=torch.bool))
 
 
 def test_settings_are_refused_without_drawing(make_transformer):
@@ -304,9 +294,8 @@ def test_the_generation_config_is_saved_and_loaded_and_gives_the_defaults(make_t
     assert torch.equal(loaded.generate(input_ids, generator=seeded(1)), explicit)
     off = dict(temperature=1.0, top_k=SIZE, top_p=1.0, guidance_scale=1.0)
     assert torch.equal(loaded.generate(input_ids, generator=seeded(1), **off), sampled)  # an argument wins
-    assert torch.equal(
-        loaded.generate(input_ids, generator=seeded(1), generation_config=GenerationConfig(do_sample=True)), sampled
-    )
+    other = GenerationConfig(do_sample=True)
+    assert torch.equal(loaded.generate(input_ids, generator=seeded(1), generation_config=other), sampled)
     greedy = loaded.generate(input_ids, generation_config=GenerationConfig(do_sample=False))
     assert torch.equal(greedy, model.generate(input_ids, do_sample=False, guidance_scale=1.0))
 
@@ -337,32 +326,20 @@ def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
     "arguments, message",
     [
         (dict(top_k=0), "`top_k` must be an integer of at least 1, got 0"),
-        (dict(top_k=[5, True, 5]), r"`top_k` must be an integer of at least 1, got \[5, True, 5\]"),
-        (dict(top_k=float("inf")), "`top_k` must be an integer"),
         (dict(top_k=[5, 5]), r"`top_k` must be a number or a list of one per depth \(3\), got \[5, 5\]"),
         (dict(top_p=0.0), r"`top_p` must be in \(0, 1\], got 0.0"),
-        (dict(top_p=float("nan")), r"`top_p` must be in \(0, 1\]"),
         (dict(temperature="hot"), "`temperature` must be greater than 0 .*, got 'hot'"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
-        (dict(guidance_scale="strong"), "`guidance_scale` must be .*at least 0, got 'strong'"),
         (dict(negative_input_ids=LONG), "A negative prompt or condition needs a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
-        (
-            dict(negative_input_ids=LONG[[0, 0, 1]], guidance_scale=2.0),
-            r"`negative_input_ids` must have .* \(2, 1\), got \(3, 1\)",
-        ),
+        (dict(negative_input_ids=LONG[[0, 0, 1]], guidance_scale=2.0), r"must have .* \(2, 1\), got \(3, 1\)"),
         (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of 2, got 1"),
         (dict(generator=42), "`generator` must be .*got 42"),
         (dict(known_mask=torch.ones(2, 3, dtype=torch.bool)), "`known_mask` needs `known_codes`"),
-        (
-            dict(known_codes=KNOWN[..., :2]),
-            r"`known_codes` must .* or \(2, 2, 3, 3\), got \(1, 2, 3, 2\)",
-        ),
+        (dict(known_codes=KNOWN[..., :2]), r"`known_codes` must .* or \(2, 2, 3, 3\), got \(1, 2, 3, 2\)"),
         (dict(known_codes=KNOWN.expand(3, *SHAPE)), r"`known_codes` must have shape .*got \(3, 2, 3, 3\)"),
         (dict(known_codes=KNOWN + SIZE), r"`known_codes` must be integers in \[0, 32\)"),
-        (dict(known_codes=KNOWN - 1), r"`known_codes` must be integers in \[0, 32\)"),
         (dict(known_codes=KNOWN.tolist()), "`known_codes` must be a tensor, got list"),
-        (dict(known_codes=KNOWN, known_mask=[[True] * 3] * 2), "`known_mask` must be a bool tensor, got list"),
         (dict(compile_config={"fullgraph": True}), "`compile_config` must be a CompileConfig, got {'fullgraph'"),
         (dict(known_codes=KNOWN, known_mask=KNOWN), "`known_mask` must be a bool tensor, got torch.int64"),
         (dict(known_codes=KNOWN, known_mask=KNOWN[0, :, :2, 0] == 0), r"`known_mask` must have shape .*got \("),
@@ -375,46 +352,34 @@ def test_bad_settings_are_refused(make_transformer, arguments, message):
         make_transformer("class").generate(LONG, **arguments)
 
 
-@pytest.mark.parametrize(
-    "input_ids, message",
-    [
-        (torch.zeros(2, 5, dtype=torch.long), r"have shape \(batch_size, 6\), got \(2, 5\)"),
-        (torch.zeros(0, 6, dtype=torch.long), r"have shape \(batch_size, 6\), got \(0, 6\)"),
-        (torch.zeros(2, 6), r"be integers in \[0, 80\), got torch.float32"),
-        (torch.full((2, 6), 80), r"be integers in \[0, 80\), got values from 80 to 80"),
-        (torch.full((2, 6), -1), r"be integers in \[0, 80\), got values from -1"),
-    ],
-)
-def test_bad_conditions_are_refused(make_transformer, input_ids, message):
-    with pytest.raises(ValueError, match=f"`input_ids` must {message}"):
-        make_transformer("text").generate(input_ids)
-
-
 def test_guidance_of_vectors_leads_away_from_the_null_vector(make_transformer):
-    model, recorded = make_transformer("embeds"), []
-    settings = dict(generator=seeded(1), guidance_scale=3.0)
-    zeros = torch.zeros(1, 4, 5)
-    guided = model.generate(prompt_embeds=embeds(), **settings)
-    again = model.generate(prompt_embeds=embeds(), negative_prompt_embeds=zeros, **settings | {"generator": seeded(1)})
-    assert torch.equal(guided, again)
-    assert torch.equal(
-        model.condition_states(prompt_embeds=zeros)[0],
-        model.condition_positions(model.condition_projection.null.expand(1, 4, -1))[0],
+    model, zeros = make_transformer("embeds"), torch.zeros(1, 4, 5)
+    guided, again = (
+        model.generate(prompt_embeds=embeds(), guidance_scale=3.0, generator=seeded(1), **negative)
+        for negative in ({}, {"negative_prompt_embeds": zeros})
     )
+    assert torch.equal(guided, again)
+    null = model.condition_positions(model.condition_projection.null.expand(1, 4, -1))
+    assert torch.equal(model.condition_states(prompt_embeds=zeros), null)
     likelihoods = model.log_likelihood(codes=guided, prompt_embeds=embeds())
-    assert likelihoods.shape == (2,) and (likelihoods < 0).all() and not recorded
+    assert likelihoods.shape == (2,) and (likelihoods < 0).all()
 
 
 @pytest.mark.parametrize(
-    "kind, arguments, message",
+    "kind, name, value, message",
     [
-        ("embeds", {"input_ids": torch.zeros(1, 4, dtype=torch.long)}, "`input_ids` must be None"),
-        ("text", {"prompt_embeds": torch.zeros(1, 4, 5)}, "`prompt_embeds` must be None"),
-        ("embeds", {}, "`prompt_embeds` must be a tensor"),
-        ("embeds", {"prompt_embeds": torch.zeros(1, 4, 6)}, r"`prompt_embeds` must have shape \(batch_size, 4, 5\)"),
-        ("embeds", {"prompt_embeds": torch.full((1, 4, 5), float("nan"))}, "`prompt_embeds` must be finite"),
+        ("text", "input_ids", torch.zeros(2, 5, dtype=torch.long), r"have shape \(batch_size, 6\), got \(2, 5\)"),
+        ("text", "input_ids", torch.zeros(0, 6, dtype=torch.long), r"have shape \(batch_size, 6\), got \(0, 6\)"),
+        ("text", "input_ids", torch.zeros(2, 6, dtype=torch.bool), r"be integers in \[0, 80\), got torch.bool"),
+        ("text", "input_ids", torch.full((2, 6), 80), r"be integers in \[0, 80\), got values from 80 to 80"),
+        ("text", "input_ids", torch.full((2, 6), -1), r"be integers in \[0, 80\), got values from -1"),
+        ("text", "prompt_embeds", torch.zeros(1, 4, 5), "be None"),
+        ("embeds", "input_ids", torch.zeros(1, 4, dtype=torch.long), "be None"),
+        ("embeds", "prompt_embeds", None, "be a tensor"),
+        ("embeds", "prompt_embeds", torch.zeros(1, 4, 6), r"have shape \(batch_size, 4, 5\)"),
+        ("embeds", "prompt_embeds", torch.full((1, 4, 5), float("nan")), "be finite"),
     ],
 )
-def test_conditions_of_another_kind_or_shape_are_refused(make_transformer, kind, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make_transformer(kind).generate(**arguments)
+def test_bad_conditions_are_refused(make_transformer, kind, name, value, message):
+    with pytest.raises(ValueError, match=f"`{name}` must {message}"):
+        make_transformer(kind).generate(**{name: value})

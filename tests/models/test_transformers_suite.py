@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """transformers' own model tests pass on both models, and each test that is skipped says why.
 
 Their test classes are not in the wheel of transformers but in its source distribution, which pip fetches for exactly

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The icon set, built from packages of a few drawings: names, forms, splits, held-out looks, colours and licences."""
 
 import importlib

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Serve a page in the browser that draws with a pipeline, paints inside pictures, varies and reconstructs them.
 
     rq-hf app checkpoints/emoji-64

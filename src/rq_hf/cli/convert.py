@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Convert an official checkpoint of kakaobrain/rq-vae-transformer to a folder that `from_pretrained` loads.
 
     rq-hf convert --checkpoint cc3m.tar.gz --output cc3m --vocab bpe-16k-vocab.json --merges bpe-16k-merges.txt

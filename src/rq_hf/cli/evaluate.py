@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Measure an RQ-VAE or a pipeline; print a table, and write it as JSON and Markdown.
 
     rq-hf evaluate rqvae MODEL --dataset_name data/emoji-64 --split test_combos --output rqvae.json

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Draw pictures of prompts, of class labels or of nothing, and write them as one sheet, a row per prompt.
 
     rq-hf generate checkpoints/emoji-64 "a red heart, twemoji style" --num_images 4 --seed 0

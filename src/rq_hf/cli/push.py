@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Upload a folder with a pipeline, a model, a LoRA adapter or a caption tokenizer to a repository on the Hub.
 
     rq-hf push runs/mine --repo_id you/mine --with_code

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Show what an RQ-VAE keeps of pictures: the original, then what the first 1, 2, ..., D codes per position give.
 
     rq-hf reconstruct checkpoints/emoji-64 picture.png [more.png ...]

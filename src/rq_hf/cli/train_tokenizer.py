@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Train the caption tokenizer of a text-to-image model on the captions of a data set.
 
 rq-hf train-tokenizer --dataset_name data/mine

@@ -1,3 +1,2 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Measures RQ-VAEs and pipelines. Needs `pip install ".[eval]"` in a clone."""

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Data sets of pictures, and frozen networks that turn pictures into features.
 
 A sample is a dictionary: `pixel_values` `(C, h, w)` in [-1, 1] and what else is known of the picture, such as its

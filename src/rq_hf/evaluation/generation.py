@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Pictures that a pipeline draws: FID, Inception score, precision, recall, CLIP score. Likelihood of real pictures.
 
 Symbols: B pictures of a batch, N drawn pictures, R real ones, C channels, h x w pixels, F features, D code depth.

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """How well pictures survive an RQ-VAE, depth by depth (Tables 4 and 6, Figures 5 and 6).
 
 Symbols: B pictures, C channels, h x w pixels, H x W positions, D code depth, K codebook size. z latents, z-hat^(d) sum

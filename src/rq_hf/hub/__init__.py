@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Sharing folders on the Hugging Face Hub: uploads, model cards, and code for users without this library."""
 
 from .cards import render_card, write_card

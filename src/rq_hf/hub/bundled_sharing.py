@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Takes the place of `pipelines/sharing.py` in bundled code: the pipeline saves its code and does not push itself."""
 
 import inspect

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Bundles the library into files of code for a repository, which then loads with `trust_remote_code=True`.
 
 diffusers downloads one file of code per component. Each file is made of a module and all modules of this package that

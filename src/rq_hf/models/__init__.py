@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The two models of the paper and the quantizer between them."""
 
 from .configuration_contextual_rq_transformer import ContextualRQTransformerConfig

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The depth decoder (section 3.2.2): from a context vector to the D codes of one position, coarse to fine.
 
 Symbols: D code depth, K codebook size, n_z codebook width, n_e hidden width, N rows. e(k) code vector,

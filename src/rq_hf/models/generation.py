@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Autoregressive sampling (section 3.2): prefill, then one step per position with the depth loop inside. Likelihoods.
 
 Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth, K codebook size, n_z codebook width,
@@ -18,7 +17,7 @@ from transformers import CompileConfig, GenerationConfig, GenerationMixin, Logit
 from .depth_decoder import for_all_rows
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
 from .transformer_blocks import KeyValueCache, Position
-from .validation import check_integer, check_integers, check_vectors
+from .validation import check_integer, check_integers, check_shape, check_vectors
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -142,12 +141,9 @@ class CodeGenerationMixin(GenerationMixin):
             return codes, torch.zeros_like(codes, dtype=torch.bool)
         self.check_codes("`known_codes`", codes, (1, shape[0]))
         mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-        if getattr(mask, "dtype", None) != torch.bool:
-            raise ValueError(f"`known_mask` must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}.")
-        if tuple(mask.shape) not in (shape[1:3], shape[1:], (1, *shape[1:]), shape):
-            raise ValueError(
-                f"`known_mask` must have shape {shape[1:3]}, {shape[1:]} or {shape}, got {tuple(mask.shape)}."
-            )
+        check_shape("`known_mask`", mask, [shape[1:3], shape[1:], (1, *shape[1:]), shape])
+        if mask.dtype != torch.bool:
+            raise ValueError(f"`known_mask` must be a bool tensor, got {mask.dtype}.")
         mask = (mask[..., None] if mask.ndim == 2 else mask).to(device).expand(shape)
         codes = codes.to(device, torch.long).expand(shape).where(mask, 0)
         return codes.flatten(1, 2), mask.flatten(1, 2)
@@ -237,7 +233,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
         uniforms = None
         if sampling.do_sample:
             uniforms = draw_uniforms(generator, shape[0], shape[1:]).to(codes.device).flatten(1, 2)  # (B, T, D)
-        compile_config = compile_config or getattr(defaults, "compile_config", None)
+        compile_config = chosen_compile_config(compile_config, defaults)
         if compile_config is not None and logits_processor:
             raise ValueError("`logits_processor` and `compile_config` exclude each other, got both.")
 
@@ -351,7 +347,6 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
             return Decoder(self)
-        check_compile_config(compile_config)
         kept = self._compiled_decoder
         if kept is None or kept.compile_config.to_dict() != compile_config.to_dict():
             self._compiled_decoder = Decoder(self, compile_config)
@@ -366,9 +361,11 @@ def _process_logits(
     return logits_processor(drawn, logits)
 
 
-def check_compile_config(config: Any) -> None:
-    if not isinstance(config, CompileConfig):
+def chosen_compile_config(given: Any, defaults: GenerationConfig) -> CompileConfig | None:
+    config = given or getattr(defaults, "compile_config", None)
+    if not isinstance(config, CompileConfig | None):
         raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
+    return config
 
 
 def check_finite(is_finite: torch.Tensor) -> None:

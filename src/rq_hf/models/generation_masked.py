@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Drawing in any order: Draft-and-Revise (Lee et al., NeurIPS 2022). Pseudo-likelihoods.
 
 A partition divides positions into parts of nearly equal size. A pass hides positions, reads all others, and draws the
@@ -19,7 +18,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig
 
 from .depth_decoder import for_all_rows
-from .generation import CodeGenerationMixin, check_compile_config, check_finite
+from .generation import CodeGenerationMixin, check_finite, chosen_compile_config
 from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
 from .validation import check_integer
 
@@ -189,7 +188,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         with_draft, with_revision = (guided if each else condition for each in is_guided)  # (B or 2B, S, n_e) each
         shape = (len(condition), *self.config.code_shape)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, condition.device)  # (B, T, D)
-        run = self._pass(compile_config or getattr(defaults, "compile_config", None))
+        run = self._pass(chosen_compile_config(compile_config, defaults))
 
         is_finite = torch.ones((), dtype=torch.bool, device=codes.device)
         passes = draft_and_revise(settings, ~known_mask.all(-1), self.config.code_shape, generator)
@@ -328,7 +327,6 @@ class MaskedGenerationMixin(CodeGenerationMixin):
     def _pass(self, compile_config: CompileConfig | None) -> Callable:
         if compile_config is None:
             return self.fill
-        check_compile_config(compile_config)
         options = compile_config.to_dict()
         if self._compiled_pass is None or self._compiled_pass[0] != options:
             self._compiled_pass = options, torch.compile(self.fill, **options)

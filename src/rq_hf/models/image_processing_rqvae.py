@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Image processors of the RQ-VAE: images of any size to pixels in [-1, 1]."""
 
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend

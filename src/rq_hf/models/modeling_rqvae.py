@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The RQ-VAE (section 3.1): a convolutional encoder and decoder around a residual quantizer.
 
 Symbols: B pictures, H x W positions, D code depth, K codebook size, n_z codebook width.

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """How a code is drawn from its logits: settings and their checks, filters, random numbers.
 
 Symbols: B pictures, D code depth, K codebook size.

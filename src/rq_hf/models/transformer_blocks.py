@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Parts of the transformers of section 3.2: blocks of self-attention, learned positions, prediction heads.
 
 Symbols: B rows, n_e hidden width.

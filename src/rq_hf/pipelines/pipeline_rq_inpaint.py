@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Painting inside a picture: the white part of a mask is drawn anew, all other pixels stay as they are.
 
 Symbols: N pictures, H x W positions.

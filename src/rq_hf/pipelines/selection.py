@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Selection among drawn pictures: rejection sampling by a classifier (App. B.4), re-ranking by CLIP (App. B.5) or by
 the transformer's own likelihood.
 

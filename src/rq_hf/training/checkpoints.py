@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a run: which are whole, and which one to resume from.
 
 The trainer writes a marker file into a checkpoint last, and removes it before it overwrites the checkpoint. A training

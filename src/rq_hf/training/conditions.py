@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Conditions of stage 2: captions, class labels or none, from the rows of a data set to ids of the transformer."""
 
 from collections.abc import Sequence

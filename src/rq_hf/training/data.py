@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Training data: from a data set's name to samples of pictures and, in stage 2, their conditions.
 
 Everything random about a sample is drawn from (seed, epoch, index), so that neither data loader workers nor a resumed

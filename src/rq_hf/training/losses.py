@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Perceptual and adversarial losses of the RQ-VAE (section 3.1 and App. A.3, following VQ-GAN).
 
 Symbols: B pictures, C channels. Pixels are in [-1, 1].

@@ -1,5 +1,4 @@
-# Copyright 2026 The rq_hf authors.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
+# Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Training of the RQ-Transformer (stage 2) with stochastic codes and soft labels (section 3.2.3).
 
 Symbols: B pictures, S condition tokens, H x W positions, D code depth, n_z codebook width.
