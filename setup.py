@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -23,6 +24,16 @@ def read_description() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
     return re.sub(r"\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+
+
+class BuildWithCards(build_py):
+    """Installs the card templates of model_cards/ inside the package. A clone reads them where they are: with
+    `src` as its only folder, an editable installation wins over a clone's folder beside the user's script."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree("model_cards", str(Path(self.build_lib, "rq_hf", "model_cards")))
 
 
 install_requires = [
@@ -81,11 +92,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["residual quantization", "text-to-image", "autoregressive", "diffusers", "transformers"],
-    # The card templates at the top of the repository are installed as `rq_hf.model_cards`.
-    packages=[*find_packages("src"), "rq_hf.model_cards"],
-    package_dir={"": "src", "rq_hf.model_cards": "model_cards"},
+    packages=find_packages("src"),
+    package_dir={"": "src"},
     py_modules=["rq_hf_command"],
-    package_data={"rq_hf": ["py.typed", "recipes/*.json"], "rq_hf.model_cards": ["*.md"]},
+    package_data={"rq_hf": ["py.typed", "recipes/*.json"]},
+    cmdclass={"build_py": BuildWithCards},
     entry_points={"console_scripts": ["rq-hf=rq_hf_command:main"]},
     python_requires=">=3.11",
     install_requires=install_requires,

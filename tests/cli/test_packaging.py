@@ -15,6 +15,11 @@ from rq_hf.training.arguments import recipe_names
 ROOT = Path(__file__).parents[2]
 
 
+def test_a_folder_of_the_same_name_beside_a_script_does_not_hide_the_library(tmp_path):
+    (tmp_path / "rq_hf").mkdir()  # such as a clone
+    subprocess.run([sys.executable, "-c", "import rq_hf; rq_hf.__version__"], check=True, cwd=tmp_path)
+
+
 @pytest.mark.slow
 def test_the_wheel_brings_command_recipes_card_templates_and_types(tmp_path):
     source, site = tmp_path / "source", tmp_path / "site"
