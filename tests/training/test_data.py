@@ -154,8 +154,9 @@ def test_a_missing_or_damaged_data_set_is_refused_with_its_name(tmp_path, files)
     for name, text in files.items():
         (tmp_path / "a" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "a" / name).write_text(text)
-    with pytest.raises(ValueError, match="`dataset_name` '.*' cannot be read: "):
+    with pytest.raises(ValueError, match="`dataset_name` '.*' cannot be read: ") as raised:
         load_splits(DataArguments(str(tmp_path / "a")))
+    assert str(raised.value).endswith("; there is no such folder here") == (not files)
 
 
 def test_cached_latents_are_made_anew_when_the_files_that_a_table_names_change(tmp_path, tiny_rqvae):

@@ -188,8 +188,8 @@ def read_recipe(name_or_path: str | Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         path = RECIPES / f"{name_or_path}.json"
     if not path.is_file():
-        names = ", ".join(recipe_names())
-        raise ValueError(f"The recipe must be a JSON file or one of {names}; got {str(name_or_path)!r}.")
+        names, near = ", ".join(recipe_names()), closest(str(name_or_path), recipe_names())
+        raise ValueError(f"The recipe must be a JSON file or one of {names}; got {str(name_or_path)!r}{near}.")
     try:
         sections = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -62,7 +62,8 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
             kwargs["data_files"] = {folder: f"{folder}/**" for folder in folders} or None
         return datasets.load_dataset(name, config_name, **kwargs)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, tarfile.TarError) as error:
-        raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}") from error
+        place = "" if Path(name).exists() else "; there is no such folder here"
+        raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}{place}") from error
 
 
 def state_of_files(paths: Iterable[str]) -> str:
