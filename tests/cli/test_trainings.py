@@ -77,7 +77,7 @@ def check_two_steps(output: Path) -> list[dict]:
         ("small-rqvae-64", "small-rqt-64"),
     ],
 )
-def test_recipes_of_both_stages_train_two_steps(first, second, data, tmp_path):
+def test_recipes_of_both_stages_train_two_steps(first, second, data, tmp_path, capsys):
     recipe, output, flags = read_recipe(first), tmp_path / "rqvae", {}
     small = small_rqvae(recipe)
     if recipe["training"].get("perceptual_weight", 1) > 0:
@@ -105,6 +105,8 @@ def test_recipes_of_both_stages_train_two_steps(first, second, data, tmp_path):
     pipe = RQImageGenerationPipeline.from_pretrained(output)
     for field, value in recipe["sampling"].items():
         assert getattr(pipe.transformer.generation_config, field) == value
+    if "label_column" in recipe["data"]:
+        assert shlex.split(capsys.readouterr().out)[-1] == pipe.transformer.config.id2label[0]
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 
 

@@ -26,5 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer = train_rq_transformer(recipe)
     if trainer.is_world_process_zero():
         folder, data = recipe.training.output_dir, recipe.data
-        condition = ["YOUR CAPTION"] if data.caption_column else ["--class_labels", "0"] if data.label_column else []
+        condition = ["YOUR CAPTION"] if data.caption_column else []
+        if data.label_column:
+            config = trainer.model.config
+            names = config.id2label or {}
+            condition = ["--class_labels", names.get(config.class_ids[0], str(config.class_ids[0]))]
         print(f"{folder} holds the pipeline. Next: {shlex.join(['rq-hf', 'generate', folder, *condition])}")
