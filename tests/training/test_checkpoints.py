@@ -20,10 +20,13 @@ def write_checkpoint(folder: Path, whole: bool) -> str:
     return str(folder)
 
 
-def test_last_is_the_newest_whole_checkpoint_and_a_fresh_start_beside_one_is_refused(tmp_path):
+def test_last_is_the_newest_whole_checkpoint_and_a_fresh_start_beside_one_is_refused(tmp_path, caplog):
     broken = write_checkpoint(tmp_path / "checkpoint-11", False)
     for start in ("last", None):
         assert resume_checkpoint(tmp_path, start) is None
+    assert [
+        text.endswith("has no whole checkpoint to resume: the training starts afresh.") for text in caplog.messages
+    ] == [True]
     write_checkpoint(tmp_path / "checkpoint-9", True)
     newest = write_checkpoint(tmp_path / "checkpoint-10", True)
     write_checkpoint(tmp_path / "checkpoint-best", True)

@@ -12,6 +12,9 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 MARKER = "checkpoint_is_whole"
 LOCK = ".lock"
@@ -65,6 +68,8 @@ def resume_checkpoint(output_dir: str | Path, resume_from_checkpoint: str | bool
             )
         return None
     if resume_from_checkpoint in (True, "True", "true", "last"):
+        if not whole:
+            logger.warning(f"{str(output_dir)!r} has no whole checkpoint to resume: the training starts afresh.")
         return str(whole[-1]) if whole else None
     if not Path(resume_from_checkpoint, MARKER).is_file():
         raise ValueError(
