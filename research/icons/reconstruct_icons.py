@@ -17,6 +17,7 @@ from datasets import Dataset, load_dataset
 from rq_hf import RQVAEModel
 from rq_hf.evaluation.reconstruction import evaluate_rqvae
 from rq_hf.images import image_grid, to_pil
+from rq_hf.pipelines import load_component
 
 
 def coloured_pictures(rows: Dataset, count: int, on_white: bool) -> list[dict[str, torch.Tensor]]:
@@ -34,12 +35,12 @@ def coloured_pictures(rows: Dataset, count: int, on_white: bool) -> list[dict[st
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", help="folder of a pipeline")
+    add("model", help="folder of an RQ-VAE or of a pipeline")
     add("--dataset", required=True, help="folder that prepare_icons.py wrote")
     add("--num_pictures", type=int, default=512, help="of each form and ground (%(default)s)")
     add("--sheet", type=Path, help="PNG file of originals and reconstructions")
     options = parser.parse_args(argv)
-    rqvae = RQVAEModel.from_pretrained(options.model, subfolder="rqvae").eval()
+    rqvae = load_component(RQVAEModel, options.model, "rqvae").eval()
     rows = load_dataset(options.dataset, split="train").shuffle(seed=0)
     depths, shown = range(1, rqvae.config.code_depth + 1), []
     print("| form | ground | pictures |", " | ".join(f"PSNR, depth {depth}" for depth in depths), "|")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "research" / "icons"))
 ci = importlib.import_module("colour_icons")
+prepare_composing = importlib.import_module("prepare_composing")
 prepare_icons = importlib.import_module("prepare_icons")
 
 THINGS = [f"{first}{second}" for first in ("ba", "du", "ki", "lo", "ve") for second in ("bo", "fe", "nu", "sa", "ti")]
@@ -133,3 +135,26 @@ def test_the_card_names_authors_and_licences_and_others_are_refused(npm_dir, bui
     with pytest.raises(SystemExit):
         build(npm_dir, tmp_path / "icons", ["lucide", "flag"])
     assert "licence of 'flag' must be one of" in capsys.readouterr().err and not (tmp_path / "icons").exists()
+
+
+def test_joined_with_emoji_each_icon_has_its_looks_and_the_authors_come_along(built, tmp_path):
+    rows = {"image": [Image.new("RGB", (32, 32))] * 2, "text": ["a cat", "a red cat"], "alteration": ["none", "red"]}
+    write(tmp_path / "emoji" / "README.md", "emoji of artists")
+    write(tmp_path / "emoji" / "licenses" / "one.txt", "MIT")
+    for split in ("train", "test_combos"):
+        Dataset.from_dict(rows).cast_column("image", ImageFeature()).to_parquet(
+            tmp_path / "emoji" / f"{split}.parquet"
+        )
+    folders = [f"--icons={built[0]}", f"--emoji={tmp_path / 'emoji'}", f"--output_dir={tmp_path / 'joined'}"]
+    prepare_composing.main([*folders, "--looks=2"])
+    joined = load_dataset(str(tmp_path / "joined"))
+    icons = built[1]["train"]
+    assert joined["train"]["source"][:] == ["icon"] * 2 * len(icons) + ["emoji"]
+    assert joined["test_combos"]["text"][:] == ["a cat"] and len(joined["validation"]) == len(built[1]["validation"])
+    first, second = (joined["train"][len(icons) * look] for look in (0, 1))
+    assert (first["text"], first["image"]) != (second["text"], second["image"])
+    _, caption, _ = ci.colour_icon(icons[3], torch.Generator().manual_seed(len(icons) + 3))
+    assert joined["train"][len(icons) + 3]["text"] == caption
+    card = DatasetCard.load(tmp_path / "joined" / "README.md").text
+    assert all((tmp_path / "joined" / name).is_file() and name in card for name in ("icons.md", "emoji.md"))
+    assert (tmp_path / "joined" / "licenses" / "one.txt").is_file()
