@@ -173,14 +173,17 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog):
+def test_bf16_falls_back_to_fp32_where_it_is_not_to_be_had(tmp_path, caplog, monkeypatch):
     if is_torch_bf16_gpu_available():
         pytest.skip("a device with bf16")
+    capabilities = {"cpu_name": "a processor", "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert RQVAETrainingArguments(str(tmp_path), bf16=True).bf16 and not caplog.messages
+    capabilities["avx512_bf16"] = False
     arguments = RQVAETrainingArguments(str(tmp_path), bf16=True)
     assert not arguments.bf16 and arguments.mixed_precision == "no"
     assert [text for text in caplog.messages if "bf16" in text] == [
-        "The training runs in fp32, as `bf16` is not used on this cpu. "
-        "A CPU with bf16 instructions is faster with `--use_cpu true`."
+        "The training runs in fp32, as no `bf16` was found on this cpu."
     ]
     assert RQVAETrainingArguments(str(tmp_path), bf16=True, use_cpu=True).bf16  # asked for
 

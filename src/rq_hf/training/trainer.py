@@ -74,15 +74,24 @@ class RQTrainingArguments(TrainingArguments):
             self.save_strategy, self.save_steps = self.eval_strategy, self.eval_steps or self.logging_steps
         if self.muon_learning_rate and not hasattr(torch.optim, "Muon"):
             raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got {torch.__version__}.")
+        if (
+            self.bf16 and not torch.accelerator.is_available()
+        ):  # `Trainer` takes bf16 on a CPU only if that is asked for
+            self.use_cpu = self.use_cpu or cpu_has_bf16()
         lacks_bf16 = self.bf16 and not self.use_cpu and not is_torch_bf16_gpu_available()
         self.bf16 = self.bf16 and not lacks_bf16
         super().__post_init__()
         if lacks_bf16 and self.should_log:
-            advice = " A CPU with bf16 instructions is faster with `--use_cpu true`." * (self.device.type == "cpu")
-            logger.warning(f"The training runs in fp32, as `bf16` is not used on this {self.device.type}.{advice}")
+            logger.warning(f"The training runs in fp32, as no `bf16` was found on this {self.device.type}.")
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         if self.n_gpu > 1:
             raise ValueError(f"A process must train on one GPU, got {self.n_gpu}; start it by `accelerate launch`.")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has bf16 instructions, as newer versions of torch tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(value for name, value in capabilities.items() if "bf16" in name)
 
 
 class TrainerEvents(TrainerCallback):
