@@ -111,7 +111,7 @@ def test_the_steps_of_the_guide_keep_what_the_base_draws(make_pipeline, tmp_path
     prepare = prepare.replace('pipe.tokenizer.init_kwargs["emoji_names"].values()', repr(names))
     exec(prepare.replace("pipe.rewrite(names)", "names"), {})  # this pipeline has no rewriter
     (command,) = re.findall(r"rq-hf (train-rqt garfield\.json[^\n]*)", guide)
-    flags = "--use_cpu true --disable_tqdm true --max_steps 25 --warmup_steps 0 --learning_rate 1e-2 --save_strategy no"
+    flags = "--disable_tqdm true --max_steps 25 --warmup_steps 0 --learning_rate 1e-2 --save_strategy no"
     found = {}
     for kind, captions in {"alone": "", "kept": "keep.txt"}.items():
         more = ["--prior_captions", captions, "--per_device_train_batch_size", "2", "--code_temperature", "0.01"]
