@@ -74,10 +74,8 @@ class RQTrainingArguments(TrainingArguments):
             self.save_strategy, self.save_steps = self.eval_strategy, self.eval_steps or self.logging_steps
         if self.muon_learning_rate and not hasattr(torch.optim, "Muon"):
             raise ValueError(f"`muon_learning_rate` needs torch 2.9 or newer, got {torch.__version__}.")
-        if (
-            self.bf16 and not torch.accelerator.is_available()
-        ):  # `Trainer` takes bf16 on a CPU only if that is asked for
-            self.use_cpu = self.use_cpu or cpu_has_bf16()
+        # `Trainer` takes bf16 on a CPU only with `use_cpu`.
+        self.use_cpu |= self.bf16 and not torch.accelerator.is_available() and cpu_has_bf16()
         lacks_bf16 = self.bf16 and not self.use_cpu and not is_torch_bf16_gpu_available()
         self.bf16 = self.bf16 and not lacks_bf16
         super().__post_init__()
