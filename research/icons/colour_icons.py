@@ -52,14 +52,14 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return tuple(int(COLOURS[colour][i : i + 2], 16) for i in (1, 3, 5))
 
 
-def contrast(first: str, second: str) -> float:
-    """How much two colours differ to the eye, from 0 to 765 (the "redmean" distance)."""
-    (r1, g1, b1), (r2, g2, b2) = rgb(first), rgb(second)
+def contrast(first: Sequence[float], second: Sequence[float]) -> float:
+    """How much two colours (r, g, b) differ to the eye, from 0 to 765 (the "redmean" distance)."""
+    (r1, g1, b1), (r2, g2, b2) = first, second
     red = (r1 + r2) / 512
     return ((2 + red) * (r1 - r2) ** 2 + 4 * (g1 - g2) ** 2 + (3 - red) * (b1 - b2) ** 2) ** 0.5
 
 
-LOOKS = tuple(Look(*pair) for pair in itertools.product(INKS, GROUNDS) if contrast(*pair) >= MIN_CONTRAST)
+LOOKS = tuple(Look(*pair) for pair in itertools.product(INKS, GROUNDS) if contrast(*map(rgb, pair)) >= MIN_CONTRAST)
 
 
 def pick(choices: Sequence[Choice], generator: torch.Generator) -> Choice:

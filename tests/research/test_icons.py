@@ -107,7 +107,7 @@ def test_held_out_looks_are_listed_and_never_drawn(built):
     generator = torch.Generator().manual_seed(0)
     looks = [(row["thing"], row["form"], *ci.draw_look(row, generator)) for row in splits["train"] * 9]
     assert len({look[:3] for look in looks}) > 400 and held_out.isdisjoint(look[:3] for look in looks)
-    assert all(not ink or ci.contrast(ink, ground) >= ci.MIN_CONTRAST for *_, ink, ground in looks)
+    assert all(not ink or ci.contrast(ci.rgb(ink), ci.rgb(ground)) >= ci.MIN_CONTRAST for *_, ink, ground in looks)
     thing, form, ink = min(held_out)
     row = next(row for row in splits["train"] if (row["thing"], row["form"]) == (thing, form))
     assert ci.colour_icon(row, generator, ink=ink)[2].ink == ink

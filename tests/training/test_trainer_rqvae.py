@@ -149,7 +149,7 @@ def test_training_stops_early_where_evaluations_get_no_better_says_so_and_keeps_
     losses = logged(trainer, "eval_loss")
     best, stopped = losses.index(min(losses)) + 1, len(losses)
     assert stopped == best + 2 < 30
-    message = f"Stopped early, at step {stopped} of 30. Kept are the weights of step {best} with the best loss, "
+    message = f"Stopped early, at step {stopped} of 30. The weights of step {best} are kept: best loss, "
     assert [text for text in caplog.messages if text.startswith("Stopped")] == [f"{message}{min(losses):.4g}."]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 

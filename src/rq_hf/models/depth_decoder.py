@@ -131,7 +131,7 @@ class DepthDecoder(nn.Module):
         Args:
             context (`torch.Tensor` of shape `(..., n_e)`): One vector per position, h_t.
             codes (`torch.LongTensor` of shape `(..., D)`): The codes of the position.
-            labels, residuals, label_temperature (*optional*): Targets of [`losses`], which are returned then.
+            labels, residuals, label_temperature (*optional*): Targets; with them [`losses`] are returned.
 
         Returns:
             Logits `(..., D, K)` (Eq. 13), or the cross-entropy of each code `(..., D)`, in nats.
@@ -227,7 +227,7 @@ class DepthDecoder(nn.Module):
     def draw_in_blocks(
         self, context: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor, **known: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As [`draw`], for so many positions that their logits are not held at once: codes `(N, D)`, and whether all
+        """Runs [`draw`] block by block, so that not all logits are held at once: codes `(N, D)`, and whether all
         logits were finite `()`."""
         groups, drawn = context.view(-1, len(uniforms), context.shape[-1]), []  # (1 or 2, N, n_e)
         for block in row_blocks(len(uniforms), self.head.linear.out_features, LOGIT_BLOCK_ELEMENTS):

@@ -3,7 +3,7 @@
 
 Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth, K codebook size, n_z codebook width,
 n_e hidden width, M masked positions. z-hat_t^(d) partial sum of the first d code vectors of position t, h_t context.
-The paper's layer counts and optimizer were not published; those of the recipes are ours.
+The paper's appendix with layer counts and optimizer was not available; those of the recipes are ours.
 """
 
 import math
@@ -114,7 +114,7 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> RQTransformerOutput:
-        r"""Predicts every code from the condition, the positions that are not masked, and coarser codes of its own.
+        r"""Predicts every code from the condition, visible positions and the coarser codes of its own position.
 
         Args:
             mask (`torch.BoolTensor` of shape `(B, H, W)`, *optional*):

@@ -77,7 +77,8 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
             kwargs: Further arguments of [`RQImageGenerationPipeline.__call__`], such as `class_labels`.
 
         Returns:
-            [`RQImagePipelineOutput`] with `images` of the size of the given ones, `num_images_per_prompt` for each.
+            [`RQImagePipelineOutput`] with `images` of the size of the given ones, or codes for `"latent"`,
+            `num_images_per_prompt` for each.
 
         Raises:
             `ValueError`: no picture or mask, a mask of another size or without white, or another wrong argument.

@@ -69,9 +69,9 @@ def condition_config(
     """
     The fields of a new `RQTransformerConfig` that depend on the data.
 
-    With captions they come from the tokenizer, and the null condition is an empty caption. With labels the classes
-    are those of `id2label` or of all splits, and the null condition is one more id. Without either there is
-    one start id. Only with `condition_dropout` is there a null condition.
+    With captions they come from the text encoder, or else from the tokenizer, and the null condition is an empty
+    caption. With labels the classes are those of `id2label` or of all splits, and the null condition is one more id.
+    Without either there is one start id. Without a text encoder only `condition_dropout` adds a null condition.
     """
     has_null = training.condition_dropout > 0
     if text_encoder is not None:
@@ -198,7 +198,7 @@ class ConditionReader:
         return self.label2id[name]
 
     def read(self, value: Any) -> list[str] | int | None:
-        """As [`parse`], but refuses a missing condition that the model has no null condition for."""
+        """As [`parse`], but refuses a missing condition if the model has no null condition."""
         condition = self.parse(value)
         if condition is None and self.null_condition_ids is None:
             raise ValueError(
@@ -235,7 +235,7 @@ class CaptionEmbeds:
         width = text_encoder.config.get_text_config().hidden_size
         self.null, self.rows = torch.zeros(length, width), {text: row for row, text in enumerate(texts)}
         features = datasets.Features({"prompt_embeds": datasets.Array2D((length, width), "float32")})
-        # Unlike `from_dict` this makes a file, without which `map` would keep all vectors in memory, and them alone.
+        # Unlike `from_dict` this makes a file; without one `map` keeps all vectors in memory and caches none.
         rows = datasets.Dataset.from_generator(each_row, gen_kwargs={"rows": [{"text": text} for text in texts]})
         options = {"batched": True, "batch_size": 64, "remove_columns": "text"}
         given = {"tokenizer": tokenizer, "text_encoder": text_encoder, "length": length}
@@ -300,7 +300,8 @@ def evaluation_samples(
 
     Args:
         data ([`CodeDataArguments`]): Name, columns, filter and transform of the data. With `hold_out` the splits are
-            the two parts of `train_split` that a training makes, `train_split` and "validation".
+            the two parts into which a training divides a `train_split` without a validation split: `train_split` and
+            "validation".
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
         transformer_config ([`RQTransformerConfig`], *optional*): Adds its `input_ids`, with captions by `tokenizer`.
@@ -346,14 +347,15 @@ class PictureCollator:
     """
     Makes batches of the rows of a plain `datasets.Dataset`: the `data_collator` of both trainers.
 
-    Nothing is random: each picture is resized and cropped at its centre, and a list of captions gives its first. The
+    Nothing is random: each picture is resized as in evaluations, and a list of captions gives its first. The
     data sets of a recipe also crop at random and apply `bpe_dropout` and `condition_dropout`.
 
     Args:
         rqvae_config ([`RQVAEConfig`]): Size and channels of the pictures.
         transformer_config ([`RQTransformerConfig`], *optional*): In stage 2, for the `input_ids`.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The tokenizer of the captions.
-        data ([`CodeDataArguments`], *optional*): The columns; by default "image" and, with a tokenizer, "text".
+        data ([`CodeDataArguments`], *optional*): The columns and the transform; by default "image", with a
+            tokenizer "text", and `"center_crop"`.
 
     Example:
 

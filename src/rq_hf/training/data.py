@@ -57,7 +57,7 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
         if shards:
             return datasets.load_dataset("webdataset", data_files=shards, **kwargs)
         if Path(name).is_dir() and {each.name for each in Path(name).iterdir()} <= SPLITS:
-            # With their names `datasets` searches a folder once, and not 45 times for all possible names of splits.
+            # Given the names of the splits, `datasets` searches a folder once and not 45 times.
             folders = sorted({file.parent.name for file in Path(name).glob("*/[!.]*")})
             kwargs["data_files"] = {folder: f"{folder}/**" for folder in folders} or None
         return datasets.load_dataset(name, config_name, **kwargs)
@@ -81,7 +81,8 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
     Loads the training split and, if one is named, the validation split, as "train" and "validation".
 
     Pictures stay undecoded files. With `streaming` only the training split is a stream: validation rows are copied to
-    the cache of `datasets`. With `hold_out` training rows replace a validation split that is missing.
+    the cache of `datasets`. With `hold_out`, and without `streaming`, training rows replace a
+    validation split that is missing.
     """
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
@@ -129,7 +130,7 @@ def read_split(available: dict[str, Rows], split: str, data: DataArguments, argu
 
 
 def _keyed_by_files(rows: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The same rows, of which `datasets` caches results anew when the files change that a column names."""
+    """The same rows. `datasets` computes cached results anew when the files that a column names change."""
     pictures = rows.data[column]
     has_no_bytes = pc.is_null(pc.struct_field(pictures, "bytes"))
     paths = pc.drop_null(pc.struct_field(pictures, "path").filter(has_no_bytes)).to_pylist()
@@ -141,16 +142,16 @@ def _keyed_by_files(rows: datasets.Dataset, column: str) -> datasets.Dataset:
 
 def hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
     """
-    Rows for training, and at least one for validation. A row's part depends on its picture, not on its place or on
-    the other rows; only if all others are for training, the first by hash is held out.
+    Rows for training, and at least one for validation. A row's part depends on the hash of its picture's file alone;
+    if that holds out none, the rows with the lowest hash are held out.
     """
     places = rows.map(_place, input_columns=[data.image_column], remove_columns=rows.column_names, desc="Holding out")
     places = np.array(places["place"][:])
     held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
     if held_out.all():
         raise ValueError(
-            "`hold_out`, for a data set without a validation split, needs at least two different pictures whose files "
-            f"can be read, got {len(rows)} rows that it would all take."
+            "`hold_out` needs at least two different pictures whose files can be read, got "
+            f"{len(rows)} rows that it would all take."
         )
     logger.warning(
         f"{held_out.sum()} of {len(rows)} pictures of {data.dataset_name} are held out for validation, by a hash of "
@@ -244,7 +245,7 @@ class PictureDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, on which random choices depend. `Trainer` calls it before each epoch."""
+        """Sets the epoch, on which random choices depend. [`RQTrainer`] calls it before each epoch."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -265,7 +266,7 @@ class PictureStream(IterableDataset):
     Endless training samples of a stream, epoch after epoch. Pictures that cannot be decoded are left out.
 
     Each epoch shuffles the shards and reads them through a buffer. Data loader workers share the shards.
-    The index of a sample is the checksum of its file, so the crop does not depend on the worker that reads it. With
+    The index of a sample is the checksum of its file or path, so its crop does not depend on who reads it. With
     several processes the first one reads for all; `accelerate` hands out the batches. A resumed training reads and
     skips the samples that it was trained on before. The result is exact for the same batch size and number of workers.
     """

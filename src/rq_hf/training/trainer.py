@@ -46,7 +46,7 @@ class RQTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = setting(
         None, "Stop after so many evaluations without a better one. Each is saved; the best is kept.", at_least(1)
     )
-    # Other defaults than the base class has, and ranges of its fields.
+    # Fields of the base class, with other defaults or with ranges.
     remove_unused_columns: bool = setting(False, "The data sets give only what is used.")
     label_names: list[str] | None = field(default_factory=list, metadata={"help": "Batches have no label columns."})
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter is used.")
@@ -87,7 +87,7 @@ class RQTrainingArguments(TrainingArguments):
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor has bf16 instructions, as newer versions of torch tell."""
+    """Whether the processor has bf16 instructions; older versions of torch do not tell, and it is `False`."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(value for name, value in capabilities.items() if "bf16" in name)
 
@@ -131,8 +131,8 @@ class TrainerEvents(TrainerCallback):
         is_early = state.global_step < state.max_steps and state.best_metric is not None
         if is_early and args.early_stopping_patience and state.is_world_process_zero:
             logger.warning(
-                f"Stopped early, at step {state.global_step} of {state.max_steps}. Kept are the weights of step "
-                f"{state.best_global_step} with the best {args.metric_for_best_model}, {state.best_metric:.4g}."
+                f"Stopped early, at step {state.global_step} of {state.max_steps}. The weights of step "
+                f"{state.best_global_step} are kept: best {args.metric_for_best_model}, {state.best_metric:.4g}."
             )
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self.trainer.load_average(Path(state.best_model_checkpoint))

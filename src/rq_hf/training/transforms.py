@@ -62,7 +62,8 @@ class PictureTransform:
         image_size (`int`): Height and width of the pixels.
         num_channels (`int`, *optional*, defaults to 3): 3, or 1 for grey.
         name (`str`, *optional*, defaults to `"center_crop"`): A key of `TRANSFORMS`.
-        training (`bool`, *optional*, defaults to `True`): Whether pictures are cropped and flipped at random.
+        training (`bool`, *optional*, defaults to `True`): Whether pictures are cropped and flipped at random,
+            where the transform has that.
     """
 
     def __init__(self, image_size: int, num_channels: int = 3, name: str = "center_crop", training: bool = True):
