@@ -38,11 +38,13 @@ def darkness(picture: Image.Image) -> np.ndarray:
 
 
 def named_ink(picture: Image.Image) -> str:
-    """The ink that is nearest to the mean of the pixels off white."""
-    pixels = np.asarray(picture.convert("RGB"))[darkness(picture) > 0.5]
+    """The ink that is nearest to the mean of the pixels off white, without the white in their edges."""
+    dark = darkness(picture)
+    pixels = np.asarray(picture.convert("RGB"))[dark > 0.5]
     if len(pixels) == 0:
         return "white"
-    return min(INKS, key=lambda ink: contrast(tuple(pixels.mean(0)), rgb(ink)))
+    mean = 255 - (255 - pixels.mean(0)) / dark[dark > 0.5].mean()
+    return min(INKS, key=lambda ink: contrast(tuple(mean), rgb(ink)))
 
 
 def black_on_white(pictures: Sequence[Image.Image], **columns: list[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "research" / "icons"))
 ci = importlib.import_module("colour_icons")
+look_accuracy = importlib.import_module("look_accuracy")
 prepare_composing = importlib.import_module("prepare_composing")
 prepare_icons = importlib.import_module("prepare_icons")
 
@@ -124,6 +125,12 @@ def test_pictures_have_the_colours_that_captions_name(built):
         if row["form"] == "duotone":
             colours = ci.paint_icon(row["image"], ci.Look("red", "yellow")).getcolors()
             assert {(217, 38, 38), (240, 168, 168), (242, 200, 17)} <= {colour for _, colour in colours}
+        if row["form"] in ("outline", "solid"):
+            inks = [ink for ink in ci.INKS if ink != "white"]
+            painted = [ci.paint_icon(row["image"], ci.Look(ink, "white")) for ink in inks]
+            assert [look_accuracy.named_ink(picture) for picture in painted] == inks
+            black, *others = look_accuracy.black_on_white(painted)
+            assert all((other["pixel_values"] - black["pixel_values"]).abs().max() < 0.1 for other in others)
 
 
 def test_the_card_names_authors_and_licences_and_others_are_refused(npm_dir, built, tmp_path, capsys):
