@@ -3,14 +3,15 @@ r"""Draw icons in looks that training never showed, and measure how many show th
 
     python research/icons/look_accuracy.py MODEL --dataset data/icons-64 --num_prompts 300 --output looks.json
 
-Prompts are those of `held_out` that ask for a colour, such as "a yellow abacus, outline". A picture's thing and form
-are judged in black on white by the nearest training icons, in EfficientNet-Lite0 features; its ink is the colour that
-is nearest to the mean of its pixels off white. `of_real` judges the icons of `test_styles` likewise, which no judge
-has seen: what a perfect model would reach. Needs `pip install ".[eval]"` in a clone.
+Prompts are those of `held_out` that ask for a colour, such as "a yellow abacus, outline", of the things that four sets
+or more draw. Thing and form are those of the nearest training icons of these things, in black on white and in features
+of EfficientNet-Lite0. The ink is the colour that is nearest to the mean of the pixels off white. `of_real` judges the
+icons of `test_styles` likewise: what a perfect model would reach. Needs `pip install ".[eval]"` in a clone.
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,15 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="of the pictures (%(default)s)")
     add("--output", type=Path, required=True, metavar="FILE.json", help="a folder of pictures is made beside it")
     options = parser.parse_args(argv)
+    icons, tests = (load_dataset(options.dataset, split=split) for split in ("train", "test_styles"))
+    pairs = {(row["thing"], row["style"]) for row in icons.remove_columns("image") if row["form"] not in FLAG_FORMS}
+    num_styles = Counter(thing for thing, _ in pairs)
+    icons = icons.filter(lambda thing: num_styles[thing] >= 4, input_columns=["thing"])
     looks = load_dataset(options.dataset, "held_out", split="train").shuffle(seed=0)
-    asked = [row for row in looks if row["held_out"] == "colour" and row["ink"] != "white"][: options.num_prompts]
+    looks = [row for row in looks if row["held_out"] == "colour" and row["ink"] != "white"]
+    asked = [row for row in looks if num_styles[row["thing"]] >= 4][: options.num_prompts]
 
     net = build_extractor("lite0")
-    icons, tests = (load_dataset(options.dataset, split=split) for split in ("train", "test_styles"))
-    icons = icons.filter(lambda form: form not in FLAG_FORMS, input_columns=["form"])
     painted = [paint_icon(mask, Look("black", "white")) for mask in icons["image"]]
     real = extract_features(net, black_on_white(painted, concept=icons["thing"], style=icons["form"]), 64, "cpu")
     forms = set(zip(icons["thing"], icons["form"], strict=True))
@@ -92,9 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     paths = generate_images(pipe, texts, options.output.with_suffix(""), seed=options.seed)
     pictures = [Image.open(path) for path in paths]
     results = {"num_pictures": len(pictures), "metrics": judge(pictures, asked, real, net), "of_real": of_real}
-    write_report(
-        results | {"sampling": used_sampling(pipe, {})}, options.output, image_grid(pictures[:24], texts[:24], 6)
-    )
+    results["sampling"] = used_sampling(pipe, {})
+    write_report(results, options.output, sheet=image_grid(pictures[:24], texts[:24], 6))
     print(results["metrics"], of_real, sep="\n")
 
 
