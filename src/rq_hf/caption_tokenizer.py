@@ -167,7 +167,7 @@ class BPEDropoutEncoder:
         Encodes a caption to `model_max_length` ids, padded and cut on the right.
 
         `dropout` in [0, 1] is the probability that a possible merge is skipped at a step. At 0 the ids are the
-        tokenizer's, but for words of more than 64 characters; at 1 they are characters.
+        tokenizer's, except in words of more than 64 characters. At 1 they are characters.
         """
         uniform = random.Random(torch.randint(2**63 - 1, (), generator=generator).item()).random
         encoding = self._characters(caption, verbose=False)
