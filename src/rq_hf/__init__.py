@@ -13,6 +13,7 @@ from .models import (
     ContextualRQTransformerForImageGeneration,
     DepthDecoder,
     ResidualQuantizer,
+    RQGenerationConfig,
     RQTransformerConfig,
     RQTransformerForImageGeneration,
     RQTransformerOutput,
@@ -21,7 +22,6 @@ from .models import (
     RQVAEImageProcessorPil,
     RQVAEModel,
     RQVAEOutput,
-    Sampling,
     soft_code_probabilities,
 )
 from .pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline, RQImagePipelineOutput, RQInpaintPipeline

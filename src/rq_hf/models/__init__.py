@@ -10,4 +10,4 @@ from .modeling_contextual_rq_transformer import ContextualRQTransformerForImageG
 from .modeling_rq_transformer import RQTransformerForImageGeneration, RQTransformerOutput
 from .modeling_rqvae import RQVAEModel, RQVAEOutput
 from .residual_quantizer import ResidualQuantizer, one_per_depth, soft_code_probabilities
-from .sampling import Sampling
+from .sampling import RQGenerationConfig

@@ -114,6 +114,11 @@ class RQTransformerConfig(RQConfig):
         return self.code_shape[0] * self.code_shape[1]
 
     @property
+    def condition_width(self) -> int:
+        """Width of a condition's vectors: a text encoder's, or that of the model's own embedding of ids."""
+        return self.condition_dim or self.hidden_size
+
+    @property
     def has_text_head(self) -> bool:
         """Whether the caption is predicted, too: conditions are several ids, and the caption loss has a weight."""
         return self.condition_length > 1 and self.condition_dim is None and self.text_loss_weight > 0

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .configuration_rq_transformer import RQTransformerConfig
 from .residual_quantizer import Codebook, one_per_depth, row_blocks, soft_code_probabilities
-from .sampling import Sampling
+from .sampling import RQGenerationConfig
 from .transformer_blocks import KeyValueCache, LearnedPositions, PredictionHead, TransformerStack
 
 # Label of a code that has no loss, as in `F.cross_entropy`.
@@ -79,7 +79,7 @@ class DepthDecoder(nn.Module):
 
     ```python
     >>> import torch
-    >>> from rq_hf import DepthDecoder, RQTransformerConfig, Sampling
+    >>> from rq_hf import DepthDecoder, RQGenerationConfig, RQTransformerConfig
     >>> config = RQTransformerConfig(
     ...     code_shape=(1, 1, 4), codebook_size=32, codebook_dim=8, hidden_size=16, num_depth_layers=1,
     ...     num_attention_heads=2,
@@ -90,7 +90,7 @@ class DepthDecoder(nn.Module):
     torch.Size([6, 4, 32])
     >>> codes = torch.randint(32, (6, 4))
     >>> depth_decoder(context, codes, labels=codes).mean().backward()  # losses
-    >>> codes, quantized, is_finite = depth_decoder.draw(context, Sampling.from_settings(4, do_sample=False))
+    >>> codes, quantized, is_finite = depth_decoder.draw(context, RQGenerationConfig(do_sample=False))
     >>> codes.shape, quantized.shape
     (torch.Size([6, 4]), torch.Size([6, 8]))
     ```
@@ -184,7 +184,7 @@ class DepthDecoder(nn.Module):
     def draw(
         self,
         context: torch.Tensor,
-        sampling: Sampling,
+        settings: RQGenerationConfig,
         uniforms: torch.Tensor | None = None,
         known_codes: torch.Tensor | None = None,
         known_mask: torch.Tensor | None = None,
@@ -195,7 +195,7 @@ class DepthDecoder(nn.Module):
 
         Args:
             context: h_t `(N, n_e)`. With guidance, N rows with a condition and then the same N without, `(2N, n_e)`.
-            sampling: The settings.
+            settings: How codes are drawn.
             uniforms: `(N, D)` in [0, 1), needed for drawing.
             known_codes, known_mask: `(N, D)`; the codes to keep, and where.
             process: `process(codes, logits)` changes logits `(N, K)` that follow codes `(N,)` of the coarser depths.
@@ -211,12 +211,12 @@ class DepthDecoder(nn.Module):
             inputs = context if d == 0 else for_all_rows(self.projection(quantized), len(context))  # (N or 2N, n_e)
             states = self.transformer(self.positions(inputs[:, None], offset=d), caches, d)
             logits = self.head(states)[:, 0].float()  # (N or 2N, K)
-            if sampling.guidance_scale != 1.0:
+            if settings.guidance_scale != 1.0:
                 conditional, null = logits.chunk(2)
-                logits = null + sampling.guidance_scale * (conditional - null)
+                logits = null + settings.guidance_scale * (conditional - null)
             is_finite = is_finite & logits.sum().isfinite().to(is_finite.device)
             logits = logits if process is None else process(codes, logits)
-            code = sampling.choose(logits, d, None if uniforms is None else uniforms[:, d])
+            code = settings.choose(logits, d, None if uniforms is None else uniforms[:, d])
             if known_mask is not None:
                 code = torch.where(known_mask[:, d].to(code.device), known_codes[:, d].to(code.device), code)
             codes.append(code)
@@ -225,14 +225,14 @@ class DepthDecoder(nn.Module):
         return torch.stack(codes, dim=-1), quantized, is_finite
 
     def draw_in_blocks(
-        self, context: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor, **known: torch.Tensor
+        self, context: torch.Tensor, settings: RQGenerationConfig, uniforms: torch.Tensor, **known: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs [`draw`] block by block, so that not all logits are held at once: codes `(N, D)`, and whether all
         logits were finite `()`."""
         groups, drawn = context.view(-1, len(uniforms), context.shape[-1]), []  # (1 or 2, N, n_e)
         for block in row_blocks(len(uniforms), self.head.linear.out_features, LOGIT_BLOCK_ELEMENTS):
             given = {name: values[block] for name, values in {"uniforms": uniforms, **known}.items()}
-            drawn.append(self.draw(groups[:, block].flatten(0, 1), sampling, **given))
+            drawn.append(self.draw(groups[:, block].flatten(0, 1), settings, **given))
         codes, _, is_finite = zip(*drawn, strict=True)
         return torch.cat(codes), torch.stack(is_finite).all()
 

@@ -6,18 +6,21 @@ n_e hidden width. z-hat_t sum of the code vectors of position t, h_t context fro
 Guidance adds B null rows after the B conditional rows; such shapes are written (2B, ...).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers.utils import logging
 
 from .depth_decoder import for_all_rows
-from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
+from .sampling import OTHER_FIELDS, RQGenerationConfig, draw_uniforms
 from .transformer_blocks import KeyValueCache, Position
 from .validation import check_integer, check_integers, check_shape, check_vectors
+
+logger = logging.get_logger(__name__)
 
 # Key/value caches of the spatial transformer, for S - 1 + T tokens, and of the depth transformer, for D tokens.
 Caches = tuple[list[KeyValueCache], list[KeyValueCache]]
@@ -53,11 +56,11 @@ class Decoder:
         self.is_finite = torch.ones((), dtype=torch.bool, device=tokens.device)
         self.position = torch.zeros(1, dtype=torch.long, device=tokens.device)
 
-    def step(self, position: int, sampling: Sampling, **given: Any) -> torch.Tensor:
+    def step(self, position: int, settings: RQGenerationConfig, **given: Any) -> torch.Tensor:
         """Codes `(B, D)` of the next position; `given` are further arguments of [`DepthDecoder.draw`]."""
         is_compiled = self.compile_config is not None
         at = self.position.fill_(position) if is_compiled else position  # one program serves all values of a tensor
-        codes, token, is_finite = self.run(self.token, self.caches, at, sampling, **given)
+        codes, token, is_finite = self.run(self.token, self.caches, at, settings, **given)
         self.token = token.clone() if is_compiled else token  # the next call of a CUDA graph overwrites its outputs
         self.is_finite = self.is_finite & is_finite.to(self.is_finite.device)
         return codes
@@ -71,17 +74,49 @@ class Decoder:
 class CodeGenerationMixin(GenerationMixin):
     """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks."""
 
-    sampling_fields = SAMPLING_FIELDS  # types of the settings that `generate` reads from a generation config
+    generation_config_class = RQGenerationConfig
+    unused_settings: tuple[str, ...] = ()  # settings that this way to draw does not have
+    _compiled: Any = None  # the compiled step, kept as transformers keeps its compiled call
 
-    def check_sampling(self, **settings) -> None:
-        """Raises the `ValueError` that [`generate`] would raise for these settings."""
-        sampling = self._sampling(self.generation_config, **settings)
-        if sampling.guidance_scale != 1.0 and self.config.condition_dim is None:
-            self._null_condition_ids()
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model compiles its own step: a compiled one draws with the weights of the first model."""
+        return {**super().__getstate__(), "_compiled": None}
 
-    def _sampling(self, config: GenerationConfig, **settings) -> Sampling:
-        """Checked settings; those that are `None` come from a generation config."""
-        return Sampling.from_generation_config(config, self.config.code_shape[2], self.sampling_fields, **settings)
+    @property
+    def generation_config(self) -> RQGenerationConfig:
+        """The settings of a call that gives none."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        if not isinstance(config, self.generation_config_class):  # transformers loads and makes plain ones
+            config = self.generation_config_class(**config.to_dict())
+        self._generation_config = config
+
+    @classmethod
+    def with_settings(cls, config: RQGenerationConfig, settings: Mapping[str, Any]) -> RQGenerationConfig:
+        """[`RQGenerationConfig.with_settings`]; settings that this way to draw does not have are a `ValueError`."""
+        unused = [name for name in cls.unused_settings if settings.get(name) is not None]
+        if unused:
+            raise ValueError(f"{cls.__name__} has no setting `{unused[0]}`, got {settings[unused[0]]!r}.")
+        return config.with_settings(settings)
+
+    def settings_of_call(
+        self, generation_config: GenerationConfig | None = None, **settings: Any
+    ) -> RQGenerationConfig:
+        """The settings of [`generate`]: those that are given, else those of a generation config, by default the
+        model's own. What this model cannot draw with is a `ValueError`."""
+        config = self.generation_config if generation_config is None else generation_config
+        if not isinstance(config, GenerationConfig):
+            raise ValueError(f"`generation_config` must be a GenerationConfig, got {config!r:.200}.")
+        if not isinstance(config, self.generation_config_class):
+            config = self.generation_config_class(**config.to_dict())
+        is_set = {name for name, value in config.to_diff_dict().items() if value is not None and value is not False}
+        if unused := is_set - {*config.defaults} - OTHER_FIELDS:
+            logger.warning_once(f"`generate` does not use these generation settings: {', '.join(sorted(unused))}.")
+        config = self.with_settings(config, settings)
+        config.check_depth(self.config.code_shape[2])
+        return config
 
     def check_codes(self, name: str, codes: torch.Tensor, batch_sizes: tuple[int, ...] = (-1,)) -> None:
         """Raises a `ValueError` unless codes are integers `(B, H, W, D)` in [0, K), B in `batch_sizes` if given."""
@@ -94,41 +129,28 @@ class CodeGenerationMixin(GenerationMixin):
         """Condition states `(B, S, n_e)` of a checked condition; errors call it `prefix` + the argument's name."""
         config = self.config
         shapes = [(batch_size, config.condition_length) for batch_size in batch_sizes]
-        names = ["input_ids", "prompt_embeds"]
-        expected, other = names if config.condition_dim is None else reversed(names)
-        given = {"input_ids": input_ids, "prompt_embeds": prompt_embeds}
-        if given[other] is not None:
-            raise ValueError(f"`{prefix}{other}` must be None for a model that takes `{prefix}{expected}`.")
-        if config.condition_dim is None:
-            check_integers(f"`{prefix}input_ids`", input_ids, config.vocab_size, shapes)
-            return self.condition_states(input_ids.long())
-        check_vectors(f"`{prefix}prompt_embeds`", prompt_embeds, [(*shape, config.condition_dim) for shape in shapes])
-        return self.condition_states(prompt_embeds=prompt_embeds)
+        if (input_ids is None) == (prompt_embeds is None):
+            got = "neither" if input_ids is None else "both"
+            raise ValueError(f"One of `{prefix}input_ids` and `{prefix}prompt_embeds` must be given, got {got}.")
+        if prompt_embeds is not None:
+            shapes = [(*shape, config.condition_width) for shape in shapes]
+            check_vectors(f"`{prefix}prompt_embeds`", prompt_embeds, shapes)
+            return self.condition_states(prompt_embeds=prompt_embeds)
+        if config.condition_dim is not None:
+            raise ValueError(f"`{prefix}input_ids` must be None for a model that takes `{prefix}prompt_embeds`.")
+        check_integers(f"`{prefix}input_ids`", input_ids, config.vocab_size, shapes)
+        return self.condition_states(input_ids.long())
 
     def _with_null_states(
-        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any, is_guided: bool
+        self, condition: torch.Tensor, negative_input_ids: Any, negative_prompt_embeds: Any
     ) -> torch.Tensor:
-        """Condition states `(B, S, n_e)`, and with guidance the null states after them, `(2B, S, n_e)`."""
-        config, rows = self.config, (1, len(condition))
-        is_given = negative_input_ids is not None or negative_prompt_embeds is not None
-        if not is_guided:
-            if is_given:
-                raise ValueError("A negative prompt or condition needs a `guidance_scale` other than 1.")
-            return condition
-        if not is_given and config.condition_dim is not None:
-            negative_prompt_embeds = condition.new_zeros(1, config.condition_length, config.condition_dim)
-        elif not is_given:
-            negative_input_ids = torch.tensor([self._null_condition_ids()], device=condition.device)
-        null = self._checked_states("negative_", negative_input_ids, negative_prompt_embeds, rows)
+        """Condition states `(B, S, n_e)`, and after them those that guidance leads away from, `(2B, S, n_e)`."""
+        rows = (1, len(condition))
+        if negative_input_ids is None and negative_prompt_embeds is None:
+            null = self.condition_states(prompt_embeds=self.null_embeds().to(condition.device))
+        else:
+            null = self._checked_states("negative_", negative_input_ids, negative_prompt_embeds, rows)
         return torch.cat([condition, null.to(condition).expand_as(condition)])
-
-    def _null_condition_ids(self) -> tuple[int, ...]:
-        if self.config.null_condition_ids is None:
-            raise ValueError(
-                "`guidance_scale` other than 1 needs a negative prompt (`negative_input_ids`), or a model trained "
-                "with condition dropout, whose config has `null_condition_ids`."
-            )
-        return self.config.null_condition_ids
 
     def _known_codes(
         self, codes: torch.Tensor | None, mask: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
@@ -152,68 +174,57 @@ class CodeGenerationMixin(GenerationMixin):
 class RQTransformerGenerationMixin(CodeGenerationMixin):
     """Sampling and likelihoods of [`RQTransformerForImageGeneration`]."""
 
-    _compiled_decoder: Decoder | None = None  # kept as transformers keeps its compiled call
+    unused_settings = (
+        "num_draft_steps", "num_revise_rounds", "num_revise_steps", "revise_temperature", "revise_guidance_scale",
+    )  # fmt: skip
 
     @apply_forward_hook
     @torch.no_grad()
     def generate(
         self,
         input_ids: torch.LongTensor | None = None,
-        do_sample: bool | None = None,
-        temperature: float | Sequence[float] | None = None,
-        top_k: int | Sequence[int] | None = None,
-        top_p: float | Sequence[float] | None = None,
-        guidance_scale: float | None = None,
-        negative_input_ids: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
         prompt_embeds: torch.Tensor | None = None,
+        negative_input_ids: torch.LongTensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         known_codes: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        logits_processor: LogitsProcessorList | None = None,
         callback: Callable[[int, torch.LongTensor], torch.LongTensor | None] | None = None,
         interrupt: Callable[[], bool] | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        generation_config: GenerationConfig | None = None,
-        compile_config: CompileConfig | None = None,
+        **settings: Any,
     ) -> torch.LongTensor:
         r"""Samples code maps, position by position in raster order and depth by depth (Eq. 9).
-
-        Settings that are `None` come from the generation config. Without any, all codes may be drawn, at temperature 1
-        and without guidance.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, condition_length)`, *optional*):
                 Conditions: caption ids, one class id, or one start id (0).
-            do_sample (`bool`, *optional*): Draw codes, or take the likeliest.
-            temperature (`float` or `list[float]`, *optional*):
-                > 0, one number or one per depth. Below 1 sharpens the distribution.
-            top_k (`int` or `list[int]`, *optional*): Draw from the `top_k >= 1` likeliest codes of a depth.
-            top_p (`float` or `list[float]`, *optional*):
-                Draw from the smallest set of likeliest codes with this probability, in (0, 1].
-            guidance_scale (`float`, *optional*):
-                g >= 0 of classifier-free guidance, logits = null + g (conditional - null). 1 turns it off.
+            generation_config ([`RQGenerationConfig`], *optional*): Replaces `self.generation_config`.
+            prompt_embeds (`torch.Tensor` of shape `(B, S, condition_width)`, *optional*):
+                Conditions in place of ids: vectors of a text encoder, zeros where there is no token, or for a model
+                of ids those of [`embed_ids`].
             negative_input_ids (`torch.LongTensor` of shape `(B or 1, condition_length)`, *optional*):
-                The null conditions of guidance, by default `config.null_condition_ids`.
-            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(B, S, condition_dim)`, *optional*):
-                For a model with `config.condition_dim`, in place of ids: vectors of a text encoder, zeros where there
-                is no token. The null condition is zeros by default.
+                What guidance leads away from; by default no condition, as training with condition dropout shows it.
+                Without guidance they are not used.
+            negative_prompt_embeds (`torch.Tensor` of shape `(B or 1, S, condition_width)`, *optional*):
+                The same as vectors.
             known_codes (`torch.LongTensor` of shape `(B or 1, H, W, D)`, *optional*):
                 Codes to keep where `known_mask` is `True`.
             known_mask (`torch.BoolTensor` of shape `(H, W)`, `(H, W, D)` or `(B or 1, H, W, D)`, *optional*):
                 Which codes are known, all by default.
             generator (`torch.Generator` or a list of one per picture, *optional*):
                 Gives one uniform number per code before the loop. With one per picture a batch equals its singles.
+            logits_processor (`LogitsProcessorList`, *optional*):
+                Changes the logits of each code, after guidance and before the settings. `scores` are `(B, K)`;
+                `input_ids` are the codes drawn so far, `(B, n)`, in raster order and coarse to fine at each position.
             callback (*optional*):
                 `callback(position, codes)`, called after each position with codes `(B, H, W, D)`. Codes that are not
                 drawn yet are 0. It may return changed codes; the next position follows those of this position. Leading
                 positions that are known in all pictures are read at once, without a call.
             interrupt (*optional*): `interrupt()`, asked after each position. `True` ends the loop.
-            logits_processor (`LogitsProcessorList`, *optional*):
-                Changes the logits of each code, after guidance and before the settings above. `scores` are `(B, K)`;
-                `input_ids` are the codes drawn so far, `(B, n)`, in raster order and coarse to fine at each position.
-            generation_config (`GenerationConfig`, *optional*): Replaces `self.generation_config`.
-            compile_config (`transformers.CompileConfig`, *optional*):
-                Compiles a step with `torch.compile`. The first call with a batch size and settings takes minutes.
+            settings (*optional*):
+                Fields of [`RQGenerationConfig`], such as `temperature`, in place of those of the generation config.
 
         Returns:
             `torch.LongTensor` of shape `(B, H, W, D)`.
@@ -222,22 +233,19 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             `ValueError`: an argument of the wrong shape or range, guidance without a null condition, or logits that
                 are not finite.
         """
-        defaults = self.generation_config if generation_config is None else generation_config
-        given = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        sampling = self._sampling(defaults, **given, guidance_scale=guidance_scale)
+        settings = self.settings_of_call(generation_config, **settings)
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         shape, device = (len(condition), *self.config.code_shape), condition.device
-        is_guided = sampling.guidance_scale != 1.0
-        condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, is_guided)
+        if settings.guidance_scale != 1.0:
+            condition = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, device)  # (B, T, D)
         uniforms = None
-        if sampling.do_sample:
+        if settings.do_sample:
             uniforms = draw_uniforms(generator, shape[0], shape[1:]).to(codes.device).flatten(1, 2)  # (B, T, D)
-        compile_config = chosen_compile_config(compile_config, defaults)
-        if compile_config is not None and logits_processor:
+        if settings.compile_config is not None and logits_processor:
             raise ValueError("`logits_processor` and `compile_config` exclude each other, got both.")
 
-        decoder = self._decoder(compile_config)
+        decoder = self._decoder(settings.compile_config)
         num_known = int(known_mask.all(-1).all(0).long().cumprod(0).sum())  # leading ones, known in all pictures
         decoder.prefill(condition, codes[:, :num_known])
         for position in range(num_known, self.config.num_positions):
@@ -245,7 +253,7 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             given = {name: None if each is None else each[:, position] for name, each in given.items()}
             if logits_processor:
                 given["process"] = partial(_process_logits, logits_processor, codes[:, :position])
-            codes[:, position] = decoder.step(position, sampling, **given)
+            codes[:, position] = decoder.step(position, settings, **given)
             changed = None if callback is None else callback(position, codes.view(shape))
             if changed is not None:
                 self.check_codes("the callback's codes", changed, (shape[0],))
@@ -254,27 +262,27 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
             if interrupt is not None and interrupt():
                 break
         if not decoder.is_finite:
-            self._compiled_decoder = None  # whose caches hold NaN
+            self._compiled = None  # whose caches hold NaN
         check_finite(decoder.is_finite)
         return codes.view(shape)
 
-    def num_steps(self, **settings: Any) -> int:
+    def num_steps(self, settings: RQGenerationConfig) -> int:
         """Number of positions that [`generate`] draws, one after the other."""
         return self.config.num_positions
 
     def step(
-        self, token: torch.Tensor, caches: Caches, position: Position, sampling: Sampling, **given: Any
+        self, token: torch.Tensor, caches: Caches, position: Position, settings: RQGenerationConfig, **given: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One position: its context h_t (Eq. 11), its codes `(B, D)`, and the token that the next one reads (Eq. 10).
 
         `token` `(B or 2B, 1, n_e)` is that of the position before, or the last one of the condition; `caches` hold all
-        tokens before it. `position` is t, an integer, or a tensor `(1,)` for a compiled step. `sampling` and `given`
+        tokens before it. `position` is t, an integer, or a tensor `(1,)` for a compiled step. `settings` and `given`
         are arguments of [`DepthDecoder.draw`]. The last value tells whether all logits were finite, `()`.
         """
         spatial_caches, depth_caches = caches
         slot = self.config.condition_length - 1 + position
         context = self.spatial_transformer(token, spatial_caches, slot)[:, 0]  # (B or 2B, n_e), h_t
-        codes, quantized, is_finite = self.depth_decoder.draw(context, sampling, caches=depth_caches, **given)
+        codes, quantized, is_finite = self.depth_decoder.draw(context, settings, caches=depth_caches, **given)
         return codes, self.position_token(quantized, position, len(token)), is_finite
 
     def position_token(self, quantized: torch.Tensor, position: Position, rows: int) -> torch.Tensor:
@@ -292,23 +300,20 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
     def redraw_codes(
         self,
         codes: torch.LongTensor,
-        temperature: float | Sequence[float] = 1.0,
+        settings: RQGenerationConfig,
         generator: torch.Generator | None = None,
-        top_k: int | Sequence[int] | None = None,
-        top_p: float | Sequence[float] | None = None,
         **condition: torch.Tensor,
     ) -> torch.LongTensor:
         """Draws the codes `(B, H, W, D)` of all positions at once, each after the given codes of the positions before,
-        so that training can show the model its own codes. It reads no generation config and has no guidance;
-        `condition` are arguments of [`condition_states`].
+        so that training can show the model its own codes. There is no guidance; `condition` are arguments of
+        [`condition_states`].
         """
         depth = codes.shape[-1]
-        sampling = Sampling.from_settings(depth, temperature=temperature, top_k=top_k, top_p=top_p)
         condition = self.condition_states(**condition)  # (B, S, n_e)
         quantized = self.codebook(codes.flatten(1, 2)).sum(-2)  # (B, T, n_z), z-hat_t
         context = self.spatial_states(condition, quantized)[:, condition.shape[1] - 1 :].flatten(0, 1)  # (B*T, n_e)
         uniforms = draw_uniforms(generator, 1, (len(context), depth))[0].to(codes.device)  # (B*T, D)
-        return self.depth_decoder.draw_in_blocks(context, sampling, uniforms)[0].view_as(codes)
+        return self.depth_decoder.draw_in_blocks(context, settings, uniforms)[0].view_as(codes)
 
     @apply_forward_hook
     @torch.no_grad()
@@ -347,10 +352,10 @@ class RQTransformerGenerationMixin(CodeGenerationMixin):
     def _decoder(self, compile_config: CompileConfig | None) -> Decoder:
         if compile_config is None:
             return Decoder(self)
-        kept = self._compiled_decoder
+        kept = self._compiled
         if kept is None or kept.compile_config.to_dict() != compile_config.to_dict():
-            self._compiled_decoder = Decoder(self, compile_config)
-        return self._compiled_decoder
+            self._compiled = Decoder(self, compile_config)
+        return self._compiled
 
 
 def _process_logits(
@@ -359,13 +364,6 @@ def _process_logits(
     """Calls a logits processor with the codes of the positions `before`, `(B, P, D)`, and those of this position."""
     drawn = torch.cat([before.flatten(1), *(code[:, None] for code in codes)], dim=1)  # (B, P*D + d)
     return logits_processor(drawn, logits)
-
-
-def chosen_compile_config(given: Any, defaults: GenerationConfig) -> CompileConfig | None:
-    config = given or getattr(defaults, "compile_config", None)
-    if not isinstance(config, CompileConfig | None):
-        raise ValueError(f"`compile_config` must be a CompileConfig, got {config!r}.")
-    return config
 
 
 def check_finite(is_finite: torch.Tensor) -> None:

@@ -9,8 +9,8 @@ Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth
 m positions of the largest part. Guidance adds B null rows after the B conditional rows; such shapes are (2B, ...).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import CompileConfig, GenerationConfig
 
 from .depth_decoder import for_all_rows
-from .generation import CodeGenerationMixin, check_finite, chosen_compile_config
-from .sampling import SAMPLING_FIELDS, Sampling, draw_uniforms
+from .generation import CodeGenerationMixin, check_finite
+from .sampling import RQGenerationConfig, draw_uniforms, seeded_generator
 from .validation import check_integer
-
-# The paper's settings, for those that neither the call nor the generation config gives.
-DEFAULTS = {
-    "num_draft_steps": 64, "num_revise_rounds": 2, "num_revise_steps": 2, "order": "random", "revise_temperature": 0.8,
-    "revise_guidance_scale": 1.8,
-}  # fmt: skip
-LOWEST = {"num_draft_steps": 1, "num_revise_rounds": 0, "num_revise_steps": 1}
-ORDERS = ("random", "halton")
 
 
 class Pass(NamedTuple):
@@ -38,28 +30,6 @@ class Pass(NamedTuple):
     positions: torch.LongTensor  # (B, m), those that are drawn; T is no position
     uniforms: torch.Tensor  # (B, m, D) in [0, 1)
     is_draft: bool
-
-
-def halton_keys(height: int, width: int, shifts: torch.Tensor) -> torch.Tensor:
-    """For each position `(B, T)` its place in a Halton sequence (bases 2 and 3), which spreads any run of positions
-    evenly. The sequence is moved cyclically by `shifts` `(B, 2)` in [0, 1) of the height and width."""
-    keys, found, number = torch.full((height, width), -1), 0, 0
-    while found < height * width:
-        number += 1
-        row, column = int(_radical_inverse(number, 2) * height), int(_radical_inverse(number, 3) * width)
-        if keys[row, column] < 0:
-            keys[row, column], found = found, found + 1
-    moves = (shifts.cpu() * torch.tensor([height, width])).long().tolist()
-    return torch.stack([keys.roll(move, dims=(0, 1)).flatten() for move in moves]).to(shifts.device)
-
-
-def _radical_inverse(number: int, base: int) -> float:
-    """The digits of a number, mirrored at the point."""
-    inverse, digit = 0.0, 1.0 / base
-    while number:
-        number, remainder = divmod(number, base)
-        inverse, digit = inverse + remainder * digit, digit / base
-    return inverse
 
 
 def balanced_partition(keys: torch.Tensor, is_drawn: torch.BoolTensor, num_parts: int) -> torch.LongTensor:
@@ -77,20 +47,17 @@ def balanced_partition(keys: torch.Tensor, is_drawn: torch.BoolTensor, num_parts
 
 
 def draft_and_revise(
-    settings: dict[str, Any], is_drawn: torch.BoolTensor, code_shape: tuple[int, int, int], generator: Any
+    settings: RQGenerationConfig, is_drawn: torch.BoolTensor, depth: int, generator: Any
 ) -> Iterator[Pass]:
     """The passes that draw the positions `(B, T)` of `is_drawn`: those of the draft, then those of each revision."""
     if not is_drawn.any():
         return
-    (height, width, depth), rounds = code_shape, settings["num_revise_rounds"]
-    shape = (1 + rounds, height * width, depth + 1)
-    numbers = draw_uniforms(generator, len(is_drawn), shape).to(is_drawn.device)  # (B, phases, T, D + 1)
+    (batch_size, num_positions), rounds = is_drawn.shape, settings.num_revise_rounds
+    numbers = draw_uniforms(generator, batch_size, (1 + rounds, num_positions, depth + 1)).to(is_drawn.device)
     most = int(is_drawn.sum(1).max())
     for phase in range(1 + rounds):
         uniforms, keys = numbers[:, phase, :, :depth], numbers[:, phase, :, depth]  # (B, T, D), (B, T)
-        if settings["order"] == "halton":
-            keys = halton_keys(height, width, keys[:, :2])
-        num_parts = min(settings["num_draft_steps" if phase == 0 else "num_revise_steps"], most)
+        num_parts = min(settings.num_draft_steps if phase == 0 else settings.num_revise_steps, most)
         is_hidden = is_drawn
         for positions in balanced_partition(keys, is_drawn, num_parts):  # (B, m)
             is_part, of_part = _of_part(positions, uniforms)
@@ -101,70 +68,36 @@ def draft_and_revise(
 class MaskedGenerationMixin(CodeGenerationMixin):
     """Drawing and pseudo-likelihoods of [`ContextualRQTransformerForImageGeneration`]."""
 
-    sampling_fields = SAMPLING_FIELDS | {
-        **dict.fromkeys(LOWEST, int),
-        "order": str,
-        "revise_temperature": float | list[float],
-        "revise_guidance_scale": float,
-    }
-    _compiled_pass: tuple[dict, Callable] | None = None  # kept as transformers keeps its compiled call
-
-    def num_steps(self, **settings: Any) -> int:
+    def num_steps(self, settings: RQGenerationConfig) -> int:
         """The largest number of passes of [`generate`] with these settings."""
-        chosen = self._draft_and_revise_settings(self.generation_config, settings)
-        return chosen["num_draft_steps"] + chosen["num_revise_rounds"] * chosen["num_revise_steps"]
+        return settings.num_draft_steps + settings.num_revise_rounds * settings.num_revise_steps
 
     @apply_forward_hook
     @torch.no_grad()
     def generate(
         self,
         input_ids: torch.LongTensor | None = None,
-        do_sample: bool | None = None,
-        temperature: float | Sequence[float] | None = None,
-        top_k: int | Sequence[int] | None = None,
-        top_p: float | Sequence[float] | None = None,
-        guidance_scale: float | None = None,
-        num_draft_steps: int | None = None,
-        num_revise_rounds: int | None = None,
-        num_revise_steps: int | None = None,
-        revise_temperature: float | Sequence[float] | None = None,
-        revise_guidance_scale: float | None = None,
-        order: Literal["random", "halton"] | None = None,
-        negative_input_ids: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
         prompt_embeds: torch.Tensor | None = None,
+        negative_input_ids: torch.LongTensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         known_codes: torch.LongTensor | None = None,
         known_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback: Callable[[int, torch.LongTensor], torch.LongTensor | None] | None = None,
         interrupt: Callable[[], bool] | None = None,
-        generation_config: GenerationConfig | None = None,
-        compile_config: CompileConfig | None = None,
+        **settings: Any,
     ) -> torch.LongTensor:
         r"""Draws code maps by Draft-and-Revise.
-
-        Settings that are `None` come from the generation config, and else are the paper's.
 
         Args:
             input_ids, prompt_embeds, negative_input_ids, negative_prompt_embeds (*optional*):
                 Conditions, and those that guidance leads away from.
-            do_sample, temperature, top_k, top_p (*optional*):
-                How codes are drawn. The temperature, by default 1, is that of the draft.
-            guidance_scale (`float`, *optional*): Guidance of the draft, by default 1, which is none.
-            num_draft_steps (`int`, defaults to 64): Parts in which the draft is drawn, at least 1.
-            num_revise_rounds (`int`, defaults to 2): Number of revisions, at least 0.
-            num_revise_steps (`int`, defaults to 2): Parts of each revision, at least 1.
-            revise_temperature (`float` or `list[float]`, defaults to 0.8): Temperature of revisions.
-            revise_guidance_scale (`float`, *optional*):
-                Guidance of revisions, by default 1.8 for a model with `null_condition_ids`, else 1.
-            order (`str`, defaults to `"random"`):
-                `"random"`, or `"halton"`: each part is spread evenly over the picture.
             callback, interrupt (*optional*):
                 `callback(step, codes)` and `interrupt()`, called after each pass.
-            compile_config (`transformers.CompileConfig`, *optional*):
-                Compiles a pass with `torch.compile`: one program for drafts and one for revisions.
-            known_codes, known_mask, generator, generation_config (*optional*):
+            generation_config, known_codes, known_mask, generator, settings (*optional*):
                 As in [`RQTransformerForImageGeneration.generate`]. Only positions with unknown codes are drawn.
+                A `compile_config` compiles one program for drafts and one for revisions.
 
         Returns:
             `torch.LongTensor` of shape `(B, H, W, D)`.
@@ -172,29 +105,23 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         Raises:
             `ValueError`: as [`RQTransformerForImageGeneration.generate`].
         """
-        defaults = self.generation_config if generation_config is None else generation_config
-        settings = self._draft_and_revise_settings(defaults, {
-            "num_draft_steps": num_draft_steps, "num_revise_rounds": num_revise_rounds,
-            "num_revise_steps": num_revise_steps, "order": order, "revise_temperature": revise_temperature,
-            "revise_guidance_scale": revise_guidance_scale,
-        })  # fmt: skip
-        given = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        draft = self._sampling(defaults, **given, guidance_scale=guidance_scale)
-        given |= {"temperature": settings["revise_temperature"]}
-        revision = self._sampling(defaults, **given, guidance_scale=settings["revise_guidance_scale"])
+        draft = self.settings_of_call(generation_config, **settings)
+        revision = draft.for_revisions()
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         is_guided = [phase.guidance_scale != 1.0 for phase in (draft, revision)]
-        guided = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds, any(is_guided))
+        guided = condition
+        if any(is_guided):
+            guided = self._with_null_states(condition, negative_input_ids, negative_prompt_embeds)  # (2B, S, n_e)
         with_draft, with_revision = (guided if each else condition for each in is_guided)  # (B or 2B, S, n_e) each
         shape = (len(condition), *self.config.code_shape)
         codes, known_mask = self._known_codes(known_codes, known_mask, shape, condition.device)  # (B, T, D)
-        run = self._pass(chosen_compile_config(compile_config, defaults))
+        run = self._pass(draft.compile_config)
 
         is_finite = torch.ones((), dtype=torch.bool, device=codes.device)
-        passes = draft_and_revise(settings, ~known_mask.all(-1), self.config.code_shape, generator)
+        passes = draft_and_revise(draft, ~known_mask.all(-1), shape[-1], generator)
         for step, each in enumerate(passes):
-            states, sampling = (with_draft, draft) if each.is_draft else (with_revision, revision)
-            codes, finite = run(states, codes, each.is_hidden, each.positions, sampling, each.uniforms, known_mask)
+            states, phase = (with_draft, draft) if each.is_draft else (with_revision, revision)
+            codes, finite = run(states, codes, each.is_hidden, each.positions, phase, each.uniforms, known_mask)
             is_finite = is_finite & finite.to(is_finite.device)
             changed = None if callback is None else callback(step, codes.view(shape))
             if changed is not None:
@@ -211,7 +138,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         codes: torch.LongTensor,
         is_hidden: torch.BoolTensor,
         positions: torch.LongTensor,
-        sampling: Sampling,
+        settings: RQGenerationConfig,
         uniforms: torch.Tensor,
         known_mask: torch.BoolTensor,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
@@ -221,7 +148,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
             condition: States `(B or 2B, S, n_e)`.
             codes: `(B, T, D)`.
             is_hidden, positions, uniforms: Of the [`Pass`].
-            sampling: The settings.
+            settings: How codes are drawn.
             known_mask: `(B, T, D)`; single codes that are kept at positions that are drawn.
 
         Returns:
@@ -235,7 +162,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         context = context.gather(1, at.to(context.device)).flatten(0, 1)  # (B*m or 2B*m, n_e), h_t
         known = {"known_codes": codes, "known_mask": known_mask}
         known = {name: each.gather(1, _per_depth(places, depth)).flatten(0, 1) for name, each in known.items()}
-        drawn, is_finite = self.depth_decoder.draw_in_blocks(context, sampling, uniforms.flatten(0, 1), **known)
+        drawn, is_finite = self.depth_decoder.draw_in_blocks(context, settings, uniforms.flatten(0, 1), **known)
         drawn = drawn.view(batch_size, -1, depth).to(codes.device)  # (B, m, D)
         filled = F.pad(codes, (0, 0, 0, 1)).scatter(1, _per_depth(positions, depth), drawn)  # (B, T + 1, D)
         return filled[:, :-1].contiguous(), is_finite
@@ -244,22 +171,19 @@ class MaskedGenerationMixin(CodeGenerationMixin):
     def redraw_codes(
         self,
         codes: torch.LongTensor,
-        temperature: float | Sequence[float] = 1.0,
+        settings: RQGenerationConfig,
         generator: torch.Generator | None = None,
-        top_k: int | Sequence[int] | None = None,
-        top_p: float | Sequence[float] | None = None,
         **condition: torch.Tensor,
     ) -> torch.LongTensor:
         """Draws the codes `(B, H, W, D)` of all positions, each half of them given the other half; see
         [`RQTransformerForImageGeneration.redraw_codes`]."""
-        sampling = Sampling.from_settings(codes.shape[-1], temperature=temperature, top_k=top_k, top_p=top_p)
         states, flat = self.condition_states(**condition), codes.flatten(1, 2)  # (B, S, n_e), (B, T, D)
         is_known = torch.zeros_like(flat, dtype=torch.bool)
         numbers = draw_uniforms(generator, 1, (len(codes), flat.shape[1], codes.shape[-1] + 1))[0].to(codes.device)
         redrawn = flat
         for positions in balanced_partition(numbers[..., -1], ~is_known[..., 0], 2):
             is_part, uniforms = _of_part(positions, numbers[..., :-1])
-            drawn = self.fill(states, flat, is_part, positions, sampling, uniforms, is_known)[0]
+            drawn = self.fill(states, flat, is_part, positions, settings, uniforms, is_known)[0]
             redrawn = torch.where(is_part[..., None], drawn, redrawn)
         return redrawn.view_as(codes)
 
@@ -275,7 +199,7 @@ class MaskedGenerationMixin(CodeGenerationMixin):
     ) -> torch.Tensor:
         """Mean pseudo-log-probability of the codes of one depth: each part of a partition given all others.
 
-        The partition is that of the Halton order, so equal codes have equal values.
+        The partition is the same for all pictures, so equal codes have equal values.
 
         Args:
             input_ids, prompt_embeds, codes, depth (*optional*):
@@ -288,49 +212,28 @@ class MaskedGenerationMixin(CodeGenerationMixin):
         condition = self._checked_states("", input_ids, prompt_embeds)  # (B, S, n_e)
         self.check_codes("`codes`", codes, (len(condition),))
         check_integer("depth", depth, 1, codes.shape[-1])
-        height, width, _ = self.config.code_shape
+        num_positions = self.config.num_positions
         codes = codes.to(condition.device, torch.long).flatten(1, 2)  # (B, T, D)
         partial_sums = self.depth_decoder.partial_sums(codes)  # (B, T, D, n_z), z-hat_t^(d)
-        keys = halton_keys(height, width, torch.zeros(1, 2, device=codes.device))  # (1, T)
+        keys = torch.rand(1, num_positions, generator=seeded_generator(0)).to(codes.device)  # (1, T)
         total = condition.new_zeros(len(codes), dtype=torch.float32)
-        for part in balanced_partition(keys, torch.ones_like(keys, dtype=torch.bool), min(num_parts, height * width)):
-            part = part[part < height * width]  # (m,)
+        for part in balanced_partition(keys, torch.ones_like(keys, dtype=torch.bool), min(num_parts, num_positions)):
+            part = part[part < num_positions]  # (m,)
             is_hidden = torch.zeros_like(codes[..., 0], dtype=torch.bool)
             is_hidden[:, part] = True
             context = self.spatial_states(condition, partial_sums[:, :, -1], is_hidden)[:, part]  # (B, m, n_e)
             states = self.depth_decoder.states(context, partial_sums[:, part, : depth - 1])  # (B, m, depth, n_e)
             losses = self.depth_decoder.losses(states[:, :, -1:], codes[:, part, depth - 1 : depth])  # (B, m, 1)
             total += losses.sum((1, 2))
-        return -total / (height * width)
-
-    def check_sampling(self, **settings: Any) -> None:
-        super().check_sampling(**{name: value for name, value in settings.items() if name in SAMPLING_FIELDS})
-        chosen = self._draft_and_revise_settings(self.generation_config, settings)
-        super().check_sampling(
-            temperature=chosen["revise_temperature"], guidance_scale=chosen["revise_guidance_scale"]
-        )
-
-    def _draft_and_revise_settings(self, defaults: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
-        """The checked settings of [`DEFAULTS`]: those that are given, else the generation config's or the paper's."""
-        settings = dict(DEFAULTS)
-        if not self.config.null_condition_ids:
-            settings["revise_guidance_scale"] = 1.0  # there is no null condition that was trained
-        configured = {name: getattr(defaults, name, None) for name in DEFAULTS}
-        for chosen in (configured, given):
-            settings |= {name: chosen[name] for name in DEFAULTS if chosen.get(name) is not None}
-        for name, low in LOWEST.items():
-            check_integer(name, settings[name], low, 10**6)
-        if settings["order"] not in ORDERS:
-            raise ValueError(f"`order` must be one of {ORDERS}, got {settings['order']!r}.")
-        return settings
+        return -total / num_positions
 
     def _pass(self, compile_config: CompileConfig | None) -> Callable:
         if compile_config is None:
             return self.fill
         options = compile_config.to_dict()
-        if self._compiled_pass is None or self._compiled_pass[0] != options:
-            self._compiled_pass = options, torch.compile(self.fill, **options)
-        return self._compiled_pass[1]
+        if self._compiled is None or self._compiled[0] != options:
+            self._compiled = options, torch.compile(self.fill, **options)
+        return self._compiled[1]
 
 
 def _of_part(positions: torch.LongTensor, uniforms: torch.Tensor) -> tuple[torch.BoolTensor, torch.Tensor]:

@@ -5,13 +5,15 @@ Symbols: B pictures, S condition tokens, H x W positions (T = H*W), D code depth
 n_e hidden width. e(k) code vector, z-hat_t^(d) partial sum of the first d code vectors of position t, h_t context.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
-from transformers import GenerationConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -108,7 +110,7 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         self.spatial_transformer = TransformerStack(config, config.num_spatial_layers, self.is_causal)
         self.depth_decoder = DepthDecoder(config)
         self.text_head = PredictionHead(config, config.vocab_size) if config.has_text_head else None
-        self.generation_config = GenerationConfig(do_sample=True)  # one made of a model config loses fields in a file
+        self.generation_config = self.generation_config_class()  # one made of a model config loses fields in a file
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -141,17 +143,54 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         """See [`DepthDecoder.set_codebook`]."""
         self.depth_decoder.set_codebook(codebook)
 
+    @apply_forward_hook
+    def embed_ids(self, input_ids: torch.LongTensor) -> torch.Tensor:
+        """Vectors `(B, S, n_e)` of ids `(B, S)`, which every method takes as `prompt_embeds` in place of the ids."""
+        return self.condition_embedding(input_ids)
+
+    def null_embeds(self) -> torch.Tensor:
+        """Vectors `(1, S, condition_width)` of no condition, for guidance.
+
+        Raises:
+            `ValueError`: a model of ids that was trained without condition dropout.
+        """
+        config = self.config
+        if config.condition_dim is not None:
+            return torch.zeros(1, config.condition_length, config.condition_dim, dtype=self.dtype)
+        if config.null_condition_ids is None:
+            raise ValueError(
+                "`guidance_scale` other than 1 needs a negative prompt (`negative_input_ids`), or a model trained "
+                "with condition dropout, whose config has `null_condition_ids`."
+            )
+        return self.embed_ids(torch.tensor([config.null_condition_ids], device=self.device))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """See [`RQPreTrainedModel.from_pretrained`]. The transformer of a pipeline draws with the settings of the
+        pipeline's model_index.json where it has no generation_config.json, which diffusers does not download."""
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        index = folder.parent / "model_index.json"
+        if index.is_file() and not (folder / "generation_config.json").is_file():
+            settings = json.loads(index.read_text(encoding="utf-8")).get("_generation_config", {})
+            kwargs.setdefault("generation_config", cls.generation_config_class(**settings))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def condition_states(
         self, input_ids: torch.LongTensor | None = None, prompt_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Conditions as the spatial transformer reads them, `(B, S, n_e)`.
 
-        They are ids `(B, S)`: of a caption, one of a class, or one start id. For a model with `config.condition_dim`
-        they are vectors of a text encoder `(B, S, condition_dim)`, zeros where there is no token.
+        They are ids `(B, S)`: of a caption, one of a class, or one start id. Or they are vectors
+        `(B, S, condition_width)`: those of [`embed_ids`], or for a model with `config.condition_dim` those of a text
+        encoder, zeros where there is no token.
         """
-        if self.condition_projection is not None:
-            return self.condition_positions(self.condition_projection(prompt_embeds))
-        return self.condition_positions(self.condition_embedding(input_ids))
+        if prompt_embeds is None:
+            embeds = self.embed_ids(input_ids)
+        elif self.condition_projection is not None:
+            embeds = self.condition_projection(prompt_embeds)
+        else:
+            embeds = prompt_embeds
+        return self.condition_positions(embeds)
 
     def _image_loss(self, losses: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Means of losses `(N, D)`: over all codes (Eq. 14), and of each depth without gradient."""
@@ -163,11 +202,16 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
     def _check_shapes(self, input_ids, prompt_embeds, codes, labels, residuals) -> None:
         """Checks shapes only; looking at values would make a GPU wait."""
         config, shape = self.config, (len(codes), *self.config.code_shape)
-        takes_embeds, length = config.condition_dim is not None, config.condition_length
-        embeds_shape = (len(codes), length, config.condition_dim)
+        if (input_ids is None) == (prompt_embeds is None):
+            got = "neither" if input_ids is None else "both"
+            raise ValueError(f"One of `input_ids` and `prompt_embeds` must be given, got {got}.")
+        length, needs_ids = config.condition_length, labels is not None or residuals is not None
+        needs_ids = prompt_embeds is None or (needs_ids and self.text_head is not None)
+        if input_ids is not None and config.condition_dim is not None:
+            raise ValueError("`input_ids` must be None for a model that takes `prompt_embeds`.")
         for name, tensor, shapes, is_needed in (
-            ("input_ids", input_ids, [(len(codes), length)], not takes_embeds),
-            ("prompt_embeds", prompt_embeds, [embeds_shape], takes_embeds),
+            ("input_ids", input_ids, [(len(codes), length)], needs_ids),
+            ("prompt_embeds", prompt_embeds, [(len(codes), length, config.condition_width)], False),
             ("codes", codes, [shape], True),
             ("labels", labels, [shape, (*shape, config.codebook_size)], False),
             ("residuals", residuals, [(*shape, config.codebook_dim)], False),

@@ -4,102 +4,174 @@
 Symbols: B pictures, D code depth, K codebook size.
 """
 
+import copy
+import difflib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig
 from transformers.utils import logging
 
-from .residual_quantizer import MIN_TEMPERATURE, inverse_cdf_sample, one_per_depth
+from .residual_quantizer import MIN_TEMPERATURE, inverse_cdf_sample
 
 logger = logging.get_logger(__name__)
 
-# Sampling settings of a `GenerationConfig` that are used, with their types.
-SAMPLING_FIELDS = {
-    "do_sample": bool,
-    "temperature": float | list[float],
-    "top_k": int | list[int],
-    "top_p": float | list[float],
-    "guidance_scale": float,
-}
-# Fields of a `GenerationConfig` that say nothing about sampling.
-_OTHER_FIELDS = {
+# A smaller `top_p` would round to 0 in fp32 and keep no code; at this value only the likeliest code is kept.
+MIN_TOP_P = 1e-30
+# Fields of a `GenerationConfig` that say nothing about drawing.
+OTHER_FIELDS = {
     "compile_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config",
     "use_cache",
 }  # fmt: skip
-# A smaller `top_p` would round to 0 in fp32 and keep no code; at this value only the likeliest code is kept.
-MIN_TOP_P = 1e-30
+
+Check = tuple[Callable[[Real], bool], str]  # whether a number is in range, and the range in words
+TEMPERATURE: Check = (lambda tau: tau > 0, "greater than 0 (`do_sample=False` or `top_k=1` takes the likeliest codes)")
+GUIDANCE: Check = (lambda scale: 0 <= scale < math.inf, "a number of at least 0")
+# Settings with one number per depth, or one for all; and settings with one number.
+PER_DEPTH: dict[str, Check] = {
+    "temperature": TEMPERATURE,
+    "top_k": (lambda k: k >= 0 and k % 1 == 0, "an integer of at least 0; 0 keeps all codes"),
+    "top_p": (lambda p: 0 < p <= 1, "in (0, 1]"),
+    "revise_temperature": TEMPERATURE,
+}
+SINGLE: dict[str, Check] = {
+    "guidance_scale": GUIDANCE,
+    "num_draft_steps": (lambda steps: steps >= 1 and steps % 1 == 0, "an integer of at least 1"),
+    "num_revise_rounds": (lambda rounds: rounds >= 0 and rounds % 1 == 0, "an integer of at least 0"),
+    "num_revise_steps": (lambda steps: steps >= 1 and steps % 1 == 0, "an integer of at least 1"),
+    "revise_guidance_scale": GUIDANCE,
+}
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Checked sampling settings; tuples have one entry per depth. `None` keeps all codes."""
+class RQGenerationConfig(GenerationConfig):
+    r"""
+    How codes are drawn: the settings of `generate`, for both ways to draw. It is saved with the transformer.
 
-    do_sample: bool
-    temperature: tuple[float, ...]
-    top_k: tuple[int | None, ...]
-    top_p: tuple[float | None, ...]
-    guidance_scale: float = 1.0  # 1 turns guidance off
+    Args:
+        do_sample (`bool`, defaults to `True`): Draw codes, or take the likeliest.
+        temperature (`float` or `list[float]`, defaults to 1.0):
+            > 0, one number or one per depth. Below 1 sharpens the distribution.
+        top_k (`int` or `list[int]`, defaults to 0): Draw from the `top_k` likeliest codes of a depth. 0 keeps all.
+        top_p (`float` or `list[float]`, defaults to 1.0):
+            Draw from the smallest set of likeliest codes with this probability, in (0, 1].
+        guidance_scale (`float`, defaults to 1.0):
+            g >= 0 of classifier-free guidance, logits = null + g (conditional - null). 1 turns it off.
+        num_draft_steps (`int`, defaults to 64): Parts in which Draft-and-Revise draws its draft, at least 1.
+        num_revise_rounds (`int`, defaults to 2): Number of its revisions, at least 0.
+        num_revise_steps (`int`, defaults to 2): Parts of each revision, at least 1.
+        revise_temperature (`float` or `list[float]`, *optional*): Temperature of revisions, by default the draft's.
+        revise_guidance_scale (`float`, *optional*): Guidance of revisions, by default the draft's.
+        compile_config (`transformers.CompileConfig`, *optional*):
+            Compiles a step with `torch.compile`. The first call with a batch size and settings takes minutes.
 
-    @classmethod
-    def from_settings(
-        cls, code_depth: int, do_sample=True, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
-    ) -> "Sampling":
-        """Checks the settings of [`RQTransformerForImageGeneration.generate`]; wrong ones are a `ValueError`."""
-        if not isinstance(do_sample, bool):
-            raise ValueError(f"`do_sample` must be True or False, got {do_sample!r}.")
-        is_number = isinstance(guidance_scale, Real) and not isinstance(guidance_scale, bool)
-        if not is_number or not 0 <= guidance_scale < math.inf:
-            raise ValueError(f"`guidance_scale` must be a number of at least 0, got {guidance_scale!r}.")
-        expected = "greater than 0 (`do_sample=False` or `top_k=1` takes the likeliest codes)"
-        temperatures = one_per_depth("temperature", temperature, code_depth, lambda tau: tau > 0, expected)
-        top_ks = one_per_depth("top_k", top_k, code_depth, lambda k: k >= 1 and k % 1 == 0, "an integer of at least 1")
-        top_ps = one_per_depth("top_p", top_p, code_depth, lambda p: 0 < p <= 1, "in (0, 1]")
-        return cls(
-            do_sample,
-            tuple(1.0 if tau is None else max(float(tau), MIN_TEMPERATURE) for tau in temperatures),
-            tuple(None if k is None else int(k) for k in top_ks),
-            tuple(None if p is None else max(float(p), MIN_TOP_P) for p in top_ps),
-            float(guidance_scale),
-        )
+    Raises:
+        `ValueError`: a setting out of its range.
 
-    @classmethod
-    def from_generation_config(
-        cls, config: GenerationConfig, code_depth: int, used: Iterable[str] = SAMPLING_FIELDS, **settings
-    ) -> "Sampling":
-        """The `settings`, or where they are `None` those of a config; it warns of fields of the config that are not
-        `used`."""
-        if not isinstance(config, GenerationConfig):
-            raise ValueError(f"`generation_config` must be a GenerationConfig, got {config!r:.200}.")
-        is_set = {name for name, value in config.to_diff_dict().items() if value is not None and value is not False}
-        if unused := is_set - {*used} - _OTHER_FIELDS:
-            logger.warning_once(f"`generate` does not use these generation settings: {', '.join(sorted(unused))}.")
-        defaults = {name: getattr(config, name, None) for name in SAMPLING_FIELDS}
-        chosen = defaults | {name: value for name, value in settings.items() if value is not None}
-        return cls.from_settings(code_depth, **{name: value for name, value in chosen.items() if value is not None})
+    Example:
+
+    ```python
+    >>> from rq_hf import RQGenerationConfig
+    >>> config = RQGenerationConfig(temperature=[1.0, 0.9, 0.8], revise_temperature=0.6)
+    >>> config.with_settings({"temperature": 0.5}).revise_temperature  # revisions follow the new draft
+
+    ```
+    """
+
+    # A third way to draw may add settings in a subclass.
+    defaults: dict[str, Any] = {
+        "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance_scale": 1.0, "num_draft_steps": 64,
+        "num_revise_rounds": 2, "num_revise_steps": 2, "revise_temperature": None, "revise_guidance_scale": None,
+    }  # fmt: skip
+
+    def __init__(self, **settings: Any):
+        settings = self.defaults | {name: value for name, value in settings.items() if value is not None}
+        for name in self.defaults:
+            value = settings[name]
+            settings[name] = value.tolist() if hasattr(value, "tolist") else value  # a tensor or an array
+            setattr(self, name, settings[name])
+        super().__init__(**settings)
+
+    def validate(self, **options: Any) -> None:
+        """Raises a `ValueError` for a setting out of its range."""
+        if not isinstance(self.do_sample, bool):
+            raise ValueError(f"`do_sample` must be True or False, got {self.do_sample!r}.")
+        if not isinstance(self.compile_config, CompileConfig | None):
+            raise ValueError(f"`compile_config` must be a CompileConfig, got {self.compile_config!r}.")
+        for name, (is_valid, expected) in (PER_DEPTH | SINGLE).items():
+            value = getattr(self, name)
+            numbers = value if name in PER_DEPTH and isinstance(value, Sequence) else [value]
+            for number in (each for each in numbers if each is not None):
+                if isinstance(number, bool) or not isinstance(number, Real) or not is_valid(number):
+                    raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "RQGenerationConfig":
+        """A copy with other settings; those that are `None` stay as they are.
+
+        `temperature` or `guidance_scale` alone are for the draft and for revisions.
+
+        Raises:
+            `ValueError`: an unknown setting, or one out of its range.
+        """
+        changed = {name: value for name, value in settings.items() if value is not None}
+        known = [*self.defaults, "compile_config"]
+        for name in changed:
+            if name not in known:
+                closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"There is no setting `{name}`; the closest one is `{closest}`.")
+        followers = {f"revise_{name}": None for name in ("temperature", "guidance_scale") if name in changed}
+        return type(self)(**vars(copy.deepcopy(self)) | followers | changed)
+
+    def for_revisions(self) -> "RQGenerationConfig":
+        """The settings with the temperature and the guidance of revisions in place of those of the draft."""
+        names = ("temperature", "guidance_scale")
+        return self.with_settings({name: getattr(self, f"revise_{name}") for name in names})
+
+    def check_depth(self, code_depth: int) -> None:
+        """Raises a `ValueError` where a list does not have one number per depth."""
+        for name in PER_DEPTH:
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and len(value) != code_depth:
+                expected = f"a number or a list of one per depth ({code_depth})"
+                raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
+
+    def at_depth(self, name: str, depth: int) -> float:
+        """The number of a setting at a depth, counted from 0."""
+        value = getattr(self, name)
+        value = value[depth] if isinstance(value, list | tuple) else value
+        return self.defaults[name] if value is None else value
 
     def choose(self, logits: torch.Tensor, depth: int, uniforms: torch.Tensor | None) -> torch.Tensor:
         """Codes `(B,)` of one depth, counted from 0, from logits `(B, K)` and uniforms `(B,)` in [0, 1)."""
         if not self.do_sample:
             return logits.argmax(-1)
-        logits = filter_logits(logits / self.temperature[depth], self.top_k[depth], self.top_p[depth])
-        return inverse_cdf_sample(logits.softmax(-1), uniforms)
+        logits = logits / max(float(self.at_depth("temperature", depth)), MIN_TEMPERATURE)
+        top_k, top_p = int(self.at_depth("top_k", depth)), max(float(self.at_depth("top_p", depth)), MIN_TOP_P)
+        return inverse_cdf_sample(filter_logits(logits, top_k, top_p).softmax(-1), uniforms)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All fields that differ from their defaults."""
+        fields = super().to_diff_dict()
+        return {name: value for name, value in fields.items() if (name, value) not in self.defaults.items()}
+
+    def to_settings(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return {name: value for name, value in self.to_diff_dict().items() if name in self.defaults}
 
 
-def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
-    """Logits `(B, K)` with -inf for all codes but the `top_k` likeliest and, of those, the smallest set of likeliest
-    ones whose probability reaches `top_p`. `None` keeps all; ties are kept."""
+def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0) -> torch.Tensor:
+    """Logits `(B, K)` with -inf for all codes but the `top_k` likeliest (0 keeps all) and, of those, the smallest set
+    of likeliest ones whose probability reaches `top_p`. Ties are kept."""
     size = logits.shape[-1]
-    is_nucleus = top_p is not None and top_p < 1
-    if (top_k is None or top_k >= size) and not is_nucleus:
+    num_kept = min(top_k or size, size)
+    if num_kept == size and top_p >= 1:
         return logits
-    largest = logits.topk(min(top_k or size, size), dim=-1).values  # (B, k), descending
+    largest = logits.topk(num_kept, dim=-1).values  # (B, k), descending
     smallest_kept = largest[:, -1:]
-    if is_nucleus:
+    if top_p < 1:
         kept = logits.masked_fill(logits < smallest_kept, float("-inf"))  # ties can make it more than k
         probabilities = (largest - kept.logsumexp(-1, keepdim=True)).exp()
         mass_of_larger = probabilities.cumsum(-1) - probabilities

@@ -63,7 +63,7 @@ class EditingMixin:
         mask = torch.zeros(self.transformer.config.code_shape, dtype=torch.bool)
         mask[..., :keep_depths] = True
         codes = self.rqvae.encode(self._pixel_values(image, self.rqvae.config.image_size))
-        return self(prompt=prompt, known_codes=codes, known_mask=mask, **kwargs)
+        return self._draw(prompt=prompt, known_codes=codes, known_mask=mask, **kwargs)
 
     def _pixel_values(self, image: PipelineImageInput, size: int | None = None) -> torch.Tensor:
         """Pixels `(B, channels, height, width)` in [-1, 1]; `size` is the height and width that they must have."""

@@ -4,19 +4,23 @@
 Symbols: N pictures, H x W positions.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.image_processor import PipelineImageInput
 from PIL import ImageChops, ImageFilter
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from ..images import decode_image
 from ..models.validation import at_least
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
+from .selection import CLIPRanker, ImageClassifier
 
 logger = logging.get_logger(__name__)
 
@@ -52,10 +56,34 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         prompt: str | list[str] | None = None,
         image: PipelineImageInput | None = None,
         mask_image: PipelineImageInput | None = None,
+        height: int | None = None,
+        width: int | None = None,
         padding_mask_crop: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        **kwargs: Any,
+        callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
+        class_labels: int | str | list[int | str] | torch.Tensor | None = None,
+        rewrite_prompt: bool = True,
+        temperature: float | list[float] | None = None,
+        top_k: int | list[int] | None = None,
+        top_p: float | list[float] | None = None,
+        num_draft_steps: int | None = None,
+        num_revise_rounds: int | None = None,
+        num_revise_steps: int | None = None,
+        revise_temperature: float | list[float] | None = None,
+        revise_guidance_scale: float | None = None,
+        generation_config: GenerationConfig | None = None,
+        num_candidates: int | None = None,
+        ranker: CLIPRanker | Literal["likelihood"] | None = None,
+        classifier: ImageClassifier | None = None,
+        acceptance_rate: float | None = None,
     ) -> RQImagePipelineOutput | tuple:
         r"""Draws the white part of `mask_image` anew.
 
@@ -72,9 +100,11 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
             padding_mask_crop (`int`, *optional*):
                 Margin in pixels round the white part. The transformer then sees only that square and draws small parts
                 sharper; by default it sees the largest square near the white part.
-            output_type, return_dict (*optional*):
+            height, width (`int`, *optional*): The size of `image`; others are refused.
+            output_type (`str`, defaults to `"pil"`):
                 As in [`RQImageGenerationPipeline.__call__`]. Arrays and tensors need pictures of one size.
-            kwargs: Further arguments of [`RQImageGenerationPipeline.__call__`], such as `class_labels`.
+
+        All other arguments are those of [`RQImageGenerationPipeline.__call__`].
 
         Returns:
             [`RQImagePipelineOutput`] with `images` of the size of the given ones, or codes for `"latent"`,
@@ -83,8 +113,18 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         Raises:
             `ValueError`: no picture or mask, a mask of another size or without white, or another wrong argument.
         """
-        if "known_codes" in kwargs:  # of `vary`
-            return super().__call__(prompt, output_type=output_type, return_dict=return_dict, **kwargs)
+        given = {
+            "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "generator": generator,
+            "num_images_per_prompt": num_images_per_prompt, "prompt_embeds": prompt_embeds,
+            "negative_prompt_embeds": negative_prompt_embeds, "callback_on_step_end": callback_on_step_end,
+            "callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs, "class_labels": class_labels,
+            "rewrite_prompt": rewrite_prompt, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "num_draft_steps": num_draft_steps, "num_revise_rounds": num_revise_rounds,
+            "num_revise_steps": num_revise_steps, "revise_temperature": revise_temperature,
+            "revise_guidance_scale": revise_guidance_scale, "generation_config": generation_config,
+            "num_candidates": num_candidates, "ranker": ranker, "classifier": classifier,
+            "acceptance_rate": acceptance_rate,
+        }  # fmt: skip
         check_output_type(output_type)
         at_least(0).check("padding_mask_crop", padding_mask_crop)
         images = pillow_images("image", image, "RGB")
@@ -94,6 +134,8 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         if [mask.size for mask in masks] != [each.size for each in images]:
             sizes = [mask.size for mask in masks], [each.size for each in images]
             raise ValueError("`mask_image` must have the size of `image`, got {} for {}.".format(*sizes))
+        if any(width not in (None, each.width) or height not in (None, each.height) for each in images):
+            raise ValueError(f"`height` and `width` must be those of `image`, got {height} and {width}.")
         if not all(mask.getbbox() for mask in masks):
             raise ValueError("`mask_image` must have a white part, got a black mask.")
         if self.transformer.is_causal:
@@ -113,7 +155,7 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         known_mask = torch.stack(is_kept)[..., None].expand(codes.shape)  # (N, H, W, D)
         is_latent = output_type == "latent"
         result = super().__call__(
-            prompt, known_codes=codes, known_mask=known_mask, output_type="latent" if is_latent else "pil", **kwargs
+            prompt, known_codes=codes, known_mask=known_mask, output_type="latent" if is_latent else "pil", **given
         )
         if not is_latent:
             count = len(result.images) // len(images)

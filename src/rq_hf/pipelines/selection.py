@@ -155,8 +155,8 @@ def first_drawn_depth(known_mask: torch.BoolTensor | None) -> int:
 
 def candidates_per_prompt(num_images: int, num_candidates, ranker, classifier, acceptance_rate) -> int:
     """How many pictures to draw per prompt so that `num_images` remain; arguments as those of the pipeline."""
-    if (ranker is None) != (num_candidates is None):
-        raise ValueError(f"`ranker` and `num_candidates` go together, got {ranker!r} and {num_candidates}.")
+    if ranker is not None and num_candidates is None:
+        raise ValueError(f"`ranker` needs `num_candidates`, got {ranker!r} alone.")
     if (classifier is None) != (acceptance_rate is None):
         raise ValueError(f"`classifier` and `acceptance_rate` go together, got {classifier!r} and {acceptance_rate}.")
     if ranker is not None and classifier is not None:

@@ -207,7 +207,7 @@ class RQTransformerTrainer(RQTrainer):
             rows = math.ceil(len(codes) * (passes - number) / passes)
             given = {name: values[:rows] for name, values in condition.items()} | limits
             with self.accelerator.autocast():
-                own = self.model.redraw_codes(codes[:rows], args.self_correction_temperature, self.generator, **given)
+                own = self.model.redraw_codes(codes[:rows], self.redrawing, self.generator, **given)
             codes = torch.cat([own, codes[rows:]])
         self.model.train()
         return codes
@@ -277,9 +277,9 @@ def starting_transformer(
         model = AutoModel.from_config(config)
         model.set_codebook(rqvae.codebook)
     model.set_attn_implementation(training.attn_implementation)
-    for name, value in recipe.sampling.items():
-        setattr(model.generation_config, name, value)
-    model.check_sampling()
+    model.generation_config = model.settings_of_call(**recipe.sampling)
+    if recipe.sampling.get("guidance_scale", 1.0) != 1.0:
+        model.null_embeds()  # refuses guidance that was not trained
     return model
 
 
