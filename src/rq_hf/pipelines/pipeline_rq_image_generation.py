@@ -15,7 +15,6 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
@@ -111,7 +110,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
         name = str(pretrained_model_name_or_path)
-        with named_errors(name), pipeline_of(name):
+        with pipeline_of(name):
             return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):

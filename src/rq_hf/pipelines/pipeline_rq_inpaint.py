@@ -14,7 +14,7 @@ from PIL import ImageChops, ImageFilter
 from transformers.utils import logging
 
 from ..images import decode_image
-from ..models.validation import at_least
+from ..models.validation import check_integer
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
 
@@ -86,7 +86,8 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
         if "known_codes" in kwargs:  # of `vary`
             return super().__call__(prompt, output_type=output_type, return_dict=return_dict, **kwargs)
         check_output_type(output_type)
-        at_least(0).check("padding_mask_crop", padding_mask_crop)
+        if padding_mask_crop is not None:
+            check_integer("padding_mask_crop", padding_mask_crop, 0, 10**6)
         images = pillow_images("image", image, "RGB")
         masks = pillow_images("mask_image", mask_image, "L")
         masks = [mask.point(lambda value: 255 * (value >= 128)) for mask in masks]
