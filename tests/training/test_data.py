@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from picture_files import FIXTURE, LETTERS, emoji_rows, jpeg, write_folder, write_shard
+from picture_files import FIXTURE, LETTERS, emoji_rows, write_folder, write_shard
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -105,38 +105,22 @@ def test_pictures_may_be_bytes_paths_or_both(tmp_path, kind):
     torch.testing.assert_close(make_pictures(rows)[0]["pixel_values"][:, 3, 5], expected)
 
 
-def held_out(folder: Path, **arguments) -> dict[str, set[str]]:
-    """Captions of the training rows and of the rows that are held out."""
-    splits = load_splits(DataArguments(str(folder), validation_split="validation", hold_out=True, **arguments))
+def held_out(folder: Path) -> dict[str, set[str]]:
+    """Captions of the rows for training and for validation."""
+    splits = load_splits(DataArguments(str(folder), validation_split="validation", hold_out=True))
     return {name: set(rows["text"][:]) for name, rows in splits.items()}
 
 
-def test_rows_are_held_out_by_their_pictures_alone(tmp_path, caplog):
-    rows = [row | {"text": row["file_name"]} for row in emoji_rows()]
-    tables = {"all": rows, "reversed": rows[::-1], "some": rows[:150], "few": rows[2:5]}
-    for name, table in tables.items():
-        pictures = [{"bytes": jpeg(row), "path": None} for row in table]
-        (tmp_path / name).mkdir()
-        columns = {"image": pictures, "text": [row["text"] for row in table]}
-        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / name / "train.parquet")
-    whole, turned, part, few = (held_out(tmp_path / name) for name in tables)
-    assert whole == turned and not whole["train"] & whole["validation"]
-    assert len(whole["train"] | whole["validation"]) == len(rows)
-    assert 0.04 < len(whole["validation"]) / len(rows) < 0.11
-    assert part["validation"] == whole["validation"] & {row["text"] for row in rows[:150]}
-    assert not whole["validation"] & {row["text"] for row in rows[2:5]} and len(few["validation"]) == 1
-    count = len(whole["validation"])
-    message = f"{count} of {len(rows)} pictures of {tmp_path / 'all'} are held out for validation, by a hash of their "
-    assert caplog.messages[0] == f"{message}files."
-
-
-def test_a_flat_folder_is_split_as_one_with_train_and_a_split_that_is_there_is_taken(tmp_path, emoji):
+def test_a_missing_split_is_held_out_alike_each_time_and_one_that_is_there_is_taken(tmp_path, emoji, caplog):
     assert held_out(FIXTURE)["validation"] == set(emoji["validation"]["text"][:])
     folder = write_folder(tmp_path / "a", 12)
     flat = shutil.copytree(folder / "train", tmp_path / "flat")
     (folder / "test").mkdir()  # without files it is no split
-    assert held_out(flat) == held_out(folder) and len(held_out(flat)["validation"]) == 3
-    with pytest.raises(ValueError, match="different pictures whose files can be read, got 1 rows that it would"):
+    parts = held_out(folder)
+    assert caplog.messages == [f"1 of 12 rows of {folder} are held out for validation."]
+    assert len(parts["validation"]) == 1 and parts["train"] == set(LETTERS) - parts["validation"]
+    assert parts == held_out(flat)
+    with pytest.raises(ValueError, match="`hold_out` needs at least two rows, got 1"):
         held_out(write_folder(tmp_path / "one", 1))
 
 

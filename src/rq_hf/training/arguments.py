@@ -71,7 +71,7 @@ def check_fields(arguments: Any) -> None:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that is most like it."""
+    """The end of an error about an unknown name. It suggests the most similar known name."""
     return "".join(f"; the closest one is `{close}`" for close in difflib.get_close_matches(name, known, 1))
 
 
@@ -81,7 +81,7 @@ def setting(default: Any, help: str, make_field: Callable[..., Any] = field) -> 
 
 
 def model_kinds(base: type[PreTrainedConfig]) -> dict[str, type[PreTrainedConfig]]:
-    """The configurations by `model_type` that are or derive from `base` and whose model is registered."""
+    """The registered configurations of `base` and its subclasses, by `model_type`."""
     kinds = [base]
     for kind in kinds:  # the list grows
         kinds += kind.__subclasses__()
@@ -98,7 +98,7 @@ class DataArguments:
     shuffle_buffer_size: int = setting(1000, "Rows that each worker shuffles while streaming.", interval(min=1))
     train_split: str = setting("train", "Split to train on.")
     validation_split: str | None = setting(None, "Split to evaluate on.")
-    hold_out: bool = setting(False, "Without that split, hold out one training row in 14, by a hash of the pictures.")
+    hold_out: bool = setting(False, "Without that split, hold out one training row in 14.")
     image_column: str = setting("image", "Column of pictures.")
     caption_column: str | None = setting(None, "Column of captions: texts, or lists to draw from.")
     label_column: str | None = setting(None, "Column of class labels: class names or whole numbers.")
@@ -131,18 +131,19 @@ class CodeDataArguments(DataArguments):
     text_encoder: str | None = setting(None, "Hub id or folder of a frozen text encoder, with its tokenizer.")
     num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", interval(min=1))
     prior_captions: str | None = setting(
-        None, "Text file of captions, one a line, for which an adapter goes on drawing what its base draws."
+        None, "Text file, one caption per line. The adapter learns to draw these captions as its base does."
     )
 
 
 def load_made(
     load: Callable[[str], Loaded], argument: str, name: str | None, pipeline: str | None, *command: str
 ) -> Loaded:
-    """Loads `name`, or else the pipeline that is fine-tuned. A `ValueError` says which `command` makes what lacks."""
+    """Loads `name`, or without a name `pipeline`. If there is nothing to load, the error names `command`, which makes
+    it."""
     if name is None and pipeline is not None:
         return load(pipeline)
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"
-    if name is None or (name.startswith("runs/") and not Path(name).exists()):  # what recipes make is never a Hub id
+    if name is None or (name.startswith("runs/") and not Path(name).exists()):  # an output folder, not a Hub id
         raise ValueError(f"`{argument}` must be a Hub id or a folder that exists, got {name!r}; {hint}.")
     try:
         return load(name)
@@ -153,7 +154,7 @@ def load_made(
 @dataclass
 class Recipe:
     """
-    All that a training needs to know. An unknown field of `sampling` or `card`, or a wrong type, is a `ValueError`.
+    The settings of a training. An unknown field of `sampling` or `card`, or a wrong type, is a `ValueError`.
 
     Args:
         training (`TrainingArguments`): Arguments of the stage: optimizer, batches, losses, seed.
