@@ -114,19 +114,12 @@ def test_flags_are_texts_or_json_values_of_the_type_of_their_field():
 # What every entry refuses: a field, bad values, and what an error says after the field's name.
 RANGES = [
     ("condition_dropout", [2, -1, math.nan], "must be a probability between 0.0 and 1.0"),
-    ("bpe_dropout", [7], "must be a probability between 0.0 and 1.0"),
-    ("self_correction", [7], "must be a probability between 0.0 and 1.0"),
     ("self_correction_passes", [0], "must be greater or equal to 1"),
     ("self_correction_top_p", [0, 1.5], "must be greater than 0 and smaller or equal to 1"),
     ("perceptual_weight", [-1, math.nan], "must be greater or equal to 0"),
-    ("adversarial_weight", [-1], "must be greater or equal to 0"),
     ("ema_decay", [2, 1], "must be greater or equal to 0 and smaller than 1"),
-    ("eval_pictures", [-4], "must be greater or equal to 0"),
-    ("lora_rank", [0], "must be greater or equal to 1"),
     ("save_dtype", ["float8"], "must be Literal['float16', 'bfloat16', None]"),
-    ("early_stopping_patience", [0], "must be greater or equal to 1"),
     ("num_train_epochs", [0], "must be greater than 0"),
-    ("gradient_accumulation_steps", [0], "must be greater or equal to 1"),
     ("save_total_limit", [1], "must be greater or equal to 2"),
     ("seed", [-1, 2**40], "must be greater or equal to 0 and smaller or equal to 4294967295"),
     ("max_steps", [2.7, True], "must be int"),
@@ -134,7 +127,6 @@ RANGES = [
     ("max_eval_samples", [1.5, "two"], "must be int | None"),
     ("max_steps", [0], "must be at least 1, or -1 to train for `num_train_epochs`"),
     ("num_caption_variants", [0, -1], "must be greater or equal to 1"),
-    ("max_train_samples", [0], "must be greater or equal to 1"),
 ]
 
 

@@ -113,8 +113,7 @@ def check_whole(name_or_path: str | Path, model: PreTrainedModel, info: dict[str
 
 
 def _check_files(name_or_path: str | Path, options: dict[str, Any]) -> None:
-    """Refuses an adapter, whose base could be any repository, and an index through which a repository could read other
-    files of the machine. The base class reports what is missing."""
+    """Refuses an adapter, since its base could be any repository, and an index that names files outside the folder."""
     variant = f".{options['variant']}" if options.get("variant") else ""
     options = {name: options[name] for name in inspect.signature(cached_files).parameters if name in options}
     with suppress(OSError):

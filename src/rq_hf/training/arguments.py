@@ -46,7 +46,7 @@ def _as_float(value: Any) -> Any:
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str = "") -> None:
-    """Raises a `ValueError`, which begins with `where`, unless every value has a type hint and fits it."""
+    """Raises a `ValueError` unless every value has a type hint and fits it. The error begins with `where`."""
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{where}there is no field `{name}`{closest(name, hints)}.")
@@ -116,7 +116,7 @@ class DataArguments:
         check_fields(self)
         if self.caption_column is not None and self.label_column is not None:
             raise ValueError("Only one of `caption_column` and `label_column` can be given, got both.")
-        from .transforms import TRANSFORMS  # torchvision, which a training on tensors does not need
+        from .transforms import TRANSFORMS  # needs torchvision
 
         if self.transform not in TRANSFORMS:
             raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
@@ -138,8 +138,7 @@ class CodeDataArguments(DataArguments):
 def load_made(
     load: Callable[[str], Loaded], argument: str, name: str | None, pipeline: str | None, *command: str
 ) -> Loaded:
-    """Loads `name`, or without a name `pipeline`. If there is nothing to load, the error names `command`, which makes
-    it."""
+    """Loads `name`, or without a name `pipeline`. If that fails, the error names a `command` that makes the model."""
     if name is None and pipeline is not None:
         return load(pipeline)
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"

@@ -317,13 +317,12 @@ def evaluation_samples(
     """
     Makes the samples of each split for an evaluation. All parts of a sample come from one row, as in training.
 
-    A row is left out if its picture cannot be decoded, or if its condition or one of `columns` is missing. A warning
-    counts such rows. The pictures are decoded once to find them; `datasets` keeps the result.
+    Rows without a decodable picture, a condition or one of `columns` are left out, and a warning counts them. The
+    pictures are decoded once to find them; `datasets` keeps the result.
 
     Args:
         data ([`CodeDataArguments`]): Name, columns, filter and transform of the data. With `hold_out` the splits are
-            the two parts into which a training divides a `train_split` without a validation split: `train_split` and
-            "validation".
+            `train_split` and "validation", the parts of `train_split` as a training divides it.
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
         transformer_config ([`RQTransformerConfig`], *optional*): Adds its `input_ids`, with captions by `tokenizer`.

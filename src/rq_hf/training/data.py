@@ -39,8 +39,8 @@ ReadCondition = Callable[[dict[str, Any], torch.Generator], torch.Tensor]
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
     """
-    Reads a data set with `datasets.load_dataset`, which takes `kwargs`. From a folder `SPLIT/*.tar` it reads the tar
-    shards only. Raises a `ValueError` if it cannot be read.
+    Reads a data set with `datasets.load_dataset(..., **kwargs)`. Of a folder `SPLIT/*.tar` only the tar shards are
+    read. Raises a `ValueError` if it cannot be read.
     """
     if not (name or "").strip("/"):
         raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
@@ -218,7 +218,7 @@ class PictureDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, on which random choices depend. [`RQTrainer`] calls it before each epoch."""
+        """Sets the epoch for random choices. [`RQTrainer`] calls it before each epoch."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -265,7 +265,7 @@ class PictureStream(IterableDataset):
 
 def make_reader(data: DataArguments, rqvae_config: RQVAEConfig, is_random: bool = False, **options) -> SampleReader:
     """A [`SampleReader`] for a model, whose transform crops at random or is that of evaluations."""
-    from .transforms import PictureTransform  # torchvision, which a training on tensors does not need
+    from .transforms import PictureTransform  # needs torchvision
 
     transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, is_random)
     return SampleReader(transform, image_column=data.image_column, **options)

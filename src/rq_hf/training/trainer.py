@@ -48,10 +48,12 @@ class RQTrainingArguments(TrainingArguments):
         None, "Train matrices and kernels by Muon at this rate.", interval(min=0)
     )
     early_stopping_patience: int | None = setting(
-        None, "Stop after so many evaluations without a better one. Each is saved; the best is kept.", interval(min=1)
+        None,
+        "Stop after this many evaluations without a better one. Each is saved; the best is kept.",
+        interval(min=1),
     )
     # Fields of the base class, with other defaults or with ranges.
-    remove_unused_columns: bool = setting(False, "The data sets give only what is used.")
+    remove_unused_columns: bool = setting(False, "The data sets have no unused columns.")
     label_names: list[str] | None = field(default_factory=list, metadata={"help": "Batches have no label columns."})
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter is used.")
     ddp_broadcast_buffers: bool | None = setting(False, "All processes update the codebook alike.")
@@ -97,7 +99,7 @@ def cpu_has_bf16() -> bool:
 
 
 class TrainerEvents(TrainerCallback):
-    """Tells an [`RQTrainer`] of the moments for which `Trainer` has no public method."""
+    """Calls an [`RQTrainer`] at moments for which `Trainer` has no public method."""
 
     def __init__(self, trainer: "RQTrainer"):
         self.trainer = trainer
@@ -154,7 +156,7 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 @dataclass
 class CheckedCollator:
-    """A collator that refuses pixels which are not finite or not in [-1, 1]. Workers check them on the CPU."""
+    """Refuses pixels outside [-1, 1] and NaN. Workers check them on the CPU."""
 
     collate: Callable[[list[Any]], dict[str, Any]]
 
@@ -200,7 +202,7 @@ class RQTrainer(Trainer):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether FSDP or DeepSpeed trains, which may spread the weights over processes."""
+        """Whether FSDP or DeepSpeed trains: they may spread the weights over processes."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -225,7 +227,7 @@ class RQTrainer(Trainer):
             return super().train(self.resumed_checkpoint, **kwargs)
 
     def save_own_state(self, checkpoint: Path) -> None:
-        """Writes to a checkpoint what `Trainer` does not; only the main process calls this."""
+        """Adds the averaged weights to a checkpoint; only the main process calls this."""
         if self.average is not None:
             torch.save(self.average.state_dict(), checkpoint / AVERAGE_FILE)
 

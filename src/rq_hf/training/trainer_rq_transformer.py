@@ -235,7 +235,7 @@ class RQTransformerTrainer(RQTrainer):
 
 
 def load_first_stage(recipe: Recipe) -> RQVAEModel:
-    """The RQ-VAE that a recipe names, or else that of the pipeline which it fine-tunes."""
+    """Loads the RQ-VAE of a recipe, or that of the pipeline to fine-tune."""
     name, pipeline = recipe.data.rqvae_name_or_path, recipe.training.model_name_or_path
     made = Path(name or "").name  # a folder may have the name of its recipe
     command = ["rq-hf", "train-rqvae", made if made in recipe_names() else "small-rqvae-64"]
@@ -245,7 +245,7 @@ def load_first_stage(recipe: Recipe) -> RQVAEModel:
 
 
 def load_encoder(data: CodeDataArguments, pipeline: str | None) -> PreTrainedModel | None:
-    """The text encoder that a recipe names, or that of the pipeline which it fine-tunes."""
+    """Loads the text encoder of a recipe, or that of the pipeline to fine-tune."""
     if data.text_encoder is not None:
         return load_text_encoder(data.text_encoder, dtype=torch.float32)
     if pipeline is None or data.caption_column is None:
