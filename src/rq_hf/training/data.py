@@ -143,14 +143,12 @@ def hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Data
 
 def _read_file(picture: dict[str, Any] | None) -> bytes:
     path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
-    if content is None:
-        if Path(str(path)).is_file():  # `fsspec` takes twice as long
-            return Path(path).read_bytes()
-        if Path(str(path)).exists():  # a named pipe would never end
-            raise OSError(f"{path} is no file")
-        with fsspec.open(str(path), "rb") as file:
-            content = file.read()
-    return content
+    if content is not None:
+        return content
+    if Path(str(path)).is_file():  # `fsspec` takes twice as long
+        return Path(path).read_bytes()
+    with fsspec.open(str(path), "rb") as file:
+        return file.read()
 
 
 def _has_value(entry: Any, value: str) -> bool:
