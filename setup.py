@@ -38,10 +38,10 @@ class BuildWithCards(build_py):
 
 install_requires = [
     "torch>=2.6",
-    "transformers>=5.4,<6",
+    "transformers>=5.18,<6",  # `interval(min=0)` of 5.16 refuses no number
     "diffusers>=0.41,<1",
     "huggingface_hub>=1.32,<3",
-    "tokenizers>=0.22.1,<0.24",
+    "tokenizers>=0.23.1,<0.24",
     "accelerate>=1.6",  # the first with FSDP2
     "safetensors>=0.8",
     "jinja2>=3.1",  # templates of huggingface_hub's ModelCard

@@ -43,27 +43,27 @@ def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_c
 @pytest.mark.parametrize(
     "config_class, fields, message",
     [
-        (RQVAEConfig, {"code_depth": 0}, "`code_depth` must be at least 1, got 0"),
-        (RQVAEConfig, {"num_res_blocks": 10**9}, r"`num_res_blocks` must be in \[1, 500\]"),
-        (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a non-empty list"),
-        (RQVAEConfig, {"channel_multiplier": [1, 0]}, r"`channel_multiplier` must be at least 1, got \(1, 0\)"),
+        (RQVAEConfig, {"code_depth": 0}, "'code_depth'.* greater or equal to 1, got 0"),
+        (RQVAEConfig, {"num_res_blocks": 10**9}, "'num_res_blocks'.* smaller or equal to 500"),
+        (RQVAEConfig, {"channel_multiplier": []}, "`channel_multiplier` must be a list of integers of at least 1"),
+        (RQVAEConfig, {"channel_multiplier": [1, 0]}, r"`channel_multiplier` .* at least 1, got \(1, 0\)"),
         (RQVAEConfig, {"attention_levels": [6]}, "`attention_levels` must be indexes of the 6 levels"),
         (RQVAEConfig, {"image_size": 250}, "`image_size` must be a multiple of the downsample factor.* 32, got 250"),
         (RQVAEConfig, {"base_channels": 48}, "`norm_num_groups` must be a divisor.*48"),
-        (RQVAEConfig, {"codebook_decay": 1}, r"`codebook_decay` must be in \[0, 1\), got 1"),
-        (RQVAEConfig, {"codebook_decay": float("nan")}, "`codebook_decay` must be a finite number, got nan"),
-        (RQVAEConfig, {"codebook_epsilon": 0}, "`codebook_epsilon` must be greater than 0"),
-        (RQVAEConfig, {"commitment_weight": -1}, "`commitment_weight` must be at least 0"),
+        (RQVAEConfig, {"codebook_decay": 1}, "'codebook_decay'.* smaller than 1, got 1"),
+        (RQVAEConfig, {"codebook_decay": float("nan")}, "'codebook_decay'.* got nan"),
+        (RQVAEConfig, {"codebook_decay": True}, "'codebook_decay' with value True"),
+        (RQVAEConfig, {"codebook_epsilon": 0}, "'codebook_epsilon'.* greater than 0"),
+        (RQVAEConfig, {"commitment_weight": -1}, "'commitment_weight'.* greater or equal to 0"),
+        (RQVAEConfig, {"code_depth": None}, "'code_depth' expected int"),
         (RQTransformerConfig, {"code_shape": (8, 8)}, r"`code_shape` must be three integers .*\(8, 8\)"),
-        (RQTransformerConfig, {"code_shape": (8, 0, 4)}, r"`code_shape` must be at least 1, got \(8, 0, 4\)"),
+        (RQTransformerConfig, {"code_shape": (8, 0, 4)}, r"`code_shape` must be .* at least 1, got \(8, 0, 4\)"),
         (RQTransformerConfig, {"num_depth_layers": 0}, "`num_depth_layers` must be at least 1 for codes of more"),
         (RQTransformerConfig, {"num_attention_heads": 3}, "`hidden_size` must be a multiple of .* = 3, got 1280"),
-        (RQTransformerConfig, {"hidden_act": "gelo"}, "`hidden_act` must be the name of an activation.*gelo"),
+        (RQTransformerConfig, {"hidden_act": "gelo"}, "'hidden_act'.*gelo"),
         (RQTransformerConfig, {"intermediate_size": 0}, "`intermediate_size` must be at least 1"),
-        (RQTransformerConfig, {"dropout": 1.0}, r"`dropout` must be in \[0, 1\)"),
-        (RQTransformerConfig, {"text_loss_weight": 1.5}, r"`text_loss_weight` must be in \[0, 1\]"),
-        (RQTransformerConfig, {"layer_norm_eps": -1e-5}, "`layer_norm_eps` must be greater than 0"),
-        (RQTransformerConfig, {"initializer_range": -0.02}, "`initializer_range` must be at least 0"),
+        (RQTransformerConfig, {"dropout": 1.0}, "'dropout'.* smaller than 1"),
+        (RQTransformerConfig, {"text_loss_weight": 1.5}, "'text_loss_weight'.* must be a probability"),
         (RQTransformerConfig, {"pad_token_id": 16384}, r"`pad_token_id` must be in \[0, 16384\)"),
         (RQTransformerConfig, {"null_condition_ids": [0, 0]}, "`null_condition_ids` must be 32 ids"),
         (RQTransformerConfig, {"null_condition_ids": [-1] * 32}, "`null_condition_ids` must be 32 ids"),
@@ -71,13 +71,13 @@ def test_a_field_that_a_caller_made_up_is_refused_and_the_closest_named(config_c
     ],
 )
 def test_values_that_do_not_fit_are_refused(config_class, fields, message):
-    with pytest.raises(StrictDataclassError, match=f"(?s)ValueError: {message}"):
+    with pytest.raises(StrictDataclassError, match=f"(?s){message}"):
         config_class(**fields)
 
 
-@pytest.mark.parametrize("labels", [{}, {0: None}, {"a": "cat"}, {-1: "cat"}, ["cat"], 3])
+@pytest.mark.parametrize("labels", [{0: None}, {-1: "cat"}, ["cat"], 3])
 def test_labels_are_names_by_id(labels):
-    with pytest.raises((ValueError, StrictDataclassError), match="id2label"):  # older versions refuse some by type
+    with pytest.raises(StrictDataclassError, match="id2label"):
         RQTransformerConfig(vocab_size=4, condition_length=1, id2label=labels)
     assert RQTransformerConfig(vocab_size=4, condition_length=1, id2label={"2": "cat"}).class_ids == [2]
 
@@ -130,7 +130,7 @@ def test_an_unknown_field_of_a_file_is_left_out_with_a_warning(config_class, tmp
 
 def test_bad_values_of_a_file_and_beside_it_are_refused(tmp_path):
     RQVAEConfig().save_pretrained(tmp_path)
-    with pytest.raises(StrictDataclassError, match="`code_depth` must be at least 1"):
+    with pytest.raises(StrictDataclassError, match="greater or equal to 1"):
         RQVAEConfig.from_pretrained(tmp_path, code_depth=0)
     assert RQVAEConfig.from_pretrained(tmp_path, code_depth=2).code_shape == (8, 8, 2)
     assert RQVAEConfig.from_pretrained(tmp_path, channel_multiplier=[1] * 6).channel_multiplier == (1,) * 6

@@ -213,9 +213,9 @@ def test_each_depth_has_its_own_temperature_and_0_or_none_takes_the_nearest_code
     for temperature, expected in (([0.5], "a number or a list of one per depth"), ([0.5, -1.0, 1.0], "at least 0")):
         with pytest.raises(ValueError, match=f"`temperature` must be {expected}"):
             quantizer.quantize(latents, temperature, stochastic=True)
-    for name, value, expected in (("decay", 2, r"in \[0, 1\), got 2"), ("epsilon", -1, "greater than 0, got -1")):
-        with pytest.raises(ValueError, match=f"`{name}` must be {expected}"):
-            make_quantizer(trained=False, **{name: value})
+    for options, got in (({"decay": 2}, "2 and 1e-05"), ({"epsilon": -1}, "0.99 and -1")):
+        with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\) and `epsilon` .*, got {got}"):
+            make_quantizer(trained=False, **options)
 
 
 def test_inverse_cdf_sampling_never_takes_a_code_of_probability_0():

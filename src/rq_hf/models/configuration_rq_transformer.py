@@ -1,14 +1,11 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Configuration of the RQ-Transformer."""
 
-from dataclasses import field
-
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
+from transformers.utils.type_validators import activation_fn_key, interval, probability
 
 from .base import RQConfig
 from .configuration_rqvae import RQVAEConfig
-from .validation import at_least, between, greater_than
 
 # Fields that a transformer shares with the RQ-VAE whose codes it predicts.
 CODE_FIELDS = ("code_shape", "codebook_size", "codebook_dim", "shared_codebook")
@@ -61,27 +58,28 @@ class RQTransformerConfig(RQConfig):
     model_type = "rq_transformer"
     attribute_map = {"num_hidden_layers": "num_spatial_layers"}
 
-    vocab_size: int = field(default=16384, metadata={"range": at_least(1)})
-    condition_length: int = field(default=32, metadata={"range": at_least(1)})
-    condition_dim: int | None = field(default=None, metadata={"range": at_least(1)})
-    code_shape: list[int] | tuple[int, ...] = field(default=(8, 8, 4), metadata={"range": at_least(1)})
-    codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
-    codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
+    vocab_size: int = interval(min=1)(default=16384)
+    condition_length: int = interval(min=1)(default=32)
+    condition_dim: int | None = None
+    code_shape: list[int] | tuple[int, ...] = (8, 8, 4)
+    codebook_size: int = interval(min=1)(default=16384)
+    codebook_dim: int = interval(min=1)(default=256)
     shared_codebook: bool = True
-    hidden_size: int = field(default=1280, metadata={"range": at_least(1)})
-    num_spatial_layers: int = field(default=26, metadata={"range": between(1, 500)})
-    num_depth_layers: int = field(default=4, metadata={"range": between(0, 500)})
-    num_attention_heads: int = field(default=20, metadata={"range": at_least(1)})
-    intermediate_size: int | None = field(default=None, metadata={"range": at_least(1)})
-    hidden_act: str = "gelu"
-    dropout: float | int = field(default=0.1, metadata={"range": between(0, 1, "[)")})
-    attention_dropout: float | int = field(default=0.0, metadata={"range": between(0, 1, "[)")})
-    embedding_dropout: float | int = field(default=0.0, metadata={"range": between(0, 1, "[)")})
-    layer_norm_eps: float | int = field(default=1e-5, metadata={"range": greater_than(0)})
-    initializer_range: float | int = field(default=0.02, metadata={"range": at_least(0)})
-    text_loss_weight: float | int = field(default=0.1, metadata={"range": between(0, 1)})
+    hidden_size: int = interval(min=1)(default=1280)
+    num_spatial_layers: int = interval(min=1, max=500)(default=26)
+    num_depth_layers: int = interval(min=0, max=500)(default=4)
+    num_attention_heads: int = interval(min=1)(default=20)
+    intermediate_size: int | None = None
+    hidden_act: str = activation_fn_key(default="gelu")
+    dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.1)
+    attention_dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.0)
+    embedding_dropout: float | int = interval(min=0, max=1, exclude_max=True)(default=0.0)
+    layer_norm_eps: float | int = interval(min=0, exclude_min=True)(default=1e-5)
+    initializer_range: float | int = interval(min=0)(default=0.02)
+    text_loss_weight: float | int = probability(default=0.1)
     pad_token_id: int | None = None
     null_condition_ids: list[int] | tuple[int, ...] | None = None
+    id2label: dict[int, str] | dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
         self.code_shape = tuple(self.code_shape)
@@ -91,12 +89,15 @@ class RQTransformerConfig(RQConfig):
 
     def validate_architecture(self):
         super().validate_architecture()
-        self._require(len(self.code_shape) == 3, "code_shape", "three integers (H, W, D)")
+        is_shape = len(self.code_shape) == 3 and min(self.code_shape) >= 1
+        self._require(is_shape, "code_shape", "three integers (H, W, D) of at least 1")
+        for name in ("condition_dim", "intermediate_size"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "at least 1, or None")
         has_layers = self.num_depth_layers >= 1 or self.code_shape[2] == 1
         self._require(has_layers, "num_depth_layers", "at least 1 for codes of more than one depth")
         heads = self.num_attention_heads
         self._require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of `num_attention_heads` = {heads}")
-        self._require(self.hidden_act in ACT2FN, "hidden_act", "the name of an activation, such as 'gelu'")
 
         def are_ids(values) -> bool:
             return all(0 <= int(value) < self.vocab_size for value in values)

@@ -1,12 +1,10 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Configuration of the RQ-VAE."""
 
-from dataclasses import field
-
 from huggingface_hub.dataclasses import strict
+from transformers.utils.type_validators import interval
 
 from .base import RQConfig
-from .validation import at_least, between, greater_than
 
 
 @strict
@@ -45,24 +43,22 @@ class RQVAEConfig(RQConfig):
 
     model_type = "rqvae"
 
-    image_size: int = field(default=256, metadata={"range": at_least(1)})
-    num_channels: int = field(default=3, metadata={"range": at_least(1)})
-    base_channels: int = field(default=128, metadata={"range": at_least(1)})
-    channel_multiplier: list[int] | tuple[int, ...] = field(
-        default=(1, 1, 2, 2, 4, 4), metadata={"range": at_least(1)}
-    )
-    num_res_blocks: int = field(default=2, metadata={"range": between(1, 500)})
+    image_size: int = interval(min=1)(default=256)
+    num_channels: int = interval(min=1)(default=3)
+    base_channels: int = interval(min=1)(default=128)
+    channel_multiplier: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = interval(min=1, max=500)(default=2)
     attention_levels: list[int] | tuple[int, ...] = (5,)
-    latent_channels: int = field(default=256, metadata={"range": at_least(1)})
-    norm_num_groups: int = field(default=32, metadata={"range": at_least(1)})
-    codebook_size: int = field(default=16384, metadata={"range": at_least(1)})
-    codebook_dim: int = field(default=256, metadata={"range": at_least(1)})
-    code_depth: int = field(default=4, metadata={"range": at_least(1)})
+    latent_channels: int = interval(min=1)(default=256)
+    norm_num_groups: int = interval(min=1)(default=32)
+    codebook_size: int = interval(min=1)(default=16384)
+    codebook_dim: int = interval(min=1)(default=256)
+    code_depth: int = interval(min=1)(default=4)
     shared_codebook: bool = True
-    codebook_decay: float | int = field(default=0.99, metadata={"range": between(0, 1, "[)")})
-    codebook_epsilon: float | int = field(default=1e-5, metadata={"range": greater_than(0)})
+    codebook_decay: float | int = interval(min=0, max=1, exclude_max=True)(default=0.99)
+    codebook_epsilon: float | int = interval(min=0, exclude_min=True)(default=1e-5)
     restart_unused_codes: bool = True
-    commitment_weight: float | int = field(default=0.25, metadata={"range": at_least(0)})
+    commitment_weight: float | int = interval(min=0)(default=0.25)
 
     def __post_init__(self, **kwargs):
         self.channel_multiplier = tuple(self.channel_multiplier)
@@ -72,7 +68,8 @@ class RQVAEConfig(RQConfig):
     def validate_architecture(self):
         super().validate_architecture()
         levels = len(self.channel_multiplier)
-        self._require(levels >= 1, "channel_multiplier", "a non-empty list")
+        has_widths = levels >= 1 and min(self.channel_multiplier) >= 1
+        self._require(has_widths, "channel_multiplier", "a list of integers of at least 1")
         are_levels = all(0 <= level < levels for level in self.attention_levels)
         self._require(are_levels, "attention_levels", f"indexes of the {levels} levels of `channel_multiplier`")
         factor = self.downsample_factor

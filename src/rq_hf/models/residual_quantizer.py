@@ -15,8 +15,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from .validation import between, greater_than
-
 # Distances, or probabilities Q_tau, are computed in blocks of at most this many elements (8 MiB in fp32).
 BLOCK_ELEMENTS = 2**21
 # Dividing by a smaller temperature overflows fp32; at this value the nearest code has probability 1.
@@ -169,8 +167,8 @@ class ResidualQuantizer(nn.Module):
         restart_unused_codes: bool = True,
     ):
         super().__init__()
-        between(0, 1, "[)").check("decay", decay)
-        greater_than(0).check("epsilon", epsilon)
+        if not (0 <= decay < 1 and epsilon > 0):
+            raise ValueError(f"`decay` must be in [0, 1) and `epsilon` greater than 0, got {decay} and {epsilon}.")
         self.code_depth, self.restart_unused_codes = code_depth, restart_unused_codes
         self.decay, self.epsilon = decay, epsilon
         num_codebooks = 1 if shared_codebook else code_depth

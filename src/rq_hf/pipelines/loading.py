@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from ..models.base import check_whole, named_errors
+from ..models.base import check_whole
 
 
 @contextmanager
@@ -36,10 +36,7 @@ def load_whole(
     model_class: Any, name_or_path: str | Path, unused: tuple[str, ...] = (), **kwargs: Any
 ) -> PreTrainedModel:
     """Loads a model of any class from safetensors, of which no weight may be missing but in `unused` modules."""
-    with named_errors(name_or_path):
-        model, info = model_class.from_pretrained(
-            name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
-        )
+    model, info = model_class.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **kwargs)
     missing = [name for name in info["missing_keys"] if name.split(".")[0] not in unused]
     check_whole(name_or_path, model, {"missing_keys": missing})
     return model

@@ -17,7 +17,6 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..models.base import named_errors
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
 from .loading import pipeline_of
@@ -101,7 +100,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """See [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given."""
         name = str(pretrained_model_name_or_path)
-        with named_errors(name), pipeline_of(name):
+        with pipeline_of(name):
             return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):

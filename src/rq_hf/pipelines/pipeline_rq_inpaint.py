@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from ..images import decode_image
-from ..models.validation import at_least
+from ..models.validation import check_integer
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .pipeline_rq_image_generation import RQImageGenerationPipeline
 from .selection import CLIPRanker, ImageClassifier
@@ -126,7 +126,8 @@ class RQInpaintPipeline(RQImageGenerationPipeline):
             "acceptance_rate": acceptance_rate,
         }  # fmt: skip
         check_output_type(output_type)
-        at_least(0).check("padding_mask_crop", padding_mask_crop)
+        if padding_mask_crop is not None:
+            check_integer("padding_mask_crop", padding_mask_crop, 0, 10**6)
         images = pillow_images("image", image, "RGB")
         masks = pillow_images("mask_image", mask_image, "L")
         masks = [mask.point(lambda value: 255 * (value >= 128)) for mask in masks]

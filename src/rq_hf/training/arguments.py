@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Recipes, the arguments that name the data of a training, and the check of declared types and ranges."""
+"""Recipes, the arguments that name the data of a training, and the check of declared types."""
 
 import difflib
 import inspect
@@ -7,15 +7,14 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
+from huggingface_hub.dataclasses import type_validator
 from transformers import MODEL_MAPPING, PreTrainedConfig, TrainingArguments
-
-from ..models.validation import Range, at_least, check_ranges
+from transformers.utils.type_validators import interval
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS = ("model", "training", "data", "sampling", "card")
@@ -32,23 +31,22 @@ Loaded = TypeVar("Loaded")
 
 
 def is_of_type(value: Any, hint: Any) -> bool:
-    """Whether a value fits a type hint. An integer is a `float`, a path is a `str`, a tuple is a `list`."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(is_of_type(value, each) for each in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is list:
-        return isinstance(value, list | tuple) and all(is_of_type(each, inner[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(is_of_type(each, inner[1]) for each in value.values())
-    if hint in (int, float):
-        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
-    return hint is Any or isinstance(value, (str, os.PathLike) if hint is str else hint)
+    """Whether a value fits a type hint. Integers are also `float`, and a path is a `str`."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    floats = [_as_float(each) for each in value] if isinstance(value, list) else _as_float(value)
+    for each in (value, floats):
+        with suppress(TypeError):
+            type_validator("", each, hint)
+            return True
+    return False
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str = "") -> None:
-    """Raises a `ValueError`, which begins with `where`, unless every value has a type hint and fits it."""
+    """Raises a `ValueError` unless every value has a type hint and fits it. The error begins with `where`."""
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{where}there is no field `{name}`{closest(name, hints)}.")
@@ -57,28 +55,33 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any], where: str 
 
 
 def check_fields(arguments: Any) -> None:
-    """Raises a `ValueError` unless the fields of a dataclass have their declared types, ranges and choices."""
+    """Raises a `ValueError` unless the fields of a dataclass have their declared types and pass their validators."""
     values = {each.name: getattr(arguments, each.name) for each in fields(arguments)}
     check_types(values, get_type_hints(type(arguments)))
-    check_ranges(arguments)
     for each in fields(arguments):
+        value = values[each.name]
+        for validate in each.metadata.get("validator", []) if value is not None else []:
+            try:
+                validate(value)
+            except ValueError as error:
+                raise ValueError(f"`{each.name}`: {error}") from error
         choices = each.metadata.get("choices")
-        if choices is not None and values[each.name] not in [*choices, None]:
-            raise ValueError(f"`{each.name}` must be one of {', '.join(choices)}, got {values[each.name]!r:.80}.")
+        if choices is not None and value not in [*choices, None]:
+            raise ValueError(f"`{each.name}` must be one of {', '.join(choices)}, got {value!r:.80}.")
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that is most like it."""
+    """The end of an error about an unknown name. It suggests the most similar known name."""
     return "".join(f"; the closest one is `{close}`" for close in difflib.get_close_matches(name, known, 1))
 
 
-def setting(default: Any, help: str, allowed: Range | None = None) -> Any:
-    """A field with its help and its range."""
-    return field(default=default, metadata={"help": help} | ({"range": allowed} if allowed else {}))
+def setting(default: Any, help: str, make_field: Callable[..., Any] = field) -> Any:
+    """A field with its help. `make_field` may be a validator of `transformers.utils.type_validators`."""
+    return make_field(default=default, metadata={"help": help})
 
 
 def model_kinds(base: type[PreTrainedConfig]) -> dict[str, type[PreTrainedConfig]]:
-    """The configurations by `model_type` that are or derive from `base` and whose model is registered."""
+    """The registered configurations of `base` and its subclasses, by `model_type`."""
     kinds = [base]
     for kind in kinds:  # the list grows
         kinds += kind.__subclasses__()
@@ -92,10 +95,10 @@ class DataArguments:
     dataset_name: str | None = setting(None, "Hub id, or a folder of pictures, tables or tar shards.")
     dataset_config_name: str | None = setting(None, "Configuration of the data set.")
     streaming: bool = setting(False, "Train without a copy of the data on disk; needs --max_steps.")
-    shuffle_buffer_size: int = setting(1000, "Rows that each worker shuffles while streaming.", at_least(1))
+    shuffle_buffer_size: int = setting(1000, "Rows that each worker shuffles while streaming.", interval(min=1))
     train_split: str = setting("train", "Split to train on.")
     validation_split: str | None = setting(None, "Split to evaluate on.")
-    hold_out: bool = setting(False, "Without that split, hold out one training row in 14, by a hash of the pictures.")
+    hold_out: bool = setting(False, "Without that split, hold out one training row in 14.")
     image_column: str = setting("image", "Column of pictures.")
     caption_column: str | None = setting(None, "Column of captions: texts, or lists to draw from.")
     label_column: str | None = setting(None, "Column of class labels: class names or whole numbers.")
@@ -103,8 +106,8 @@ class DataArguments:
     transform: str = setting(
         "center_crop", "How pictures are made square: center_crop, pad (white), cc3m, ffhq, imagenet or lsun."
     )
-    max_train_samples: int | None = setting(None, "Train on this many rows at most.", at_least(1))
-    max_eval_samples: int | None = setting(None, "Evaluate on this many rows at most.", at_least(1))
+    max_train_samples: int | None = setting(None, "Train on this many rows at most.", interval(min=1))
+    max_eval_samples: int | None = setting(None, "Evaluate on this many rows at most.", interval(min=1))
 
     def __post_init__(self):
         for each in fields(self):
@@ -113,7 +116,7 @@ class DataArguments:
         check_fields(self)
         if self.caption_column is not None and self.label_column is not None:
             raise ValueError("Only one of `caption_column` and `label_column` can be given, got both.")
-        from .transforms import TRANSFORMS  # torchvision, which a training on tensors does not need
+        from .transforms import TRANSFORMS  # needs torchvision
 
         if self.transform not in TRANSFORMS:
             raise ValueError(f"`transform` must be one of {sorted(TRANSFORMS)}, got {self.transform!r}.")
@@ -126,20 +129,20 @@ class CodeDataArguments(DataArguments):
     rqvae_name_or_path: str | None = setting(None, "Hub id or folder of the RQ-VAE or a pipeline.")
     tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer or a pipeline.")
     text_encoder: str | None = setting(None, "Hub id or folder of a frozen text encoder, with its tokenizer.")
-    num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", at_least(1))
+    num_caption_variants: int | None = setting(None, "Captions of a list to use at most.", interval(min=1))
     prior_captions: str | None = setting(
-        None, "Text file of captions, one a line, for which an adapter goes on drawing what its base draws."
+        None, "Text file, one caption per line. The adapter learns to draw these captions as its base does."
     )
 
 
 def load_made(
     load: Callable[[str], Loaded], argument: str, name: str | None, pipeline: str | None, *command: str
 ) -> Loaded:
-    """Loads `name`, or else the pipeline that is fine-tuned. A `ValueError` says which `command` makes what lacks."""
+    """Loads `name`, or without a name `pipeline`. If that fails, the error names a `command` that makes the model."""
     if name is None and pipeline is not None:
         return load(pipeline)
     hint = f"`{shlex.join([*command, *(['--output_dir', name] if name else [])])}` makes one"
-    if name is None or (name.startswith("runs/") and not Path(name).exists()):  # what recipes make is never a Hub id
+    if name is None or (name.startswith("runs/") and not Path(name).exists()):  # an output folder, not a Hub id
         raise ValueError(f"`{argument}` must be a Hub id or a folder that exists, got {name!r}; {hint}.")
     try:
         return load(name)
@@ -150,7 +153,7 @@ def load_made(
 @dataclass
 class Recipe:
     """
-    All that a training needs to know. An unknown field of `sampling` or `card`, or a wrong type, is a `ValueError`.
+    The settings of a training. An unknown field of `sampling` or `card`, or a wrong type, is a `ValueError`.
 
     Args:
         training (`TrainingArguments`): Arguments of the stage: optimizer, batches, losses, seed.

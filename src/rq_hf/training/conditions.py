@@ -113,103 +113,31 @@ def _class_names(splits: dict[str, Rows], column: str) -> list[str]:
 
 class ConditionReader:
     """
-    Reads the condition of a row, a caption or a class label, as the `condition_length` ids of a transformer, or of the
-    text encoder before it. With `embeds` it gives the vectors of a caption.
-
-    A missing caption (`None`, blank or an empty list) or label (`None` or -1) gives the null condition, if the model
-    has one. Of a list of captions one is drawn. A caption that is too long is cut. Labels are names of the model's
-    `id2label`, or its class ids if it has none. A model that does not fit the data is a `ValueError`.
-
-    `features` are the types of the columns, with the names of a `ClassLabel`. `training` has the rates of BPE dropout
-    and condition dropout; without it nothing is drawn, and the first caption of a list is taken.
+    Reads the condition of a row: ids `(condition_length,)`, or the vectors of a caption. A missing condition, and a
+    share `dropout` of the others, is the null condition. This class gives the start id; subclasses read a column.
     """
 
-    def __init__(
-        self,
-        data: CodeDataArguments,
-        config: RQTransformerConfig,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        features: datasets.Features | None = None,
-        training: TrainingArguments | None = None,
-    ):
-        has_captions = data.caption_column is not None
-        self.is_training = training is not None
-        self.bpe_dropout = training.bpe_dropout if self.is_training else 0.0
-        self.condition_dropout = training.condition_dropout if self.is_training else 0.0
-        self.column = data.caption_column or data.label_column
-        self.num_variants = data.num_caption_variants
-        self.tokenizer = tokenizer
-        self.embeds: CaptionEmbeds | None = None
-        self.length, self.has_encoder = config.condition_length, config.condition_dim is not None
-        self.null_condition_ids = (NO_TOKEN,) * self.length if self.has_encoder else config.null_condition_ids
-        if self.condition_dropout > 0 and self.null_condition_ids is None:
-            raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
-        if self.column is None and config.condition_name is not None:
-            raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
-        if has_captions and tokenizer is None:
-            raise ValueError(f"`caption_column` must be None without a tokenizer, got {self.column!r}.")
-        length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
-        if not self.has_encoder and (config.condition_length != length or config.vocab_size < size):
-            raise ValueError(
-                f"The transformer must have `condition_length` {length} and `vocab_size` {size} or more for these "
-                f"data, got {config.condition_length} and {config.vocab_size}."
-            )
-        has_dropout = has_captions and self.bpe_dropout > 0 and not self.has_encoder
-        self.encoder = BPEDropoutEncoder(tokenizer) if has_dropout else None
-
-        names = config.id2label or {index: str(index) for index in config.class_ids}
-        self.label2id = None if has_captions else {names[index]: index for index in config.class_ids}
-        feature = (features or {}).get(self.column)
-        is_named = isinstance(feature, datasets.ClassLabel) and config.id2label is not None
-        self.class_names = feature.names if is_named else None
+    column: str | None = None
+    null: torch.Tensor | None = None
+    dropout: float = 0.0
 
     def __call__(self, row: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
-        """Returns the ids `(condition_length,)` or the vectors of a row. The generator decides all random choices."""
+        """Returns the condition of a row, with random choices by the generator."""
         if self.column is None:
             return torch.tensor([0])
         condition = self.read(row[self.column])
-        is_dropped = self.condition_dropout > 0 and torch.rand((), generator=generator) < self.condition_dropout
-        if condition is None or is_dropped:
-            return torch.tensor(self.null_condition_ids) if self.embeds is None else self.embeds.null
-        if isinstance(condition, int):
-            return torch.tensor([condition])
-        number = int(torch.randint(len(condition), (), generator=generator)) if self.is_training else 0
-        if self.embeds is not None:
-            return self.embeds[condition[number]]
-        if self.has_encoder:
-            return tokenize_texts([condition[number]], self.tokenizer, self.length)[0]
-        if self.encoder is not None:
-            return torch.tensor(self.encoder(condition[number], self.bpe_dropout, generator))
-        return torch.tensor(self.tokenizer(condition[number], padding="max_length", truncation=True).input_ids)
+        is_dropped = self.dropout > 0 and torch.rand((), generator=generator) < self.dropout
+        return self.null if condition is None or is_dropped else self.encode(condition, generator)
 
-    def parse(self, value: Any) -> list[str] | int | None:
-        """The captions or the class id of an entry, or `None` if it is missing."""
-        if self.label2id is None:
-            captions = value if isinstance(value, list) else [value]
-            if not all(caption is None or isinstance(caption, str) for caption in captions):
-                raise ValueError(f"`caption_column` must hold texts or lists of texts, got {value!r:.100}.")
-            return [caption for caption in captions[: self.num_variants] if caption and caption.strip()] or None
-        if value is None or value == -1:
-            return None
-        name = str(value) if self.class_names is None else self.class_names[value]
-        if name not in self.label2id:
-            known = list(self.label2id)
-            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
-        return self.label2id[name]
-
-    def read(self, value: Any) -> list[str] | int | None:
-        """As [`parse`], but refuses a missing condition if the model has no null condition."""
+    def read(self, value: Any) -> Any:
+        """The condition of an entry. Refuses a missing one if the model has no null condition."""
         condition = self.parse(value)
-        if condition is None and self.null_condition_ids is None:
+        if condition is None and self.null is None:
             raise ValueError(
                 f"Column {self.column!r} must hold a condition for every picture, got {value!r:.100}. With "
                 "`condition_dropout` such pictures train the null condition."
             )
         return condition
-
-    def captions(self, rows: datasets.Dataset) -> list[str]:
-        """The different captions that rows may give."""
-        return list(dict.fromkeys(text for value in rows[self.column] for text in self.parse(value) or ()))
 
     def check(self, rows: datasets.Dataset) -> None:
         """Reads the conditions of all rows. Its errors name the row."""
@@ -221,6 +149,102 @@ class ConditionReader:
                 raise ValueError(f"Row {index}: {error}") from error
         if num_missing > 0:
             logger.warning(f"{num_missing} of {len(rows)} rows lack {self.column} and train the null condition.")
+
+
+class LabelReader(ConditionReader):
+    """Reads a class label: a name of `id2label`, or a class id if the model has none. `None` and -1 are missing."""
+
+    def __init__(self, column: str, config: RQTransformerConfig, feature: Any = None):
+        is_named = isinstance(feature, datasets.ClassLabel) and config.id2label is not None
+        self.column, self.class_names = column, feature.names if is_named else None
+        names = config.id2label or {index: str(index) for index in config.class_ids}
+        self.label2id = {names[index]: index for index in config.class_ids}
+
+    def parse(self, value: Any) -> int | None:
+        if value is None or value == -1:
+            return None
+        name = str(value) if self.class_names is None else self.class_names[value]
+        if name not in self.label2id:
+            known = list(self.label2id)
+            raise ValueError(f"`label_column` must hold the classes of the model, {known!s:.100}, got {name!r:.100}.")
+        return self.label2id[name]
+
+    def encode(self, label: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.tensor([label])
+
+
+class CaptionReader(ConditionReader):
+    """Reads a caption, or a list of which training draws one. Blank texts are missing, and a long text is cut."""
+
+    def __init__(
+        self,
+        data: CodeDataArguments,
+        config: RQTransformerConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        training: TrainingArguments | None,
+    ):
+        self.column, self.num_variants = data.caption_column, data.num_caption_variants
+        self.tokenizer, self.length = tokenizer, config.condition_length
+        self.has_encoder, self.is_training = config.condition_dim is not None, training is not None
+        self.embeds: CaptionEmbeds | None = None
+        self.bpe_dropout = 0.0 if training is None or self.has_encoder else training.bpe_dropout
+        self.bpe_encoder = BPEDropoutEncoder(tokenizer) if self.bpe_dropout > 0 else None
+
+    def parse(self, value: Any) -> list[str] | None:
+        captions = value if isinstance(value, list) else [value]
+        if not all(caption is None or isinstance(caption, str) for caption in captions):
+            raise ValueError(f"`caption_column` must hold texts or lists of texts, got {value!r:.100}.")
+        return [caption for caption in captions[: self.num_variants] if caption and caption.strip()] or None
+
+    def encode(self, captions: list[str], generator: torch.Generator) -> torch.Tensor:
+        number = int(torch.randint(len(captions), (), generator=generator)) if self.is_training else 0
+        if self.embeds is not None:
+            return self.embeds[captions[number]]
+        if self.has_encoder:
+            return tokenize_texts([captions[number]], self.tokenizer, self.length)[0]
+        if self.bpe_encoder is not None:
+            return torch.tensor(self.bpe_encoder(captions[number], self.bpe_dropout, generator))
+        return torch.tensor(self.tokenizer(captions[number], padding="max_length", truncation=True).input_ids)
+
+    def embed(self, rows: datasets.Dataset, text_encoder: PreTrainedModel) -> None:
+        """Encodes the captions of all rows, so that they give vectors."""
+        texts = list(dict.fromkeys(text for value in rows[self.column] for text in self.parse(value) or ()))
+        self.embeds = CaptionEmbeds(texts, self.tokenizer, text_encoder, self.length)
+        self.null = self.embeds.null
+
+
+def condition_reader(
+    data: CodeDataArguments,
+    config: RQTransformerConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    features: datasets.Features | None = None,
+    training: TrainingArguments | None = None,
+) -> ConditionReader:
+    """Makes the reader of a data set with column types `features`. A model that does not fit the data is a
+    `ValueError`. Without `training`, and its rates of dropout, nothing is random: the first caption is taken."""
+    if (data.caption_column or data.label_column) is None and config.condition_name is not None:
+        raise ValueError("`caption_column` or `label_column` must name the condition of this model, got None.")
+    has_captions, has_encoder = data.caption_column is not None, config.condition_dim is not None
+    if has_captions and tokenizer is None:
+        raise ValueError(f"`caption_column` must be None without a tokenizer, got {data.caption_column!r}.")
+    length, size = (tokenizer.model_max_length, len(tokenizer)) if has_captions else (1, 1)
+    if not has_encoder and (config.condition_length != length or config.vocab_size < size):
+        raise ValueError(
+            f"The transformer must have `condition_length` {length} and `vocab_size` {size} or more for these "
+            f"data, got {config.condition_length} and {config.vocab_size}."
+        )
+    if has_captions:
+        reader = CaptionReader(data, config, tokenizer, training)
+    elif data.label_column is not None:
+        reader = LabelReader(data.label_column, config, (features or {}).get(data.label_column))
+    else:
+        reader = ConditionReader()
+    ids = (NO_TOKEN,) * config.condition_length if has_encoder else config.null_condition_ids
+    reader.null = None if ids is None else torch.tensor(ids)
+    reader.dropout = 0.0 if training is None else training.condition_dropout
+    if reader.dropout > 0 and reader.null is None:
+        raise ValueError("`condition_dropout` must be 0 for a model without `null_condition_ids`.")
+    return reader
 
 
 class CaptionEmbeds:
@@ -269,7 +293,7 @@ def code_datasets(
     samples = picture_datasets(splits, data, training, rqvae.config, is_random=not training.cache_latents)
     for name, rows in splits.items():
         rates = training if name == "train" else None
-        condition = ConditionReader(data, config, tokenizer, rows.features, rates)
+        condition = condition_reader(data, config, tokenizer, rows.features, rates)
         samples[name].reader.read_condition = condition
         if isinstance(rows, datasets.Dataset):
             condition.check(rows)
@@ -278,9 +302,7 @@ def code_datasets(
             for pictures in samples.values():
                 pictures.rows = cache_latents(pictures, rqvae.to(training.device))
                 if text_encoder is not None:
-                    condition, encoder = pictures.reader.read_condition, text_encoder.to(training.device)
-                    texts = condition.captions(pictures.rows)
-                    condition.embeds = CaptionEmbeds(texts, tokenizer, encoder, config.condition_length)
+                    pictures.reader.read_condition.embed(pictures.rows, text_encoder.to(training.device))
     return samples
 
 
@@ -295,13 +317,12 @@ def evaluation_samples(
     """
     Makes the samples of each split for an evaluation. All parts of a sample come from one row, as in training.
 
-    A row is left out if its picture cannot be decoded, or if its condition or one of `columns` is missing. A warning
-    counts such rows. The pictures are decoded once to find them; `datasets` keeps the result.
+    Rows without a decodable picture, a condition or one of `columns` are left out, and a warning counts them. The
+    pictures are decoded once to find them; `datasets` keeps the result.
 
     Args:
         data ([`CodeDataArguments`]): Name, columns, filter and transform of the data. With `hold_out` the splits are
-            the two parts into which a training divides a `train_split` without a validation split: `train_split` and
-            "validation".
+            `train_split` and "validation", the parts of `train_split` as a training divides it.
         splits (`Sequence[str]`): Names of the splits.
         rqvae_config ([`RQVAEConfig`]): Size and channels of the `pixel_values`.
         transformer_config ([`RQTransformerConfig`], *optional*): Adds its `input_ids`, with captions by `tokenizer`.
@@ -315,7 +336,7 @@ def evaluation_samples(
         rows = read_split(available, split, data)
         reader = make_reader(data, rqvae_config, columns=columns)
         if transformer_config is not None:
-            reader.read_condition = ConditionReader(data, transformer_config, tokenizer, rows.features)
+            reader.read_condition = condition_reader(data, transformer_config, tokenizer, rows.features)
         samples[split] = PictureDataset(_whole_rows(rows, reader), reader)
     return samples
 
@@ -379,7 +400,7 @@ class PictureCollator:
         data = data or CodeDataArguments(caption_column="text" if tokenizer is not None else None)
         self.read = make_reader(data, rqvae_config)
         if transformer_config is not None:
-            self.read.read_condition = ConditionReader(data, transformer_config, tokenizer)
+            self.read.read_condition = condition_reader(data, transformer_config, tokenizer)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `pixel_values` `(B, C, height, width)` in [-1, 1], and in stage 2 `input_ids` `(B, S)`."""

@@ -5,22 +5,20 @@ Everything random about a sample is drawn from (seed, epoch, index), so that nei
 training change it.
 """
 
-import hashlib
 import itertools
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
-import numpy as np
 import pyarrow.compute as pc
 import torch
+from datasets.fingerprint import Hasher
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainingArguments
@@ -41,13 +39,13 @@ ReadCondition = Callable[[dict[str, Any], torch.Generator], torch.Tensor]
 
 def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[str, Rows] | Rows:
     """
-    Reads a data set with `datasets.load_dataset`, which takes `kwargs`. From a folder `SPLIT/*.tar` it reads the tar
-    shards only. Raises a `ValueError` if it cannot be read.
+    Reads a data set with `datasets.load_dataset(..., **kwargs)`. Of a folder `SPLIT/*.tar` only the tar shards are
+    read. Raises a `ValueError` if it cannot be read.
     """
     if not (name or "").strip("/"):
         raise ValueError(f"`dataset_name` must be a Hub id or a folder of data, got {name!r}.")
     if Path(name, "README.md").is_file():  # `datasets` caches such a folder under a key without its paths and times
-        key = state_of_files(sorted(str(path.absolute()) for path in Path(name).rglob("*") if path.is_file()))
+        key = files_key(sorted(str(path.absolute()) for path in Path(name).rglob("*")))
         kwargs.setdefault("cache_dir", str(Path(datasets.config.HF_DATASETS_CACHE, key)))
     # img2dataset writes tables beside its shards, which `datasets` would read instead.
     shards: dict[str, list[str]] = {}
@@ -66,14 +64,10 @@ def read_dataset(name: str, config_name: str | None = None, **kwargs) -> dict[st
         raise ValueError(f"`dataset_name` {name!r} cannot be read: {error.__cause__ or error}{place}") from error
 
 
-def state_of_files(paths: Iterable[str]) -> str:
-    """A hash of the names, sizes and times of those files that are there."""
-    states = []
-    for path in paths:
-        with suppress(OSError, ValueError):
-            stat = os.stat(path)
-            states.append((path, stat.st_size, stat.st_mtime_ns))
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+def files_key(paths: Iterable[str]) -> str:
+    """A hash of the names, sizes and times of those files that exist."""
+    states = [(path, os.stat(path)) for path in paths if os.path.isfile(path)]
+    return Hasher.hash([(path, state.st_size, state.st_mtime_ns) for path, state in states])
 
 
 def load_splits(data: DataArguments) -> dict[str, Rows]:
@@ -82,7 +76,7 @@ def load_splits(data: DataArguments) -> dict[str, Rows]:
 
     Pictures stay undecoded files. With `streaming` only the training split is a stream: validation rows are copied to
     the cache of `datasets`. With `hold_out`, and without `streaming`, training rows replace a
-    validation split that is missing.
+    missing validation split.
     """
     available = read_dataset(data.dataset_name, data.dataset_config_name, streaming=data.streaming)
     names, splits = {"train": data.train_split, "validation": data.validation_split}, {}
@@ -132,52 +126,29 @@ def read_split(available: dict[str, Rows], split: str, data: DataArguments, argu
 def _keyed_by_files(rows: datasets.Dataset, column: str) -> datasets.Dataset:
     """The same rows. `datasets` computes cached results anew when the files that a column names change."""
     pictures = rows.data[column]
-    has_no_bytes = pc.is_null(pc.struct_field(pictures, "bytes"))
-    paths = pc.drop_null(pc.struct_field(pictures, "path").filter(has_no_bytes)).to_pylist()
-    if not paths:
-        return rows
-    key = state_of_files(paths)
-    return rows.rename_column(column, key).rename_column(key, column)  # the cache's key has the names of both steps
+    paths = pc.struct_field(pictures, "path").filter(pc.is_null(pc.struct_field(pictures, "bytes")))
+    key = files_key(path for path in paths.to_pylist() if path)
+    return rows.rename_column(column, key).rename_column(key, column)  # fingerprints depend on the names of columns
 
 
 def hold_out(rows: datasets.Dataset, data: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """
-    Rows for training, and at least one for validation. A row's part depends on the hash of its picture's file alone;
-    if that holds out none, the rows with the lowest hash are held out.
-    """
-    places = rows.map(_place, input_columns=[data.image_column], remove_columns=rows.column_names, desc="Holding out")
-    places = np.array(places["place"][:])
-    held_out = places < max(HELD_OUT, places.min(initial=1) + 1e-9)
-    if held_out.all():
-        raise ValueError(
-            "`hold_out` needs at least two different pictures whose files can be read, got "
-            f"{len(rows)} rows that it would all take."
-        )
-    logger.warning(
-        f"{held_out.sum()} of {len(rows)} pictures of {data.dataset_name} are held out for validation, by a hash of "
-        "their files."
-    )
-    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
-
-
-def _place(picture: dict[str, Any] | None) -> dict[str, float]:
-    """A number in [0, 1) that depends on the content of a picture's file only; 0.9 without a file."""
-    try:
-        return {"place": int.from_bytes(hashlib.sha256(_read_file(picture)).digest()[:6]) / 2**48}
-    except OSError:
-        return {"place": 0.9}
+    """Rows for training, and one row in 14 for validation. Both stages and evaluations of the same rows get the same
+    parts, as the seed is fixed."""
+    if len(rows) < 2:
+        raise ValueError(f"`hold_out` needs at least two rows, got {len(rows)}.")
+    parts = rows.train_test_split(max(1, round(len(rows) * HELD_OUT)), seed=0)
+    logger.warning(f"{len(parts['test'])} of {len(rows)} rows of {data.dataset_name} are held out for validation.")
+    return parts["train"], parts["test"]
 
 
 def _read_file(picture: dict[str, Any] | None) -> bytes:
     path, content = (picture["path"], picture["bytes"]) if picture is not None else (None, None)
-    if content is None:
-        if Path(str(path)).is_file():  # `fsspec` takes twice as long
-            return Path(path).read_bytes()
-        if Path(str(path)).exists():  # a named pipe would never end
-            raise OSError(f"{path} is no file")
-        with fsspec.open(str(path), "rb") as file:
-            content = file.read()
-    return content
+    if content is not None:
+        return content
+    if Path(str(path)).is_file():  # `fsspec` takes twice as long
+        return Path(path).read_bytes()
+    with fsspec.open(str(path), "rb") as file:
+        return file.read()
 
 
 def _has_value(entry: Any, value: str) -> bool:
@@ -245,7 +216,7 @@ class PictureDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, on which random choices depend. [`RQTrainer`] calls it before each epoch."""
+        """Sets the epoch for random choices. [`RQTrainer`] calls it before each epoch."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -292,7 +263,7 @@ class PictureStream(IterableDataset):
 
 def make_reader(data: DataArguments, rqvae_config: RQVAEConfig, is_random: bool = False, **options) -> SampleReader:
     """A [`SampleReader`] for a model, whose transform crops at random or is that of evaluations."""
-    from .transforms import PictureTransform  # torchvision, which a training on tensors does not need
+    from .transforms import PictureTransform  # needs torchvision
 
     transform = PictureTransform(rqvae_config.image_size, rqvae_config.num_channels, data.transform, is_random)
     return SampleReader(transform, image_column=data.image_column, **options)

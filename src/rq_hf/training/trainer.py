@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_torch_bf16_gpu_available, logging
+from transformers.utils.type_validators import interval
 
 from ..models.sampling import seeded_generator
-from ..models.validation import at_least, between, greater_than
 from .arguments import check_fields, setting
 from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
@@ -41,26 +41,32 @@ class RQTrainingArguments(TrainingArguments):
     """`TrainingArguments` of both stages."""
 
     model_name_or_path: str | None = setting(None, "Fine-tune this model or that of this pipeline.")
-    ema_decay: float | None = setting(None, "Decay of averaged weights; they are published.", between(0, 1, "[)"))
-    muon_learning_rate: float | None = setting(None, "Train matrices and kernels by Muon at this rate.", at_least(0))
+    ema_decay: float | None = setting(
+        None, "Decay of averaged weights; they are published.", interval(min=0, max=1, exclude_max=True)
+    )
+    muon_learning_rate: float | None = setting(
+        None, "Train matrices and kernels by Muon at this rate.", interval(min=0)
+    )
     early_stopping_patience: int | None = setting(
-        None, "Stop after so many evaluations without a better one. Each is saved; the best is kept.", at_least(1)
+        None,
+        "Stop after this many evaluations without a better one. Each is saved; the best is kept.",
+        interval(min=1),
     )
     # Fields of the base class, with other defaults or with ranges.
-    remove_unused_columns: bool = setting(False, "The data sets give only what is used.")
+    remove_unused_columns: bool = setting(False, "The data sets have no unused columns.")
     label_names: list[str] | None = field(default_factory=list, metadata={"help": "Batches have no label columns."})
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter is used.")
     ddp_broadcast_buffers: bool | None = setting(False, "All processes update the codebook alike.")
     hub_strategy: str = setting("end", "One push, after the training.")
     logging_nan_inf_filter: bool = setting(False, "A loss that is not finite ends the training.")
     log_level_replica: str = setting("error", "One warns for all.")
-    num_train_epochs: float = setting(3.0, "Epochs, unless --max_steps is given.", greater_than(0))
-    per_device_train_batch_size: int = setting(8, "Pictures of each process at once.", at_least(1))
-    per_device_eval_batch_size: int = setting(8, "Pictures of each process at once in evaluations.", at_least(1))
-    gradient_accumulation_steps: int = setting(1, "Batches of a step.", at_least(1))
-    learning_rate: float = setting(5e-5, "Learning rate of AdamW.", at_least(0))
-    seed: int = setting(42, "Seed of all random choices.", between(0, 2**32 - 1))
-    save_total_limit: int | None = setting(None, "Checkpoints to keep, the one being written too.", at_least(2))
+    num_train_epochs: float = setting(3.0, "Epochs, unless --max_steps is given.", interval(min=0, exclude_min=True))
+    per_device_train_batch_size: int = setting(8, "Pictures of each process at once.", interval(min=1))
+    per_device_eval_batch_size: int = setting(8, "Pictures of each process at once in evaluations.", interval(min=1))
+    gradient_accumulation_steps: int = setting(1, "Batches of a step.", interval(min=1))
+    learning_rate: float = setting(5e-5, "Learning rate of AdamW.", interval(min=0))
+    seed: int = setting(42, "Seed of all random choices.", interval(min=0, max=2**32 - 1))
+    save_total_limit: int | None = setting(None, "Checkpoints to keep, the one being written too.", interval(min=2))
 
     def __post_init__(self):
         check_fields(self)
@@ -93,7 +99,7 @@ def cpu_has_bf16() -> bool:
 
 
 class TrainerEvents(TrainerCallback):
-    """Tells an [`RQTrainer`] of the moments for which `Trainer` has no public method."""
+    """Calls an [`RQTrainer`] at moments for which `Trainer` has no public method."""
 
     def __init__(self, trainer: "RQTrainer"):
         self.trainer = trainer
@@ -150,7 +156,7 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 @dataclass
 class CheckedCollator:
-    """A collator that refuses pixels which are not finite or not in [-1, 1]. Workers check them on the CPU."""
+    """Refuses pixels outside [-1, 1] and NaN. Workers check them on the CPU."""
 
     collate: Callable[[list[Any]], dict[str, Any]]
 
@@ -196,7 +202,7 @@ class RQTrainer(Trainer):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether FSDP or DeepSpeed trains, which may spread the weights over processes."""
+        """Whether FSDP or DeepSpeed trains: they may spread the weights over processes."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -221,7 +227,7 @@ class RQTrainer(Trainer):
             return super().train(self.resumed_checkpoint, **kwargs)
 
     def save_own_state(self, checkpoint: Path) -> None:
-        """Writes to a checkpoint what `Trainer` does not; only the main process calls this."""
+        """Adds the averaged weights to a checkpoint; only the main process calls this."""
         if self.average is not None:
             torch.save(self.average.state_dict(), checkpoint / AVERAGE_FILE)
 

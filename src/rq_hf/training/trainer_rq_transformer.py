@@ -16,13 +16,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import cached_file
+from transformers.utils.type_validators import interval, probability
 
 from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import seeded_generator
-from ..models.validation import at_least, between, greater_than
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline, check_components
 from ..pipelines.text_encoding import embed_ids, load_text_encoder
@@ -41,28 +41,30 @@ class RQTransformerTrainingArguments(RQTrainingArguments):
     model_type: str = setting(
         "rq_transformer", "Kind of the transformer; a contextual_rq_transformer may start from an rq_transformer."
     )
-    code_temperature: list[float] | float = setting(0.5, "tau of Eq. 15, or one per depth.", greater_than(0))
+    code_temperature: list[float] | float = setting(0.5, "tau of Eq. 15, or one per depth.")
     stochastic_codes: bool = setting(True, "Draw the training codes from Q_tau (Eq. 15).")
     soft_labels: bool = setting(True, "Train on Q_tau (Eq. 15) instead of the codes.")
-    self_correction: float = setting(0.0, "Share of a batch whose codes the model draws itself.", between(0, 1))
-    self_correction_passes: int = setting(1, "Largest number of times that it draws them anew.", at_least(1))
-    self_correction_temperature: float = setting(1.0, "Temperature of these draws.", greater_than(0))
-    self_correction_top_k: int | None = setting(None, "Likeliest codes that are drawn from.", at_least(1))
-    self_correction_top_p: float | None = setting(None, "Probability of those drawn from.", between(0, 1, "(]"))
-    condition_dropout: float = setting(0.0, "Share of the samples without a condition, for guidance.", between(0, 1))
-    bpe_dropout: float = setting(0.1, "BPE dropout of training captions.", between(0, 1))
+    self_correction: float = setting(0.0, "Share of a batch whose codes the model draws itself.", probability)
+    self_correction_passes: int = setting(1, "Largest number of times that it draws them anew.", interval(min=1))
+    self_correction_temperature: float = setting(1.0, "Temperature of these draws.", interval(min=0, exclude_min=True))
+    self_correction_top_k: int | None = setting(None, "Likeliest codes that are drawn from.", interval(min=1))
+    self_correction_top_p: float | None = setting(
+        None, "Probability of those drawn from.", interval(min=0, max=1, exclude_min=True)
+    )
+    condition_dropout: float = setting(0.0, "Share of the samples without a condition, for guidance.", probability)
+    bpe_dropout: float = setting(0.1, "BPE dropout of training captions.", probability)
     cache_latents: bool = setting(False, "Encode each picture once, without augmentation.")
-    eval_pictures: int = setting(8, "Pictures that each evaluation draws.", at_least(0))
+    eval_pictures: int = setting(8, "Pictures that each evaluation draws.", interval(min=0))
     attn_implementation: Literal["sdpa", "eager"] = setting(
         "sdpa", "Attention while training; 'eager' is faster for small models on a CPU."
     )
     save_dtype: Literal["float16", "bfloat16", None] = setting(
         None, "dtype of the final pipeline's files, 'float16' or 'bfloat16'; they still load in fp32."
     )
-    lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", at_least(1))
-    lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", at_least(1))
-    prior_loss_weight: float = setting(30.0, "Weight of the loss of `prior_captions`.", at_least(0))
-    prior_batch_size: int = setting(16, "Prior captions in a step of each process.", at_least(1))
+    lora_rank: int | None = setting(None, "Train only LoRA adapters of this rank.", interval(min=1))
+    lora_alpha: int = setting(8, "LoRA's output is scaled by lora_alpha / lora_rank.", interval(min=1))
+    prior_loss_weight: float = setting(30.0, "Weight of the loss of `prior_captions`.", interval(min=0))
+    prior_batch_size: int = setting(16, "Prior captions in a step of each process.", interval(min=1))
 
     def __post_init__(self):
         super().__post_init__()
@@ -233,7 +235,7 @@ class RQTransformerTrainer(RQTrainer):
 
 
 def load_first_stage(recipe: Recipe) -> RQVAEModel:
-    """The RQ-VAE that a recipe names, or else that of the pipeline which it fine-tunes."""
+    """Loads the RQ-VAE of a recipe, or that of the pipeline to fine-tune."""
     name, pipeline = recipe.data.rqvae_name_or_path, recipe.training.model_name_or_path
     made = Path(name or "").name  # a folder may have the name of its recipe
     command = ["rq-hf", "train-rqvae", made if made in recipe_names() else "small-rqvae-64"]
@@ -243,7 +245,7 @@ def load_first_stage(recipe: Recipe) -> RQVAEModel:
 
 
 def load_encoder(data: CodeDataArguments, pipeline: str | None) -> PreTrainedModel | None:
-    """The text encoder that a recipe names, or that of the pipeline which it fine-tunes."""
+    """Loads the text encoder of a recipe, or that of the pipeline to fine-tune."""
     if data.text_encoder is not None:
         return load_text_encoder(data.text_encoder, dtype=torch.float32)
     if pipeline is None or data.caption_column is None:

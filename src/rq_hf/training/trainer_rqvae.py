@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import get_scheduler, set_seed
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils.type_validators import interval, probability
 
 from ..evaluation.reconstruction import ReconstructionMetrics, coarse_to_fine_sheet, squared_errors
 from ..models.configuration_rqvae import RQVAEConfig
 from ..models.modeling_rqvae import RQVAEModel, RQVAEOutput
-from ..models.validation import at_least, between
 from ..pipelines.loading import load_component
 from .arguments import Recipe, setting
 from .checkpoints import resume_checkpoint
@@ -38,15 +38,15 @@ class RQVAETrainingArguments(RQTrainingArguments):
     quantizer_dropout: float = setting(
         0.0,
         "Share of the batches that decode the first d codes alone, d at random; for coarse pictures.",
-        between(0, 1),
+        probability,
     )
     train_decoder_only: bool = setting(False, "Freeze encoder and codebook: transformers of their codes still fit.")
-    l1_weight: float = setting(0.0, "Weight of the mean absolute error beside the squared one.", at_least(0))
-    perceptual_weight: float = setting(1.0, "Weight of the perceptual loss; 0 trains without it.", at_least(0))
+    l1_weight: float = setting(0.0, "Weight of the mean absolute error beside the squared one.", interval(min=0))
+    perceptual_weight: float = setting(1.0, "Weight of the perceptual loss; 0 trains without it.", interval(min=0))
     perceptual_net: Literal["vgg", "lite0"] = setting(
         "vgg", "Its features: 'vgg' is LPIPS, which is downloaded; 'lite0' is an EfficientNet-Lite0 from PyPI."
     )
-    adversarial_weight: float = setting(0.75, "Weight of the adversarial loss; 0 is off.", at_least(0))
+    adversarial_weight: float = setting(0.75, "Weight of the adversarial loss; 0 is off.", interval(min=0))
 
     def __post_init__(self):
         super().__post_init__()
