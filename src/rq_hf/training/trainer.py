@@ -28,7 +28,7 @@ from transformers.utils import is_torch_bf16_gpu_available, logging
 from ..models.sampling import seeded_generator
 from ..models.validation import at_least, between, greater_than
 from .arguments import check_fields, setting
-from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
+from .checkpoints import MARKER, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
 
 logger = logging.get_logger(__name__)
@@ -217,8 +217,7 @@ class RQTrainer(Trainer):
         if resume_from_checkpoint:
             resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
         self.resumed_checkpoint = resume_from_checkpoint or None
-        with lock_output_dir(self.args):
-            return super().train(self.resumed_checkpoint, **kwargs)
+        return super().train(self.resumed_checkpoint, **kwargs)
 
     def save_own_state(self, checkpoint: Path) -> None:
         """Writes to a checkpoint what `Trainer` does not; only the main process calls this."""
