@@ -155,7 +155,6 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("codes",),
         **settings: Any,
@@ -192,7 +191,6 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
                 `"pil"`, `"np"` `(B, height, width, 3)` or `"pt"` `(B, 3, height, width)` in [0, 1], or `"latent"`
                 for the codes `(B, H, W, D)`.
             return_dict (`bool`, defaults to `True`): Whether to return an [`RQImagePipelineOutput`] or a tuple.
-            attention_kwargs (`dict`, *optional*): `{"scale": s}` multiplies the weights of adapters in this call.
             callback_on_step_end (*optional*):
                 `callback(pipe, step, position, {"codes": codes})`, called after each step of the transformer in each
                 batch. Codes `(B, H, W, D)` that are not drawn yet are 0. It may return a dictionary with other
@@ -238,7 +236,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         self._interrupt = False
         starts, num_steps = range(0, total, batch_size), self.transformer.num_steps(**settings)
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance_scale": guidance_scale}
-        with self._scaled_lora(attention_kwargs), self.progress_bar(total=len(starts) * num_steps) as progress_bar:
+        with self.progress_bar(total=len(starts) * num_steps) as progress_bar:
 
             def on_step_end(first_step: int, position: int, codes: torch.LongTensor) -> torch.LongTensor | None:
                 step = first_step + position
