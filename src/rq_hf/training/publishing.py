@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..hub import cast_weights, push_folder, write_card
+from ..hub import push_folder, write_card
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline
 from .arguments import CodeDataArguments, Recipe
 from .trainer import RQTrainer
 
 ADAPTER_FOLDER = "adapter"
+# Weights that are never rounded: moving averages of the codebook.
+KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
 # Training arguments that begin like this say how a run is stored and watched. The card leaves them out.
 NOT_IN_CARD = (
     "output_dir", "model_name_or_path", "log", "report_to", "run_name", "hub_", "push_to_hub", "save_", "eval_",
@@ -94,7 +96,10 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
     if dtype is not None:
         for name in ("rqvae", "transformer"):
             model = getattr(pipeline, name)
-            weights = cast_weights(model.state_dict(), getattr(torch, dtype))
+            weights = model.state_dict()
+            for key, value in weights.items():
+                if value.is_floating_point() and not key.endswith(KEPT_IN_FP32):
+                    weights[key] = value.to(getattr(torch, dtype))
             model.save_pretrained(Path(folder, name), state_dict=weights)
 
 
@@ -111,7 +116,6 @@ def run_facts(recipe: Recipe, metrics: dict[str, float], models: dict[str, Any])
     facts = {
         "model_name": folder.absolute().name,
         "repo_id": training.hub_model_id,
-        "base_model": None if is_local else base,
         "based_on": Path(base).resolve().name if is_local else base,
         "configs": {name: model.config for name, model in models.items()},
         "num_parameters": {name: model.num_parameters() for name, model in models.items()},
