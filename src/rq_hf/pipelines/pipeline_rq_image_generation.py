@@ -19,7 +19,6 @@ from ..models.base import named_errors
 from ..models.configuration_rq_transformer import CODE_FIELDS
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
-from .loading import pipeline_of
 from .lora import LoraMixin
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .selection import (
@@ -111,7 +110,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
         if kwargs.get("transformer") is not None:
             kwargs.setdefault("sampling", None)
         name = str(pretrained_model_name_or_path)
-        with named_errors(name), pipeline_of(name):
+        with named_errors(name):
             return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
