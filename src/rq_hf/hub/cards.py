@@ -27,9 +27,6 @@ METRIC_NAMES = {
     "psnr": "PSNR (dB)",
     "rfid": "rFID",
     "ssim": "SSIM",
-    "style": "Prompt accuracy, style",
-    "top1": "Prompt accuracy, concept top-1",
-    "top5": "Prompt accuracy, concept top-5",
 }
 EVALUATION = re.compile(r"^## Evaluation\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -151,7 +148,7 @@ def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> None:
 
 
 def code_section(kind: str, repo_id: str) -> str:
-    """The section of a card that tells how to load a repository with code."""
+    """A section of a card: how to load a repository with code."""
     loader = ("diffusers", "DiffusionPipeline") if kind == "pipeline" else ("transformers", "AutoModel")
     return _template("code").format(*loader, repo_id)
 
@@ -164,7 +161,7 @@ def _template(name: str) -> str:
 
 
 def _condition(transformer: Mapping[str, Any]) -> tuple[str, str | int | None]:
-    """What a transformer is conditioned on, "caption", "class" or "none", with an example."""
+    """The condition of a transformer, "caption", "class" or "none", and an example of it."""
     if not transformer or transformer["condition_length"] > 1 or transformer.get("condition_dim"):
         return "caption", "a red heart"
     if transformer["vocab_size"] > 1:

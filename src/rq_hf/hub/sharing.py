@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Nothing pickled."""
+"""Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Uploads no pickles."""
 
 import math
 import re
@@ -21,8 +21,8 @@ from .remote_code import add_code, read_json
 logger = logging.get_logger(__name__)
 
 
-# By kind of folder: the file by which it is known, a pattern of the model type in that file, and the configuration of
-# each component, which has the component's weights beside it.
+# For each kind of folder: its main file, a pattern of the model type in that file, and the configurations of its
+# components. The weights of a component lie beside its configuration.
 FOLDER_KINDS = {
     "pipeline": ("model_index.json", "*", {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}),
     "rqvae": ("config.json", "rqvae", {"rqvae": "config.json"}),
@@ -30,17 +30,17 @@ FOLDER_KINDS = {
     "adapter": ("adapter_config.json", "*", {"adapter": "adapter_config.json"}),
     "tokenizer": ("tokenizer_config.json", "*", {"tokenizer": "tokenizer_config.json"}),
 }
-# Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
+# Lower-case patterns of uploaded files: weights, configurations, tokenizers, code, texts, logs, pictures.
 UPLOADED = (
     "*.safetensors", "*.json", "*.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "*.jinja",
     "*.py", "*.md", "license", "notice", "events.out.tfevents.*",
     "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp",
 )  # fmt: skip
-# Names of files and folders that are not: what a training needs to go on, hidden files, caches.
+# Patterns of files and folders that are never uploaded: states of a training, hidden files, caches.
 LEFT_OUT = ("checkpoint-*", "trainer_state.json", ".*", "_*")
 # A file that `rq-hf evaluate --output` may write into the folder of a model; a push reads its figures.
 FIGURES = "evaluation.json"
-# A link of a card to a file. Its text has no brackets, so that the time is linear in the length of the card.
+# A link to a file. The text of a link has no brackets here, which keeps the search linear in the length of the card.
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((?!https?:|mailto:|#)([^()\s#]+)[^()\s]*\)")
 
 
@@ -123,7 +123,7 @@ def push_folder(
 
 
 def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder that a push takes, by their path in the folder. Folders that are links are skipped."""
+    """Yields the files to upload with their paths in the folder. Skips linked folders."""
     root = folder.resolve()
     if root.parent.name == "snapshots":  # of the Hub's cache, where files are links to the blobs of the repository
         root = root.parents[1]
@@ -139,7 +139,7 @@ def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _stage(folder: Path, stage: Path) -> None:
-    """Copies what is uploaded, without paths of this machine. Weights, which are large, are linked."""
+    """Copies the files to upload and removes paths of this machine from them. Weights are linked, not copied."""
     for name, path in _uploaded_files(folder):
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
@@ -158,7 +158,7 @@ def _stage(folder: Path, stage: Path) -> None:
 
 
 def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """The kind of a folder, the patterns of its weights, which must be whole, and what its files tell a card."""
+    """Checks a folder. Returns its kind, the patterns of its weights and the facts for a card."""
     kinds = [
         kind
         for kind, (file, model_type, _) in FOLDER_KINDS.items()
@@ -229,7 +229,7 @@ def _read_card(path: str | Path) -> ModelCard:
 
 
 def _renamed(text: str, source: str | Path, name: str) -> str:
-    """Puts `name` in place of the names of `source` that snippets of a card load."""
+    """Replaces the path of `source` by `name` wherever a snippet of a card loads it."""
     for old in set(re.findall(r"from_pretrained\(\"([^\"]+)\"", text)):
         if old == NO_REPOSITORY or f"{Path(source).resolve()}/".endswith(f"/{old.strip('./')}/"):
             text = re.sub(rf"(?<![\w/]){re.escape(old)}(?![\w/-])", name, text)
@@ -237,5 +237,5 @@ def _renamed(text: str, source: str | Path, name: str) -> str:
 
 
 def _is_local(name: str | None) -> bool:
-    """Whether a base model is a folder, of this machine or of another, and no repository."""
+    """Whether the name of a base model is a path and not a repository."""
     return name is not None and (Path(name).exists() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is None)

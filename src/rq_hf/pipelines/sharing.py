@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""What the pipeline does on the Hub with rq_hf installed. Code bundled by `with_code` has another module here."""
+"""Pushes a pipeline, and loads repositories with code. Bundled code has `hub/bundled_sharing.py` instead."""
 
 import tempfile
 from typing import Any
@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo
 
 
 class SharingMixin:
-    """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
+    """Pushes a pipeline. Loads the installed classes even from a repository with code."""
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, **kwargs: Any) -> CommitInfo:
         """Uploads all components in one commit to a repository, which is made if it is missing.

@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""What a training leaves for others: a model or a pipeline with its card, and one push to the Hub."""
+"""Saves the result of a training, a model or a pipeline, with its card, and pushes it to the Hub."""
 
 from dataclasses import fields
 from itertools import islice
@@ -17,7 +17,7 @@ from .trainer import RQTrainer
 ADAPTER_FOLDER = "adapter"
 # Weights that are never rounded: moving averages of the codebook.
 KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
-# Training arguments that begin like this say how a run is stored and watched. The card leaves them out.
+# The card leaves out training arguments that begin like this. They say how a run is stored and watched.
 NOT_IN_CARD = (
     "output_dir", "model_name_or_path", "log", "report_to", "run_name", "hub_", "push_to_hub", "save_", "eval_",
     "do_", "per_device_eval", "disable_tqdm", "resume_from_checkpoint", "use_cpu", "dataloader_num_workers",
@@ -63,7 +63,7 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
 
 
 def example_captions(trainer: RQTrainer, data: CodeDataArguments) -> list[str]:
-    """Captions of the first rows of the training data, which the model should know best."""
+    """Captions of the first rows of the training data."""
     if data.caption_column is None:
         return []
     captions = [row[data.caption_column] for row in islice(trainer.train_dataset.rows, 6)]
