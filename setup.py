@@ -56,7 +56,7 @@ DATASETS = "datasets>=4"
 # `train` and `eval` both read data sets, transform pictures and compute features, SSIM and LPIPS.
 pictures = [DATASETS, "torchvision>=0.21", "torchmetrics[image]>=1.8", "lpips>=0.1.4", "timm>=1.0.3", EFFICIENTNET]
 extras = {
-    "train": [*pictures, "filelock>=3.13", "peft>=0.18", "tensorboard>=2.18"],
+    "train": [*pictures, "peft>=0.18", "tensorboard>=2.18"],
     "eval": [*pictures, "torch-fidelity>=0.4"],
     "data": [DATASETS, "emoji>=2", "resvg-py>=0.5"],
     "demo": ["gradio>=6"],

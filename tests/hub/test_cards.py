@@ -9,7 +9,6 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from rq_hf.hub import render_card, write_card
-from rq_hf.hub.cards import weights_digest
 
 KINDS = ("pipeline", "rqvae", "rq_transformer", "adapter", "tokenizer")
 FACTS = {
@@ -50,7 +49,8 @@ def read_back(card: ModelCard) -> dict:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_card_has_a_section_for_all_that_it_is_given_and_for_nothing_else(kind, configs, tmp_path):
-    card = ModelCard.load(write_card(tmp_path, kind, {**FACTS, "configs": configs}))
+    write_card(tmp_path, kind, {**FACTS, "configs": configs})
+    card = ModelCard.load(tmp_path / "README.md")
     metadata = read_back(card)
     assert (metadata["license"], metadata["language"], metadata["datasets"]) == ("cc-by-4.0", "en", ["me/emoji9"])
     assert {"emoji", "rq_hf"} <= set(metadata["tags"])
@@ -58,15 +58,14 @@ def test_a_card_has_a_section_for_all_that_it_is_given_and_for_nothing_else(kind
         *("# emoji-64\n", "nine styles of {{ emoji }}.", "1,234,567", "7,654,321", "![16 samples](samples.png)"),
         *("4 x 4 x 3", "captions of up to 6 tokens", "| top_k | 64, 16 |", "10,431 drawings", "Google, Apache-2.0."),
         *("| learning_rate | 0.0006 |", "| seed | 0 |", "| bf16 | True |", "train-rqvae a\nrq-hf train-rqt b\n"),
-        *("| PSNR (dB) | 26.12 |", "| code usage | 0.75, 0.5 |", "split `test_combos`", "To try the library."),
+        *("| PSNR (dB) | 26.12 | me/emoji9, test_combos |", "| pictures | 469 |", "To try the library."),
         *("is based on [me/older](https://huggingface.co/me/older) and", "- It knows no flags.", "@inproceedings{lee"),
     ):
         assert text in card.text, text
     assert "max_steps" not in card.text and "None" not in card.text and "path/to/this" not in card.text
-    if kind != "tokenizer":  # which has no task
-        (result,) = metadata["model-index"][0]["results"]
-        assert result["dataset"] == {"name": "me/emoji9", "type": "me/emoji9", "split": "test_combos"}
-        assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {"psnr": 26.125, "pictures": 469}
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "me/emoji9", "type": "me/emoji9", "split": "test_combos"}
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {"psnr": 26.125, "pictures": 469}
 
     card = render_card(kind, {})
     read_back(card)
@@ -105,11 +104,3 @@ def test_the_snippets_of_all_cards_run(make_pipeline, condition, example, tmp_pa
             exec(snippet.replace("path/to/its/tokenizer", "pipeline/tokenizer"), {})
             assert Image.open("picture.png").size == ((20, 30) if kind == "rqvae" else (16, 16))
     assert Image.open("reconstruction.png").size == Image.open("coarse.png").size == (16, 16)
-
-
-def test_the_card_of_the_demo_is_complete_and_about_its_weights():
-    folder = Path(__file__).parents[2] / "checkpoints" / "emoji-64"
-    card = ModelCard.load(folder / "README.md")
-    metadata = read_back(card)
-    assert metadata["license"] == "cc-by-4.0" and len(headings(card.text)) > 5
-    assert metadata["weights"] == f"emoji-64@sha256:{weights_digest(folder)}"  # measure new weights, then change it

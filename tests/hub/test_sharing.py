@@ -3,21 +3,19 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import assert_draws_alike, draw
+from conftest import assert_draws_alike
 from diffusers import DiffusionPipeline
-from huggingface_hub import ModelCard, list_repo_commits, snapshot_download
+from huggingface_hub import EvalResult, ModelCard, list_repo_commits, snapshot_download
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoModel, AutoTokenizer
 
 from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration
 from rq_hf.cli import main
+from rq_hf.evaluation.report import write_report
 from rq_hf.hub import push_folder, write_card
-from rq_hf.training import save_pipeline
 
 FILES = {
     *("README.md", "model_index.json", "rqvae/config.json", "rqvae/model.safetensors"),
@@ -103,11 +101,7 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
         assert hub.repositories == {}
 
     refuse(tmp_path / "nothing", "`folder` must hold model_index.json")
-    refuse(
-        saved / "tokenizer",
-        "`with_code` needs a pipeline or a model.*'tokenizer'",
-        with_code=True,
-    )
+    refuse(saved / "tokenizer", "`with_code` needs a pipeline or a model.*'tokenizer'", with_code=True)
     refuse(saved, "`revision` must be None with `create_pr`.*'trial'", create_pr=True, revision="trial")
     refuse(saved, "license must be one of", license="as you like")
     (saved / "README.md").write_text("# Mine")
@@ -133,105 +127,38 @@ def test_what_is_wrong_is_named_and_makes_no_repository(hub, saved, tmp_path):
     refuse(tmp_path, "`folder` must hold weights as safetensors, there are no adapter_model")
 
 
-def test_a_long_card_takes_little_time(hub, saved):
-    pipe = RQImageGenerationPipeline.from_pretrained(saved)
-    for part in ("[", "![", "[a](", '![a](b from_pretrained("'):
-        (saved / "README.md").write_text("# Mine\n" + part * (100_000 // len(part)))
-        start = time.process_time()
-        pipe.push_to_hub("me/tiny")
-        assert time.process_time() - start < 5 and len(ModelCard.load("me/tiny").text) > 90_000
-
-
-def test_the_card_of_a_source_is_that_of_its_revision_and_may_be_private(hub, saved, caplog):
-    for name, revision in (("Main", None), ("Trial", "trial")):
-        (saved / "README.md").write_text(f"---\nlicense: mit\n---\n# {name}")
-        push_folder(saved, "me/source", revision=revision)
-    hub.repository("me/source").token = "hf_of_the_owner"
-    loaded = RQImageGenerationPipeline.from_pretrained("me/source", token="hf_of_the_owner")
-    loaded.push_to_hub("other")
-    assert "The card of 'me/source' is not copied" in caplog.text and "tester/other" in hub.repositories
-    for load in (RQImageGenerationPipeline, DiffusionPipeline):
-        for name, revision in (("Main", None), ("Trial", "trial")):
-            loaded = load.from_pretrained("me/source", revision=revision, token="hf_of_the_owner")
-            loaded.push_to_hub("tester/copy", token="hf_of_the_owner")
-            assert ModelCard.load("tester/copy").text.strip() == f"# {name}"
-
-
-@pytest.fixture
-def measured(tiny_pipeline, tmp_path) -> Path:
-    """The folder of a pipeline with a prompt rewriter, whose card has figures, a picture and whom to credit."""
-    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    rewriter = BertForMaskedLM(BertConfig(vocab_size=len(tiny_pipeline.tokenizer), **tiny))
-    tiny_pipeline.register_modules(prompt_rewriter=rewriter)
-    save_pipeline(tiny_pipeline, tmp_path / "emoji", "float16")
-    (tmp_path / "emoji" / "sample.png").write_bytes(b"png")
-    facts = {"model_name": "emoji", "license": "cc-by-4.0", "attribution": "Drawn by [artists](artists.md)."}
-    facts |= {"metrics": {"psnr": 28.125}, "datasets": ["me/data"], "sample_images": {"sample.png": "A sample"}}
-    write_card(tmp_path / "emoji", "pipeline", facts)
-    return tmp_path / "emoji"
-
-
-def assert_has_its_figures(hub, repo_id: str) -> None:
+def figures(repo_id: str) -> list:
+    """The results in the metadata of a card, whose section has the same."""
     card = ModelCard.load(repo_id)
-    assert card.data.eval_results[0].metric_value == 28.125 and "| PSNR (dB) | 28.12 |" in card.text
-    assert card.text.lstrip().startswith("# emoji\n") and "based on" not in card.text
-    assert "sample.png" in hub.files(repo_id)
+    results = card.data.eval_results or []
+    assert card.text.count("## Evaluation") == bool(results)
+    for result in results:
+        assert f"| {result.metric_name} | {result.metric_value:.4g} | {result.dataset_name}" in card.text
+    return [(result.metric_type, result.metric_value) for result in results]
 
 
-def assert_is_about_other_weights(hub, repo_id: str, link: str | None) -> None:
-    """The card has no name, figure or picture of its source, but tells what it is based on and whom to credit."""
-    card = ModelCard.load(repo_id)
-    assert card.data.eval_results is None and "28.1" not in str(card) and "sample.png" not in card.text
-    assert link is None or "sample.png" not in hub.files(repo_id)
-    assert card.text.lstrip().startswith(f"# {repo_id.split('/')[1]}\n")
-    assert f'from_pretrained("{repo_id}")' in card.text
-    assert ("is based on" in card.text) == (link is not None)
-    assert (f"The model is based on {link}" if link else "An RQ-Transformer draws") in card.text
-    assert card.data.base_model == ("me/model" if link and "me/model" in link else None)
-    assert card.data.license == "cc-by-4.0" and card.text.count("Drawn by artists.") == 1
+def test_a_card_has_the_figures_that_are_given_or_newly_measured_and_no_older_ones(hub, saved, caplog):
+    push_folder(saved, "me/tiny")
+    assert figures("me/tiny") == []
+    where = {"task_type": "text-to-image", "dataset_type": "me/data", "dataset_name": "me/data"}
+    given = EvalResult(**where, metric_type="fid", metric_name="FID", metric_value=9.5)
+    push_folder(saved, "me/tiny", eval_results=[given])
+    assert figures("me/tiny") == [("fid", 9.5)]
+    report = {"num_pictures": 4, "metrics": {"psnr": 28.125}, "depths": [{"depth": 1}]}
+    write_report(report, saved / "evaluation.json")  # as `rq-hf evaluate` does
+    main(["push", str(saved), "--repo_id", "me/tiny"])
+    assert figures("me/tiny") == [("psnr", 28.125)]
+    os.utime(saved / "evaluation.json", (0, 0))  # before the weights
+    push_folder(saved, "me/tiny")
+    assert figures("me/tiny") == [] and "evaluation.json, which is older than the weights" in caplog.text
+    write_card(saved, "pipeline", {"metrics": {"ssim": 0.5}, "datasets": ["me/data"]})  # as a training does
+    push_folder(saved, "me/tiny")
+    assert figures("me/tiny") == [("ssim", 0.5)]
+    RQImageGenerationPipeline.from_pretrained("me/tiny").push_to_hub("me/tiny")  # its weights may have changed
+    assert figures("me/tiny") == []
 
 
-def change(model: torch.nn.Module) -> None:
-    """Changes one weight a little."""
-    with torch.no_grad():
-        next(model.parameters()).view(-1)[-1] += 1e-3
-
-
-def test_a_card_keeps_its_figures_for_the_same_weights_alone(hub, measured, caplog):
-    pipe = RQImageGenerationPipeline.from_pretrained(measured)
-    draw(pipe)
-    pipe.push_to_hub("me/model")  # in fp32
-    assert_has_its_figures(hub, "me/model")
-    for component in ("transformer", "rqvae", "prompt_rewriter"):
-        changed = RQImageGenerationPipeline.from_pretrained("me/model")
-        change(getattr(changed, component))
-        changed.push_to_hub(f"me/{component}")
-        assert_is_about_other_weights(hub, f"me/{component}", "[me/model](https://huggingface.co/me/model)")
-    pipe.tokenizer.add_tokens(["banana"])
-    pipe.push_to_hub("me/tokenizer")
-    RQImageGenerationPipeline.from_pretrained(measured, prompt_rewriter=None).push_to_hub("me/without")
-    for repo_id in ("me/tokenizer", "me/without"):
-        assert_is_about_other_weights(hub, repo_id, "`emoji`")
-    assert "me/without gets a new card: the old one is about other weights, those of emoji" in caplog.text
-
-
-def test_a_card_of_earlier_weights_is_replaced_in_a_folder_and_on_the_hub(hub, measured, tmp_path):
-    main(["push", str(measured), "--repo_id", "me/model"])
-    assert_has_its_figures(hub, "me/model")
-    changed = RQImageGenerationPipeline.from_pretrained(measured)
-    change(changed.transformer)
-    changed.save_pretrained(tmp_path / "new")  # without a card
-    main(["push", str(tmp_path / "new"), "--repo_id", "me/model"])
-    assert_is_about_other_weights(hub, "me/model", None)  # they may as well be trained from scratch
-    changed.save_pretrained(measured)  # beside the old card
-    main(["push", str(measured), "--repo_id", "me/other"])
-    assert_is_about_other_weights(hub, "me/other", "`emoji`")
-    (measured / "README.md").write_text("# By hand\n")  # names no weights, so the push believes it
-    push_folder(measured, "me/other")
-    assert ModelCard.load("me/other").text.strip() == "# By hand"
-
-
-def test_the_card_travels_with_a_pipeline(hub, saved, monkeypatch, tmp_path):
+def test_the_card_of_a_folder_is_pushed_with_the_name_of_the_repository(hub, saved, monkeypatch, tmp_path):
     card = """---
 license: cc-by-4.0
 ---
@@ -247,18 +174,17 @@ Drawn by [artists](https://example.org), see [notes](../notes.md), [the licence]
     for name, content in {"README.md": card, "LICENSE": "words", "pictures/sample.png": "png"}.items():
         (saved / name).write_text(content)
     (tmp_path / "runs").mkdir()
-    saved = saved.rename(tmp_path / "runs" / "pipeline")
+    saved.rename(tmp_path / "runs" / "pipeline")
     monkeypatch.chdir(tmp_path)
-    RQImageGenerationPipeline.from_pretrained("runs/pipeline").push_to_hub("me/first")
-    RQImageGenerationPipeline.from_pretrained("me/first").push_to_hub("me/second", license="mit", with_code=True)
-    for name, license in (("me/first", "cc-by-4.0"), ("me/second", "mit")):
+    push_folder("runs/pipeline", "me/first")
+    RQImageGenerationPipeline.from_pretrained("me/first").push_to_hub("me/first", license="mit")  # keeps the card
+    push_folder("runs/pipeline", "me/second", with_code=True)
+    for name, license in (("me/first", "mit"), ("me/second", "cc-by-4.0")):
         pushed = ModelCard.load(name)
         assert pushed.data.license == license and "pictures/sample.png" in hub.files(name)
-        assert "see notes, the licence and [below](#use)" in pushed.text and "(https://example.org)" in pushed.text
-        assert f'from_pretrained("{name}")' in pushed.text
+        assert "see notes, [the licence]" in ModelCard.load("me/second").text and "[below](#use)" in pushed.text
+        assert f'from_pretrained("{name}")' in pushed.text and "(https://example.org)" in pushed.text
         assert f"evaluate rqvae {name} --output runs/pipeline-figures.json" in pushed.text
-    push_folder(saved, "me/third")
-    assert "[the licence](LICENSE)" in ModelCard.load("me/third").text
 
 
 def test_weights_of_an_earlier_push_are_deleted(hub, saved, tiny_pipeline):

@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_runs import assert_equal, contextual_trainer, logged, rqt_trainer, rqvae_trainer
-from transformers import TrainerCallback
 
 from rq_hf.training import resume_checkpoint
-from rq_hf.training.checkpoints import LOCK, MARKER, whole_checkpoints
+from rq_hf.training.checkpoints import MARKER, whole_checkpoints
 
 
 def write_checkpoint(folder: Path, whole: bool) -> str:
@@ -93,19 +92,3 @@ def test_the_best_checkpoint_is_loaded_with_its_own_average(tmp_path):
     trainer.args.ema_decay = 0.25
     trainer.load_average(best)
     assert trainer.average.decay == 0.25  # the checkpoint has another
-
-
-class SecondTraining(TrainerCallback):
-    """Tries to train in the same folder in the middle of a training."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        with pytest.raises(ValueError, match="`output_dir` must be free, got .*, in which another training runs"):
-            rqvae_trainer(args.output_dir, max_steps=1).train()
-
-
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
-    trainer = rqvae_trainer(tmp_path, max_steps=1)
-    trainer.add_callback(SecondTraining)
-    trainer.train()
-    rqvae_trainer(tmp_path, max_steps=1).train()  # when the first has ended
-    assert not (tmp_path / LOCK).exists()

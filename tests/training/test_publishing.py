@@ -57,7 +57,7 @@ def test_stage_1_leaves_a_model_with_a_card(tmp_path):
     assert_equal([weight.detach() for weight in saved.parameters()], trainer.average.shadow_params)
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert card.data.license == "cc-by-4.0" and card.data.model_name == "run" and card.data.get("widget") is None
-    for text in ("A test.", "| max_steps | 2 |", "| seed | 3 |", "PSNR", "](pictures/step-2.png)"):
+    for text in ("A test.", "| max_steps | 2 |", "| seed | 3 |", "| PSNR (dB) |", "](pictures/step-2.png)"):
         assert text in card.text, text
     assert "logging_steps" not in card.text and str(tmp_path) not in card.text
     assert (tmp_path / "run" / "eval_results.json").is_file()

@@ -2,6 +2,6 @@
 """Sharing folders on the Hugging Face Hub: uploads, model cards, and code for users without this library."""
 
 from .cards import render_card, write_card
-from .sharing import cast_weights, copy_card, push_folder
+from .sharing import push_folder
 
-__all__ = ["cast_weights", "copy_card", "push_folder", "render_card", "write_card"]
+__all__ = ["push_folder", "render_card", "write_card"]

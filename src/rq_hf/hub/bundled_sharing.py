@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Takes the place of `pipelines/sharing.py` in bundled code: the pipeline saves its code and does not push itself."""
+"""Replaces `pipelines/sharing.py` in bundled code. The pipeline saves its code and has no push of its own."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ class SharingMixin:
 
 
 def write_pipeline_code(folder: Path, modules: dict[str, str], text: str) -> None:
-    """Adds code to a saved pipeline, and names it and the `modules` of its components for diffusers."""
+    """Adds code to a saved pipeline and enters it, with the `modules` of the components, in model_index.json."""
     path = folder / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["_class_name"] = ["pipeline", index["_class_name"]]
@@ -32,7 +32,7 @@ def write_pipeline_code(folder: Path, modules: dict[str, str], text: str) -> Non
 
 
 def write_model_code(folder: Path, module: str, text: str) -> None:
-    """Adds code to a saved model, and names it for the image processor beside it."""
+    """Adds code to a saved model and enters it in the configuration of the image processor."""
     (folder / f"{module}.py").write_text(text, encoding="utf-8")
     path = folder / "preprocessor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

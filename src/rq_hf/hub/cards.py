@@ -1,16 +1,13 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Model cards: README.md files rendered from the templates in model_cards/, each about the weights that it names."""
+"""Model cards: README.md files rendered from the templates in model_cards/."""
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
-
-from .remote_code import read_json
 
 # Where snippets load from as long as there is no repository.
 NO_REPOSITORY = "path/to/this/folder"
@@ -22,6 +19,16 @@ KINDS = {
     "adapter": ("peft", ["rq-transformer", "lora"]),
     "tokenizer": ("transformers", ["rq-transformer"]),
 }
+METRIC_NAMES = {
+    "clip_score": "CLIP score",
+    "fid": "FID",
+    "inception_score": "Inception Score",
+    "lpips": "LPIPS",
+    "psnr": "PSNR (dB)",
+    "rfid": "rFID",
+    "ssim": "SSIM",
+}
+EVALUATION = re.compile(r"^## Evaluation\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
@@ -71,23 +78,16 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
     task = {"rqvae": "image-feature-extraction", "tokenizer": None}.get(kind, task)
     tables = {
         name: {key: value for key, value in (facts.get(name) or {}).items() if value is not None}
-        for name in ("sampling", "training_arguments", "metrics", "num_parameters")
+        for name in ("sampling", "training_arguments", "num_parameters")
     }
     based_on, summary = facts.get("based_on") or "", [facts["summary"]] if facts.get("summary") else []
     if based_on:
         link = f"[{based_on}](https://huggingface.co/{based_on})" if "/" in based_on else f"`{based_on}`"
         summary += [f"The model is based on {link} and has other weights. Figures of {link} do not hold for it."]
-    datasets, results = facts.get("datasets") or [], []
-    dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
-    if dataset and task:  # the Hub wants both for a figure
-        where = {"task_type": task, "dataset_type": dataset, "dataset_name": dataset}
-        where["dataset_split"] = facts.get("metrics_split")
-        numbers = {name: value for name, value in tables["metrics"].items() if isinstance(value, int | float)}
-        results = [EvalResult(**where, metric_type=name, metric_value=value) for name, value in numbers.items()]
+    datasets = facts.get("datasets") or []
     data = ModelCardData(
         base_model=facts.get("base_model") or (based_on if "/" in based_on else None),
         datasets=datasets or None,
-        eval_results=results or None,
         language=facts.get("language"),
         library_name=library,
         license=facts.get("license"),
@@ -104,54 +104,51 @@ def render_card(kind: str, facts: Mapping[str, Any]) -> ModelCard:
         "condition": condition,
         "model_class": next(iter(transformer.get("architectures") or ["RQTransformerForImageGeneration"])),
         "example": json.dumps((examples or [example])[0], ensure_ascii=False),
-        "metrics_dataset": dataset,
     }
     template = _template(kind) + _template("sections")
     card = ModelCard.from_template(data, template_str=template, **{**facts, **tables, **derived})
     card.text = card.text.rstrip() + "\n"
+    dataset = facts.get("metrics_dataset") or next(iter(datasets), None)
+    results = results_of(facts.get("metrics") or {}, task, dataset, facts.get("metrics_split"))
+    set_figures(card, results, title)
     return card
 
 
-def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
-    """Renders a card about the weights in a folder to its README.md; see [`render_card`]."""
-    path, card = Path(folder, "README.md"), render_card(kind, facts)
-    name = facts.get("repo_id") or facts.get("model_name") or path.parent.name
-    card.data.weights = f"{name}@sha256:{weights_digest(folder)}"
-    card.save(path)
-    return path
+def results_of(
+    metrics: Mapping[str, Any], task: str | None, dataset: str | None = None, split: str | None = None
+) -> list[EvalResult]:
+    """The numbers among metrics as results of a card. The Hub wants a task and a data set."""
+    where = {"task_type": task or "other", "dataset_type": dataset or "unknown", "dataset_name": dataset or "unknown"}
+    where["dataset_split"] = split
+    names = {name: METRIC_NAMES.get(name, name.replace("_", " ")) for name in metrics}
+    return [
+        EvalResult(**where, metric_type=name, metric_name=names[name], metric_value=value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    ]
 
 
-def weights_of(card: ModelCard) -> tuple[str, str]:
-    """The name and the digest of the weights that a card is about, from its metadata. Without them both are empty."""
-    name, _, digest = str(card.data.get("weights") or "").partition("@sha256:")
-    return name, digest
+def set_figures(card: ModelCard, results: list[EvalResult], model_name: str) -> None:
+    """Replaces the figures of a card, in its metadata and in its section "Evaluation"."""
+    card.data.eval_results = results or None
+    card.text = EVALUATION.sub("", card.text)
+    if results:
+        card.data.model_name = card.data.model_name or model_name
+        rows = ["## Evaluation", "", "| Metric | Value | Data |", "| --- | --- | --- |"]
+        for result in results:
+            data = ", ".join(filter(None, [result.dataset_name, result.dataset_split]))
+            rows.append(f"| {result.metric_name} | {result.metric_value:.4g} | {data} |")
+        before, heading, after = card.text.partition("## Citation\n")
+        card.text = "\n".join([before.rstrip(), "", *rows, "", heading + after])
 
 
-def weights_digest(folder: str | Path) -> str:
-    """SHA-256 of the weights and tokenizers of a saved pipeline or model.
-
-    Weights are hashed in fp32, which holds fp16 and bf16 exactly: saved again in fp32 or in other shards they are the
-    same. Rounded ones are not, since their figures may differ.
-    """
-    folder, digest = Path(folder), hashlib.sha256()
-    index = read_json(folder, "model_index.json") if (folder / "model_index.json").is_file() else [""]
-    for name in sorted(name for name in index if (folder / name).is_dir()):
-        files = [safe_open(path, "pt") for path in sorted((folder / name).glob("*.safetensors"))]
-        weights = {key: file for file in files for key in file.keys()}
-        for key in sorted(weights):
-            value = weights[key].get_tensor(key)
-            value = value.float() if value.is_floating_point() else value
-            digest.update(f"{name} {key} {[*value.shape]} {value.dtype}".encode())
-            digest.update(value.flatten().numpy())
-        if (folder / name / "tokenizer.json").is_file():
-            tokenizer = read_json(folder / name, "tokenizer.json")
-            tokenizer |= {"padding": None, "truncation": None}  # of the last call
-            digest.update(f"{name} {json.dumps(tokenizer, sort_keys=True)}".encode())
-    return digest.hexdigest()
+def write_card(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> None:
+    """Renders a card to the README.md of a folder; see [`render_card`]."""
+    render_card(kind, facts).save(Path(folder, "README.md"))
 
 
 def code_section(kind: str, repo_id: str) -> str:
-    """The section of a card that tells how to load a repository with code."""
+    """A section of a card: how to load a repository with code."""
     loader = ("diffusers", "DiffusionPipeline") if kind == "pipeline" else ("transformers", "AutoModel")
     return _template("code").format(*loader, repo_id)
 
@@ -164,7 +161,7 @@ def _template(name: str) -> str:
 
 
 def _condition(transformer: Mapping[str, Any]) -> tuple[str, str | int | None]:
-    """What a transformer is conditioned on, "caption", "class" or "none", with an example."""
+    """The condition of a transformer, "caption", "class" or "none", and an example of it."""
     if not transformer or transformer["condition_length"] > 1 or transformer.get("condition_dim"):
         return "caption", "a red heart"
     if transformer["vocab_size"] > 1:

@@ -22,10 +22,10 @@ HEAD = (ast.Expr, ast.Import, ast.ImportFrom)
 
 
 def add_code(folder: Path) -> None:
-    """Adds to a saved pipeline, RQ-VAE or RQ-Transformer the code that loads it without this library.
+    """Adds code to a saved pipeline, RQ-VAE or RQ-Transformer, so that it loads without this library.
 
     Raises:
-        `ValueError`: the pipeline or a model is none of this library.
+        `ValueError`: the pipeline or a model is not of this library.
     """
     if not (folder / "model_index.json").is_file():
         _add_model_code(folder)

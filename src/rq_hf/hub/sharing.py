@@ -1,29 +1,28 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Nothing pickled."""
+"""Uploads a folder to the Hub: safetensors, configurations, a card, and code on request. Uploads no pickles."""
 
 import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from .bundled_sharing import write_json
-from .cards import NO_REPOSITORY, code_section, render_card, weights_digest, weights_of
+from .cards import NO_REPOSITORY, code_section, render_card, results_of, set_figures
 from .remote_code import add_code, read_json
 
 logger = logging.get_logger(__name__)
 
 
-# By kind of folder: the file by which it is known, a pattern of the model type in that file, and the configuration of
-# each component, which has the component's weights beside it.
+# For each kind of folder: its main file, a pattern of the model type in that file, and the configurations of its
+# components. The weights of a component lie beside its configuration.
 FOLDER_KINDS = {
     "pipeline": ("model_index.json", "*", {"rqvae": "rqvae/config.json", "transformer": "transformer/config.json"}),
     "rqvae": ("config.json", "rqvae", {"rqvae": "config.json"}),
@@ -31,20 +30,18 @@ FOLDER_KINDS = {
     "adapter": ("adapter_config.json", "*", {"adapter": "adapter_config.json"}),
     "tokenizer": ("tokenizer_config.json", "*", {"tokenizer": "tokenizer_config.json"}),
 }
-# Names of files that are uploaded, in lower case: weights, configurations, tokenizers, code, texts, logs, pictures.
-PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp")
+# Lower-case patterns of uploaded files: weights, configurations, tokenizers, code, texts, logs, pictures.
 UPLOADED = (
     "*.safetensors", "*.json", "*.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "*.jinja",
-    "*.py", "*.md", "license", "notice", "events.out.tfevents.*", *PICTURES,
+    "*.py", "*.md", "license", "notice", "events.out.tfevents.*",
+    "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp",
 )  # fmt: skip
-# Names of files and folders that are not: what a training needs to go on, hidden files, caches.
+# Patterns of files and folders that are never uploaded: states of a training, hidden files, caches.
 LEFT_OUT = ("checkpoint-*", "trainer_state.json", ".*", "_*")
-# Weights that are never rounded: moving averages of the codebook.
-KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
-# A link of a card to a file. Its text has no brackets, so that the time is linear in the length of the card.
+# A file that `rq-hf evaluate --output` may write into the folder of a model; a push reads its figures.
+FIGURES = "evaluation.json"
+# A link to a file. The text of a link has no brackets here, which keeps the search linear in the length of the card.
 LINK = re.compile(r"(?<!!)\[([^][]*)\]\((?!https?:|mailto:|#)([^()\s#]+)[^()\s]*\)")
-# What the section on the licence of a card says after its name: whom to credit, also for weights made of these.
-ATTRIBUTION = re.compile(r"^## Licence\n+(?:Licence of the weights: .*\n)?((?:(?!## ).*\n?)*)", re.MULTILINE)
 
 
 def push_folder(
@@ -56,17 +53,18 @@ def push_folder(
     token: str | bool | None = None,
     with_code: bool = False,
     license: str | None = None,
+    eval_results: list[EvalResult] | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
 ) -> CommitInfo:
     """Uploads the folder of a pipeline, a model, an adapter or a tokenizer in one commit. The folder stays as it is.
 
-    Files with names of `UPLOADED` are uploaded, except those in links to folders, and files and folders of `LEFT_OUT`.
-    Weights of an earlier push that this push does not replace are deleted.
+    Uploads the files that `UPLOADED` names, and deletes older weights of the repository. Leaves out what `LEFT_OUT`
+    names, and folders that are links.
 
-    The README.md of the folder becomes the card, with the repository in place of the folder's path and without links
-    to files that are not uploaded. Without one the repository keeps its card. A new card is rendered if there is none,
-    or if its metadata name other weights, whose licence and attribution it keeps.
+    The card is the README.md of the folder, else the one of the repository, else a new one. Its figures are
+    `eval_results`, else those of an `evaluation.json` in the folder that is newer than the weights. Without either the
+    README.md of the folder keeps its figures, and the card of the repository loses those of its older weights.
 
     Args:
         folder (`str` or `Path`): the folder.
@@ -77,6 +75,7 @@ def push_folder(
         with_code (`bool`, defaults to `False`): whether to add the code that loads a pipeline or a model without this
             library, by `trust_remote_code=True`.
         license (`str`, *optional*): licence of the weights, for the card.
+        eval_results (`list[EvalResult]`, *optional*): figures of the weights, for the card.
         create_pr (`bool`, defaults to `False`): whether to open a pull request to `main` instead of changing it.
         commit_message (`str`, *optional*): title of the commit.
 
@@ -99,7 +98,15 @@ def push_folder(
         if with_code:
             add_code(stage)
         facts |= {"repo_id": repo_id, "license": license}
-        _complete_card(api, stage, folder, kind, facts, None if is_new_branch else revision, with_code)
+        card = _find_card(api, stage, folder, kind, facts, None if is_new_branch else revision)
+        results = eval_results or _new_results(Path(folder), stage, card)
+        if results or not (stage / "README.md").is_file():
+            set_figures(card, results, repo_id.split("/")[1])
+        if with_code and "trust_remote_code" not in card.text:
+            card.text += code_section(kind, repo_id)
+        card.data.license = license or card.data.license
+        card.validate()
+        card.save(stage / "README.md")
         if is_model and not with_code:
             logger.warning(f"{repo_id} loads where rq_hf is installed; push it `with_code` for others.")
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -115,45 +122,8 @@ def push_folder(
         )
 
 
-def cast_weights(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Rounds weights to another dtype, except integers and the moving averages of a codebook."""
-    return {
-        name: value.to(dtype) if value.is_floating_point() and not name.endswith(KEPT_IN_FP32) else value
-        for name, value in weights.items()
-    }
-
-
-def copy_card(source: str, folder: str | Path, revision: str | None = None, token: str | bool | None = None) -> None:
-    """Copies the card of a folder or a repository, and the pictures that it shows, to another folder.
-
-    The card names the weights of the source, so that a push sees whether the folder has the same. Warns about a card
-    that cannot be read, such as that of a private repository without a `token`.
-    """
-    place, name = Path(source), source
-    if place.is_dir():
-        name = place.resolve().name
-    else:
-        api = HfApi(token=token)
-        try:
-            place = Path(api.hf_hub_download(source, "README.md", revision=revision)).parent
-            api.snapshot_download(source, revision=revision, allow_patterns=PICTURES)
-        except (OSError, ValueError) as error:  # no card, no such repository, no right to read it, or no Hub
-            logger.warning(f"The card of {source!r} is not copied: {error}")
-            return
-    files = dict(_uploaded_files(place))
-    if "README.md" in files:
-        card = _read_card(files["README.md"])
-        if not weights_of(card)[1]:
-            card.data.weights = f"{name}@sha256:{weights_digest(place)}"
-        for picture in _shown_pictures(card, files):
-            Path(folder, picture).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(files[picture], Path(folder, picture))
-        card.text = _renamed(card.text, source, NO_REPOSITORY)
-        card.save(Path(folder, "README.md"))
-
-
 def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder that a push takes, by their path in the folder. Folders that are links are skipped."""
+    """Yields the files to upload with their paths in the folder. Skips linked folders."""
     root = folder.resolve()
     if root.parent.name == "snapshots":  # of the Hub's cache, where files are links to the blobs of the repository
         root = root.parents[1]
@@ -169,7 +139,7 @@ def _uploaded_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _stage(folder: Path, stage: Path) -> None:
-    """Copies what is uploaded, without paths of this machine. Weights, which are large, are linked."""
+    """Copies the files to upload and removes paths of this machine from them. Weights are linked, not copied."""
     for name, path in _uploaded_files(folder):
         (stage / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
@@ -188,7 +158,7 @@ def _stage(folder: Path, stage: Path) -> None:
 
 
 def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """The kind of a folder, the patterns of its weights, which must be whole, and what its files tell a card."""
+    """Checks a folder. Returns its kind, the patterns of its weights and the facts for a card."""
     kinds = [
         kind
         for kind, (file, model_type, _) in FOLDER_KINDS.items()
@@ -223,46 +193,32 @@ def _num_parameters(path: Path) -> int:
         raise ValueError(f"`folder` must hold whole weights, got {path.parent.name}/{path.name}: {error}") from error
 
 
-def _complete_card(
-    api: HfApi, stage: Path, folder: Path, kind: str, facts: dict[str, Any], revision: str | None, with_code: bool
-) -> None:
-    """Makes the card: that of the folder without names of this machine, that of the repository, or a new one, which
-    also takes the place of a card about other weights."""
-    path, repo_id, digest = stage / "README.md", facts["repo_id"], weights_digest(stage)
-    is_of_folder, card = path.is_file(), None
-    if is_of_folder or api.file_exists(repo_id, "README.md", revision=revision):
-        card = _read_card(path if is_of_folder else api.hf_hub_download(repo_id, "README.md", revision=revision))
-        name, old_digest = weights_of(card)
-        if old_digest not in ("", digest):
-            logger.warning(f"{repo_id} gets a new card: the old one is about other weights, those of {name}.")
-            for picture in _shown_pictures(card, [path.relative_to(stage).as_posix() for path in stage.rglob("*")]):
-                (stage / picture).unlink()
-            facts |= {"based_on": name if name != repo_id else None, "license": facts["license"] or card.data.license}
-            facts["attribution"] = "".join(ATTRIBUTION.findall(card.text)).strip()
-            card = None
-    if card is None:
-        card = render_card(kind, facts)
-    elif is_of_folder:
+def _find_card(
+    api: HfApi, stage: Path, folder: str | Path, kind: str, facts: dict[str, Any], revision: str | None
+) -> ModelCard:
+    """The card of the folder without paths of this machine, that of the repository, or a new one."""
+    path, repo_id = stage / "README.md", facts["repo_id"]
+    if not path.is_file() and not api.file_exists(repo_id, "README.md", revision=revision):
+        return render_card(kind, facts)
+    card = _read_card(path if path.is_file() else api.hf_hub_download(repo_id, "README.md", revision=revision))
+    if path.is_file():
         card.text = _renamed(card.text, folder, repo_id)
         base = card.data.base_model
         if any(map(_is_local, base if isinstance(base, list) else [base])):
             card.data.base_model = None
             card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")] or None
-    elif facts["license"] is None and not with_code:
-        return  # that of the repository stays
     card.text = LINK.sub(lambda link: link[int(not (stage / link[2]).exists())], card.text)
-    if with_code and "trust_remote_code" not in card.text:
-        card.text += code_section(kind, repo_id)
-    card.data.license = facts["license"] or card.data.license
-    card.data.weights = f"{repo_id}@sha256:{digest}"
-    card.validate()
-    card.save(path)
+    return card
 
 
-def _shown_pictures(card: ModelCard, names: Iterable[str]) -> list[str]:
-    """The pictures that a card shows, of the files of its folder."""
-    pictures = [name for name in names if any(fnmatchcase(name.lower(), pattern) for pattern in PICTURES)]
-    return [name for name in pictures if f"({name})" in card.text]
+def _new_results(folder: Path, stage: Path, card: ModelCard) -> list[EvalResult]:
+    """The results of an evaluation in the folder, unless the weights have changed since."""
+    if not (stage / FIGURES).is_file():
+        return []
+    if any((folder / FIGURES).stat().st_mtime < path.stat().st_mtime for path in stage.rglob("*.safetensors")):
+        logger.warning(f"The card gets no figures of {FIGURES}, which is older than the weights.")
+        return []
+    return results_of(read_json(stage, FIGURES).get("metrics", {}), card.data.pipeline_tag)
 
 
 def _read_card(path: str | Path) -> ModelCard:
@@ -273,7 +229,7 @@ def _read_card(path: str | Path) -> ModelCard:
 
 
 def _renamed(text: str, source: str | Path, name: str) -> str:
-    """Puts `name` in place of the names of `source` that snippets of a card load."""
+    """Replaces the path of `source` by `name` wherever a snippet of a card loads it."""
     for old in set(re.findall(r"from_pretrained\(\"([^\"]+)\"", text)):
         if old == NO_REPOSITORY or f"{Path(source).resolve()}/".endswith(f"/{old.strip('./')}/"):
             text = re.sub(rf"(?<![\w/]){re.escape(old)}(?![\w/-])", name, text)
@@ -281,5 +237,5 @@ def _renamed(text: str, source: str | Path, name: str) -> str:
 
 
 def _is_local(name: str | None) -> bool:
-    """Whether a base model is a folder, of this machine or of another, and no repository."""
+    """Whether the name of a base model is a path and not a repository."""
     return name is not None and (Path(name).exists() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is None)

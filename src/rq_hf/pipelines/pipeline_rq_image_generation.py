@@ -19,7 +19,6 @@ from transformers.utils import logging
 
 from .editing import EditingMixin
 from .labels import ids_of_labels, match_classes
-from .loading import pipeline_of
 from .lora import LoraMixin
 from .pipeline_output import RQImagePipelineOutput, check_output_type
 from .selection import (
@@ -99,9 +98,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """See [`DiffusionPipeline.from_pretrained`]. `use_safetensors` is `True` unless given."""
-        name = str(pretrained_model_name_or_path)
-        with pipeline_of(name):
-            return super().from_pretrained(name, **{"use_safetensors": True, **kwargs})
+        return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Saves a pipeline; see [`DiffusionPipeline.save_pretrained`].

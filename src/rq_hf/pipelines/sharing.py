@@ -1,39 +1,26 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""What the pipeline does on the Hub with rq_hf installed. Code bundled by `with_code` has another module here."""
+"""Pushes a pipeline, and loads repositories with code. Bundled code has `hub/bundled_sharing.py` instead."""
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
 
 
 class SharingMixin:
-    """Pushes a pipeline. From a repository with code it loads the installed classes instead."""
+    """Pushes a pipeline. Loads the installed classes even from a repository with code."""
 
     def push_to_hub(self, repo_id: str, token: str | bool | None = None, **kwargs: Any) -> CommitInfo:
         """Uploads all components in one commit to a repository, which is made if it is missing.
 
-        The card is that of the folder or repository that the pipeline was loaded from, else the one that is there, or
-        a new one. `kwargs` are options of [`~rq_hf.hub.push_folder`]: `private`, `revision`, `license`, `with_code`...
+        The repository keeps its card, without the figures of its older weights, or gets a new one. To push a folder
+        with the card in it, call [`~rq_hf.hub.push_folder`], which also has the options: `private`, `license`...
         """
-        from ..hub import copy_card, push_folder
+        from ..hub import push_folder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            if self.name_or_path:
-                copy_card(self.name_or_path, folder, self._loaded_commit(), token)
             return push_folder(folder, repo_id, token=token, **kwargs)
-
-    def _loaded_commit(self) -> str | None:
-        """The commit that the pipeline was loaded from: components come from a folder of the Hub's cache,
-        `models--OWNER--NAME/snapshots/COMMIT/COMPONENT`."""
-        cache = "--".join(["models", *str(self.name_or_path).split("/")])
-        for component in self.components.values():
-            parts = Path(getattr(component, "name_or_path", "")).parts
-            if parts[-4:-2] == (cache, "snapshots"):
-                return parts[-2]
-        return None
 
     @classmethod
     def _dict_from_json_file(cls, json_file, **kwargs):

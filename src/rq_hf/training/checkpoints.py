@@ -5,43 +5,13 @@ The trainer writes a marker file into a checkpoint last, and removes it before i
 that is killed while it saves therefore leaves a checkpoint without a marker.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
-from transformers import TrainingArguments
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
 MARKER = "checkpoint_is_whole"
-LOCK = ".lock"
-
-
-@contextmanager
-def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
-    """Refuses an `output_dir` in which another training runs. The system ends the lock of a process that is killed."""
-    folder, is_free = Path(args.output_dir), [True]
-    lock = FileLock(folder / LOCK)
-    if args.should_save:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            is_free = [False]
-    if not broadcast_object_list(is_free)[0]:
-        raise ValueError(f"`output_dir` must be free, got {args.output_dir!r}, in which another training runs.")
-    is_refused = True
-    try:
-        yield
-        is_refused = False
-    finally:
-        if lock.is_locked:
-            (folder / LOCK).unlink(missing_ok=True)
-            if is_refused and not any(folder.iterdir()):
-                folder.rmdir()
-        lock.release()
 
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -27,8 +27,10 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
 def draw_prior(
     pipe: RQImageGenerationPipeline, captions: list[str], seed: int, batch_size: int = 50
 ) -> dict[str, torch.Tensor]:
-    """What a model draws before it is adapted, and for which conditions: `codes` `(N, H, W, D)`, and `input_ids`
-    `(N, S)` or `prompt_embeds` `(N, S, condition_dim)`. An adapter keeps it, see [`RQTransformerTrainer`]."""
+    """Draws captions with a model before it is adapted, for prior preservation in [`RQTransformerTrainer`].
+
+    Returns `codes` `(N, H, W, D)` and their `input_ids` `(N, S)` or `prompt_embeds` `(N, S, condition_dim)`.
+    """
     name, batches = "input_ids" if pipe.text_encoder is None else "prompt_embeds", []
     for start in tqdm(range(0, len(captions), batch_size), desc="Drawing prior captions"):
         condition = pipe.encode_prompt(captions[start : start + batch_size]).to(pipe.transformer.device)
@@ -38,6 +40,6 @@ def draw_prior(
 
 
 def save_adapter(model: PeftModel, folder: str | Path, base: str) -> None:
-    """Saves the adapter of a model, with `base` as the name or path of the model that it was trained on."""
+    """Saves the adapter of a model. `base` is the name or path of the model that it was trained on."""
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder, save_embedding_layers=False)

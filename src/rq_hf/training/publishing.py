@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""What a training leaves for others: a model or a pipeline with its card, and one push to the Hub."""
+"""Saves the result of a training, a model or a pipeline, with its card, and pushes it to the Hub."""
 
 from dataclasses import fields
 from itertools import islice
@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..hub import cast_weights, push_folder, write_card
+from ..hub import push_folder, write_card
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline
 from .arguments import CodeDataArguments, Recipe
 from .trainer import RQTrainer
 
 ADAPTER_FOLDER = "adapter"
-# Training arguments that begin like this say how a run is stored and watched. The card leaves them out.
+# Weights that are never rounded: moving averages of the codebook.
+KEPT_IN_FP32 = (".cluster_size", ".embedding_sum", ".num_updates")
+# The card leaves out training arguments that begin like this. They say how a run is stored and watched.
 NOT_IN_CARD = (
     "output_dir", "model_name_or_path", "log", "report_to", "run_name", "hub_", "push_to_hub", "save_", "eval_",
     "do_", "per_device_eval", "disable_tqdm", "resume_from_checkpoint", "use_cpu", "dataloader_num_workers",
@@ -61,7 +63,7 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
 
 
 def example_captions(trainer: RQTrainer, data: CodeDataArguments) -> list[str]:
-    """Captions of the first rows of the training data, which the model should know best."""
+    """Captions of the first rows of the training data."""
     if data.caption_column is None:
         return []
     captions = [row[data.caption_column] for row in islice(trainer.train_dataset.rows, 6)]
@@ -94,7 +96,10 @@ def save_pipeline(pipeline: RQImageGenerationPipeline, folder: str | Path, dtype
     if dtype is not None:
         for name in ("rqvae", "transformer"):
             model = getattr(pipeline, name)
-            weights = cast_weights(model.state_dict(), getattr(torch, dtype))
+            weights = model.state_dict()
+            for key, value in weights.items():
+                if value.is_floating_point() and not key.endswith(KEPT_IN_FP32):
+                    weights[key] = value.to(getattr(torch, dtype))
             model.save_pretrained(Path(folder, name), state_dict=weights)
 
 
@@ -111,7 +116,6 @@ def run_facts(recipe: Recipe, metrics: dict[str, float], models: dict[str, Any])
     facts = {
         "model_name": folder.absolute().name,
         "repo_id": training.hub_model_id,
-        "base_model": None if is_local else base,
         "based_on": Path(base).resolve().name if is_local else base,
         "configs": {name: model.config for name, model in models.items()},
         "num_parameters": {name: model.num_parameters() for name, model in models.items()},

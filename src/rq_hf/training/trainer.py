@@ -28,7 +28,7 @@ from transformers.utils.type_validators import interval
 
 from ..models.sampling import seeded_generator
 from .arguments import check_fields, setting
-from .checkpoints import MARKER, lock_output_dir, resume_checkpoint
+from .checkpoints import MARKER, resume_checkpoint
 from .optimizers import MuonWith, hidden_matrices
 
 logger = logging.get_logger(__name__)
@@ -223,8 +223,7 @@ class RQTrainer(Trainer):
         if resume_from_checkpoint:
             resume_from_checkpoint = resume_checkpoint(self.args.output_dir, resume_from_checkpoint)
         self.resumed_checkpoint = resume_from_checkpoint or None
-        with lock_output_dir(self.args):
-            return super().train(self.resumed_checkpoint, **kwargs)
+        return super().train(self.resumed_checkpoint, **kwargs)
 
     def save_own_state(self, checkpoint: Path) -> None:
         """Adds the averaged weights to a checkpoint; only the main process calls this."""
