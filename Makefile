@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rq-hf generate checkpoints/emoji-64 "$$PROMPT" --num_candidates 32 --ranker likelihood $(ARGS)
 
 app: $(VENV)/.installed-demo
-	$(BIN)/rq-hf app checkpoints/emoji-64 $(ARGS)
+	$(BIN)/python scripts/app.py checkpoints/emoji-64 $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)

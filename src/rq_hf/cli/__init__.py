@@ -1,7 +1,6 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """The console command `rq-hf`. Each command is the `main` of the module of its name."""
 
-import ast
 import importlib
 import importlib.metadata
 import re
@@ -10,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..version import __version__
@@ -25,15 +23,14 @@ COMMANDS = {
     "evaluate": "measure an RQ-VAE or a pipeline",
     "convert": "convert an official checkpoint",
     "push": "upload a folder to the Hub",
-    "app": "serve a page in the browser that draws",
     "env": "print versions and device, for a report of an error",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """
-    Runs `rq-hf [--debug] COMMAND [arguments]`. All errors of all commands end here, see [`errors_in_one_line`]; the
-    exit status of a refused argument is 2. With `--debug` the traceback comes first.
+    Runs `rq-hf [--debug] COMMAND [arguments]`. An error ends it in one line, see [`errors_in_one_line`], and a
+    refused argument with status 2. `--debug` prints the traceback before that line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS)) + 2
@@ -48,20 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="COMMAND --help says more")
     start = 2 if argv[:1] == ["--debug"] else 1
     asked = parser.parse_args(argv[:start])
-    module = asked.command.replace("-", "_")
+    module = asked.command.replace("-", "_")  # imported here, as some need packages of an extra
     with errors_in_one_line(asked.debug):
-        try:
-            importlib.import_module(f".{module}", __name__).main(argv[start:])
-        except ImportError as error:
-            if not {"-h", "--help"} & {*argv}:
-                raise
-            source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
-            print(ast.get_docstring(ast.parse(source)), f"\nFlags are listed once it runs: {in_one_line(error)}")
+        importlib.import_module(f".{module}", __name__).main(argv[start:])
 
 
 @contextmanager
 def errors_in_one_line(debug: bool = False) -> Iterator[None]:
-    """Ends the process at an error of the block in one line on stderr: status 1, 130 for SIGINT, 143 for SIGTERM."""
+    """Prints an error of the block as one line and ends the process: status 1, 130 for SIGINT, 143 for SIGTERM."""
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -77,13 +68,13 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
 
 
 def interrupt(number: int, _: Any) -> None:
-    """Lets a signal end the command as Ctrl-C does, so that unfinished files are removed. A second one kills."""
+    """Raises KeyboardInterrupt, so that unfinished files are removed. A second signal kills the process."""
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt(number)
 
 
 def in_one_line(error: Exception) -> str:
-    """The message of an error. One that is not written for users says how to see where it comes from."""
+    """The message of an error in one line. An unexpected error also names `--debug`."""
     text = str(error).strip()
     if "Original Traceback" in text:  # a worker of a data loader hands its traceback on
         text = text.splitlines()[-1]
@@ -99,7 +90,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def extras_with(module: str | None) -> list[str]:
-    """The extras of rq_hf that install a module, whose package has the same name."""
+    """The extras of rq_hf that install a module. Its package must have the same name."""
     package = str(module).partition(".")[0].replace("_", "-")
     try:
         needs = "\n".join(importlib.metadata.requires("rq_hf") or [])

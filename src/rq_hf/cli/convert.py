@@ -12,6 +12,9 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from ..conversion import convert_checkpoint
 from .options import DTYPES, CommandParser
 
 
@@ -27,10 +30,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", default=SUPPRESS, help="of the weights, for the card (default: the official one)")
     parser.add_argument("--allow_pickle", action="store_true", help="load more than tensors, which can execute code")
     options = vars(parser.parse_args(argv))
-
-    import torch
-
-    from ..conversion import convert_checkpoint
-
     options["dtype"] = getattr(torch, options["dtype"])
     print(f"{options['output']} holds the converted {convert_checkpoint(**options)}.")

@@ -5,6 +5,8 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 
+import torch
+
 from ..version import __version__
 from .options import CommandParser
 
@@ -14,9 +16,6 @@ PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "datasets", "tok
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `rq-hf env`."""
     CommandParser(prog="rq-hf env", description=__doc__).parse_args(argv)
-
-    import torch
-
     installed = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
     versions = {"platform": platform.platform(), "python": platform.python_version(), "rq_hf": __version__}
     versions |= {name: installed.get(name, "not installed") for name in PACKAGES}

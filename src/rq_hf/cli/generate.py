@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from ..images import decode_image, image_grid
+from ..pipelines import RQInpaintPipeline
 from . import options
 
 
@@ -32,12 +36,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=options.integer, default=0, help="of the first picture; the next has the next")
     parser.add_argument("--output", type=options.picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_intermixed_args(argv)  # prompts may follow an option
-
-    import torch
-
-    from ..images import decode_image, image_grid
-    from ..pipelines import RQInpaintPipeline
-
     pipe = options.load_pipeline(arguments)
     labels = arguments.class_labels
     if labels is not None:

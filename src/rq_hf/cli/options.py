@@ -1,9 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""
-What several commands share: the parser, types of arguments, common options.
-
-Like the commands, it imports torch and the library in its functions: help shows up before these seconds.
-"""
+"""The parser, types of arguments and options that several commands share."""
 
 import argparse
 import itertools
@@ -11,6 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from ..files import write_whole
+from ..pipelines import RQImageGenerationPipeline
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -97,12 +98,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:1; by default cuda where there is one")
 
 
-def load_pipeline(arguments: argparse.Namespace) -> Any:
-    """The [`RQImageGenerationPipeline`] that the arguments of `add_model_arguments` name."""
-    import torch
-
-    from ..pipelines import RQImageGenerationPipeline
-
+def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
+    """Loads the pipeline that the arguments of `add_model_arguments` name."""
     dtype = getattr(torch, arguments.dtype)
     pipe = RQImageGenerationPipeline.from_pretrained(arguments.model, revision=arguments.revision, dtype=dtype)
     return pipe.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -133,8 +130,6 @@ def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def write_sheet(sheet: Any, output: Path | None, stem: str) -> None:
     """Saves a Pillow picture and prints its path; without `output` it is a new file in `out/`."""
-    from ..files import write_whole
-
     if output is None:
         paths = (Path("out", f"{stem}-{number}.png" if number else f"{stem}.png") for number in itertools.count())
         output = next(path for path in paths if not path.exists())

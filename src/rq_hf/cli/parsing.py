@@ -26,7 +26,7 @@ from ..training.arguments import (
 )
 from .options import CommandParser, read_json
 
-# (flag, section, fields): what of a recipe gives way to a flag, beside the flag's own field. `None` is all fields.
+# (flag, section, fields): a given flag also removes these fields of the recipe; `None` removes the whole section.
 OVERRIDES = [
     ("num_train_epochs", "training", ["max_steps"]),  # which would win over the epochs
     ("caption_column", "data", ["label_column"]),
@@ -46,8 +46,8 @@ def parse_recipe(
 ) -> Recipe:
     """Reads `RECIPE [--flag value ...]`. Each field of the sections `model`, `training` and `data` is a flag.
 
-    Flags win over the recipe, and [`OVERRIDES`] lists what else gives way to them. Without `--validation_split` rows
-    are held out where the recipe's split is missing.
+    Flags win over the recipe; [`OVERRIDES`] lists the other fields that a flag removes. Without `--validation_split`,
+    a data set that lacks the recipe's validation split has rows held out.
 
     Raises:
         `ValueError`: No recipe, an unknown field, or a value of the wrong type or range.
@@ -88,7 +88,7 @@ def parse_recipe(
 
 
 def start_logging(training: TrainingArguments) -> None:
-    """Shows what this library and transformers log, as `--log_level` says."""
+    """Shows the logs of this library and of transformers from `--log_level` on."""
     level = training.get_process_log_level()
     logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
     transformers.logging.set_verbosity(level)
@@ -97,7 +97,7 @@ def start_logging(training: TrainingArguments) -> None:
 def _read_flags(
     command: str, description: str, members: dict[str, Iterable[Field]], hints: dict[str, Any], argv: Sequence[str]
 ) -> dict[str, Any]:
-    """The flags that are given; each field is one. An unknown one is an error that names the closest."""
+    """Returns the given flags. Every field is a flag. An unknown flag is an error that names the closest one."""
     usage = "%(prog)s RECIPE [options]"
     parser = CommandParser(prog=command, usage=usage, description=description, argument_default=argparse.SUPPRESS)
     titles = ("data", "training of this stage", "model", "training in general (transformers.TrainingArguments)")
@@ -118,7 +118,7 @@ def _read_flags(
 
 
 def _add_flag(group: Any, field: Field, hint: Any) -> None:
-    """Adds the flag of a field. Types are checked where the field is declared, as those of recipes are."""
+    """Adds the flag of a field. Its type is checked later, together with those of the recipe."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     about = field.metadata.get("help", "model field, a JSON value")
     is_text = hint is not Any and (is_of_type("", hint) or is_of_type([""], hint))

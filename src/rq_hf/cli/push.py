@@ -9,6 +9,7 @@ Checkpoints of a training, hidden files and pickles are not uploaded. A card is 
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..hub import push_folder
 from .options import CommandParser
 
 
@@ -24,7 +25,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--create_pr", action="store_true", help="open a pull request")
     parser.add_argument("--commit_message")
     options = vars(parser.parse_args(argv))
-
-    from ..hub import push_folder
-
     print(push_folder(options.pop("folder"), options.pop("repo_id"), **options).commit_url)

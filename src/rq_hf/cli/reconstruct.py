@@ -9,6 +9,14 @@ Pictures are cropped to a centred square and resized to the model's size; transp
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageOps
+
+from ..evaluation.reconstruction import coarse_to_fine_sheet
+from ..images import decode_image
+from ..models import RQVAEModel
+from ..pipelines import load_component
 from .options import CommandParser, picture_path, write_sheet
 
 
@@ -19,16 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path)
     parser.add_argument("--output", type=picture_path, help="file to write; by default a new one in out/")
     arguments = parser.parse_args(argv)
-
-    import torch
-    from diffusers.image_processor import VaeImageProcessor
-    from PIL import Image, ImageOps
-
-    from ..evaluation.reconstruction import coarse_to_fine_sheet
-    from ..images import decode_image
-    from ..models import RQVAEModel
-    from ..pipelines import load_component
-
     rqvae = load_component(RQVAEModel, arguments.model, "rqvae")
     size, is_grey, pictures = rqvae.config.image_size, rqvae.config.num_channels == 1, []
     for path in arguments.pictures:
