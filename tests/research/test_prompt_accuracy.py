@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from picture_sets import MeanColour, Pixels, write_rows
+from picture_sets import MeanColour, Pixels
 
 from rq_hf.evaluation.features import ImageFiles, extract_features
 from rq_hf.images import to_uint8
@@ -99,24 +99,3 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
     assert results["metrics"].items() >= prompt_accuracy(rows).items()
     assert results["metrics"]["near_copies"] >= results["metrics"]["exact_copies"] >= 0
     assert [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()] == rows
-
-
-def run(folder: Path, data: Path, name: str, *flags: object) -> tuple[dict, dict[str, bytes]]:
-    """The results of the script, and the pictures that it has drawn."""
-    output = folder / f"{name}.json"
-    flags = ["--dataset_name", data, "--feature_extractor", "pixels", "--device", "cpu", "--output", output, *flags]
-    research.main(list(map(str, [folder / "pipeline", *flags])))
-    return json.loads(output.read_text()), {path.name: path.read_bytes() for path in (folder / name).glob("*.png")}
-
-
-def test_the_script_draws_a_sample_of_rows_and_draws_missing_pictures_again(saved, tmp_path):
-    data = write_rows(tmp_path / "data", {})
-    flags = ["--split", "train", "--num_prompts", 3, "--copies_of", "train", "--temperature", "1,1,0.5"]
-    results, pictures = run(tmp_path, data, "drawn", *flags)
-    assert len(pictures) == 3 == results["num_pictures"]
-    assert {"top1", "style", "near_copies"} <= set(results["metrics"])
-    (tmp_path / "drawn" / min(pictures)).unlink()
-    assert run(tmp_path, data, "drawn", *flags) == (results, pictures)
-    (tmp_path / "asked.jsonl").write_text('{"prompt": "a heart", "concept": "cat"}\n')
-    results, _ = run(tmp_path, data, "of_a_file", "--prompts", tmp_path / "asked.jsonl")
-    assert results["num_pictures"] == 1 and "style" not in results["metrics"]
