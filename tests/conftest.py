@@ -23,15 +23,6 @@ torch.set_num_threads(1)
 logging.disable_progress_bar()
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    """Prints what tests recorded for a reader, in whichever process they ran."""
-    for report in terminalreporter.getreports("passed"):
-        for name, text in report.user_properties:
-            if name == "printed at the end" and report.when == "call":
-                terminalreporter.section(report.nodeid)
-                terminalreporter.line(text)
-
-
 PROMPT = "a red heart"
 CAPTIONS = ["a red heart, twemoji style", "green apple, noto style", "a pizza of cheese", "rocket, 3d style"]
 RQVAE_FIELDS = dict(

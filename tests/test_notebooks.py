@@ -35,11 +35,3 @@ def test_the_quickstart_draws_paints_fine_tunes_and_pushes_where_asked(hub, monk
     assert "pipeline.py" in hub.files(repo_id)
     card = ModelCard.load(repo_id)
     assert "is based on `emoji-64`" in card.text and "PSNR" not in card.text and card.data.eval_results is None
-
-
-def test_the_notebook_stores_small_pictures_and_names_no_repository():
-    path = ROOT / "notebooks" / "quickstart.ipynb"
-    *cells, last = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    stored = [[name for output in cell.outputs for name in output.get("data", {})] for cell in cells]
-    assert stored == [["image/jpeg", "text/plain"]] * 6 and path.stat().st_size < 200_000
-    assert last.source.startswith('repository = ""')

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Caption tokenizers: byte-pair encoding of lower-case words into rows of fixed length, and BPE dropout with a seed.
 
-A tokenizer is trained on captions, or made from the files of a published RQ-Transformer (16,384 entries and 32 ids a
-caption for CC-3M). Both have the same structure: characters are merged inside words, the last character of a word
-carries the suffix "</w>", there are no start and end tokens, and rows are padded on the right.
+A tokenizer is trained on captions, or converted from the files of a published RQ-Transformer. In both, characters are
+merged inside words, the last character of a word carries the suffix "</w>", there are no start and end tokens, and
+rows are padded on the right.
 """
 
 import copy
@@ -25,8 +25,6 @@ PAD_TOKEN = "[PAD]"  # id 0
 UNK_TOKEN = "[UNK]"  # id 1
 END_OF_WORD = "</w>"
 MAX_CHARACTERS = 1000  # rarer ones become [UNK]
-LONGEST_WORD = 64  # characters; merging takes a time that grows with the square of a word's length
-LONGEST_ROW = 4096  # ids; each caption is padded to a whole row, and captions have tens of ids
 
 
 def train_caption_tokenizer(
@@ -36,16 +34,16 @@ def train_caption_tokenizer(
     Trains a byte-pair encoding on captions.
 
     Text is lower-cased and words are split at white space, around punctuation and around each Chinese character.
-    Accents are kept. Of a longer word, each 64 characters count as a word. The result depends only on how often each
-    word occurs. "[PAD]" and "[UNK]" typed in a caption are plain text.
+    Accents are kept. The result depends only on how often each word occurs. "[PAD]" and "[UNK]" typed in a caption are
+    plain text.
 
     Args:
         captions (`Iterable[str]`): The captions, read once.
         vocab_size (`int`, *optional*, defaults to 16384): The largest number of entries: two special tokens, two for
-            each of the 1,000 most frequent characters, inside a word and at its end, and the merged pairs. There are
-            fewer if the captions have no more pairs, so `len(tokenizer)` is the `vocab_size` of a model.
-        max_length (`int`, *optional*, defaults to 32): Number of ids in a row, at most 4,096. It is `model_max_length`
-            of the tokenizer and `condition_length` of the transformer.
+            each of the 1,000 most frequent characters, and the merged pairs. Few captions give fewer, so use
+            `len(tokenizer)` as the `vocab_size` of a model.
+        max_length (`int`, *optional*, defaults to 32): Number of ids in a row. It is `model_max_length` of the
+            tokenizer and `condition_length` of the transformer.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
@@ -53,8 +51,8 @@ def train_caption_tokenizer(
         gives `max_length` ids.
 
     Raises:
-        `ValueError`: If `captions` has no text or is a string, or a number is out of range: `vocab_size` must hold the
-            special tokens and the characters.
+        `ValueError`: If `captions` has no text or is a string, or `vocab_size` cannot hold the special tokens and the
+            characters.
 
     Example:
 
@@ -68,15 +66,11 @@ def train_caption_tokenizer(
     """
     if isinstance(captions, str):
         raise ValueError("`captions` must be an iterable of strings, got one string.")
-    if not isinstance(max_length, int) or not 1 <= max_length <= LONGEST_ROW:
-        raise ValueError(f"`max_length` must be an integer from 1 to {LONGEST_ROW}, got {max_length!r}.")
     normalizer, pre_tokenizer = _normalizer(), pre_tokenizers.BertPreTokenizer()
     word_counts, character_counts = Counter(), Counter()
     for caption in captions:
-        if not isinstance(caption, str):
-            raise ValueError(f"`captions` must hold strings, got {caption!r:.80}.")
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(caption)):
-            word_counts.update(word[start : start + LONGEST_WORD] for start in range(0, len(word), LONGEST_WORD))
+            word_counts[word] += 1
             character_counts.update(word)
     if not word_counts:
         raise ValueError("`captions` must contain text, got no captions or only blank ones.")
@@ -90,12 +84,10 @@ def train_caption_tokenizer(
             f"got {vocab_size}."
         )
 
-    # The trainer breaks ties by id, and gives the characters ids in the order of a hash map with a random seed. The
-    # characters are special tokens here, which have ids in their own order, so that the result is reproducible.
+    # The trainer breaks ties by id, and gives random ids to characters. As special tokens they have fixed ids.
     known_words = Counter({word: count for word, count in word_counts.items() if alphabet.issuperset(word)})
-    most = 2 + len(symbols) + sum(map(len, known_words))  # each merge shortens a word
     trainer = BpeTrainer(
-        vocab_size=min(vocab_size, most),  # it reserves memory for so many
+        vocab_size=vocab_size,
         special_tokens=[PAD_TOKEN, UNK_TOKEN, *symbols],
         end_of_word_suffix=END_OF_WORD,
         show_progress=show_progress,
@@ -111,10 +103,9 @@ def convert_char_bpe_tokenizer(
     vocab_file: str | os.PathLike, merges_file: str | os.PathLike, max_length: int
 ) -> PreTrainedTokenizerFast:
     """
-    Makes the tokenizer of a published text model from its two files. It gives equal ids for any text.
+    Makes the tokenizer of a published text model from its two files. It gives the published ids for any text.
 
-    Unlike with [`train_caption_tokenizer`], "[PAD]" and "[UNK]" typed in capitals are the special tokens, as in the
-    published tokenizer.
+    As in the published tokenizer, "[PAD]" and "[UNK]" typed in capitals are the special tokens.
 
     Args:
         vocab_file (`str` or `os.PathLike`): JSON object of tokens and ids, "bpe-16k-vocab.json" of the official code.
@@ -136,14 +127,12 @@ def convert_char_bpe_tokenizer(
 
 class BPEDropoutEncoder:
     """
-    Encodes captions with BPE dropout (Provilkov et al., 2020, https://arxiv.org/abs/1910.13267) and a seed, which the
-    dropout of `tokenizers` does not take.
+    Encodes captions with BPE dropout (Provilkov et al., 2020, https://arxiv.org/abs/1910.13267) and a generator. The
+    dropout of `tokenizers` takes no seed.
 
     Args:
-        tokenizer (`PreTrainedTokenizerFast`): Of [`train_caption_tokenizer`] or [`convert_char_bpe_tokenizer`].
-
-    Raises:
-        `ValueError`: If the tokenizer is another one.
+        tokenizer (`PreTrainedTokenizerFast`): Of [`train_caption_tokenizer`] or [`convert_char_bpe_tokenizer`]; others
+            raise a `ValueError`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -167,19 +156,17 @@ class BPEDropoutEncoder:
         Encodes a caption to `model_max_length` ids, padded and cut on the right.
 
         `dropout` in [0, 1] is the probability that a possible merge is skipped at a step. At 0 the ids are the
-        tokenizer's, except in words of more than 64 characters. At 1 they are characters.
+        tokenizer's. At 1 they are characters.
         """
         uniform = random.Random(torch.randint(2**63 - 1, (), generator=generator).item()).random
         encoding = self._characters(caption, verbose=False)
         input_ids = []
         for _, word in groupby(zip(encoding.word_ids(), encoding.input_ids, strict=True), key=itemgetter(0)):
-            symbols = [symbol for _, symbol in word]
-            for start in range(0, len(symbols), LONGEST_WORD):
-                input_ids += self._merge(symbols[start : start + LONGEST_WORD], dropout, uniform)
+            input_ids += self._merge([symbol for _, symbol in word], dropout, uniform)
         return (input_ids + [0] * self.max_length)[: self.max_length]
 
     def _merge(self, symbols: list[int], dropout: float, uniform) -> list[int]:
-        """Merges a word: at each step the pair of the lowest rank among those that dropout leaves."""
+        """Merges a word. Each step merges the pair of the lowest rank that dropout does not skip."""
         while True:
             candidates = [
                 (self._merges[pair], position)
@@ -212,5 +199,5 @@ def _make_tokenizer(
         unk_token=UNK_TOKEN,
         model_max_length=max_length,
         split_special_tokens=split_special_tokens,
-        model_input_names=["input_ids"],  # the models read padding as they read words
+        model_input_names=["input_ids"],  # padding is read as words are, without a mask
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-# Formats that Pillow decodes by itself. For others, such as EPS, it starts programs of the machine.
+# Formats that Pillow decodes itself. For others, such as EPS, it starts external programs.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
@@ -24,7 +24,7 @@ def decode_image(
     Converts a picture of any mode to 8 bits without transparency. Files may have any of `FORMATS`.
 
     The EXIF orientation is applied, transparent pixels become white and 16-bit grey is scaled to 8 bits. An animation
-    gives its current frame. Colour profiles are ignored. Whatever cannot be decoded is a `ValueError`.
+    gives its current frame. Colour profiles are ignored. A picture that cannot be decoded raises a `ValueError`.
 
     Args:
         image (`PIL.Image.Image`, `bytes`, `str` or `Path`): The picture, the content of its file, or its path.
@@ -33,14 +33,10 @@ def decode_image(
     """
     place = f" {image}" if isinstance(image, (str, Path)) else ""
     try:
-        if isinstance(image, (str, Path)) and not Path(image).is_file():  # a named pipe would never end
-            raise ValueError("there is no such file")
         if not isinstance(image, Image.Image):
             image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} are more than {max_pixels} pixels")
-        if 0 in image.size:
-            raise ValueError("it has no pixels")
         image.load()
         image = _to_8_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:

@@ -3,15 +3,12 @@
 
 import importlib
 import json
-import random
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import load_dataset
-from huggingface_hub import DatasetCard
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +19,6 @@ FIXTURE = ROOT / "tests" / "fixtures" / "emoji"
 STYLES, ONE_COLOUR_STYLES = prepare_emoji.STYLES, prepare_emoji.ONE_COLOUR_STYLES
 NAMES = [f"thing {first}{second}" for first in "abcdef" for second in "pqrstuvw"]
 NAMES += ["church", "blue heart", "waving person"]
-DROPPED = [
-    *({"label": "flag: Somewhere", "group": 9}, {"label": "Japanese “here” button", "group": 8}),
-    *({"label": "regional indicator A"}, {"label": "red hair", "group": 2}),
-]
 
 
 def write_json(path, value):
@@ -50,13 +43,13 @@ def emoji_entries():
     for index, name in enumerate(NAMES):
         entry = {"label": name, "hexcode": f"{0xE000 + index:X}", "emoji": chr(0xE000 + index)}
         entries.append(entry | {"group": 7, "tags": ["item", f"word{index}"]})
-    entries[NAMES.index("church")] |= {"group": 5, "tags": ["chapel", "cross", "item"]}
+    entries[NAMES.index("church")] |= {"group": 5}
     entries[-1] |= {"group": 1}
     entries[-1]["skins"] = [
         {"tone": tone, "hexcode": f"{entries[-1]['hexcode']}-1F3F{tone}", "label": f"waving person: tone {tone}"}
         for tone in (2, 3)
-    ] + [{"tone": [2, 3], "hexcode": "F000", "label": "two tones"}]
-    return entries + [entry | {"hexcode": f"{0xF100 + index:X}", "emoji": "x"} for index, entry in enumerate(DROPPED)]
+    ]
+    return entries
 
 
 # A church is a building; a cathedral and a minster are kinds of it. "minster" is a word of emojilib.
@@ -64,13 +57,11 @@ WORDNET_INDEX = [
     "church n 2 2 @ ~ 2 0 00000001 00000002",
     "cathedral n 1 1 @ 1 0 00000003",
     "minster n 1 1 @ 1 0 00000004",
-    "church_building n 1 1 @ 1 0 00000002",
-    "see n 2 1 @ 2 0 00000009 00000003",
 ]
 WORDNET_DATA = [
     "00000001 14 n 01 church 0 001 @ 00000009 n 0000 | a group",
-    "00000002 06 n 02 church 0 church_building 0 002 ~ 00000003 n 0000 ~ 00000004 n 0000 | a building",
-    "00000003 06 n 02 cathedral 0 see 0 001 @ 00000002 n 0000 | a large church",
+    "00000002 06 n 01 church 0 002 ~ 00000003 n 0000 ~ 00000004 n 0000 | a building",
+    "00000003 06 n 01 cathedral 0 001 @ 00000002 n 0000 | a large church",
     "00000004 06 n 01 minster 0 001 @ 00000002 n 0000 | a church",
 ]
 
@@ -78,7 +69,7 @@ WORDNET_DATA = [
 @pytest.fixture(scope="module")
 def npm_dir(tmp_path_factory):
     """A folder with packages of the real layout: each style draws each concept in its own colours, but "flat" repeats
-    "fluent" in "thing ap", "noto" draws "thing aq" as "thing ar", and "firefox" has only "thing a?"."""
+    "fluent" in "thing ap", and "noto" draws "thing aq" as "thing ar"."""
     folder = tmp_path_factory.mktemp("npm")
     root, entries = folder / "node_modules", emoji_entries()
     for package, (version, _) in prepare_emoji.TEXTS.items():
@@ -111,15 +102,13 @@ def npm_dir(tmp_path_factory):
             continue
         names, one_colour = [*drawn.values(), *tones.values()], style in ONE_COLOUR_STYLES
         icons = {name: {"body": draw(style, name, one_colour=one_colour)} for name in names}
-        if style == "firefox":
-            icons = {name.replace("-", ""): icon for name, icon in icons.items() if name.startswith("thing-a")}
+        if style == "firefox":  # names without hyphens
+            icons = {name.replace("-", ""): icon for name, icon in icons.items()}
         if style == "flat":
             icons["thing-ap"] = {"body": draw("fluent", "thing-ap")}
         if style == "noto":
             icons["thing-aq"] = {"body": draw("noto", "thing-ar")}
-            icons["renamed"] = icons.pop("thing-as")
-        aliases = {"thing-as": {"parent": "renamed"}} if style == "noto" else {}
-        write_json(package / "icons.json", {"icons": icons, "aliases": aliases, "width": 16, "height": 16})
+        write_json(package / "icons.json", {"icons": icons, "aliases": {}, "width": 16, "height": 16})
         if style in (*prepare_emoji.NAMING_STYLES, "outline"):
             write_json(package / "chars.json", {hexcode.lower(): name for hexcode, name in (drawn | tones).items()})
     return folder
@@ -158,18 +147,6 @@ def test_two_builds_are_equal_byte_for_byte(npm_dir, built, tmp_path):
     names = sorted(path.relative_to(built) for path in built.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((built / name).read_bytes() == (again / name).read_bytes() for name in names)
-
-
-def test_every_concept_is_drawn_once_in_each_style_by_the_icon_of_its_code_point_alias_or_name(rows):
-    pairs = [(row["concept"], row["style"]) for row in plain(rows) if row["tone"] == "default"]
-    assert len(pairs) == len(set(pairs)) == len(NAMES) * 8 + 8  # "firefox" has eight
-    assert sum(row["tone"] != "default" for row in rows) == 2 * 8
-    assert all(row["image"].size == (32, 32) and row["image"].mode == "RGB" for row in rows)
-    icons = {(row["style"], row["concept"], row["tone"]): row["icon"] for row in plain(rows)}
-    assert icons["noto", "thing-as", "default"] == "@iconify-json/noto:renamed"
-    assert icons["firefox", "thing-as", "default"] == "@iconify-json/fxemoji:thingas"
-    assert icons["3d", "thing-ap", "default"] == "@lobehub/fluent-emoji-3d:e000"
-    assert icons["3d", "waving-person", "medium-light"].endswith("-1f3f3")  # the package has these two exchanged
 
 
 def test_look_alikes_share_a_group_differ_in_name_and_are_never_in_test_combos(rows):
@@ -213,43 +190,6 @@ def test_splits_of_the_nine_styles_are_those_of_earlier_sets():
     assert found == [(row["split"], row["held_out"]) for row in rows]
 
 
-def test_one_colour_drawings_come_in_the_colours_that_captions_name(rows):
-    colours = defaultdict(set)
-    for row in rows:
-        if row["style"] in ONE_COLOUR_STYLES:
-            pixels = np.array(row["image"]).reshape(-1, 3)
-            ink = np.array([int(prepare_emoji.INKS[row["colour"]][i : i + 2], 16) for i in (1, 3, 5)])
-            assert (np.abs(pixels - ink).max(1) <= 2).mean() > 0.02
-            assert row["text"].startswith(row["colour"]) or row["alteration"] != "none"
-            colours[row["concept"], row["style"]].add(row["colour"])
-    assert {len(each) for key, each in colours.items() if key[0] != "blue-heart"} <= {1, 2, 3}
-    assert all(colours["blue-heart", style] == {"blue"} for style in ONE_COLOUR_STYLES)
-
-
-def test_altered_pictures_say_so_and_differ_from_the_plain_one(rows):
-    originals = {
-        (row["concept"], row["style"], row["colour"]): np.array(row["image"])
-        for row in rows
-        if row["alteration"] == "none" and row["tone"] == "default"
-    }
-    altered, kinds = [row for row in rows if row["alteration"] != "none"], set()
-    for row in altered:
-        kinds |= set(row["alteration"].split("-"))
-        colour = row["colour"] if row["style"] in ONE_COLOUR_STYLES else ""
-        before, after = originals[row["concept"], row["style"], colour], np.array(row["image"])
-        assert row["split"] == "train" and (before != after).any()
-        if row["alteration"] == "mirrored" and row["style"] != "3d":  # "3d" is resampled from another size
-            assert (before[:, ::-1] == after).all()
-        for word, said in (("mirrored", ("mirrored", "flipped")), ("small", ("small", "tiny", "little"))):
-            if word in row["alteration"]:
-                assert all(any(each in caption for each in said) for caption in row["captions"])
-        if row["colour"]:
-            assert all(row["colour"] in caption for caption in row["captions"])
-    assert kinds >= {"mirrored", "small", "left", "on", "recoloured"}
-    train = [row for row in plain(rows) if row["split"] == "train" and row["tone"] == "default"]
-    assert 0.2 * len(train) < sum(row["style"] in STYLES for row in altered) < 0.5 * len(train)
-
-
 def test_captions_have_none_of_the_words_that_are_kept_for_tests_and_rare_ones(npm_dir, rows, words):
     blocked = words[1]
     assert {"minster", "worship place"} <= blocked
@@ -258,32 +198,6 @@ def test_captions_have_none_of_the_words_that_are_kept_for_tests_and_rare_ones(n
     assert not said & blocked and not any("kirkca" in phrase for phrase in said)
     assert {"kirkde", "byggde", "cathedral", "sketch"} <= said
     assert captions.common_words(npm_dir / "node_modules", words[0].values()) == ["sketch"]  # "seldom" occurs once
-    lists = [row["captions"] for row in rows if row["split"] == "train" and row["concept"] == "church"]
-    assert all("church" in caption for each in lists for caption in each[:4] if caption.count(" ") > 1)
-    easy = [caption for each in lists for caption in each[: len(each) // 3]]
-    assert not any("kirk" in caption or "byggd" in caption for caption in easy)
-
-
-def test_words_have_weights_languages_synonyms_of_the_meaning_that_is_drawn_and_what_is_held_out(words):
-    church = words[0]["church"]
-    assert church.synonyms == ["church building", "cathedral", "minster"]  # "see" has another first sense
-    assert words[0]["thing-ap"].synonyms == []
-    assert church.keywords["item"] < church.keywords.get("cross", 1) <= 1
-    assert church.foreign["de"] == ["kirkde", "byggde"] and "ca" not in church.foreign
-    assert church.held_out["language"] == ["kirkca"] and church.held_out["emojilib"] == ["minster", "worship place"]
-
-
-def test_captions_follow_from_the_seed():
-    words = captions.Words("cat", {"pet": 1.0}, ["tomcat"], {"de": ["Katze"]}, {})
-    drawn = [captions.draw_captions(words, captions.Look("noto"), {"pet"}, seed, 30) for seed in ("a", "a", "b")]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(drawn[0]) == len(set(drawn[0])) > 20
-    assert not any("pet" in captions.split_words(caption) for caption in drawn[0])
-    rng = random.Random(0)
-    pairs = {captions.draw_caption(words, captions.Look("noto"), rng) for _ in range(300)}
-    assert {level for caption, level in pairs if "katze" in caption.lower().split()} == {3}
-    assert {level for caption, level in pairs if "tomcat" in caption.split()} == {1}
-    assert {level for _, level in pairs} == {0, 1, 2, 3}
 
 
 def test_prompt_sets_ask_for_trained_concepts_and_share_none_between_parts(npm_dir, built, rows, words, tmp_path):
@@ -301,26 +215,3 @@ def test_prompt_sets_ask_for_trained_concepts_and_share_none_between_parts(npm_d
     unseen = [prompt for (_, name), each in prompts.items() if name.startswith("unseen-k") for prompt in each]
     assert unseen and {prompt["prompt"] for prompt in unseen} <= words[1]
     assert all("style" in prompt for prompt in prompts["test", "unseen-pairs"] + prompts["test", "unseen-colours"])
-
-
-def test_the_card_names_splits_credits_and_licences_and_the_fixture_has_the_same_splits(built):
-    card, fixture = (DatasetCard.load(folder / "README.md") for folder in (built, FIXTURE))
-    for each in (card, fixture):
-        files = each.data.to_dict()["configs"][0]["data_files"]
-        assert [entry["split"] for entry in files] == list(prepare_emoji.SPLITS)
-    assert card.data.to_dict()["license"] == ["apache-2.0", "cc-by-4.0", "mit"]
-    assert all(style.credit in card.text and style.package in card.text for style in prepare_emoji.ALL_STYLES.values())
-    assert sorted(path.name for path in (built / "licenses").iterdir()) == sorted(prepare_emoji.TEXTS)
-
-
-def test_bad_values_and_full_folders_are_named_and_nothing_is_written(npm_dir, tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("text")
-    for folder, argument, message in (
-        (tmp_path / "emoji", "--size=50", "`--size` must be a positive multiple of 16, got 50"),
-        (tmp_path / "emoji", "--concepts=thing ax", "`--concepts` must name known concepts, got 'thing-ax'; the clos"),
-        (tmp_path, "--size=32", "must be new or empty"),
-    ):
-        with pytest.raises(SystemExit):
-            run(npm_dir, folder, argument)
-        assert message in capsys.readouterr().err
-        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

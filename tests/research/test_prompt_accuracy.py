@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from picture_sets import BROKEN, MeanColour, Pixels, write_rows
-from PIL import Image
+from picture_sets import MeanColour, Pixels
 
 from rq_hf.evaluation.features import ImageFiles, extract_features
 from rq_hf.images import to_uint8
@@ -100,54 +99,3 @@ def test_evaluate_prompts_draws_judges_and_writes(tiny_pipeline, pictures, tmp_p
     assert results["metrics"].items() >= prompt_accuracy(rows).items()
     assert results["metrics"]["near_copies"] >= results["metrics"]["exact_copies"] >= 0
     assert [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()] == rows
-    with Image.open(output.with_suffix(".png")) as sheet:
-        assert sheet.size == (4 * 200 + 8, 222 + 8)
-
-
-def test_prompts_without_an_answer_and_lines_that_are_no_prompt_are_refused(tiny_pipeline, pictures, tmp_path):
-    real, path = real_samples(pictures[:6]), tmp_path / "prompts.jsonl"
-    for wrong in ({"concept": "horse"}, {"style": "oil"}, {"concept": None}, {"prompt": ""}):
-        prompt = {"prompt": "a cat", "concept": "cat", "style": "3d"} | wrong
-        with pytest.raises(ValueError, match="must hold a prompt and a concept and style of `samples`, got {"):
-            research.evaluate_prompts(tiny_pipeline, [prompt], real, tmp_path / "drawn", extractor=MeanColour())
-    for line in ("{", "7", '"a cat"', "\ud800"):
-        path.write_bytes(f'{{"prompt": "a cat"}}\n\n{line}\n'.encode("utf-8", "surrogatepass"))
-        with pytest.raises(ValueError, match=r"`prompts` '.*prompts.jsonl', line 3, must be a JSON object"):
-            research.read_prompts(path)
-    assert not (tmp_path / "drawn").exists()
-
-
-def run(folder: Path, data: Path, name: str, *flags: object) -> tuple[dict, dict[str, bytes]]:
-    """The results of the script, and the pictures that it has drawn."""
-    output = folder / f"{name}.json"
-    flags = ["--dataset_name", data, "--feature_extractor", "pixels", "--device", "cpu", "--output", output, *flags]
-    research.main(list(map(str, [folder / "pipeline", *flags])))
-    return json.loads(output.read_text()), {path.name: path.read_bytes() for path in (folder / name).glob("*.png")}
-
-
-@pytest.mark.parametrize("part, value", [("image", BROKEN), ("text", None), ("text", " "), ("concept", None)])
-def test_rows_without_a_part_are_left_out_of_all_parts_and_counted(saved, tmp_path, caplog, part, value):
-    flags = ["--split", "train", "--num_prompts", 4]
-    clean = run(tmp_path, write_rows(tmp_path / "clean-data", {}), "clean", *flags)
-    spoilt = run(tmp_path, write_rows(tmp_path / "spoilt-data", {part: value}), "spoilt", *flags)
-    assert clean[0]["num_pictures"] == spoilt[0]["num_pictures"] == 4 and clean[1] == spoilt[1]
-    assert clean[0]["metrics"] == pytest.approx(spoilt[0]["metrics"], rel=1e-6)
-    assert "Of 8 rows, 2 are left out" in caplog.text
-
-
-def test_the_script_draws_a_sample_of_rows_goes_on_where_it_was_and_names_what_is_missing(saved, tmp_path, capsys):
-    data = write_rows(tmp_path / "data", {})
-    flags = ["--split", "train", "--num_prompts", 3, "--copies_of", "train", "--temperature", "1,1,0.5"]
-    results, pictures = run(tmp_path, data, "drawn", *flags)
-    assert len(pictures) == 3 == results["num_pictures"]
-    assert {"top1", "style", "near_copies"} <= set(results["metrics"])
-    (tmp_path / "drawn" / min(pictures)).unlink()
-    assert run(tmp_path, data, "drawn", *flags) == (results, pictures)
-    held_out, _ = run(tmp_path, data, "held_out", "--split", "validation", "--hold_out")
-    assert held_out["num_pictures"] == 1
-    (tmp_path / "asked.jsonl").write_text('{"prompt": "a heart", "concept": "cat"}\n')
-    results, _ = run(tmp_path, data, "of_a_file", "--prompts", tmp_path / "asked.jsonl")
-    assert results["num_pictures"] == 1 and "style" not in results["metrics"]
-    for wrong, message in {"--copies_of x --split train": "`--copies_of` must be one of", "": "`--split`"}.items():
-        with pytest.raises(SystemExit, match=message):
-            run(tmp_path, data, "refused", *wrong.split())

@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""The files of research/ compile, and its benchmarks run on tiny models."""
+"""The benchmarks of research/ run on tiny models, and the recipes of the demo train."""
 
 import importlib
 import re
@@ -7,15 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
-import torch
-from conftest import seeded
 from picture_files import FIXTURE
-from PIL import Image
 
 from rq_hf import RQImageGenerationPipeline
-from rq_hf.training.transforms import TRANSFORMS, PictureTransform
 
 RESEARCH = Path(__file__).parents[2] / "research"
 COMMON = {"device": "cpu", "official": None}
@@ -30,71 +25,12 @@ TINY = {
 }
 
 
-def test_every_file_compiles():
-    paths = list(RESEARCH.rglob("*.py"))
-    assert paths
-    for path in paths:
-        compile(path.read_text(encoding="utf-8"), str(path), "exec")
-
-
 @pytest.mark.parametrize("script", TINY)
 def test_benchmarks_run_on_tiny_models(script, monkeypatch):
     monkeypatch.syspath_prepend(RESEARCH / "benchmarks")
     module = importlib.import_module(script)
     for settings in TINY[script]:
         module.prepare(COMMON | settings)()
-
-
-def test_a_warm_start_keeps_known_words_in_the_same_pieces_and_their_vectors(tiny_pipeline, monkeypatch):
-    monkeypatch.syspath_prepend(RESEARCH / "emoji")
-    warm_start = importlib.import_module("warm_start")
-    before, known = tiny_pipeline.tokenizer, ["a pizza of cheese"]
-    length, size = before.model_max_length + 2, len(before) + 20
-    captions = ["das große herz"] * 3 + ["zehn pizzas"]
-    tokenizer = warm_start.grow_tokenizer(before, known, captions, size, length)
-    assert len(tokenizer) == size and tokenizer.tokenize(known[0]) == before.tokenize(known[0])
-    assert tokenizer.unk_token not in tokenizer.tokenize("große") and before.unk_token in before.tokenize("große")
-
-    pipe = warm_start.widen(tiny_pipeline, tokenizer)
-    old = tiny_pipeline.transformer.state_dict()
-    new = {name: weight.clone() for name, weight in pipe.transformer.state_dict().items()}
-    for name in new.keys() - {"condition_positions.weight"}:
-        assert torch.equal(new[name][: len(old[name])], old[name])
-    positions = old["condition_positions.weight"]
-    expected = torch.cat([positions[:-1], positions[-2:-1], positions[-2:-1], positions[-1:]])
-    assert torch.equal(new["condition_positions.weight"], expected)
-    rows = datasets.Dataset.from_dict({"text": captions, "image": pipe(captions).images})
-    monkeypatch.setattr(warm_start, "STEPS", 2)
-    monkeypatch.setattr(warm_start, "BATCH_SIZE", 2)
-    warm_start.fit_positions(pipe, rows)
-    changed = {name for name, weight in pipe.transformer.state_dict().items() if not torch.equal(weight, new[name])}
-    assert changed == {"condition_positions.weight"}
-
-
-@pytest.mark.parametrize("mode, channels", [("RGB", 3), ("L", 1)])
-def test_altered_emoji_are_mirrored_moved_made_smaller_and_recoloured_on_white(mode, channels, monkeypatch):
-    monkeypatch.syspath_prepend(RESEARCH / "emoji")
-    altered = importlib.import_module("train_rqvae").altered_emoji
-    monkeypatch.setitem(TRANSFORMS, "altered_emoji", (altered, TRANSFORMS["center_crop"][1]))
-    colour, mark = ((200, 100, 40), (10, 20, 30)) if mode == "RGB" else (100, 20)
-    picture = Image.new(mode, (64, 64), "white")
-    picture.paste(colour, (16, 16, 48, 48))
-    picture.paste(mark, (16, 16, 20, 48))
-    transform = PictureTransform(64, channels, "altered_emoji")
-    sides, tops, colours, mirrored = set(), set(), set(), set()
-    for seed in range(100):
-        levels = ((transform(picture, seeded(seed)) + 1) * 127.5).round().int()
-        rows, columns = torch.nonzero((levels < 250).any(0), as_tuple=True)
-        sides.add(int(columns.max() + 1 - columns.min()))
-        tops.add(int(rows.min()))
-        middle = levels[:, (rows.min() + rows.max()) // 2]
-        colours.add(tuple(middle[:, (columns.min() + columns.max()) // 2].tolist()))
-        mirrored.add(bool(middle[:, columns.min() + 1].sum() > middle[:, columns.max() - 1].sum()))
-        assert (levels == 255).all(0).float().mean() > 0.7  # the ground has no colour
-    assert 25 <= min(sides) <= 27 and max(sides) <= 34 and min(tops) < 12 and max(tops) > 20
-    assert len(colours) > 20 and mirrored == {True, False}
-    if mode == "RGB":
-        assert len({each for each in colours if sorted(each) == sorted(colour)}) > 1  # permuted channels
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
-"""The demo's prompt rewriter: the captions that it learns to read, its training, and its start from other blocks."""
+"""The captions that the demo's prompt rewriter learns to read, and their targets."""
 
 import copy
 import importlib
@@ -10,13 +10,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "research" / "emoji"))
-captions, training, start = map(importlib.import_module, ("rewriter_captions", "train_rewriter", "rewriter_start"))
+captions, training = map(importlib.import_module, ("rewriter_captions", "train_rewriter"))
 Words = captions.Words
 WORDS = {
     "star": Words("star", {"love": 1.0, "sky": 1.0}, [], {}, {}),
@@ -60,28 +57,19 @@ def test_captions_ask_for_one_concept_among_properties_and_other_things(key):
     others = {term for term, owner in maker.owners.items() if owner != key and " " in term}
     assert not any(re.search(rf"\b{term}\b", text, re.IGNORECASE) for term in others)
     assert "pump" not in text and name in drawn and len(set(drawn)) > 100
-    assert f"{name}, flat style" in drawn and f"the {name}" in text and re.search(rf"(two|three|four) {name}s", text)
-    assert re.search(rf"(red|green) {name}", text)
+    assert f"{name}, flat style" in drawn and re.search(rf"(red|green) {name}", text)
     if key == "heart":
         assert "ticker" in drawn and re.search(r"(groß|klein|alt|rot)\w+ Herz", text)
         assert re.search("corazón (roj|negr|blanc|azul|verde)", text)
-    if key == "cat with wry smile":
-        assert "cat wry smile" in drawn
 
 
-@pytest.fixture
-def data(tmp_path):
+def test_targets_are_the_main_captions(tiny_tokenizer):
     texts = ["heart, flat style", "heart, 3d style", "star, 3d style", "red heart, outline style", "star, noto style"]
     columns = {"text": texts, "style": ["flat", "3d", "3d", "outline", "noto"], "colour": ["", "", "", "red", ""]}
     columns |= {"concept": ["heart", "heart", "star", "heart", "star"], "tone": ["default"] * 4 + ["dark"]}
     columns |= {"alteration": ["none"] * 5}
-    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "data" / "train.parquet")
-    return tmp_path / "data"
-
-
-def test_the_rewriter_learns_main_captions_and_goes_on_where_it_stopped(data, tiny_tokenizer, monkeypatch, tmp_path):
+    known = training.main_captions(datasets.Dataset.from_dict(columns))
     tiny_tokenizer = copy.deepcopy(tiny_tokenizer)  # calls change its padding
-    known = training.main_captions(datasets.load_dataset(str(data), split="train"))
     assert known == {
         "heart": {"3d": "heart, 3d style", "flat": "heart, flat style"},
         "star": {"3d": "star, 3d style"},
@@ -92,50 +80,3 @@ def test_the_rewriter_learns_main_captions_and_goes_on_where_it_stopped(data, ti
     batch = next(iter(batches))
     assert batch["input_ids"].shape == batch["labels"].shape == (64, tiny_tokenizer.model_max_length)
     assert set(map(tuple, batch["labels"].tolist())) <= targets and batch["attention_mask"].all()
-
-    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    monkeypatch.setattr(training, "install_packages", lambda folder: folder)
-    monkeypatch.setattr(training, "read_caption_maker", lambda folder, keys: make_captions(keys))
-    losses = []
-    monkeypatch.setattr(training.Trainer, "log", lambda trainer, logs, *args: losses.append(logs.get("loss")))
-    options = f"--tokenizer {tmp_path / 'tokenizer'} --dataset_name {data} --output_dir {tmp_path / 'out'}"
-    options += " --num_layers 1 --warmup_steps 2 --logging_steps 5 --per_device_train_batch_size 8 --save_steps 10"
-    options += " --bf16 false --use_cpu true --learning_rate 0.01"
-    training.main([*options.split(), "--max_steps", "10"])
-    assert losses[1] < 0.8 * losses[0]
-    rewriter = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert rewriter.config.vocab_size == len(tokenizer) == len(tiny_tokenizer)
-    assert rewriter(input_ids=batch["input_ids"]).logits.shape == (*batch["input_ids"].shape, len(tokenizer))
-
-    training.main(
-        [*options.split(), "--max_steps", "12", "--resume_from_checkpoint", str(tmp_path / "out/checkpoint-10")]
-    )
-    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
-    moved = [not torch.equal(a, b) for a, b in zip(rewriter.parameters(), again.parameters(), strict=True)]
-    assert any(moved)
-    training.main([*options.split(), "--max_steps", "1", "--start", str(tmp_path / "out"), "--learning_rate", "0"])
-    same = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), same.parameters(), strict=True))
-
-
-def test_a_start_whose_blocks_add_nothing_says_the_words_that_it_reads(tiny_tokenizer, tmp_path):
-    size, length = len(tiny_tokenizer), tiny_tokenizer.model_max_length
-    old = {
-        "condition_embedding.weight": torch.randn(size, 384),
-        "condition_positions.weight": torch.zeros(length, 384),
-    }
-    for block in (f"condition_reader.blocks.{number}" for number in range(3)):
-        for name, shape in (("attention.query_key_value", (1152, 384)), ("mlp.0", (1536, 384))):
-            old |= {f"{block}.{name}.weight": torch.randn(shape), f"{block}.{name}.bias": torch.randn(shape[0])}
-        for name, shape in (("attention.out_proj", (384, 384)), ("mlp.2", (384, 1536))):
-            old |= {f"{block}.{name}.weight": torch.zeros(shape), f"{block}.{name}.bias": torch.zeros(384)}
-        for name in ("attention_norm", "mlp_norm"):
-            old |= {f"{block}.{name}.weight": torch.ones(384), f"{block}.{name}.bias": torch.zeros(384)}
-    (tmp_path / "transformer").mkdir()
-    save_file(old, tmp_path / "transformer" / "model.safetensors")
-    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    start.main([str(tmp_path), str(tmp_path / "start")])
-    rewriter = AutoModelForMaskedLM.from_pretrained(tmp_path / "start")
-    ids = torch.randint(size, (4, length))
-    assert torch.equal(rewriter(input_ids=ids).logits.argmax(-1), ids)
