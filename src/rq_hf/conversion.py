@@ -102,7 +102,7 @@ def convert_checkpoint(
             given = {"depth_decoder.codebook.weight": rqvae.codebook if rqvae else missing}
             transformer = _build(RQTransformerForImageGeneration, config, weights, transformer_rule, given).to(dtype)
             facts["sampling"] = _read_config(stages["stage2"], sampling_settings)
-            transformer.generation_config.update(**facts["sampling"])
+            transformer.generation_config = transformer.settings_of_call(**facts["sampling"])
             models["transformer"] = transformer
         if len(models) == 2:
             tokenizer = None

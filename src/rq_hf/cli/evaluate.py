@@ -128,7 +128,7 @@ def samples(arguments: Namespace) -> dict[str, Any]:
     return evaluate_samples(
         pipe, conditions, arguments.output.with_suffix(""), reference=arguments.reference or real, clip=clip,
         extractor=arguments.feature_extractor, **given(arguments, "reference_features", "precision_recall"),
-        **given(arguments, "batch_size", "seed", "output"), **options.drawing_options(arguments),
+        **given(arguments, "batch_size", "seed", "output"), **options.drawing_options(arguments, pipe),
     )  # fmt: skip
 
 

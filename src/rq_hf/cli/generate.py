@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels = [int(label) if label.isdecimal() and label not in names else label for label in labels]
     captions = arguments.prompts or [str(label) for label in labels or ["unconditional"]]
     count = len(captions) * arguments.num_images
-    drawing, is_edit = options.drawing_options(arguments), arguments.image is not None
+    drawing, is_edit = options.drawing_options(arguments, pipe), arguments.image is not None
     if is_edit != (arguments.mask_image is not None):
         raise ValueError("`--image` and `--mask_image` go together, got one of them.")
     if is_edit:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..files import write_whole
-from ..pipelines import RQImageGenerationPipeline
+from ..models import RQGenerationConfig
+from ..pipelines import CLIPRanker, ImageClassifier, RQImageGenerationPipeline
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,32 +60,15 @@ def read_json(text: str) -> Any:
     return text
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """An argparse type: NAME=VALUE."""
-    name, sign, value = text.partition("=")
-    if not name or not sign:
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
-    return name, read_json(value)
-
-
-def one_or_more(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def one_or_more(text: str) -> Any:
     """An argparse type: "0.9" is a number, "0.9,0.8" a list with one number per depth."""
-
-    def parse(text: str) -> Any:
-        values = [kind(part) for part in text.split(",")]
-        return values[0] if len(values) == 1 else values
-
-    parse.__name__ = f"{kind.__name__} or comma-separated list"
-    return parse
+    values = [read_json(part) for part in text.split(",")]
+    return values[0] if len(values) == 1 else values
 
 
-DRAWING_ARGUMENTS = {
-    "temperature": (one_or_more(float), "one number, or one per depth: 1,0.9,0.8"),
-    "top_k": (one_or_more(int), "number of likeliest codes to draw from, or one per depth"),
-    "top_p": (one_or_more(float), "probability of the likeliest codes to draw from, or one per depth"),
-    "guidance_scale": (float, "classifier-free guidance; 1 is none"),
+CHOOSING_ARGUMENTS = {
     "num_candidates": (int, "pictures per prompt of which the best are kept"),
-    "ranker": (str, "'likelihood', or a CLIP model; needs --num_candidates"),
+    "ranker": (str, "'likelihood' (the default), or a CLIP model; needs --num_candidates"),
     "classifier": (str, "image classifier; needs --acceptance_rate"),
     "acceptance_rate": (float, "share of the pictures that the classifier accepts"),
 }
@@ -106,21 +90,22 @@ def load_pipeline(arguments: argparse.Namespace) -> RQImageGenerationPipeline:
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds sampling settings, and what chooses among candidates."""
-    for name, (kind, text) in DRAWING_ARGUMENTS.items():
+    """Adds the settings of `RQGenerationConfig`, and what chooses among candidates."""
+    settings = parser.add_argument_group("settings of RQGenerationConfig, one number, or one per depth: 1,0.9,0.8")
+    for name, default in RQGenerationConfig.defaults.items():
+        settings.add_argument(f"--{name}", type=one_or_more, help=f"by default the model's own, else {default}")
+    for name, (kind, text) in CHOOSING_ARGUMENTS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    text = "one more setting of the model, such as num_draft_steps=8 of a contextual one; may be repeated"
-    parser.add_argument("--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help=text)
     text = "take prompts as they are, where the pipeline has a prompt rewriter"
     parser.add_argument("--no_rewrite", dest="rewrite_prompt", action="store_false", default=None, help=text)
 
 
-def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def drawing_options(arguments: argparse.Namespace, pipe: RQImageGenerationPipeline) -> dict[str, Any]:
     """Those that were given, as arguments of the pipeline, with their models loaded."""
-    from ..pipelines import CLIPRanker, ImageClassifier
-
-    options = {name: getattr(arguments, name) for name in (*DRAWING_ARGUMENTS, "rewrite_prompt")}
-    options = {name: value for name, value in options.items() if value is not None} | dict(arguments.set)
+    options = {name: getattr(arguments, name) for name in (*CHOOSING_ARGUMENTS, "rewrite_prompt")}
+    options = {name: value for name, value in options.items() if value is not None}
+    settings = {name: getattr(arguments, name) for name in RQGenerationConfig.defaults}
+    options["generation_config"] = pipe.transformer.settings_of_call(**settings)
     if options.get("ranker", "likelihood") != "likelihood":
         options["ranker"] = CLIPRanker(options["ranker"])
     if "classifier" in options:

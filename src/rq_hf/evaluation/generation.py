@@ -146,9 +146,13 @@ def clip_score(samples: Dataset, captions: Sequence[str], clip: CLIPRanker, batc
 
 
 def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> dict[str, Any]:
-    """Sampling settings of a call with `options`; those not given are the checkpoint's own."""
-    used = {name: getattr(pipe.transformer.generation_config, name, None) for name in pipe.transformer.sampling_fields}
-    return used | {name: value for name, value in options.items() if isinstance(value, (int, float, str, list))}
+    """The settings of a call with `options`; those not given are the checkpoint's own."""
+    names = pipe.transformer.generation_config.defaults
+    config = pipe.transformer.settings_of_call(
+        options.get("generation_config"), **{name: value for name, value in options.items() if name in names}
+    )
+    others = {name: value for name, value in options.items() if isinstance(value, (int, float, str, list))}
+    return config.to_settings() | others
 
 
 def evaluate_samples(

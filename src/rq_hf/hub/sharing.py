@@ -179,7 +179,7 @@ def _validate(stage: Path) -> tuple[str, list[str], dict[str, Any]]:
     configs = {component: read_json(stage, path) for component, path in components.items()}
     num_parameters = dict(zip(components, map(sum, counts), strict=False))  # of a tokenizer there are none
     index = read_json(stage, file)
-    facts = {"sampling": index.get("sampling"), "base_model": index.get("base_model_name_or_path")}
+    facts = {"sampling": index.get("_generation_config"), "base_model": index.get("base_model_name_or_path")}
     return kinds[0], patterns, facts | {"configs": configs, "num_parameters": num_parameters}
 
 

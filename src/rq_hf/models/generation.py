@@ -74,7 +74,7 @@ class Decoder:
 class CodeGenerationMixin(GenerationMixin):
     """What all ways to draw code maps share: settings, conditions with their null rows, known codes, checks."""
 
-    generation_config_class = RQGenerationConfig
+    settings_class = RQGenerationConfig  # transformers' `generation_config_class` must not add fields
     unused_settings: tuple[str, ...] = ()  # settings that this way to draw does not have
     _compiled: Any = None  # the compiled step, kept as transformers keeps its compiled call
 
@@ -89,8 +89,8 @@ class CodeGenerationMixin(GenerationMixin):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
-        if not isinstance(config, self.generation_config_class):  # transformers loads and makes plain ones
-            config = self.generation_config_class(**config.to_dict())
+        if not isinstance(config, self.settings_class):  # transformers loads and makes plain ones
+            config = self.settings_class(**config.to_dict())
         self._generation_config = config
 
     @classmethod
@@ -109,8 +109,8 @@ class CodeGenerationMixin(GenerationMixin):
         config = self.generation_config if generation_config is None else generation_config
         if not isinstance(config, GenerationConfig):
             raise ValueError(f"`generation_config` must be a GenerationConfig, got {config!r:.200}.")
-        if not isinstance(config, self.generation_config_class):
-            config = self.generation_config_class(**config.to_dict())
+        if not isinstance(config, self.settings_class):
+            config = self.settings_class(**config.to_dict())
         is_set = {name for name, value in config.to_diff_dict().items() if value is not None and value is not False}
         if unused := is_set - {*config.defaults} - OTHER_FIELDS:
             logger.warning_once(f"`generate` does not use these generation settings: {', '.join(sorted(unused))}.")

@@ -110,7 +110,7 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         self.spatial_transformer = TransformerStack(config, config.num_spatial_layers, self.is_causal)
         self.depth_decoder = DepthDecoder(config)
         self.text_head = PredictionHead(config, config.vocab_size) if config.has_text_head else None
-        self.generation_config = self.generation_config_class()  # one made of a model config loses fields in a file
+        self.generation_config = self.settings_class()  # one made of a model config loses fields in a file
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -172,7 +172,7 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         index = folder.parent / "model_index.json"
         if index.is_file() and not (folder / "generation_config.json").is_file():
             settings = json.loads(index.read_text(encoding="utf-8")).get("_generation_config", {})
-            kwargs.setdefault("generation_config", cls.generation_config_class(**settings))
+            kwargs.setdefault("generation_config", cls.settings_class(**settings))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def condition_states(

@@ -160,7 +160,7 @@ class Recipe:
         data ([`DataArguments`]): The data of the stage.
         model (`dict`): Fields of the model's configuration that differ from their defaults.
         card (`dict`): Facts for the model card, such as `license` and `intended_use`.
-        sampling (`dict`): Sampling defaults of a transformer, any of its `sampling_fields`.
+        sampling (`dict`): Settings of [`RQGenerationConfig`] that a trained transformer draws with.
         name (`str`, *optional*): Name of the recipe.
     """
 
@@ -172,8 +172,11 @@ class Recipe:
     name: str | None = None
 
     def __post_init__(self):
-        model_class = getattr(self.training, "model_class", None)  # stage 1 draws nothing
-        check_types(self.sampling, model_class.sampling_fields if model_class else {}, "Section `sampling`: ")
+        if self.sampling:
+            model_class = getattr(self.training, "model_class", None)
+            if model_class is None:
+                raise ValueError(f"Section `sampling` must be empty: stage 1 draws nothing, got {self.sampling}.")
+            model_class.with_settings(model_class.settings_class(), self.sampling)
         check_types(self.card, CARD_TYPES, "Section `card`: ")
 
 

@@ -56,7 +56,8 @@ def publish_pipeline(trainer: RQTrainer, recipe: Recipe, metrics: dict[str, floa
             transformer = transformer.merge_and_unload()
         pipeline = RQImageGenerationPipeline(trainer.rqvae, transformer, trainer.tokenizer, trainer.text_encoder)
         save_pipeline(pipeline, folder, training.save_dtype)
-    facts = {"examples": example_captions(trainer, recipe.data), "sampling": pipeline.config["sampling"]}
+    settings = transformer.generation_config.to_settings()
+    facts = {"examples": example_captions(trainer, recipe.data), "sampling": settings}
     facts |= run_facts(recipe, metrics, {"rqvae": trainer.rqvae, "transformer": transformer})
     write_card(folder, "pipeline", facts)
     push_if_asked(recipe, shared_folder)

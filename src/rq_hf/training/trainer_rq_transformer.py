@@ -22,7 +22,7 @@ from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
-from ..models.sampling import seeded_generator
+from ..models.sampling import RQGenerationConfig, seeded_generator
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline, check_components
 from ..pipelines.text_encoding import embed_ids, load_text_encoder
@@ -117,7 +117,7 @@ class RQTransformerTrainer(RQTrainer):
         prior: dict[str, torch.Tensor] | None = None,
         **kwargs,
     ):
-        check_components(rqvae, model, None, text_encoder)
+        check_components(rqvae, model)
         if args.condition_dropout > 0 and isinstance(kwargs.get("data_collator"), PictureCollator):
             raise ValueError("`condition_dropout` must be 0 with a `PictureCollator`, which drops no conditions.")
         temperatures = args.code_temperature
@@ -203,13 +203,16 @@ class RQTransformerTrainer(RQTrainer):
         the pictures is redrawn three times, one third twice and one third once.
         """
         args, passes = self.args, self.args.self_correction_passes
-        limits = {"top_k": args.self_correction_top_k, "top_p": args.self_correction_top_p}
+        settings = RQGenerationConfig(
+            temperature=args.self_correction_temperature, top_k=args.self_correction_top_k,
+            top_p=args.self_correction_top_p,
+        )  # fmt: skip
         self.model.eval()
         for number in range(passes):
             rows = math.ceil(len(codes) * (passes - number) / passes)
-            given = {name: values[:rows] for name, values in condition.items()} | limits
+            given = {name: values[:rows] for name, values in condition.items()}
             with self.accelerator.autocast():
-                own = self.model.redraw_codes(codes[:rows], self.redrawing, self.generator, **given)
+                own = self.model.redraw_codes(codes[:rows], settings, self.generator, **given)
             codes = torch.cat([own, codes[rows:]])
         self.model.train()
         return codes
