@@ -145,6 +145,8 @@ class ImageTokens:
         """
         if getattr(model.config, "image_tokens", False):
             raise ValueError("`model` must not have image tokens yet, got one that was extended before.")
+        if model.get_output_embeddings() is None:
+            raise ValueError(f"`model` must have a language model head, got {type(model).__name__} without one.")
         num_rows = max(model.get_input_embeddings().weight.shape[0], self.ids[-1] + 1)  # some models have spare rows
         model.resize_token_embeddings(num_rows, pad_to_multiple_of=pad_to_multiple_of, mean_resizing=False)
         generator = torch.Generator().manual_seed(0)

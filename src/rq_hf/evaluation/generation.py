@@ -4,6 +4,8 @@
 Symbols: B pictures of a batch, N drawn pictures, R real ones, C channels, h x w pixels, F features, D code depth.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +13,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..files import write_whole
-from ..models.sampling import seeded_generator
+from ..models.sampling import generators_of_pictures, seeded_generator
 from ..pipelines import CLIPRanker, RQImageGenerationPipeline
 from ..pipelines.text_encoding import embed_ids
 from .features import (
@@ -33,6 +36,8 @@ from .features import (
 from .report import write_report
 
 logger = logging.get_logger(__name__)
+
+DRAWN = "drawn.json"  # says of what the pictures of a folder were drawn
 
 
 def process_state() -> PartialState:
@@ -53,15 +58,15 @@ def generate_images(
     """
     Draws a picture for each condition into `folder/000000.png`, `folder/000001.png`, ..., and returns their paths.
 
-    Pictures whose files exist are not drawn again, so a stopped run can be continued. Use a new folder for another
-    model or other settings. A picture depends on `seed` and its number alone. Processes of `accelerate launch` share
-    the work.
+    Pictures whose files exist are not drawn again, so a stopped run can be continued. `folder/drawn.json` says of what
+    they were drawn; a run with other weights, settings, seeds or conditions is a `ValueError`. Processes of
+    `accelerate launch` share the work.
 
     Args:
         pipe ([`RQImageGenerationPipeline`]): Draws the pictures.
         conditions (`Sequence[str]`, `Sequence[int]` or `int`): Captions, class labels, or the number of pictures of
             an unconditional model.
-        folder (`str` or `Path`): Where the PNG files are written; it may hold nothing else.
+        folder (`str` or `Path`): Where these files are written; it may hold nothing else.
         numbers (`Sequence[int]`, *optional*): A different number for each picture instead of 0, 1, 2, ...
         batch_size (`int`, *optional*, defaults to 32): Pictures that are drawn at once.
         options: Arguments of the pipeline's call, such as `temperature`, or `num_candidates` and `ranker`.
@@ -71,11 +76,15 @@ def generate_images(
     numbers = list(range(count) if numbers is None else numbers)
     if len(numbers) != count or len(set(numbers)) != count:
         raise ValueError(f"`numbers` must be a different one for each of {count} pictures, got {numbers!s:.100}.")
-    others = [path.name for path in folder.glob("[!.]*") if not re.fullmatch(r"\d{6,}\.png", path.name)]
+    others = [path.name for path in folder.glob("[!.]*") if not re.fullmatch(rf"\d{{6,}}\.png|{DRAWN}", path.name)]
     if others:
         raise ValueError(f"`folder` must hold drawn pictures only, got {str(folder)!r} with {min(others)!r}.")
     paths = [folder / f"{number:06d}.png" for number in numbers]
     state = process_state()
+    by_name = {}
+    if not isinstance(conditions, int):
+        by_name = {path.name: condition for path, condition in zip(paths, conditions, strict=True)}
+    keep_record(folder, {"weights": weight_sum(pipe), "seed": seed, "settings": used_sampling(pipe, options)}, by_name)
     own = range(count)[state.process_index :: state.num_processes]
     missing = [index for index in own if not paths[index].exists()]
     if len(missing) < len(own):
@@ -95,6 +104,31 @@ def generate_images(
                 image.save(unfinished)
     state.wait_for_everyone()
     return paths
+
+
+def weight_sum(pipe: RQImageGenerationPipeline) -> str:
+    """A number that tells the weights of two pipelines apart."""
+    weights = [each for model in (pipe.rqvae, pipe.transformer) for each in model.state_dict().values()]
+    return f"{sum(each.double().abs().sum().item() for each in weights if not each.is_meta):.6e}"
+
+
+def keep_record(folder: Path, record: dict[str, Any], conditions: dict[str, str | int]) -> None:
+    """Writes what pictures are drawn of into a folder, or checks it against what is written there."""
+    path, state = folder / DRAWN, process_state()
+    record = json.loads(json.dumps(record))
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    old_conditions = earlier.pop("conditions", {})
+    drawn = [each.name for each in folder.glob("*.png")]
+    changed = [name for name, value in record.items() if drawn and earlier.get(name) != value]
+    changed += [name for name in drawn if name in conditions and old_conditions.get(name) != conditions[name]]
+    if changed:
+        raise ValueError(f"`folder` must be a new one: pictures in {str(folder)!r} have other {changed[:3]}.")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        with write_whole(path) as unfinished:
+            text = json.dumps({**record, "conditions": old_conditions | conditions}, indent=2, ensure_ascii=False)
+            unfinished.write_text(text + "\n", encoding="utf-8")
+    state.wait_for_everyone()
 
 
 def generation_metrics(
@@ -151,8 +185,18 @@ def used_sampling(pipe: RQImageGenerationPipeline, options: dict[str, Any]) -> d
     config = pipe.transformer.settings_of_call(
         options.get("generation_config"), **{name: value for name, value in options.items() if name in names}
     )
-    others = {name: value for name, value in options.items() if isinstance(value, (int, float, str, list))}
+    others = {name: value for name, value in options.items() if name != "generation_config"}
+    plain = (int, float, str, list)
+    others = {name: value if isinstance(value, plain) else type(value).__name__ for name, value in others.items()}
     return config.to_settings() | others
+
+
+def digest_of(samples: Dataset) -> str:
+    """A digest of the number of samples and of the pixels of sixteen of them."""
+    digest = hashlib.sha256(str(len(samples)).encode())
+    for index in range(0, len(samples), -(-len(samples) // 16)):
+        digest.update(samples[index]["pixel_values"].float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def evaluate_samples(
@@ -193,11 +237,15 @@ def evaluate_samples(
     if isinstance(reference, (str, Path)) and Path(reference).resolve() == Path(folder).resolve():
         raise ValueError(f"`folder` must be another one than `reference`, got {str(folder)!r}.")
     net, is_main, real_features = build_extractor(extractor), process_state().is_main_process, None
-    if reference_features is not None and Path(reference_features).exists():
-        real_features = load_file(reference_features).get("features", torch.empty(0))
-        check_features("reference_features", real_features, net.num_features)
-    elif isinstance(reference, (str, Path)):
+    if isinstance(reference, (str, Path)):
         reference = ImageFiles(reference)
+    if reference_features is not None and Path(reference_features).exists():
+        with safe_open(reference_features, "pt") as stored:
+            real_features = stored.get_tensor("features") if "features" in stored.keys() else torch.empty(0)
+            digest = (stored.metadata() or {}).get("reference")
+        check_features("reference_features", real_features, net.num_features)
+        if reference is not None and digest != digest_of(reference):
+            raise ValueError(f"`reference_features` must be those of `reference`, got others in {reference_features}.")
     real = reference if real_features is None else real_features
     if real is None and (precision_recall or not (clip or hasattr(net, "logits"))):
         raise ValueError("`reference` must be given to compare the pictures with, got None.")
@@ -212,7 +260,7 @@ def evaluate_samples(
         real_features = extract_features(net, reference, batch_size, pipe.device)["features"]
         if reference_features is not None:
             with write_whole(reference_features) as unfinished:
-                save_file({"features": real_features}, unfinished)
+                save_file({"features": real_features}, unfinished, {"reference": digest_of(reference)})
     paths = generate_images(pipe, conditions, folder, batch_size=batch_size, seed=seed, **options)
     if not is_main:
         return {}
@@ -242,7 +290,7 @@ def evaluate_likelihood(
     Returns:
         `dict` with `num_pictures` and `metrics`: `loss` in nats per code, and `loss_depth_d` of each depth d.
     """
-    total = 0
+    total = count = 0
     for batch in sample_batches(samples, batch_size):
         pixel_values, input_ids = batch["pixel_values"], batch.get("input_ids")
         if input_ids is None:
@@ -253,10 +301,12 @@ def evaluate_likelihood(
         condition = {"input_ids": input_ids.to(codes.device)}
         if pipe.text_encoder is not None:
             condition = {"prompt_embeds": embed_ids(condition["input_ids"], pipe.text_encoder)}
-        further = pipe.transformer.training_inputs(codes, seeded_generator(0))
+        further = pipe.transformer.training_inputs(codes, generators_of_pictures(0, codes))
         predicted = pipe.transformer(codes=codes, labels=codes, output_logits=False, **condition, **further)
-        total += predicted.depth_losses.double().cpu() * len(codes)  # (D,)
-    by_depth = (total / len(samples)).tolist()
+        num_positions = further.get("mask", torch.ones(codes.shape[:3])).sum().item()  # those with a loss
+        total += predicted.depth_losses.double().cpu() * num_positions  # (D,)
+        count += num_positions
+    by_depth = (total / count).tolist()
     losses = {f"loss_depth_{depth}": loss for depth, loss in enumerate(by_depth, start=1)}
     results = {"num_pictures": len(samples), "metrics": {"loss": sum(by_depth) / len(by_depth), **losses}}
     if output is not None:

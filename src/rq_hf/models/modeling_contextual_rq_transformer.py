@@ -6,6 +6,7 @@ n_e hidden width, M masked positions. z-hat_t^(d) partial sum of the first d cod
 The paper's appendix with layer counts and optimizer was not available; those of the recipes are ours.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -91,6 +92,7 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
         contextual = cls(cls.config_class(**fields)).to(model.device, model.dtype)
         weights = {name: weight for name, weight in model.state_dict().items() if not name.startswith("text_head.")}
         contextual.load_state_dict(contextual.state_dict() | weights)
+        contextual.generation_config = copy.deepcopy(model.generation_config)
         return contextual.train(model.training)
 
     def spatial_states(self, condition: torch.Tensor, quantized: torch.Tensor, mask: torch.BoolTensor) -> torch.Tensor:
@@ -146,8 +148,16 @@ class ContextualRQTransformerForImageGeneration(MaskedGenerationMixin, RQTransfo
             loss, depth_losses = self._image_loss(losses, labels)
         return RQTransformerOutput(loss=loss, logits=logits, image_loss=loss, depth_losses=depth_losses)
 
-    def training_inputs(self, codes: torch.LongTensor, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
-        """The mask `(B, H, W)` of a training step: of each picture ceil(cos(pi r / 2) T) positions, r ~ U[0, 1)."""
+    def training_inputs(
+        self, codes: torch.LongTensor, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> dict[str, torch.Tensor]:
+        """The mask `(B, H, W)` of a training step: of each picture ceil(cos(pi r / 2) T) positions, r ~ U[0, 1).
+
+        With one generator per picture the mask of a picture does not depend on its batch.
+        """
+        if isinstance(generator, Sequence):
+            masks = [self.training_inputs(codes[row, None], each) for row, each in enumerate(generator)]
+            return {"mask": torch.cat([each["mask"] for each in masks])}
         batch_size, num_positions = len(codes), self.config.num_positions
         device = codes.device if generator is None else generator.device
         ratios = torch.rand(batch_size, 1, generator=generator, device=device)

@@ -24,6 +24,7 @@ from .base import RQPreTrainedModel
 from .configuration_rqvae import RQVAEConfig
 from .image_processing_rqvae import RQVAEImageProcessorPil
 from .residual_quantizer import Codebook, ResidualQuantizer
+from .validation import check_integer
 
 
 @dataclass
@@ -237,6 +238,8 @@ class RQVAEModel(RQPreTrainedModel):
             `ValueError`: wrong shape.
         """
         latents = self.encode_latents(pixel_values)  # (B, H, W, n_z)
+        if depth is not None:
+            check_integer("depth", depth, 1, self.config.code_depth)
         quantized, codes, commitment_loss = self.quantizer(latents, codebook_update, depth)
         reconstruction = self._decode_quantized(quantized)  # (B, num_channels, height, width)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())  # Eq. 6

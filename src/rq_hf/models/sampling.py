@@ -185,6 +185,12 @@ def seeded_generator(*words: int, device: torch.device | str = "cpu") -> torch.G
     return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
 
+def generators_of_pictures(seed: int, codes: torch.LongTensor) -> list[torch.Generator]:
+    """A generator for each picture of codes `(B, H, W, D)`, seeded by a seed and the codes. What it draws
+    depends neither on the batch of the picture nor on the process."""
+    return [seeded_generator(seed, *picture.flatten().tolist()) for picture in codes]
+
+
 def draw_uniforms(
     generator: torch.Generator | Sequence[torch.Generator] | None, batch_size: int, shape: tuple[int, ...]
 ) -> torch.Tensor:

@@ -42,7 +42,9 @@ class KeyValueCache(nn.Module):
         several tokens follow others. A tensor `(1,)`, for one token, gives the whole cache and a mask
         `(1, 1, 1, capacity)`: with fixed shapes one compiled program serves all positions.
         """
-        cached_keys, cached_values = self.keys[: len(keys)], self.values[: len(values)]
+        cached_keys, cached_values = self.keys, self.values
+        if len(keys) != len(self.keys):  # a compiled program copies the whole cache back when it writes to a view
+            cached_keys, cached_values = self.keys[: len(keys)], self.values[: len(values)]
         if isinstance(position, int):
             length, end, mask = keys.shape[2], position + keys.shape[2], None
             cached_keys[:, :, position:end] = keys

@@ -266,8 +266,15 @@ class RQTrainer(Trainer):
         """Metrics of an evaluation beside the means of [`record`]; may also write pictures."""
         return {}
 
+    def num_real_rows(self, num_rows: int) -> int:
+        """Rows of an evaluation batch, without the last ones that accelerate repeats to give each process as many."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return num_rows
+        return min(max(state.remainder - self.accelerator.process_index * num_rows, 0), num_rows)
+
     def record(self, model: nn.Module, num_rows: int, **values: torch.Tensor) -> None:
-        """Adds scalars of a batch to the means that the next log or evaluation reports."""
+        """Adds scalars of a batch to the means that the next log or evaluation reports, weighted by `num_rows`."""
         sums = self._sums["train" if model.training else "eval"]
         for name, value in values.items():
             value = value.detach().float()

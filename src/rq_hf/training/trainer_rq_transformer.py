@@ -22,7 +22,7 @@ from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
-from ..models.sampling import RQGenerationConfig, seeded_generator
+from ..models.sampling import RQGenerationConfig, generators_of_pictures, seeded_generator
 from ..pipelines.loading import load_component
 from ..pipelines.pipeline_rq_image_generation import RQImageGenerationPipeline, check_components
 from ..pipelines.text_encoding import embed_ids, load_text_encoder
@@ -134,12 +134,16 @@ class RQTransformerTrainer(RQTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Image and caption loss of a batch (Eq. 14)."""
+        is_training, num_rows = self.model.training, len(next(iter(inputs.values())))
+        if not is_training:
+            num_rows = self.num_real_rows(num_rows)
+            inputs = {name: values[: max(num_rows, 1)] for name, values in inputs.items()}
         codes, residuals = self.training_codes(inputs)
         if self.args.soft_labels:
             labels = {"residuals": residuals, "label_temperature": self.code_temperature}
         else:
             labels = {"labels": codes, "output_logits": False}
-        generator = self.generator if self.model.training else seeded_generator(self.args.seed)
+        generator = self.generator if is_training else generators_of_pictures(self.args.seed, codes)
         further = self.model.training_inputs(codes, generator)
         outputs = model(codes=codes, **self.condition(inputs), **further, **labels)
 
@@ -149,10 +153,14 @@ class RQTransformerTrainer(RQTrainer):
         for depth, depth_loss in enumerate(outputs.depth_losses, start=1):
             parts[f"image_loss_depth_{depth}"] = depth_loss
         loss = outputs.loss
+        if not is_training:
+            parts["loss"] = loss  # the mean of the base class depends on the size of a batch
+            if num_rows > 0:
+                num_rows = int(further.get("mask", torch.ones(codes.shape[:3])).sum())  # positions with a loss
         if self.prior is not None and self.model.training:
             parts["prior_loss"] = self.prior_loss(model)
             loss = loss + self.args.prior_loss_weight * parts["prior_loss"]
-        self.record(model, len(codes), **parts)
+        self.record(model, num_rows, **parts)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prior_loss(self, model) -> torch.Tensor:
