@@ -25,9 +25,9 @@ from official_fixture import (
     write_stage,
 )  # fmt: skip
 from safetensors.torch import load_file
-from transformers import AutoModel, GenerationConfig
+from transformers import AutoModel
 
-from rq_hf import ResidualQuantizer, RQImageGenerationPipeline, RQTransformerConfig, RQVAEModel
+from rq_hf import ResidualQuantizer, RQGenerationConfig, RQImageGenerationPipeline, RQTransformerConfig, RQVAEModel
 from rq_hf.cli import main
 from rq_hf.conversion import convert_checkpoint
 
@@ -148,8 +148,8 @@ def test_configuration_and_sampling_defaults_are_translated(converted):
     pipe = RQImageGenerationPipeline.from_pretrained(converted("cc3m"))
     config, sampling = pipe.transformer.config, pipe.transformer.generation_config
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.9, 32, [0.7, 0.8, 0.9, 1.0])  # `sampling`
-    sampling = GenerationConfig.from_pretrained(converted("ffhq"), subfolder="transformer")
-    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (None, 250, 1.0)  # `experiment.sample`
+    sampling = RQGenerationConfig.from_pretrained(converted("ffhq"), subfolder="transformer")
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 250, 1.0)  # `experiment.sample`
     assert (config.vocab_size, config.condition_length, config.code_shape) == (40, 6, (4, 4, 4))
     assert config.text_loss_weight == pytest.approx(0.2) and config.pad_token_id is None
     assert config.null_condition_ids is None and config.id2label is None
@@ -176,7 +176,8 @@ def test_a_text_model_takes_its_tokenizer_files_and_no_others(checkpoint, conver
     assert RQImageGenerationPipeline.from_pretrained(converted("cc3m")).tokenizer is None
     convert_checkpoint(checkpoint("cc3m"), tmp_path / "out", **tokenizer_files(tmp_path, 40))
     pipe = RQImageGenerationPipeline.from_pretrained(tmp_path / "out")
-    assert pipe.encode_prompt("ab b").tolist() == [[6, 5, 0, 0, 0, 0]]
+    expected = pipe.transformer.embed_ids(torch.tensor([[6, 5, 0, 0, 0, 0]]))
+    assert torch.equal(pipe.encode_prompt("ab b")[0], expected)
     files = tokenizer_files(tmp_path, 47)
     assert_refused(checkpoint("cc3m"), "`vocab_file` must have the transformer's 40 tokens, got 47", **files)
     for name, path in files.items():  # one without the other

@@ -35,8 +35,8 @@ def equal_pictures(first: Path, second: Path) -> bool:
     """Whether two files or folders hold the same pictures, but for a level by rounding in batches of other sizes."""
     pairs = [(first, second)]
     if first.is_dir():
-        names = [path.name for path in sorted(first.iterdir())]
-        assert names == [path.name for path in sorted(second.iterdir())]
+        names = [path.name for path in sorted(first.glob("*.png"))]
+        assert names == [path.name for path in sorted(second.glob("*.png"))]
         pairs = [(first / name, second / name) for name in names]
     return all(np.abs(np.int16(Image.open(one)) - np.int16(Image.open(other))).max() <= 1 for one, other in pairs)
 
@@ -63,7 +63,28 @@ def test_a_killed_run_leaves_no_half_written_picture(tiny_pipeline, tmp_path, mo
     monkeypatch.setattr(Image.Image, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         generate_images(tiny_pipeline, ["rocket"], tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["drawn.json"]
+
+
+def test_a_stopped_run_goes_on_and_another_one_in_its_folder_is_refused(make_pipeline, tmp_path):
+    pipe, folder = make_pipeline("class"), tmp_path / "drawn"
+    (first,) = generate_images(pipe, [0], folder, seed=3, temperature=0.5)
+    before, record = first.read_bytes(), json.loads((folder / "drawn.json").read_text())
+    generate_images(pipe, [0, 3], folder, seed=3, temperature=0.5)
+    after = json.loads((folder / "drawn.json").read_text())
+    assert first.read_bytes() == before and after.pop("conditions") == {"000000.png": 0, "000001.png": 3}
+    assert after.items() <= record.items() and record["settings"] == {"temperature": 0.5} and record["seed"] == 3
+    for other, conditions, changes, what in (
+        (pipe, [0, 3], {"seed": 4}, "seed"),
+        (pipe, [0, 3], {"top_k": 5}, "settings"),
+        (pipe, [0, 1], {}, "000001.png"),
+        (make_pipeline("class", initializer_range=0.2), [0, 3], {}, "weights"),
+    ):
+        with pytest.raises(ValueError, match=rf"`folder` must be a new one: pictures in .* have other \['{what}'\]"):
+            generate_images(other, conditions, folder, **{"seed": 3, "temperature": 0.5} | changes)
+    assert json.loads((folder / "drawn.json").read_text()) == after | {
+        "conditions": {"000000.png": 0, "000001.png": 3}
+    }
 
 
 def test_numbers_name_the_pictures_and_decide_what_is_drawn_and_what_is_there_is_kept(tiny_pipeline, tmp_path):
@@ -159,8 +180,9 @@ def test_evaluate_samples_measures_draws_and_writes(tiny_pipeline, tiny_tokenize
 
 
 def test_a_report_names_the_settings_of_masked_drawing(make_pipeline):
-    used = used_sampling(make_pipeline(contextual=True), {"num_draft_steps": 3})
-    assert used["num_draft_steps"] == 3 and {"order", "num_revise_rounds", "revise_temperature"} <= used.keys()
+    pipe = make_pipeline(contextual=True)
+    pipe.transformer.generation_config.num_revise_rounds = 1
+    assert used_sampling(pipe, {"num_draft_steps": 3}) == {"num_draft_steps": 3, "num_revise_rounds": 1}
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(make_pipeline, tiny_pipeline, pictures, tmp_path):

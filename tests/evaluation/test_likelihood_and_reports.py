@@ -17,7 +17,7 @@ from rq_hf.files import write_whole
 def test_likelihood_is_the_loss_of_the_model_whatever_the_batch_size(make_pipeline, pictures, tmp_path, kind):
     pipe, input_ids = make_pipeline(kind), None
     if kind == "text":
-        input_ids = pipe.encode_prompt(["a red heart", "rocket"] * 4)
+        input_ids = pipe.tokenizer(["a red heart", "rocket"] * 4, padding="max_length", return_tensors="pt").input_ids
     elif kind == "class":
         input_ids = torch.tensor([0, 3] * 4)[:, None]
     samples = list(Pixels(pictures))

@@ -1,6 +1,8 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Compiled sampling is the same step: equal codes, one program for all positions, reuse between calls."""
 
+import copy
+
 import pytest
 import torch
 from conftest import seeded
@@ -49,14 +51,14 @@ def test_one_program_serves_all_positions_and_later_calls(make_transformer):
     first = model.generate(conditions(model), generator=seeded(1), compile_config=config)
     second = model.generate(conditions(model), generator=seeded(1), compile_config=config)
     assert len(programs) == 1 and torch.equal(first, second)
-    caches = model._compiled_decoder.caches
+    caches = model._compiled.caches
     for rows in (2, 1, 2):  # as the last batch of many candidates, which has fewer
         few = model.generate(conditions(model)[:rows], generator=[seeded(1), seeded(2)][:rows], compile_config=config)
         plain = model.generate(conditions(model)[:rows], generator=[seeded(1), seeded(2)][:rows])
-        assert torch.equal(few, plain) and model._compiled_decoder.caches is caches
+        assert torch.equal(few, plain) and model._compiled.caches is caches
     assert len(programs) == 2
     model.generate(conditions(model, 3), compile_config=config)
-    assert len(programs) == 3 and model._compiled_decoder.caches is not caches
+    assert len(programs) == 3 and model._compiled.caches is not caches
 
 
 def test_changed_weights_are_seen(make_transformer):
@@ -71,6 +73,20 @@ def test_changed_weights_are_seen(make_transformer):
         model.depth_decoder.head.linear.weight.neg_()
     after = model.generate(conditions(model), do_sample=False, compile_config=CAPTURED)
     assert torch.equal(after, model.generate(conditions(model), do_sample=False)) and not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+def test_a_copy_of_a_compiled_model_draws_with_its_own_weights(make_transformer, contextual):
+    model = make_transformer("class", contextual=contextual)
+
+    def codes(drawing, config=CAPTURED) -> torch.Tensor:
+        return drawing.generate(conditions(model), generator=seeded(0), compile_config=config)
+
+    drawn, copied = codes(model), copy.deepcopy(model)
+    with torch.no_grad():
+        copied.depth_decoder.head.linear.weight.neg_()
+    assert torch.equal(codes(copied), codes(copied, None)) and not torch.equal(codes(copied), drawn)
+    assert torch.equal(codes(model), drawn)
 
 
 def test_guidance_known_codes_and_callbacks_work_compiled(make_transformer):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from conftest import seeded
 from transformers import CompileConfig
 
-from rq_hf import ContextualRQTransformerForImageGeneration
-from rq_hf.models.generation_masked import balanced_partition, halton_keys
+from rq_hf import ContextualRQTransformerForImageGeneration, RQGenerationConfig
+from rq_hf.models.generation_masked import balanced_partition
 
 SHAPE, SIZE = (2, 3, 3), 32  # of the tiny models
 
@@ -94,17 +94,9 @@ def test_partitions_cover_each_position_once_in_parts_of_nearly_equal_size(num_p
         assert torch.equal(found, keys[row].masked_fill(~is_drawn[row], 9).argsort()[: len(found)])
 
 
-def test_halton_orders_are_permutations_whose_first_half_is_spread_evenly():
-    keys = halton_keys(8, 8, torch.rand(20, 2, generator=seeded(0)))
-    assert all(sorted(row.tolist()) == list(range(64)) for row in keys)
-    first = (keys < 32).view(20, 2, 4, 2, 4).sum((2, 4))  # in each quarter
-    assert ((first - 8).abs() <= 3).all() and len({tuple(row) for row in keys.tolist()}) > 10
-
-
-@pytest.mark.parametrize("order", ["random", "halton"])
-def test_equal_seeds_give_equal_codes_and_a_batch_equals_its_singles(model_and_condition, order):
+def test_equal_seeds_give_equal_codes_and_a_batch_equals_its_singles(model_and_condition):
     model, condition = model_and_condition
-    settings = {"num_draft_steps": 4, "order": order, "top_k": 8}
+    settings = {"num_draft_steps": 4, "top_k": 8}
     generators = [[seeded(5), seeded(6)] for _ in range(2)]
     together, again = (model.generate(**condition, **settings, generator=each) for each in generators)
     assert torch.equal(together, again) and together.shape == (2, *SHAPE)
@@ -128,18 +120,29 @@ def test_known_codes_stay_and_all_others_are_drawn_at_every_step_count(model_and
 
 def test_guidance_of_each_phase_has_its_own_scale(make_transformer):
     model = make_transformer("class", contextual=True, initializer_range=0.3)
-    ids, settings = torch.tensor([[1]]), {"num_draft_steps": 3, "revise_temperature": 1.0}
+    ids, settings = torch.tensor([[1]]), {"num_draft_steps": 3}
     plain = {"guidance_scale": 1.0, "revise_guidance_scale": 1.0}
     drawn = [
         model.generate(ids, generator=seeded(0), **settings, **plain | changed)
         for changed in ({}, {"guidance_scale": 5.0}, {"revise_guidance_scale": 5.0}, {"num_revise_rounds": 0})
     ]
     assert len(torch.cat(drawn).flatten(1).unique(dim=0)) == 4
-    same = model.generate(ids, generator=seeded(0), **settings, guidance_scale=1.0)
-    paper = model.generate(ids, generator=seeded(0), **settings, guidance_scale=1.0, revise_guidance_scale=1.8)
-    assert torch.equal(same, paper)
-    with pytest.raises(ValueError, match="needs a `guidance_scale` other than 1"):
-        model.generate(ids, negative_input_ids=ids, **plain)
+
+
+@pytest.mark.parametrize("name, values", [("guidance_scale", (1.0, 5.0)), ("temperature", (1.0, 0.1))])
+def test_revisions_follow_the_draft_of_a_call_unless_it_says_otherwise(make_transformer, name, values):
+    """So that a call with `guidance_scale=1.0` turns the guidance of a checkpoint's revisions off."""
+    model = make_transformer("class", contextual=True, initializer_range=0.3)
+    plain, other = values
+
+    def codes(**settings) -> torch.Tensor:
+        return model.generate(torch.tensor([[1]]), num_draft_steps=3, generator=seeded(0), **settings)
+
+    both = [codes(**{name: value, f"revise_{name}": value}) for value in values]
+    assert torch.equal(codes(), both[0]) and torch.equal(codes(**{name: other}), both[1])
+    setattr(model.generation_config, f"revise_{name}", other)
+    assert torch.equal(codes(), codes(**{name: plain, f"revise_{name}": other})) and not torch.equal(codes(), both[0])
+    assert torch.equal(codes(**{name: plain}), both[0]) and torch.equal(codes(**{name: other}), both[1])
 
 
 def test_callbacks_replace_codes_and_interrupts_end_the_loop(make_transformer):
@@ -152,7 +155,8 @@ def test_callbacks_replace_codes_and_interrupts_end_the_loop(make_transformer):
     settings = {"num_draft_steps": 6, "num_revise_rounds": 0}
     codes = model.generate(torch.tensor([[1]]), callback=callback, interrupt=lambda: len(seen) == 3, **settings)
     assert len(seen) == 3 and (codes == 7).all() and ((seen[1] == 7).all(-1).sum() == 5)
-    assert model.num_steps(num_draft_steps=8, num_revise_rounds=2, num_revise_steps=3) == 14
+    steps = RQGenerationConfig(num_draft_steps=8, num_revise_rounds=2, num_revise_steps=3)
+    assert model.num_steps(steps) == 14
 
 
 def test_an_overfitted_model_redraws_its_pictures_restores_any_hole_and_leaves_them_alone(make_transformer):
@@ -166,12 +170,12 @@ def test_an_overfitted_model_redraws_its_pictures_restores_any_hole_and_leaves_t
         loss.backward()
         optimizer.step()
     model.eval()
-    greedy = {"do_sample": False, "revise_guidance_scale": 1.0}
+    greedy = {"do_sample": False}
     assert torch.equal(model.generate(ids, num_draft_steps=4, **greedy), codes)
     for seed in range(3):
         known = torch.rand(3, *SHAPE[:2], 1, generator=seeded(seed)).expand(3, *SHAPE) < 0.5
         assert torch.equal(model.generate(ids, known_codes=codes, known_mask=known, **greedy), codes)
-    assert torch.equal(model.redraw_codes(codes, top_k=1, input_ids=ids), codes)
+    assert torch.equal(model.redraw_codes(codes, RQGenerationConfig(top_k=1), input_ids=ids), codes)
     others = codes.roll(1, 0)
     assert (model.log_likelihood(ids, codes) > model.log_likelihood(ids, others) + 1).all()
 
@@ -208,31 +212,32 @@ def test_it_starts_from_an_autoregressive_model(make_transformer, tmp_path):
 def test_each_half_of_the_positions_is_redrawn_given_the_other_half_as_it_was(make_transformer):
     model = make_transformer("class", contextual=True, code_shape=(1, 2, 1))
     ids, codes = torch.arange(4)[:, None], make_codes(4, (1, 2, 1))
-    redrawn = model.redraw_codes(codes, top_k=1, input_ids=ids)
+    redrawn = model.redraw_codes(codes, RQGenerationConfig(top_k=1), input_ids=ids)
     for place in range(2):
         mask = (torch.arange(2) == place).expand(4, 1, 2)
         logits = model(ids, codes, mask).logits
         assert torch.equal(redrawn[:, 0, place, 0], logits[:, 0, place, 0].argmax(-1))
     model = make_transformer("class", contextual=True, code_shape=(3, 3, 2))
     codes = make_codes(4, (3, 3, 2))
-    redrawn = model.redraw_codes(codes, generator=seeded(0), input_ids=ids)
+    redrawn = model.redraw_codes(codes, RQGenerationConfig(), seeded(0), input_ids=ids)
     assert redrawn.shape == codes.shape and (redrawn != codes).any()  # of an odd number, too
 
 
 def test_codes_of_depth_one_need_no_depth_transformer(make_transformer):
     model = make_transformer("class", contextual=True, code_shape=(2, 3, 1), num_depth_layers=0)
-    codes = model.generate(torch.tensor([[1], [2]]), num_draft_steps=3, order="halton", generator=seeded(0))
+    codes = model.generate(torch.tensor([[1], [2]]), num_draft_steps=3, generator=seeded(0))
     assert codes.shape == (2, 2, 3, 1)
 
 
 def test_bad_settings_are_refused(make_transformer):
     model = make_transformer("class", contextual=True)
     for arguments, message in (
-        ({"num_draft_steps": 0}, "`num_draft_steps` must be an integer from 1 to 1000000, got 0"),
-        ({"num_revise_rounds": -1}, "`num_revise_rounds` must be an integer from 0"),
-        ({"num_revise_steps": 2.0}, "`num_revise_steps` must be an integer"),
-        ({"order": "raster"}, "`order` must be one of"),
-        ({"revise_temperature": 0}, "`temperature` must be greater than 0"),
+        ({"num_draft_steps": 0}, "`num_draft_steps` must be an integer of at least 1, got 0"),
+        ({"num_revise_rounds": -1}, "`num_revise_rounds` must be an integer of at least 0, got -1"),
+        ({"num_revise_steps": 2.5}, "`num_revise_steps` must be an integer of at least 1, got 2.5"),
+        ({"order": "raster"}, "There is no setting `order`"),
+        ({"revise_temperature": 0}, "`revise_temperature` must be greater than 0"),
+        ({"revise_temperature": [1.0, 1.0]}, r"`revise_temperature` must be a number or a list of one per depth"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(torch.tensor([[1]]), **arguments)

@@ -1,7 +1,6 @@
 # Copyright 2026 The rq_hf authors. SPDX-License-Identifier: Apache-2.0
 """Sampling of code maps: equal to teacher forcing, filters, randomness, guidance, known codes, callbacks, errors."""
 
-import functools
 import json
 import logging
 
@@ -10,7 +9,7 @@ import torch
 from conftest import seeded
 from transformers import CompileConfig, GenerationConfig, LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from rq_hf import RQTransformerForImageGeneration
+from rq_hf import RQGenerationConfig, RQTransformerForImageGeneration
 from rq_hf.models.sampling import filter_logits
 
 SIZE, SHAPE = 32, (2, 3, 3)  # K and (H, W, D) of the tiny models
@@ -61,7 +60,7 @@ def test_redrawn_codes_are_those_that_generation_draws_after_the_given_ones(make
     model.generation_config.update(do_sample=False, temperature=0.1, guidance_scale=3.0)  # which it does not read
     input_ids = conditions(model, 1)
     codes = torch.randint(SIZE, (1, *SHAPE), generator=seeded(1))
-    redrawn = model.redraw_codes(codes, generator=seeded(2), input_ids=input_ids, **settings)
+    redrawn = model.redraw_codes(codes, RQGenerationConfig(**settings), seeded(2), input_ids=input_ids)
     assert redrawn.shape == codes.shape and (redrawn != codes).any()
     for row in range(SHAPE[0]):
         for column in range(SHAPE[1]):
@@ -97,7 +96,7 @@ def test_equal_generators_give_equal_codes_and_with_one_per_picture_a_batch_equa
 
 def test_draws_are_as_frequent_as_the_filtered_probabilities(make_transformer):
     model = make_transformer("none", code_shape=(1, 1, 2), initializer_range=0.1)
-    count, temperature, top_k, top_p = 20000, [0.7, 3.0], [12, None], [None, 0.5]
+    count, temperature, top_k, top_p = 20000, [0.7, 3.0], [12, 0], [1.0, 0.5]
     recorded, input_ids = record_logits(model), torch.zeros(count, 1, dtype=torch.long)
     settings = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     codes = model.generate(input_ids, generator=seeded(3), **settings).view(count, 2)
@@ -113,16 +112,16 @@ def test_draws_are_as_frequent_as_the_filtered_probabilities(make_transformer):
         assert torch.equal(frequencies > 0, support(filtered)) and support(filtered).sum() < SIZE
 
 
-@pytest.mark.parametrize("top_k", [None, 1, 3, 10, 40, 100])
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.3, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("top_k", [0, 1, 3, 10, 40, 100])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999, 1.0])
 def test_filters_keep_what_the_librarys_keep(top_k, top_p):
     logits = torch.randn(64, 40, dtype=torch.float64) * torch.linspace(0.1, 5, 64, dtype=torch.float64)[:, None]
     tied = logits.mul(2).round()  # few values
     for values in (logits, tied):
         expected = values.clone()
-        if top_k is not None:
+        if top_k:
             expected = TopKLogitsWarper(top_k=top_k)(None, expected)
-        if top_p is not None and top_p < 1:
+        if top_p < 1:
             expected = TopPLogitsWarper(top_p=top_p)(None, expected)
         smallest = expected.masked_fill(~support(expected), float("inf")).amin(-1, keepdim=True)
         filtered = filter_logits(values, top_k, top_p)
@@ -266,16 +265,24 @@ def test_conditions_and_codes_may_be_small_integers(tiny_transformer):
 
 def test_settings_are_refused_without_drawing(make_transformer):
     model = make_transformer("class", null_condition_ids=None)
-    model.check_sampling(temperature=[1.0, 0.5, 0.5], top_k=3, top_p=0.9, guidance_scale=1.0)
+    settings = model.settings_of_call(temperature=[1.0, 0.5, 0.5], top_k=torch.tensor(3), guidance_scale=None)
+    assert settings.to_settings() == {"temperature": [1.0, 0.5, 0.5], "top_k": 3}
     for settings, match in (
         ({"temperature": 0}, "`temperature` must be greater than 0 .*, got 0"),
         ({"top_p": 1.5}, r"`top_p` must be in \(0, 1\], got 1.5"),
+        ({"top_k": [1.5] * 3}, r"`top_k` must be an integer of at least 0; 0 keeps all codes, got \[1.5, 1.5, 1.5\]"),
+        ({"top_k": [5, 5]}, r"`top_k` must be a number or a list of one per depth \(3\), got \[5, 5\]"),
         ({"guidance_scale": -0.5}, "`guidance_scale` must be .*at least 0, got -0.5"),
-        ({"guidance_scale": 2.0}, "needs a negative prompt .*, or a model trained with .*`null_condition_ids`"),
+        ({"do_sample": 1}, "`do_sample` must be True or False, got 1"),
+        ({"temprature": 1}, "There is no setting `temprature`; the closest one is `temperature`"),
+        ({"num_draft_steps": 8}, "RQTransformerForImageGeneration has no setting `num_draft_steps`, got 8"),
+        ({"generation_config": 3}, "`generation_config` must be a GenerationConfig, got 3"),
     ):
-        for call in (model.check_sampling, functools.partial(model.generate, LONG)):
+        for call in (model.settings_of_call, lambda **settings: model.generate(LONG, **settings)):
             with pytest.raises(ValueError, match=match):
                 call(**settings)
+    with pytest.raises(ValueError, match="needs a negative prompt .*, or a model trained .*`null_condition_ids`"):
+        model.generate(LONG, guidance_scale=2.0)
     assert model.generate(LONG, guidance_scale=2.0, negative_input_ids=LONG + 1).shape == (2, *SHAPE)
 
 
@@ -289,10 +296,12 @@ def test_the_generation_config_is_saved_and_loaded_and_gives_the_defaults(make_t
     for name, value in settings.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "generation_config.json").read_text())["top_k"] == [1, 4, 8]
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert saved == settings | {"transformers_version": saved["transformers_version"]}  # what differs from defaults
     loaded = RQTransformerForImageGeneration.from_pretrained(tmp_path)
+    assert isinstance(loaded.generation_config, RQGenerationConfig)
     assert torch.equal(loaded.generate(input_ids, generator=seeded(1)), explicit)
-    off = dict(temperature=1.0, top_k=SIZE, top_p=1.0, guidance_scale=1.0)
+    off = dict(temperature=1.0, top_k=0, top_p=1.0, guidance_scale=1.0)
     assert torch.equal(loaded.generate(input_ids, generator=seeded(1), **off), sampled)  # an argument wins
     other = GenerationConfig(do_sample=True)
     assert torch.equal(loaded.generate(input_ids, generator=seeded(1), generation_config=other), sampled)
@@ -325,12 +334,10 @@ def test_logits_that_are_not_finite_are_an_error(tiny_transformer, value):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(top_k=0), "`top_k` must be an integer of at least 1, got 0"),
-        (dict(top_k=[5, 5]), r"`top_k` must be a number or a list of one per depth \(3\), got \[5, 5\]"),
+        (dict(top_k=-1), "`top_k` must be an integer of at least 0; 0 keeps all codes, got -1"),
         (dict(top_p=0.0), r"`top_p` must be in \(0, 1\], got 0.0"),
         (dict(temperature="hot"), "`temperature` must be greater than 0 .*, got 'hot'"),
         (dict(guidance_scale=float("nan")), "`guidance_scale` must be .*at least 0, got nan"),
-        (dict(negative_input_ids=LONG), "A negative prompt or condition needs a `guidance_scale`"),
         (dict(negative_input_ids=LONG + 9, guidance_scale=2.0), r"`negative_input_ids` must be integers in \[0, 5\)"),
         (dict(negative_input_ids=LONG[[0, 0, 1]], guidance_scale=2.0), r"must have .* \(2, 1\), got \(3, 1\)"),
         (dict(generator=[torch.Generator()]), r"`generator` must be one or a list of 2, got 1"),
@@ -373,9 +380,8 @@ def test_guidance_of_vectors_leads_away_from_the_null_vector(make_transformer):
         ("text", "input_ids", torch.zeros(2, 6, dtype=torch.bool), r"be integers in \[0, 80\), got torch.bool"),
         ("text", "input_ids", torch.full((2, 6), 80), r"be integers in \[0, 80\), got values from 80 to 80"),
         ("text", "input_ids", torch.full((2, 6), -1), r"be integers in \[0, 80\), got values from -1"),
-        ("text", "prompt_embeds", torch.zeros(1, 4, 5), "be None"),
+        ("text", "prompt_embeds", torch.zeros(1, 6, 5), r"have shape \(batch_size, 6, 32\), got \(1, 6, 5\)"),
         ("embeds", "input_ids", torch.zeros(1, 4, dtype=torch.long), "be None"),
-        ("embeds", "prompt_embeds", None, "be a tensor"),
         ("embeds", "prompt_embeds", torch.zeros(1, 4, 6), r"have shape \(batch_size, 4, 5\)"),
         ("embeds", "prompt_embeds", torch.full((1, 4, 5), float("nan")), "be finite"),
     ],
@@ -383,3 +389,36 @@ def test_guidance_of_vectors_leads_away_from_the_null_vector(make_transformer):
 def test_bad_conditions_are_refused(make_transformer, kind, name, value, message):
     with pytest.raises(ValueError, match=f"`{name}` must {message}"):
         make_transformer(kind).generate(**{name: value})
+
+
+@pytest.mark.parametrize("contextual", [False, True])
+@pytest.mark.parametrize("kind", ["text", "class"])
+def test_vectors_of_ids_are_taken_in_place_of_the_ids(make_transformer, kind, contextual):
+    model = make_transformer(kind, contextual=contextual)
+    input_ids, codes = conditions(model), KNOWN.expand(2, *SHAPE)
+    prompt_embeds = model.embed_ids(input_ids)
+    null = torch.tensor([model.config.null_condition_ids])
+    drawn = [
+        model.generate(**condition, guidance_scale=2.0, generator=seeded(1), **negative)
+        for condition in ({"input_ids": input_ids}, {"prompt_embeds": prompt_embeds})
+        for negative in ({}, {"negative_input_ids": null}, {"negative_prompt_embeds": model.null_embeds()})
+    ]
+    assert all(torch.equal(each, drawn[0]) for each in drawn)
+    for method in (
+        lambda **given: model(codes=codes, **given).logits,
+        lambda **given: model.log_likelihood(codes=codes, **given),
+    ):
+        assert torch.equal(method(input_ids=input_ids), method(prompt_embeds=prompt_embeds))
+    for given, got in (({}, "neither"), ({"input_ids": input_ids, "prompt_embeds": prompt_embeds}, "both")):
+        for call in (model.generate, lambda **given: model(codes=codes, **given)):
+            with pytest.raises(ValueError, match=f"One of `input_ids` and `prompt_embeds` must be given, got {got}"):
+                call(**given)
+
+
+def test_a_negative_prompt_without_guidance_is_not_used(tiny_transformer):
+    input_ids = conditions(tiny_transformer)
+    plain, other = (
+        tiny_transformer.generate(input_ids, generator=seeded(1), **negative)
+        for negative in ({}, {"negative_input_ids": input_ids})
+    )
+    assert torch.equal(plain, other)

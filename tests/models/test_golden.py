@@ -36,6 +36,10 @@ def load_pipeline() -> RQImageGenerationPipeline:
     return pipe
 
 
+def ids_of(pipe: RQImageGenerationPipeline, captions: list[str]) -> torch.LongTensor:
+    return pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
 def drawn_codes(pipe: RQImageGenerationPipeline) -> torch.Tensor:
     """`(64, H, W, D)`, one seed per prompt."""
     generators = [torch.Generator().manual_seed(index) for index in range(NUM_PROMPTS)]
@@ -45,7 +49,7 @@ def drawn_codes(pipe: RQImageGenerationPipeline) -> torch.Tensor:
 @torch.no_grad()
 def predictions(pipe: RQImageGenerationPipeline, codes: torch.Tensor) -> dict[str, torch.Tensor]:
     """Pixels, log-likelihoods of each depth and some of the logits after given codes."""
-    input_ids = pipe.encode_prompt(prompts())
+    input_ids = ids_of(pipe, prompts())
     likelihoods = [pipe.transformer.log_likelihood(input_ids, codes, depth + 1) for depth in range(codes.shape[-1])]
     logits = pipe.transformer(input_ids[:NUM_DECODED], codes[:NUM_DECODED]).logits
     return {
@@ -64,7 +68,7 @@ def training_losses(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         pipe, losses = load_pipeline(), []
         model = (pipe.rqvae if name == "stage1_losses" else pipe.transformer).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-        ids = pipe.encode_prompt(prompts()[:NUM_DECODED])
+        ids = ids_of(pipe, prompts()[:NUM_DECODED])
         for step in range(STEPS):
             rows = [(step + index) % NUM_DECODED for index in range(BATCH_SIZE)]
             pictures = pixels[rows].clamp(-1, 1)

@@ -29,4 +29,4 @@ def test_a_language_model_without_a_head_is_refused(make_rqvae, tiny_tokenizer):
         num_attention_heads=2,
     )  # fmt: skip
     with pytest.raises(ValueError, match="must have a language model head, got LlamaModel"):
-        ImageTokens(tiny_tokenizer, make_rqvae()).extend(LlamaModel(config))
+        ImageTokens(make_rqvae(), tiny_tokenizer).extend(LlamaModel(config))

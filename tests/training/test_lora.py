@@ -24,6 +24,10 @@ from striped_cats import write_cats  # noqa: E402
 CAPTION = "green apple, noto style"
 
 
+def ids_of(pipe: RQImageGenerationPipeline, captions: list[str]) -> torch.LongTensor:
+    return pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
 @pytest.fixture
 def base(make_pipeline, tmp_path) -> str:
     """A pipeline of random weights."""
@@ -63,7 +67,7 @@ def test_an_adapter_learns_what_the_base_does_not_draw_and_belongs_to_it(recipe,
     merged = RQImageGenerationPipeline.from_pretrained(tmp_path / "run")
     loaded = RQImageGenerationPipeline.from_pretrained(base)
     loaded.transformer = PeftModel.from_pretrained(loaded.transformer, tmp_path / "run" / "adapter")
-    input_ids, codes = loaded.encode_prompt(CAPTION), torch.zeros(1, 4, 4, 3, dtype=torch.long)
+    input_ids, codes = ids_of(loaded, [CAPTION]), torch.zeros(1, 4, 4, 3, dtype=torch.long)
     logits = merged.transformer(input_ids, codes).logits
     torch.testing.assert_close(loaded.transformer(input_ids, codes).logits, logits, rtol=1e-4, atol=1e-4)
     with loaded.transformer.disable_adapter():
@@ -91,7 +95,7 @@ def test_the_adapter_alone_is_pushed_and_loads_by_its_repository(hub, recipe, ba
 
 def divergence(model: str | Path, base: RQImageGenerationPipeline, captions: list[str]) -> float:
     """Mean KL divergence of the codes of a model from its base, on what the base draws."""
-    input_ids = base.encode_prompt(captions)
+    input_ids = ids_of(base, captions)
     codes = base.transformer.generate(input_ids, generator=torch.Generator().manual_seed(0))
     transformer = RQImageGenerationPipeline.from_pretrained(model).transformer
     with torch.no_grad():

@@ -134,7 +134,7 @@ def test_the_model_sees_in_training_what_the_pipeline_gives_it(is_cached, paths)
     is_dropped = (embeds == 0).flatten(1).all(1)
     assert 0 < is_dropped.sum() < len(dataset)
     captions = [caption for caption, dropped in zip(dataset.rows["text"], is_dropped, strict=True) if not dropped]
-    torch.testing.assert_close(embeds[~is_dropped], pipe.encode_prompt(captions))
+    torch.testing.assert_close(embeds[~is_dropped], pipe.encode_prompt(captions)[0])
 
 
 def test_vectors_of_captions_are_kept_on_disk_for_the_same_encoder(paths):
@@ -157,7 +157,7 @@ def test_fine_tuning_evaluation_and_code_need_nothing_but_the_pipeline(paths, hu
         tuned = train(paths, output, model_name_or_path=paths / "base", cache_latents=True, **flags)
         assert_equal(tuned.text_encoder.state_dict(), pipe.text_encoder.state_dict())
         assert tuned.tokenizer.get_vocab() == pipe.tokenizer.get_vocab()
-        torch.testing.assert_close(tuned.encode_prompt(PROMPTS), pipe.encode_prompt(PROMPTS))
+        torch.testing.assert_close(tuned.encode_prompt(PROMPTS)[0], pipe.encode_prompt(PROMPTS)[0])
 
     data = {"dataset_name": paths / "data", "caption_column": "text", "split": "train"}
     run("evaluate", "likelihood", paths / "tuned", **data, output=paths / "likelihood.json")

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from training_runs import Samples, contextual_trainer, logged, rqt_trainer
 
+from rq_hf import RQGenerationConfig
 from rq_hf.training import RQTransformerTrainer
 
 
@@ -56,7 +57,8 @@ def test_self_correction_draws_codes_of_the_first_pictures_and_labels_lead_back_
     hard, hard_residuals = trainer.rqvae.quantize(latents)
     codes, residuals = trainer.training_codes(inputs)
     assert trainer.model.training
-    expected = trainer.model.eval().redraw_codes(hard, top_k=1, input_ids=inputs["input_ids"])  # the likeliest
+    likeliest = RQGenerationConfig(top_k=1)
+    expected = trainer.model.eval().redraw_codes(hard, likeliest, input_ids=inputs["input_ids"])
     assert torch.equal(codes[:count], expected[:count]) and not torch.equal(codes[:count], hard[:count])
     assert torch.equal(codes[count:], hard[count:]) and torch.equal(residuals[count:], hard_residuals[count:])
     vectors = trainer.rqvae.codebook[0][codes[:count, ..., 0]]

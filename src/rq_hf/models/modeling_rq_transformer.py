@@ -205,12 +205,11 @@ class RQTransformerPreTrainedModel(RQPreTrainedModel):
         if (input_ids is None) == (prompt_embeds is None):
             got = "neither" if input_ids is None else "both"
             raise ValueError(f"One of `input_ids` and `prompt_embeds` must be given, got {got}.")
-        length, needs_ids = config.condition_length, labels is not None or residuals is not None
-        needs_ids = prompt_embeds is None or (needs_ids and self.text_head is not None)
+        length = config.condition_length
         if input_ids is not None and config.condition_dim is not None:
             raise ValueError("`input_ids` must be None for a model that takes `prompt_embeds`.")
         for name, tensor, shapes, is_needed in (
-            ("input_ids", input_ids, [(len(codes), length)], needs_ids),
+            ("input_ids", input_ids, [(len(codes), length)], False),
             ("prompt_embeds", prompt_embeds, [(len(codes), length, config.condition_width)], False),
             ("codes", codes, [shape], True),
             ("labels", labels, [shape, (*shape, config.codebook_size)], False),
@@ -322,7 +321,7 @@ class RQTransformerForImageGeneration(RQTransformerGenerationMixin, RQTransforme
         loss = image_loss
         if self.text_head is not None:
             text_logits = self.text_head(hidden_states[:, : condition.shape[1] - 1])  # (B, S-1, vocab_size)
-            if has_targets:
+            if has_targets and input_ids is not None:  # vectors do not tell which tokens they stand for
                 text_loss = self._text_loss(text_logits, input_ids[:, 1:])
                 weight = self.config.text_loss_weight
                 loss = (1 - weight) * image_loss + weight * text_loss

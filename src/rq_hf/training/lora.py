@@ -29,14 +29,14 @@ def draw_prior(
 ) -> dict[str, torch.Tensor]:
     """Draws captions with a model before it is adapted, for prior preservation in [`RQTransformerTrainer`].
 
-    Returns `codes` `(N, H, W, D)` and their `input_ids` `(N, S)` or `prompt_embeds` `(N, S, condition_dim)`.
+    Returns `codes` `(N, H, W, D)` and their `prompt_embeds` `(N, S, condition_width)`.
     """
-    name, batches = "input_ids" if pipe.text_encoder is None else "prompt_embeds", []
+    batches = []
     for start in tqdm(range(0, len(captions), batch_size), desc="Drawing prior captions"):
-        condition = pipe.encode_prompt(captions[start : start + batch_size]).to(pipe.transformer.device)
-        codes = pipe.transformer.generate(**{name: condition}, generator=seeded_generator(seed, start))
-        batches.append({name: condition, "codes": codes})
-    return {key: torch.cat([batch[key] for batch in batches]) for key in (name, "codes")}
+        embeds, _ = pipe.encode_prompt(captions[start : start + batch_size], pipe.transformer.device)
+        codes = pipe.transformer.generate(prompt_embeds=embeds, generator=seeded_generator(seed, start))
+        batches.append({"prompt_embeds": embeds, "codes": codes})
+    return {name: torch.cat([batch[name] for batch in batches]) for name in ("prompt_embeds", "codes")}
 
 
 def save_adapter(model: PeftModel, folder: str | Path, base: str) -> None:
