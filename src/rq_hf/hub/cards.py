@@ -137,7 +137,7 @@ def set_figures(card: ModelCard, results: list[EvalResult], model_name: str) -> 
         rows = ["## Evaluation", "", "| Metric | Value | Data |", "| --- | --- | --- |"]
         for result in results:
             data = ", ".join(filter(None, [result.dataset_name, result.dataset_split]))
-            rows.append(f"| {result.metric_name} | {result.metric_value:.4g} | {data} |")
+            rows.append(f"| {result.metric_name or result.metric_type} | {result.metric_value:.4g} | {data} |")
         before, heading, after = card.text.partition("## Citation\n")
         card.text = "\n".join([before.rstrip(), "", *rows, "", heading + after])
 
