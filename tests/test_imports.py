@@ -112,22 +112,3 @@ def test_drawing_needs_no_extra_package_and_training_neither_peft_nor_lpips_nor_
     still = {"peft", "lpips", "torchvision"}
     allow = f"for name in {EXTRAS}: name in {still} or sys.modules.pop(name)\nimport rq_hf.training"
     subprocess.run([sys.executable, "-c", block + allow], check=True)
-
-
-def test_help_waits_for_no_library_where_its_flags_need_none():
-    names = "torch transformers diffusers datasets gradio PIL numpy"
-    block = f"import sys\nfor name in '{names}'.split(): sys.modules[name] = None\n"
-    commands = "generate,reconstruct,train-tokenizer,evaluate,evaluate rqvae,convert,push,app,env".split(",")
-    for words in ("--help", "--version", *(f"{command} --help" for command in commands)):
-        source = f"{block}from rq_hf_command import main\nmain()"
-        ended = subprocess.run([sys.executable, "-c", source, *words.split()], capture_output=True, text=True)
-        assert ended.returncode == 0 and ended.stdout and not ended.stderr, words
-        assert "Flags are listed once it runs" not in ended.stdout, words
-
-
-@pytest.mark.slow
-def test_a_command_of_the_base_installation_begins_without_warnings():
-    block = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\n"
-    source = f"{block}from rq_hf_command import main\nmain()"
-    ended = subprocess.run([sys.executable, "-c", source, "env"], capture_output=True, text=True, check=True)
-    assert "- torch: " in ended.stdout and not ended.stderr

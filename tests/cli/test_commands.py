@@ -4,12 +4,11 @@
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,6 @@ def pipeline_folder(make_pipeline, tmp_path) -> Path:
 def test_the_command_alone_names_its_commands_and_tells_versions_and_device(capsys):
     assert "COMMAND" in ends_with(capsys, 2)
     assert "'train-rqvae'" in ends_with(capsys, 2, "draw")
-    assert "--port: must be an integer from 1 to 65535" in ends_with(capsys, 2, "app", "x", "--port", 99999999)
     with pytest.raises(SystemExit):
         run("--version")
     assert capsys.readouterr().out == f"rq_hf {__version__}\n"
@@ -75,19 +73,14 @@ def test_every_error_is_one_line_and_a_traceback_comes_with_debug_only(tmp_path,
 
 
 def test_a_missing_module_is_named_with_its_extra(monkeypatch, capsys):
-    tokenizer = ["train-tokenizer", "--dataset_name", "mine"]
-    cases = (["app", "mine"], "gradio", "demo"), (tokenizer, "datasets", "train"), (["train-rqt"], "datasets", "train")
-    for (command, *words), module, extra in cases:
+    for command, *words in (["train-tokenizer", "--dataset_name", "mine"], ["train-rqt"]):
         with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, module, None)
-            importers = ("rq_hf.cli.page", "rq_hf.cli.train_rqt", "rq_hf.cli.parsing", "rq_hf.training")
+            patch.setitem(sys.modules, "datasets", None)
+            importers = ("rq_hf.cli.train_rqt", "rq_hf.cli.parsing", "rq_hf.training")
             for name in [name for name in sys.modules if name.startswith(importers)]:
                 patch.delitem(sys.modules, name)
-            expected = f'; in a clone of rq_hf it comes with `pip install ".[{extra}]"`'
+            expected = '; in a clone of rq_hf it comes with `pip install ".[train]"`'
             assert expected in ends_with(capsys, 1, command, *words)
-            with suppress(SystemExit):  # what the command does needs no extra
-                run(command, "--help")
-            assert f"rq-hf {command} " in capsys.readouterr().out
 
 
 def test_generate_writes_a_sheet_and_overwrites_none(pipeline_folder, tmp_path, monkeypatch, capsys):
@@ -144,53 +137,27 @@ def test_generate_tells_what_a_prompt_was_read_as_unless_told_not_to_rewrite(mak
     assert caplog.text.count("The prompt was cut to 6 tokens") == 1
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("rqvae/model.safetensors", b"x" * 99),
-        ("rqvae/config.json", b"[]"),
-        ("transformer/config.json", b'{"model_type": "rq_transformer", "num_attention_heads": 7}'),
-        ("tokenizer/tokenizer.json", b"{"),
-        ("tokenizer/tokenizer_config.json", b"{"),
-        ("model_index.json", b"null"),
-        (None, None),
-    ],
-)
-def test_damaged_models_are_one_line_and_leave_nothing(pipeline_folder, tmp_path, monkeypatch, capsys, name, content):
+def test_refused_models_and_options_are_one_line_and_leave_nothing(pipeline_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    if name is None:
-        pipeline_folder = tmp_path / "typo"
-    else:
-        (pipeline_folder / name).write_bytes(content)
-    assert str(pipeline_folder) in ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
-    if name is None or name.startswith("rqvae"):
-        picture = next(FIXTURE.rglob("*.png"))
-        assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", pipeline_folder, picture)
+    picture = next(FIXTURE.rglob("*.png"))
+    assert str(tmp_path / "typo") in ends_with(capsys, 1, "generate", tmp_path / "typo", "a heart")
+    assert str(tmp_path / "typo") in ends_with(capsys, 1, "reconstruct", tmp_path / "typo", picture)
+    options = {
+        "`prompt`": [],
+        "--output: must end in .png": ["a heart", "--output", "sheet.xyz"],
+        "--num_images: must be an integer from 1 to 1000": ["a heart", "--num_images", 10**9],
+        "`rq-hf --debug COMMAND` shows its traceback": ["a heart", "--device", "meta"],
+        "`top_p`": ["a heart", "--top_p", 2],
+    }
+    for expected, words in options.items():
+        code = 2 if expected.startswith("--") else 1
+        assert expected in ends_with(capsys, code, "generate", pipeline_folder, *words)
+    for name in ("tokenizer/tokenizer.json", "rqvae/model.safetensors"):
+        (pipeline_folder / name).write_bytes(b"{")
+        assert str(pipeline_folder) in ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
+    assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", pipeline_folder, picture)
     assert not any(Path.cwd().iterdir())
-
-
-@pytest.mark.parametrize(
-    "words, expected",
-    [
-        ([], "`prompt`"),
-        (["a heart", "--output", "sheet.xyz"], "--output: must end in .png"),
-        (["a heart", "--num_images", 10**9], "--num_images: must be an integer from 1 to 1000"),
-        (["a heart", "--seed", 10**30], "--seed: must be an integer from 0 to"),
-        (["a heart", "--device", "tpu"], "device type"),
-        (["a heart", "--device", "meta"], "`rq-hf --debug COMMAND` shows its traceback"),
-        (["a heart", "--top_p", 2], "`top_p`"),
-        (["a heart", "--ranker", "likelihood"], "`num_candidates`"),
-    ],
-)
-def test_a_refused_option_leaves_nothing(pipeline_folder, tmp_path, monkeypatch, capsys, words, expected):
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
-    code = 2 if expected.startswith("--") else 1
-    assert expected in ends_with(capsys, code, "generate", pipeline_folder, *words)
-    assert not any(Path.cwd().iterdir())
-    run("generate", pipeline_folder, "a heart", "--num_images", 1)
-    assert [path.name for path in Path.cwd().rglob("*.png")] == ["a-heart.png"]
 
 
 @contextmanager
@@ -232,24 +199,14 @@ def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(pipeline_fol
     assert sorted(tmp_path.rglob("*")) == before and signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_an_interruption_during_the_imports_is_one_line():
-    source = "print('here', flush=True); from rq_hf_command import main; main()"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", source, "generate"], **pipes) as process:
-        assert process.stdout.readline() == "here\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == "error: interrupted\n" and process.wait() == 130
-
-
-@pytest.mark.parametrize("output", ["file", "folder", "", "."])
-def test_a_folder_to_write_must_be_new_or_empty(tmp_path, monkeypatch, capsys, output):
+def test_a_folder_to_write_must_be_new_or_empty(tmp_path, monkeypatch, capsys):
     (tmp_path / "folder").mkdir()
     for name in ("file", "folder/file"):
         (tmp_path / name).write_text("kept")
     monkeypatch.chdir(tmp_path)
-    for words in ("train-tokenizer --dataset_name x --output_dir", "convert --checkpoint x --output"):
-        assert "must be a new or empty folder, got" in ends_with(capsys, 1, *words.split(), output)
+    for output in ("file", "folder", ""):
+        for words in ("train-tokenizer --dataset_name x --output_dir", "convert --checkpoint x --output"):
+            assert "must be a new or empty folder, got" in ends_with(capsys, 1, *words.split(), output)
     assert len(list(tmp_path.rglob("*"))) == 3 and (tmp_path / "file").read_text() == "kept"
 
 

@@ -2,7 +2,6 @@
 """`rq-hf evaluate` hands models, data and settings to the functions that measure."""
 
 import json
-import re
 from pathlib import Path
 
 import datasets
@@ -65,9 +64,9 @@ def test_rows_that_a_training_held_out_are_measured_by_a_flag(pipeline, tmp_path
 @pytest.mark.parametrize(
     "what, part, value",
     [
-        *((what, "image", BROKEN) for what in ("rqvae", "samples", "likelihood")),
-        *((what, "text", value) for what in ("samples", "likelihood") for value in (None, " ")),
-        ("rqvae", "image", None),
+        ("rqvae", "image", BROKEN),
+        ("samples", "text", None),
+        ("likelihood", "text", " "),
     ],
     ids=lambda value: None if isinstance(value, str) else "broken" if value else "missing",
 )
@@ -89,13 +88,12 @@ def test_rows_without_a_part_are_left_out_of_all_parts_and_counted(pipeline, tmp
 @pytest.mark.parametrize(
     "model, spoilt, feature, values",
     [
-        ("names", {}, None, COLUMNS["label"]),
         ("names", {"label": None}, None, COLUMNS["label"]),
         ("names", {"label": -1}, datasets.ClassLabel(names=NAMES), CLASSES),
         ("names", {}, datasets.ClassLabel(names=[NAMES[index] for index in (3, 1, 0, 2)]), COLUMNS["label"]),
         ("numbers", {}, None, [label + 1 for label in CLASSES]),
     ],
-    ids=["names", "missing", "missing of a ClassLabel", "reordered", "numbers from 1"],
+    ids=["missing", "missing of a ClassLabel", "reordered", "numbers from 1"],
 )
 def test_likelihood_maps_labels_as_training_does(make_pipeline, tmp_path, model, spoilt, feature, values):
     pipe = make_pipeline("class")
@@ -124,46 +122,27 @@ def test_samples_compares_with_a_folder_or_a_data_set(make_pipeline, pipeline, d
         assert results["metrics"]["frechet_distance_pixels"] > 0
 
 
-@pytest.mark.parametrize(
-    "wrong, match",
-    [
-        (["--top_p", 2], "`top_p`"),
-        (["--reference", "typo"], "got none"),
-        (["--split", "typo"], r"`split` must be one of \['train', 'validation'\], got 'typo'"),
-        (["--batch_size", 0], None),
-        (["--feature_extractor", "x"], "must be one of"),
-        (["--num_pictures", 1], "need at least 2 `conditions`"),
-        (["--num_pictures", 3, "--precision_recall"], "need at least 4 `conditions`"),
-        (["--num_pictures", 10], "`--split` must have 10 captions or more, got 9"),
-        (["--output", "DATA.json"], "outside of the folder of the data set"),
-        (["--output", "DATA"], None),
-    ],
-)
-def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path, wrong, match):
+def test_a_refused_evaluation_leaves_nothing_and_good_options_work_afterwards(pipeline, data, tmp_path):
     (tmp_path / "results").mkdir()
     command = ["samples", tmp_path / "model", "--dataset_name", data, *FLAGS, "--caption_column", "captions"]
     command += ["--num_pictures", 2, "--feature_extractor", "pixels"]
     output, before = ["--output", tmp_path / "results" / "a.json"], sorted(data.rglob("*"))
-    with pytest.raises(SystemExit) as ended:
-        evaluate(*command, *output, *(str(word).replace("DATA", str(data)) for word in wrong))
-    assert ended.value.code == 2 if match is None else re.search(match, ended.value.code)
+    refused = {
+        "`top_p`": ["--top_p", 2],
+        "got none": ["--reference", "typo"],
+        r"`split` must be one of \['train', 'validation'\], got 'typo'": ["--split", "typo"],
+        "need at least 4 `conditions`": ["--num_pictures", 3, "--precision_recall"],
+        "`--split` must have 10 captions or more, got 9": ["--num_pictures", 10],
+        "outside of the folder of the data set": ["--output", data / "a.json"],
+    }
+    for match, wrong in refused.items():
+        with pytest.raises(SystemExit, match=match):
+            evaluate(*command, *output, *wrong)
+    with pytest.raises(SystemExit, match="`--dataset_name` must be given"):
+        evaluate("samples", tmp_path / "model", "--num_pictures", 4, *output)
+    with pytest.raises(SystemExit, match="`caption_column` or `label_column` must name"):
+        evaluate("likelihood", tmp_path / "model", "--dataset_name", data, *FLAGS, *output)
+    with pytest.raises(SystemExit, match="none among the 0 that pass `filter`"):
+        evaluate("rqvae", tmp_path / "model", "--dataset_name", data, *FLAGS, "--filter", "tone=x", *output)
     assert not any((tmp_path / "results").iterdir()) and sorted(data.rglob("*")) == before
-    if "--split" in wrong:
-        assert evaluate(*command, *output)["num_pictures"] == 2
-
-
-@pytest.mark.parametrize(
-    "what, options, expected",
-    [
-        ("samples", ["--num_pictures", 4], "`--dataset_name` must be given"),
-        ("samples", ["--num_pictures", 4, "--dataset_name", "DATA"], "`--split` must be given"),
-        ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "nothing"], "`filter` must be"),
-        ("rqvae", ["--dataset_name", "DATA", *FLAGS, "--filter", "tone=x"], "none among the 0 that pass `filter`"),
-        ("likelihood", ["--dataset_name", "DATA", *FLAGS, "--caption_column", "x"], "`caption_column`"),
-        ("likelihood", ["--dataset_name", "DATA", *FLAGS], "`caption_column` or `label_column` must name"),
-    ],
-)
-def test_what_is_missing_is_named(pipeline, data, tmp_path, what, options, expected):
-    options = [data if word == "DATA" else word for word in options]
-    with pytest.raises(SystemExit, match=re.escape(expected)):
-        evaluate(what, tmp_path / "model", *options, "--output", tmp_path / "a.json")
+    assert evaluate(*command, *output)["num_pictures"] == 2

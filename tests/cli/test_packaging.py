@@ -37,8 +37,8 @@ def test_the_wheel_brings_command_recipes_card_templates_and_types(tmp_path):
     assert templates and {path.name for path in (site / "rq_hf" / "model_cards").glob("*.md")} == templates
     assert (site / "rq_hf" / "py.typed").exists()
     names = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
-    assert names == {"rq_hf", "rq_hf_command.py"}
+    assert names == {"rq_hf"}
     (metadata,) = site.glob("*.dist-info/METADATA")
     assert "## Draw" in metadata.read_text() and not re.search(r"\]\((?!https?:|#)", metadata.read_text())
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "rq-hf = rq_hf_command:main" in entry_points.read_text()
+    assert "rq-hf = rq_hf.cli:main" in entry_points.read_text()
