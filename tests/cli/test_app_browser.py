@@ -130,6 +130,9 @@ def test_a_visitor_types_a_prompt_and_sees_its_pictures_coarse_to_fine(studio, d
     likeliest = {"num_candidates": 8, "ranker": "likelihood"}
     codes = studio.pipe("a castle, noto style", **options(2, 7, **likeliest)).images
     wait_for_pictures(driver, studio.decode(codes, 3))
+    line = driver.find_element(By.CSS_SELECTOR, "#about textarea, #about input")
+    words = studio.pipe.rewrite("a castle, noto style")
+    assert line.get_property("value") == f"Seed 7, read as: {words}"
     fill_in(driver, "depth", 1)
     wait_for_pictures(driver, studio.decode(codes, 1))
     driver.find_element(By.CSS_SELECTOR, "#freer input").click()
