@@ -99,7 +99,7 @@ def test_generate_takes_class_ids_and_names_and_the_passes_of_a_contextual_trans
     pipe.transformer.config.id2label[2] = "3"  # a name that looks like another id
     pipe.save_pretrained(tmp_path / "pipeline")
     labels = ["0", "goose", "3"]
-    flags = ["--set", "num_draft_steps=3", "--set", "num_revise_rounds=0", "--num_images", 1]
+    flags = ["--num_draft_steps", 3, "--num_revise_rounds", 0, "--num_images", 1]
     run("generate", tmp_path / "pipeline", "--class_labels", *labels, *flags, "--output", tmp_path / "sheet.png")
     options = {"generator": seeded(0, 1, 2), "num_draft_steps": 3, "num_revise_rounds": 0}
     images = pipe(class_labels=[0, 1, 2], **options).images
