@@ -8,11 +8,13 @@ never drawn, so that tests may ask for them.
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from datasets import Dataset
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emoji"))  # the emoji data's builder and captions
@@ -46,6 +48,12 @@ def is_held_out(thing: str, form: str, ink: str) -> bool:
     """Whether training must not show a thing in this form and ink. A form that is unclear may be any."""
     forms = (form,) if form else FORM_WORDS
     return any(hash_fraction("held look", thing, each, ink) < HELD_OUT for each in forms)
+
+
+def count_styles(icons: Dataset) -> Counter[str]:
+    """How many styles draw each thing, in rows of the set. Flags do not count."""
+    rows = (row for row in icons.remove_columns("image") if row["form"] not in FLAG_FORMS)
+    return Counter(thing for thing, _ in {(row["thing"], row["style"]) for row in rows})
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -11,14 +11,13 @@ icons of `test_styles` likewise: what a perfect model would reach. Needs `pip in
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from colour_icons import FLAG_FORMS, INKS, Look, contrast, paint_icon, rgb
+from colour_icons import INKS, Look, contrast, count_styles, paint_icon, rgb
 from datasets import load_dataset
 from PIL import Image
 
@@ -77,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--output", type=Path, required=True, metavar="FILE.json", help="a folder of pictures is made beside it")
     options = parser.parse_args(argv)
     icons, tests = (load_dataset(options.dataset, split=split) for split in ("train", "test_styles"))
-    pairs = {(row["thing"], row["style"]) for row in icons.remove_columns("image") if row["form"] not in FLAG_FORMS}
-    num_styles = Counter(thing for thing, _ in pairs)
+    num_styles = count_styles(icons)
     icons = icons.filter(lambda thing: num_styles[thing] >= 4, input_columns=["thing"])
     looks = load_dataset(options.dataset, "held_out", split="train").shuffle(seed=0)
     looks = [row for row in looks if row["held_out"] == "colour" and row["ink"] != "white"]

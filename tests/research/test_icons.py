@@ -144,8 +144,30 @@ def test_the_card_names_authors_and_licences_and_others_are_refused(npm_dir, bui
     assert "licence of 'flag' must be one of" in capsys.readouterr().err and not (tmp_path / "icons").exists()
 
 
+def test_only_one_clear_icon_of_each_form_of_common_things_and_plain_emoji_are_joined(built, tmp_path):
+    emoji = {"image": [Image.new("RGB", (32, 32))] * 3, "text": ["a cat", "a dark hand", "a red cat"]}
+    emoji |= {"alteration": ["none"] * 3, "tone": ["default", "dark", "default"], "colour": ["", "", "red"]}
+    write(tmp_path / "emoji" / "README.md", "emoji of artists")
+    write(tmp_path / "emoji" / "licenses" / "one.txt", "MIT")
+    for split in ("train", "test_combos"):
+        Dataset.from_dict(emoji).cast_column("image", ImageFeature()).to_parquet(tmp_path / f"emoji/{split}.parquet")
+    folders = [f"--icons={built[0]}", f"--emoji={tmp_path / 'emoji'}", f"--output_dir={tmp_path / 'few'}"]
+    prepare_composing.main([*folders, "--looks=1", "--min_styles=3", "--one_drawing", "--plain_emoji"])
+    joined = load_dataset(str(tmp_path / "few"), split="train")
+    styles = ci.count_styles(load_dataset(str(built[0]), split="train"))
+    common = [row for row in built[1]["train"] if styles[row["thing"]] >= 3 and row["form"] in ci.FORM_WORDS]
+    assert {row["thing"] for row in common} < {row["thing"] for row in built[1]["train"]}
+    pairs = {(row["thing"], row["form"]) for row in common}
+    assert joined["source"][:] == ["icon"] * len(pairs) + ["emoji"] and joined["text"][-1] == "a cat"
+    for thing, _ in pairs:
+        assert sum(thing in text for text in joined["text"]) <= len(ci.FORM_WORDS)
+    with pytest.raises(SystemExit):
+        prepare_composing.main([*folders, "--min_styles=0"])
+
+
 def test_joined_with_emoji_each_icon_has_its_looks_and_the_authors_come_along(built, tmp_path):
     rows = {"image": [Image.new("RGB", (32, 32))] * 2, "text": ["a cat", "a red cat"], "alteration": ["none", "red"]}
+    rows |= {"tone": ["dark", "default"], "colour": ["", ""]}
     write(tmp_path / "emoji" / "README.md", "emoji of artists")
     write(tmp_path / "emoji" / "licenses" / "one.txt", "MIT")
     for split in ("train", "test_combos"):
