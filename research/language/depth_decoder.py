@@ -18,10 +18,10 @@ from rq_hf import (
     DepthDecoder,
     ImageTokens,
     ImageTokensLogitsProcessor,
+    RQGenerationConfig,
     RQTransformerConfig,
     RQVAEImageProcessorPil,
     RQVAEModel,
-    Sampling,
 )
 
 CHECKPOINT = ROOT / "checkpoints" / "emoji-64"
@@ -66,7 +66,7 @@ class StackDrawer(nn.Module):
     @torch.no_grad()
     def draw(self, input_ids: torch.LongTensor, num_positions: int) -> torch.LongTensor:
         """Likeliest codes `(B, T, D)` after captions `(B, S)`."""
-        sampling = Sampling.from_settings(self.depth_decoder.code_depth, do_sample=False)
+        sampling = RQGenerationConfig(do_sample=False)
         inputs, cache, stacks = self.prefix(input_ids), None, []
         for _ in range(num_positions):
             output = self.backbone(inputs_embeds=inputs, past_key_values=cache, use_cache=True)

@@ -155,8 +155,8 @@ def test_refused_models_and_options_are_one_line_and_leave_nothing(pipeline_fold
         assert expected in ends_with(capsys, code, "generate", pipeline_folder, *words)
     for name in ("tokenizer/tokenizer.json", "rqvae/model.safetensors"):
         (pipeline_folder / name).write_bytes(b"{")
-        assert str(pipeline_folder) in ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
-    assert str(pipeline_folder) in ends_with(capsys, 1, "reconstruct", pipeline_folder, picture)
+        assert ends_with(capsys, 1, "generate", pipeline_folder, "a heart")
+    assert ends_with(capsys, 1, "reconstruct", pipeline_folder, picture)
     assert not any(Path.cwd().iterdir())
 
 

@@ -37,7 +37,9 @@ def pipeline(make_pipeline, tmp_path) -> RQImageGenerationPipeline:
 def test_rqvae_and_likelihood_measure_a_split(pipeline, data, tmp_path, capsys):
     rows = datasets.load_dataset(str(data), split="validation").select(range(9))
     pixels = map(PictureTransform(16, training=False), map(decode_image, rows["image"]))
-    columns = zip(pixels, pipeline.encode_prompt([captions[0] for captions in rows["captions"]]), strict=True)
+    captions = [captions[0] for captions in rows["captions"]]
+    ids = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    columns = zip(pixels, ids, strict=True)
     samples = [{"pixel_values": pixel_values, "input_ids": input_ids} for pixel_values, input_ids in columns]
     flags = ["--dataset_name", data, *FLAGS]
     nats = tmp_path / "likelihood.json"

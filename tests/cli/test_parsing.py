@@ -133,5 +133,5 @@ def test_recipes_flags_and_python_refuse_the_same_values_in_the_same_words(tmp_p
         messages = [str(each.value) for each in (of_recipe, of_flag, of_python)]
         messages[0] = messages[0].removeprefix(f"Recipe 'mine', section `{section}`: ")
         assert messages[0] == messages[1] == messages[2]
-        assert messages[0].startswith(f"`{name}` must be ")
+        assert messages[0].startswith(f"`{name}`")
     assert [each.name for each in tmp_path.iterdir()] == ["mine.json"]

@@ -16,6 +16,7 @@ from picture_files import COLOURS, FIXTURE, shown_colour, write_shapes
 from transformers import AutoConfig, AutoModel
 
 from rq_hf import (
+    RQGenerationConfig,
     RQImageGenerationPipeline,
     RQTransformerConfig,
     RQTransformerForImageGeneration,
@@ -169,15 +170,19 @@ class MirroredConfig(RQTransformerConfig):
     axis: int = 1
 
 
+class MirroredGenerationConfig(RQGenerationConfig):
+    defaults = RQGenerationConfig.defaults | {"is_mirrored": False}
+
+
 class MirroredTransformer(RQTransformerForImageGeneration):
     """A third way to draw: from the bottom, or from the right."""
 
     config_class = MirroredConfig
-    sampling_fields = RQTransformerForImageGeneration.sampling_fields | {"is_mirrored": bool}
+    settings_class = MirroredGenerationConfig
 
     has_drawn = False
 
-    def generate(self, *args, is_mirrored=None, **kwargs):
+    def generate(self, *args, **kwargs):
         type(self).has_drawn = True
         return super().generate(*args, **kwargs).flip(self.config.axis)
 
@@ -203,7 +208,7 @@ def test_a_kind_of_transformer_that_is_registered_trains_by_a_recipe_with_its_na
     check_two_steps(tmp_path / "run")
     model = AutoModel.from_pretrained(tmp_path / "run" / "transformer")
     assert type(model) is MirroredTransformer and model.config.axis == 1
-    assert json.loads((tmp_path / "run" / "model_index.json").read_text())["sampling"]["is_mirrored"]
+    assert json.loads((tmp_path / "run" / "model_index.json").read_text())["_generation_config"]["is_mirrored"]
     assert MirroredTransformer.has_drawn
 
 

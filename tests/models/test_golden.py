@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rq_hf import RQImageGenerationPipeline
+from rq_hf.pipelines.text_encoding import rewrite_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PROMPTS = 64
@@ -37,7 +38,9 @@ def load_pipeline() -> RQImageGenerationPipeline:
 
 
 def ids_of(pipe: RQImageGenerationPipeline, captions: list[str]) -> torch.LongTensor:
-    return pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    """Ids that the transformer reads, `(N, S)`."""
+    ids = pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return rewrite_ids(ids, pipe.prompt_rewriter)
 
 
 def drawn_codes(pipe: RQImageGenerationPipeline) -> torch.Tensor:

@@ -117,3 +117,10 @@ def test_auto_pipelines_find_it(pipe, tmp_path):
 def test_bad_input_is_named(pipe, image, mask, message):
     with pytest.raises(ValueError, match=message):
         pipe("rocket", image, mask)
+
+
+def test_codes_to_keep_are_no_argument_and_pictures_of_another_size_are_refused(pipe):
+    with pytest.raises(TypeError, match="known_codes"):
+        pipe("rocket", photograph(), hole(), known_codes=torch.zeros(1, 4, 4, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="height"):
+        pipe("rocket", photograph(), hole(), height=16, width=16)

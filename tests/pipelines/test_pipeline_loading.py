@@ -9,7 +9,7 @@ from conftest import assert_draws_alike, draw
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from rq_hf import RQImageGenerationPipeline, RQTransformerForImageGeneration, RQVAEModel
+from rq_hf import RQImageGenerationPipeline, RQInpaintPipeline, RQTransformerForImageGeneration, RQVAEModel
 from rq_hf.pipelines import load_component
 
 CALLS = {"text": {}, "class": dict(prompt=None, class_labels="goose"), "none": dict(prompt=None)}
@@ -40,10 +40,12 @@ def test_sampling_settings_are_saved_with_the_pipeline(tiny_pipeline, tmp_path):
     assert_draws_alike(loaded, tiny_pipeline)
     loaded.transformer.generation_config.temperature = 0.7
     loaded.save_pretrained(tmp_path / "second")
-    sampling = index_of(tmp_path / "second")["sampling"]
-    assert sampling["temperature"] == 0.7 and sampling["top_k"] == [1, 2, 3]
-    given = RQImageGenerationPipeline.from_pretrained(tmp_path / "second", sampling={"temperature": 0.9})
-    assert given.transformer.generation_config.temperature == 0.9
+    assert index_of(tmp_path / "second")["_generation_config"] == {"temperature": 0.7, "top_k": [1, 2, 3]}
+    (tmp_path / "second" / "transformer" / "generation_config.json").unlink()  # diffusers does not download it
+    again = RQImageGenerationPipeline.from_pretrained(tmp_path / "second")
+    assert_draws_alike(again, loaded)
+    loaded.transformer.generation_config.top_p = 0.3  # stays when another pipeline takes the components
+    assert RQInpaintPipeline.from_pipe(loaded).transformer.generation_config.top_p == 0.3
     transformer = tiny_pipeline.transformer
     RQImageGenerationPipeline.from_pretrained(tmp_path / "second", transformer=transformer)
     assert transformer.generation_config.temperature == 0.5

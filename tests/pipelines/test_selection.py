@@ -17,9 +17,10 @@ PROMPTS = ["a red heart", "green apple"]
 def likelihoods_by_hand(pipe, prompts, codes, depth: int = 1) -> torch.Tensor:
     """Mean log-probabilities `(B,)` of the codes of a depth, picture by picture."""
     means = []
-    for ids, own in zip(pipe.encode_prompt(prompts), codes, strict=True):
+    for embeds, own in zip(pipe.encode_prompt(prompts)[0], codes, strict=True):
         with torch.no_grad():
-            log_p = pipe.transformer(ids[None], own[None]).logits[0, :, :, depth - 1].log_softmax(-1)
+            logits = pipe.transformer(prompt_embeds=embeds[None], codes=own[None]).logits
+        log_p = logits[0, :, :, depth - 1].log_softmax(-1)
         means.append(log_p.gather(-1, own[..., depth - 1, None]).mean())
     return torch.stack(means)
 
@@ -190,7 +191,7 @@ def test_classes_are_matched_by_position_where_names_do_not_tell_them_apart():
     [
         (dict(acceptance_rate=0.5), "`classifier` and `acceptance_rate` go together, got None and 0.5"),
         (dict(acceptance_rate=1.5, classifier="here"), r"`acceptance_rate` must be in \(0, 1\], got 1.5"),
-        (dict(num_candidates=4), "`ranker` and `num_candidates` go together, got None and 4"),
+        (dict(ranker="likelihood"), "`ranker` needs `num_candidates`, got 'likelihood' alone"),
         (dict(num_candidates=4, ranker="openai/clip"), "`ranker` must be a CLIPRanker or 'likelihood', got 'openai"),
         (dict(classifier="a/resnet", acceptance_rate=0.5), "`classifier` must be an ImageClassifier, got 'a/resnet'"),
         (

@@ -63,7 +63,7 @@ def codes(pipe, *arguments, **options):
 
 
 def test_a_prompt_gives_what_its_embeds_give_and_a_batch_equals_its_singles(pipe):
-    embeds = pipe.encode_prompt(PROMPTS)
+    embeds, _ = pipe.encode_prompt(PROMPTS)
     assert embeds.shape == (3, LENGTH, 16)
     lengths = [len(pipe.tokenizer(prompt).input_ids) for prompt in PROMPTS]
     assert [int((row != 0).any(-1).sum()) for row in embeds] == [min(length, LENGTH) for length in lengths]
@@ -73,7 +73,7 @@ def test_a_prompt_gives_what_its_embeds_give_and_a_batch_equals_its_singles(pipe
     given = codes(pipe, prompt_embeds=embeds, generator=[seeded(index) for index in range(3)])
     assert torch.equal(together, given)
     for index, prompt in enumerate(PROMPTS):
-        torch.testing.assert_close(pipe.encode_prompt(prompt)[0], embeds[index])
+        torch.testing.assert_close(pipe.encode_prompt(prompt)[0][0], embeds[index])
         assert torch.equal(codes(pipe, prompt, generator=seeded(index))[0], together[index])
     assert len(together.flatten(1).unique(dim=0)) == 3
 
@@ -84,9 +84,21 @@ def test_guidance_leads_away_from_a_prompt_or_from_the_null_vector(pipe):
     plain = codes(pipe, "a red heart")
     null = codes(pipe, "a red heart", **options)
     away = codes(pipe, "a red heart", negative_prompt="rocket", **options)
-    given = codes(pipe, "a red heart", negative_prompt_embeds=pipe.encode_prompt("rocket"), **options)
+    given = codes(pipe, "a red heart", negative_prompt_embeds=pipe.encode_prompt("rocket")[0], **options)
     assert torch.equal(away, given)
     assert len(torch.cat([plain, null, away]).flatten(1).unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": "rocket"}], ids=["null", "negative"])
+def test_embeds_of_a_guided_prompt_draw_its_pictures_with_ids_and_with_an_encoder(pipe, make_pipeline, options):
+    for each in (pipe, make_pipeline("text")):
+        embeds, negative = each.encode_prompt("a red heart", each.device, 2, True, **options)
+        expected = codes(
+            each, "a red heart", num_images_per_prompt=2, guidance_scale=3.0, generator=seeded(0, 1), **options
+        )
+        conditions = {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+        given = codes(each, guidance_scale=3.0, generator=seeded(0, 1), **conditions)
+        assert len(embeds) == 2 and torch.equal(given, expected)
 
 
 def test_pipelines_with_an_encoder_save_and_load_and_can_be_offloaded(pipe, tmp_path):
@@ -97,32 +109,19 @@ def test_pipelines_with_an_encoder_save_and_load_and_can_be_offloaded(pipe, tmp_
     assert torch.equal(codes(loaded, PROMPTS[0], generator=seeded(0)), expected)
     assert pipe.model_cpu_offload_seq.endswith("text_encoder->transformer->rqvae")
     without = RQImageGenerationPipeline.from_pretrained(tmp_path, text_encoder=None)
-    given = codes(without, prompt_embeds=pipe.encode_prompt(PROMPTS[0]), generator=seeded(0))
+    given = codes(without, prompt_embeds=pipe.encode_prompt(PROMPTS[0])[0], generator=seeded(0))
     assert torch.equal(given, expected)
     with pytest.raises(ValueError, match="`prompt` needs a pipeline with a `tokenizer` and a `text_encoder`"):
         without(PROMPTS[0])
     with pytest.raises(ValueError, match="`negative_prompt_embeds` must be a tensor, got ndarray"):
-        pipe(PROMPTS[0], negative_prompt_embeds=pipe.encode_prompt(PROMPTS[0]).numpy(), guidance_scale=2.0)
+        pipe(PROMPTS[0], negative_prompt_embeds=pipe.encode_prompt(PROMPTS[0])[0].numpy(), guidance_scale=2.0)
 
 
 def test_likelihood_ranks_pictures_of_embeds(pipe):
-    result = pipe(PROMPTS[0], num_candidates=4, ranker="likelihood", generator=seeded(0), output_type="latent")
-    embeds = pipe.encode_prompt(PROMPTS[0])
+    result = pipe(PROMPTS[0], num_candidates=4, generator=seeded(0), output_type="latent")
+    embeds, _ = pipe.encode_prompt(PROMPTS[0])
     likelihoods = pipe.transformer.log_likelihood(codes=result.images, prompt_embeds=embeds)
     torch.testing.assert_close(likelihoods, result.scores)
-
-
-def test_components_that_do_not_fit_are_refused(pipe, make_transformer, tiny_tokenizer):
-    text = make_transformer("text", pipe.rqvae)
-    rewriter = BertForMaskedLM(BertConfig(**SIZES | {"vocab_size": 10}))
-    for components, message in (
-        ((text, pipe.tokenizer, pipe.text_encoder), "`text_encoder` must be as wide as `condition_dim` None"),
-        ((pipe.transformer, pipe.tokenizer, None, rewriter), "`prompt_rewriter` needs"),
-        ((text, tiny_tokenizer, None, rewriter), "`prompt_rewriter` must have a `vocab_size` from"),
-        ((text, tiny_tokenizer, torch.nn.Linear(2, 2)), "`text_encoder` must be a model of transformers"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            RQImageGenerationPipeline(pipe.rqvae, *components)
 
 
 def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipeline, tmp_path, capsys):
@@ -131,9 +130,11 @@ def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipel
     rewriter = BertForMaskedLM(BertConfig(**SIZES | {"vocab_size": size})).eval()
     pipe = RQImageGenerationPipeline(pipe.rqvae, pipe.transformer, pipe.tokenizer, prompt_rewriter=rewriter)
     pipe.set_progress_bar_config(disable=True)
-    ids = pipe.encode_prompt("a red heart", rewrite=False)
+    ids = pipe.tokenizer(["a red heart"], padding="max_length", return_tensors="pt").input_ids
+    embed_ids = pipe.transformer.embed_ids
+    assert torch.equal(pipe.encode_prompt("a red heart", rewrite_prompt=False)[0], embed_ids(ids))
     said = rewriter(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.argmax(-1)
-    assert torch.equal(pipe.encode_prompt("a red heart"), said) and not torch.equal(said, ids)
+    assert torch.equal(pipe.encode_prompt("a red heart")[0], embed_ids(said)) and not torch.equal(said, ids)
     assert pipe.rewrite("a red heart") == pipe.tokenizer.decode(said[0], skip_special_tokens=True)
     alone, pipe.candidate_batch_size = [pipe.rewrite(prompt) for prompt in PROMPTS], 2
     pipe.set_progress_bar_config()
@@ -145,20 +146,20 @@ def test_a_rewriter_replaces_the_ids_of_prompts_and_can_be_turned_off(make_pipel
     plain = codes(pipe, "a red heart", rewrite_prompt=False, generator=seeded(0))
     assert torch.equal(plain, pipe.transformer.generate(ids, generator=seeded(0)))
     null = torch.tensor([pipe.transformer.config.null_condition_ids])
-    assert torch.equal(pipe.encode_prompt("猫犬"), null)  # nothing to rewrite
+    assert torch.equal(pipe.encode_prompt("猫犬")[0], embed_ids(null))  # nothing to rewrite
     pipe.save_pretrained(tmp_path)
     loaded = RQImageGenerationPipeline.from_pretrained(tmp_path)
-    assert torch.equal(loaded.encode_prompt("a red heart"), said)
+    assert torch.equal(loaded.encode_prompt("a red heart")[0], embed_ids(said))
     off = RQImageGenerationPipeline.from_pretrained(tmp_path, prompt_rewriter=None)
-    assert torch.equal(off.encode_prompt("a red heart"), ids)
+    assert torch.equal(off.encode_prompt("a red heart")[0], embed_ids(ids))
 
 
 def test_emoji_of_a_prompt_are_read_as_their_names_where_the_tokenizer_has_names(tiny_pipeline, tmp_path):
     names = {"\N{ROCKET}": "rocket", "\N{HEAVY BLACK HEART}": "red heart", "\N{MAN}\u200d\N{ROCKET}": "a cat"}
     prompts = ["a \N{ROCKET}", "\N{HEAVY BLACK HEART}\ufe0f", "\N{MAN}\U0001f3ff\u200d\N{ROCKET}"]
-    expected = tiny_pipeline.encode_prompt(["a rocket", "red heart", "a cat"])
-    assert not torch.equal(tiny_pipeline.encode_prompt(prompts), expected)
+    expected = tiny_pipeline.encode_prompt(["a rocket", "red heart", "a cat"])[0]
+    assert not torch.equal(tiny_pipeline.encode_prompt(prompts)[0], expected)
     tiny_pipeline.tokenizer.init_kwargs["emoji_names"] = names
-    assert torch.equal(tiny_pipeline.encode_prompt(prompts), expected)
+    assert torch.equal(tiny_pipeline.encode_prompt(prompts)[0], expected)
     tiny_pipeline.save_pretrained(tmp_path)
-    assert torch.equal(type(tiny_pipeline).from_pretrained(tmp_path).encode_prompt(prompts), expected)
+    assert torch.equal(type(tiny_pipeline).from_pretrained(tmp_path).encode_prompt(prompts)[0], expected)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 # Distances, or probabilities Q_tau, are computed in blocks of at most this many elements (8 MiB in fp32).
@@ -113,13 +112,14 @@ class Codebook(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.randn(num_codebooks, codebook_size, codebook_dim, dtype=dtype))
 
-    @apply_forward_hook
     def weight_of(self, depth: int) -> torch.Tensor:
         """All code vectors `(K, n_z)` of one depth, counted from 0."""
-        return self.weight[depth if len(self.weight) > 1 else 0]
+        return self(None, depth)  # the hooks of group offloading see calls only
 
-    def forward(self, codes: torch.Tensor, first_depth: int = 0) -> torch.Tensor:
+    def forward(self, codes: torch.Tensor | None, first_depth: int = 0) -> torch.Tensor:
         """Code vectors e(k) `(..., d, n_z)` of codes `(..., d)`; the first has depth `first_depth`, counted from 0."""
+        if codes is None:
+            return self.weight[first_depth if len(self.weight) > 1 else 0]
         num_codebooks, codebook_size, _ = self.weight.shape
         if num_codebooks == 1:
             return F.embedding(codes, self.weight[0])

@@ -419,7 +419,7 @@ class RQImageGenerationPipeline(EditingMixin, LoraMixin, SharingMixin, Diffusion
             raise ValueError("`prompt` and `prompt_embeds` exclude each other, got both.")
 
     def _check_size(self, height: int | None, width: int | None) -> None:
-        size = self.rqvae.config.image_size
+        size = None if self.rqvae is None else self.rqvae.config.image_size
         if height not in (None, size) or width not in (None, size):
             raise ValueError(f"`height` and `width` must be the model's, {size} and {size}, got {height} and {width}.")
 
