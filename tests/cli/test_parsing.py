@@ -113,7 +113,6 @@ def test_recipes_flags_and_python_refuse_the_same_values_in_the_same_words(tmp_p
     path, training = tmp_path / "mine.json", ("training", RQTransformerTrainingArguments)
     cases = [
         (*training, "condition_dropout", 2),
-        (*training, "code_temperature", [0.5, -1]),
         (*training, "save_dtype", "float8"),
         (*training, "seed", 2**40),
         (*training, "max_steps", 2.7),
