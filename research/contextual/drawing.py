@@ -71,7 +71,7 @@ def settings_of(options: argparse.Namespace, pipe: RQImageGenerationPipeline) ->
     contextual one."""
     if pipe.transformer.is_causal:
         return [{"guidance_scale": float(pair.split(",")[0])} for pair in options.guidance or []] or [{}]
-    lists = {"num_draft_steps": options.draft_steps, "num_revise_rounds": options.rounds, "order": options.orders}
+    lists = {"num_draft_steps": options.draft_steps, "num_revise_rounds": options.rounds}
     calls = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     guidance = [tuple(map(float, pair.split(","))) for pair in options.guidance or ["1,1"]]
     names = ("guidance_scale", "revise_guidance_scale")
@@ -125,7 +125,6 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--draft_steps", type=int, nargs="+", default=[16])
     parser.add_argument("--rounds", type=int, nargs="+", default=[2])
-    parser.add_argument("--orders", nargs="+", default=["random"], choices=("random", "halton"))
     parser.add_argument("--guidance", nargs="+", help="pairs DRAFT,REVISION such as 1.8,1")
     parser.add_argument("--output", type=Path, required=True, help="JSON; sheets and a plot are written beside it")
     options = parser.parse_args()
