@@ -34,4 +34,6 @@ def test_the_quickstart_draws_paints_fine_tunes_and_pushes_where_asked(hub, monk
     (repo_id,) = hub.repositories
     assert "pipeline.py" in hub.files(repo_id)
     card = ModelCard.load(repo_id)
-    assert "is based on `emoji-64`" in card.text and "PSNR" not in card.text and card.data.eval_results is None
+    assert (
+        "PSNR" not in card.text and card.data.eval_results is None
+    )  # figures of the demo are not those of this model
