@@ -258,11 +258,12 @@ class RQTrainer(Trainer):
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         with self.averaged_weights():
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-            metrics = self._take_means(self._sums["eval"])[0] | self.end_evaluation(dataloader.dataset)
+            means, _ = self._take_means(self._sums["eval"])
+            metrics = means | self.end_evaluation(dataloader.dataset, means)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
-    def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
+    def end_evaluation(self, dataset: Dataset, means: dict[str, float]) -> dict[str, float]:
         """Metrics of an evaluation beside the means of [`record`]; may also write pictures."""
         return {}
 
@@ -284,7 +285,7 @@ class RQTrainer(Trainer):
         """Means over the rows of all processes since the last call, and the number of these rows."""
         totals = {name: self.accelerator.reduce(total, "sum").tolist() for name, total in sums.items()}
         sums.clear()
-        means = {name: round(total / count, 6) for name, (total, count) in totals.items()}
+        means = {name: round(total / max(count, 1), 6) for name, (total, count) in totals.items()}
         return means, max((count for _, count in totals.values()), default=0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -20,6 +20,7 @@ from transformers.utils.type_validators import interval, probability
 
 from ..images import image_grid, to_pil
 from ..models.configuration_rq_transformer import RQTransformerConfig
+from ..models.depth_decoder import IGNORED
 from ..models.modeling_rqvae import RQVAEModel
 from ..models.residual_quantizer import one_per_depth
 from ..models.sampling import RQGenerationConfig, generators_of_pictures, seeded_generator
@@ -147,20 +148,23 @@ class RQTransformerTrainer(RQTrainer):
         further = self.model.training_inputs(codes, generator)
         outputs = model(codes=codes, **self.condition(inputs), **further, **labels)
 
-        parts = {"image_loss": outputs.image_loss}
+        parts, text_loss = {"image_loss": outputs.image_loss}, {}
         if outputs.text_loss is not None:
-            parts["text_loss"] = outputs.text_loss
+            text_loss = {"text_loss": outputs.text_loss}
         for depth, depth_loss in enumerate(outputs.depth_losses, start=1):
             parts[f"image_loss_depth_{depth}"] = depth_loss
         loss = outputs.loss
-        if not is_training:
-            parts["loss"] = loss  # the mean of the base class depends on the size of a batch
-            if num_rows > 0:
-                num_rows = int(further.get("mask", torch.ones(codes.shape[:3])).sum())  # positions with a loss
+        num_texts = num_rows
+        if not is_training and num_rows > 0:  # means over positions and tokens depend on no batch
+            num_rows = int(further.get("mask", torch.ones(codes.shape[:3])).sum())
+            if text_loss:
+                pad = self.model.config.pad_token_id
+                num_texts = int((inputs["input_ids"][:, 1:] != (IGNORED if pad is None else pad)).sum())
         if self.prior is not None and self.model.training:
             parts["prior_loss"] = self.prior_loss(model)
             loss = loss + self.args.prior_loss_weight * parts["prior_loss"]
         self.record(model, num_rows, **parts)
+        self.record(model, num_texts, **text_loss)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prior_loss(self, model) -> torch.Tensor:
@@ -225,10 +229,11 @@ class RQTransformerTrainer(RQTrainer):
         self.model.train()
         return codes
 
-    def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
+    def end_evaluation(self, dataset: Dataset, means: dict[str, float]) -> dict[str, float]:
         if self.args.eval_pictures > 0 and not self.is_sharded and self.is_world_process_zero():
             self.save_sheet(self.draw_pictures(dataset))
-        return {}
+        weight = self.model.config.text_loss_weight if "text_loss" in means else 0.0
+        return {"loss": (1 - weight) * means["image_loss"] + weight * means.get("text_loss", 0.0)}
 
     def draw_pictures(self, dataset: Dataset) -> Image.Image:
         """Draws pictures of conditions that are spread over a data set."""

@@ -193,7 +193,7 @@ class RQVAETrainer(RQTrainer):
         self.metrics.update(*self.accelerator.gather_for_metrics((errors, outputs.codes)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
-    def end_evaluation(self, dataset: Dataset) -> dict[str, float]:
+    def end_evaluation(self, dataset: Dataset, means: dict[str, float]) -> dict[str, float]:
         if self.is_world_process_zero():
             rows = [dataset[row] for row in range(min(SHEET_ROWS, len(dataset)))]
             pixel_values = self.data_collator(rows)["pixel_values"].to(self.args.device)
